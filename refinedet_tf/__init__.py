@@ -1,0 +1,29 @@
+"""RefineDet (Zhang et al., CVPR 2018) in TensorFlow and Keras.
+
+The names below are the public surface; they are imported when first used, so that the network can
+run on another Keras backend where TensorFlow is not installed.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "load_config": "refinedet_tf.config",
+    "build_model": "refinedet_tf.model",
+    "load_weights": "refinedet_tf.weights",
+    "tile_anchors": "refinedet_tf.anchors",
+    "refinedet_loss": "refinedet_tf.losses",
+    "postprocess": "refinedet_tf.postprocessing",
+    "Detector": "refinedet_tf.detector",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name):
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,48 @@
+"""What the four commands share: the config options, and errors as one line instead of a traceback."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+# TensorFlow reads these when it is first imported, which every command does after this module.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+from refinedet_tf.config import Config, load_config
+from refinedet_tf.errors import InputError, TrainingStopped
+
+
+def add_config_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Adds `--config` and `--set`."""
+    parser.add_argument(
+        "--config",
+        required=required,
+        metavar="FILE",
+        help="a config file, a run folder, or the name of a file in configs/",
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a config value, e.g. training.batch_size=16 (repeatable)",
+    )
+
+
+def config_from(arguments: argparse.Namespace) -> Config:
+    """The config that `--config` and `--set` describe."""
+    return load_config(arguments.config, arguments.overrides)
+
+
+def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> None:
+    """Runs a command; a user's mistake ends in one line on stderr and exit code 2."""
+    try:
+        main(arguments)
+    except (InputError, TrainingStopped) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
