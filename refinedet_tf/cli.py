@@ -1,9 +1,11 @@
 """What the four commands share: the config options, and errors as one line instead of a traceback."""
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 # TensorFlow reads these when it is first imported, which every command does after this module.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -34,6 +36,39 @@ def add_config_options(parser: argparse.ArgumentParser, required: bool = True) -
 def config_from(arguments: argparse.Namespace) -> Config:
     """The config that `--config` and `--set` describe."""
     return load_config(arguments.config, arguments.overrides)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Adds `--config`, `--set` and `--weights`."""
+    add_config_options(parser)
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="trained weights; with a run folder as --config, its best ones by default",
+    )
+
+
+def load_model(arguments: argparse.Namespace):
+    """(config, model with trained weights) that `--config`, `--set` and `--weights` describe.
+
+    Raises:
+        InputError: the config is wrong, there are no weights, or they do not fit the model.
+    """
+    from refinedet_tf.model import build_model
+    from refinedet_tf.run_folder import RunFolder
+    from refinedet_tf.weights import load_weights
+
+    config = config_from(arguments)
+    weights = arguments.weights
+    if weights is None:
+        if not Path(arguments.config).is_dir():
+            raise InputError("--weights: name a weights file, or give a run folder as --config")
+        weights = RunFolder(arguments.config).trained_weights()
+    # The initial weights of training would be overwritten at once.
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None))
+    model = build_model(config)
+    load_weights(model, weights)
+    return config, model
 
 
 def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> None:

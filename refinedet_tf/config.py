@@ -47,6 +47,8 @@ class ModelConfig:
     tcb_channels: PositiveInt = 256
     tcb_batch_norm: bool = False
     """BatchNorm in the transfer connection blocks, which training from random weights needs."""
+    batch_norm_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Of the moving statistics of every BatchNorm; short trainings need less than the default."""
     weights: str | None = None
     """Initial weights: a file for `load_weights`, "imagenet" (downloaded by Keras), or null: random."""
 
@@ -60,6 +62,8 @@ class DataConfig:
     """VOC: the folder that holds VOC2007, VOC2012...; COCO: the folder that holds annotations/."""
     train: tuple[str, ...] = ()
     """VOC: "2007/trainval" and the like; COCO: "train2017", or "file.json:image_folder". Joined."""
+    validation: tuple[str, ...] = ()
+    """Measured at intervals while training, to choose the best weights; empty: the last weights count."""
     test: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
     """Class names in label order (label 1 first); null: those of the training data, sorted."""
@@ -240,6 +244,18 @@ def config_to_json(config: Config) -> str:
 def with_classes(config: Config, classes: Sequence[str]) -> Config:
     """The same config with the class names (label order) filled in."""
     return dataclasses.replace(config, data=dataclasses.replace(config.data, classes=tuple(classes)))
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The keys (`section.key`) in which two configs differ, with both values."""
+    pairs = {}
+    for key, value in dataclasses.asdict(old).items():
+        other = dataclasses.asdict(new)[key]
+        if isinstance(value, dict) and isinstance(other, dict):
+            pairs |= {f"{key}.{name}": (value[name], other[name]) for name in value}
+        else:
+            pairs[key] = (value, other)
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _find(path: str | Path, base: Path | None) -> Path:

@@ -1,0 +1,49 @@
+"""Measures accuracy and speed of a trained model: python evaluate.py --config runs/voc320"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from refinedet_tf import cli
+from refinedet_tf.errors import InputError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    cli.add_model_options(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers as JSON")
+    parser.add_argument("--curves", type=Path, metavar="FILE.png", help="also draw precision and recall")
+    parser.add_argument("--strict", action="store_true", help="stop at the first defect of the test data")
+    arguments = parser.parse_args(arguments)
+    for path in (arguments.json, arguments.curves):
+        _check_output(path)
+
+    from refinedet_tf.data.dataset import read_dataset
+    from refinedet_tf.evaluation import report
+    from refinedet_tf.evaluation.evaluator import evaluate
+
+    config, model = cli.load_model(arguments)
+    dataset = read_dataset(config.data, "test", strict=arguments.strict)
+    print(dataset.report.summary())
+    result = evaluate(model, config, dataset, progress=report.ProgressPrinter())
+    print(report.to_text(result, config.expected))
+    if arguments.json:
+        report.write_json(result, arguments.json)
+        print(f"numbers written to {arguments.json}")
+    if arguments.curves:
+        report.write_curves(result, arguments.curves)
+        print(f"curves written to {arguments.curves}")
+
+
+def _check_output(path: Path | None) -> None:
+    """Refuses an output file that could not be written, before the long work begins."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} does not exist; create it to write {path.name} there")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,16 @@
+"""Backbones: image -> feature maps of strides 8, 16, 32, 64, the input of ARM heads and TCBs."""
+
+from collections.abc import Callable
+
+from refinedet_tf.backbones.applications import mobilenet_v2
+from refinedet_tf.backbones.vgg16 import vgg16
+from refinedet_tf.config import ModelConfig
+
+BACKBONES: dict[str, Callable] = {"vgg16": vgg16, "mobilenet_v2": mobilenet_v2}
+"""By the name in `model.backbone`. Each takes (images, config): a Keras tensor [B, H, W, 3], RGB
+0..255, and the model's config; and returns four Keras tensors [B, H/stride, W/stride, C]."""
+
+
+def build_features(images, config: ModelConfig):
+    """The four feature maps of `images` by the configured backbone."""
+    return BACKBONES[config.backbone](images, config)

@@ -1,0 +1,59 @@
+"""Adapter from keras.applications to the four levels of RefineDet."""
+
+import keras
+from keras import layers
+
+from refinedet_tf.config import ModelConfig
+from refinedet_tf.errors import InputError
+from refinedet_tf.layers import CAFFE_XAVIER, ScaleToUnitRange, batch_normalization
+
+MOBILENET_V2_SOURCES = ("block_6_expand_relu", "block_13_expand_relu", "out_relu")
+"""The last layers of strides 8, 16 and 32: what the next stride-2 convolution sees."""
+
+
+def mobilenet_v2(images, config: ModelConfig):
+    """MobileNetV2 (Sandler et al., CVPR 2018) with one more stage of stride 64."""
+    height, width = images.shape[1:3]
+    try:
+        network = keras.applications.MobileNetV2(
+            input_shape=(height, width, 3),
+            alpha=config.width_multiplier,
+            include_top=False,
+            weights="imagenet" if config.weights == "imagenet" else None,
+        )
+    except ValueError as error:
+        raise InputError(f"model.width_multiplier {config.width_multiplier:g}: {error}") from None
+    network = _with_own_batch_norm(network, config.batch_norm_momentum)
+    outputs = [network.get_layer(name).output for name in MOBILENET_V2_SOURCES]
+    trunk = keras.Model(network.input, outputs, name="mobilenet_v2")
+    sources = trunk(ScaleToUnitRange(name="preprocessing")(images))
+    return [*sources, _stride_64(sources[-1], config)]
+
+
+def _with_own_batch_norm(network, momentum):
+    """The network with BatchNorm layers of our kind, and the weights that it had."""
+
+    def clone(layer):
+        if isinstance(layer, layers.BatchNormalization):
+            own = batch_normalization(layer.name, momentum, dtype=layer.dtype_policy)
+            own.epsilon = layer.epsilon
+            return own
+        return layer.__class__.from_config(layer.get_config())
+
+    copy = keras.models.clone_model(network, clone_function=clone)
+    copy.set_weights(network.get_weights())
+    return copy
+
+
+def _stride_64(features, config: ModelConfig):
+    """1x1 to half the channels of VGG's extra layers, 3x3 with stride 2, each with BatchNorm."""
+    momentum = config.batch_norm_momentum
+    features = layers.Conv2D(256, 1, use_bias=False, kernel_initializer=CAFFE_XAVIER, name="extra_1")(
+        features
+    )
+    features = layers.ReLU(name="extra_1_relu")(batch_normalization("extra_1_norm", momentum)(features))
+    features = layers.ZeroPadding2D(1, name="extra_2_padding")(features)
+    features = layers.Conv2D(
+        512, 3, strides=2, use_bias=False, kernel_initializer=CAFFE_XAVIER, name="extra_2"
+    )(features)
+    return layers.ReLU(name="extra_2_relu")(batch_normalization("extra_2_norm", momentum)(features))

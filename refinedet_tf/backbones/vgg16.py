@@ -1,0 +1,48 @@
+"""VGG-16 as RefineDet uses it: fc6 and fc7 as convolutions, conv6 added (paper, section 3.1)."""
+
+from keras import layers
+
+from refinedet_tf.config import ModelConfig
+from refinedet_tf.layers import CAFFE_XAVIER, L2Normalize, SubtractMeanBGR
+
+STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+"""Convolutions and channels of conv1 to conv5."""
+
+
+def vgg16(images, config: ModelConfig):
+    """conv4_3 and conv5_3 (L2-normalised), fc7, conv6_2: strides 8, 16, 32, 64.
+
+    Layer names are those of the authors' Caffe program.
+    """
+    features = SubtractMeanBGR(name="preprocessing")(images)
+    stage_ends = []
+    for stage, (convolutions, channels) in enumerate(STAGES, 1):
+        for index in range(1, convolutions + 1):
+            features = _convolution(features, channels, 3, f"conv{stage}_{index}")
+        stage_ends.append(features)
+        # "same" rounds the size up as Caffe's pooling does.
+        features = layers.MaxPooling2D(2, padding="same", name=f"pool{stage}")(features)
+    features = _convolution(features, 1024, 3, "fc6", dilation_rate=3)
+    fc7 = _convolution(features, 1024, 1, "fc7")
+    features = _convolution(fc7, 256, 1, "conv6_1")
+    # Keras' "same" pads an even side at one end only; Caffe pads one pixel at both.
+    padded = layers.ZeroPadding2D(1, name="conv6_2_padding")(features)
+    conv6_2 = _convolution(padded, 512, 3, "conv6_2", strides=2, padding="valid")
+    return [
+        L2Normalize(10.0, name="conv4_3_norm")(stage_ends[3]),
+        L2Normalize(8.0, name="conv5_3_norm")(stage_ends[4]),
+        fc7,
+        conv6_2,
+    ]
+
+
+def _convolution(features, channels, kernel_size, name, padding="same", **kwargs):
+    return layers.Conv2D(
+        channels,
+        kernel_size,
+        padding=padding,
+        activation="relu",
+        kernel_initializer=CAFFE_XAVIER,
+        name=name,
+        **kwargs,
+    )(features)

@@ -1,0 +1,205 @@
+"""The reader for COCO annotation files."""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refinedet_tf.data.checks import AnnotatedImage, list_folder, read_image_size
+from refinedet_tf.errors import InputError
+
+
+class CocoPart:
+    """One annotation file and its image folder.
+
+    "train2017" means root/annotations/instances_train2017.json and root/train2017/;
+    "file.json:folder" means root/file.json, or root/annotations/file.json, and root/folder/.
+
+    Iterating yields an `AnnotatedImage` for every entry of "images", in their order, with its id as
+    text; boxes are x, y, width, height as in the file: float pixels, 0-based. Crowd regions are
+    marked difficult. An entry without "width" and "height" gets the image file's.
+
+    Raises:
+        InputError: a file or folder is missing or broken, an entry lacks a key, or an annotation
+            names an image or a category that the file does not list.
+    """
+
+    def __init__(self, root: str | Path, part: str):
+        self.name = part
+        self.file, self.image_folder = _locate(Path(root), part)
+        self.clash_prefix = self.image_folder.name
+        """Goes before the image ids of this part that another part has too: "train2017/73"."""
+        tree = _read_json(self.file)
+        self.categories = self._read_categories(tree["categories"])
+        self._images = self._read_images(tree["images"])
+        self._annotations = self._read_annotations(tree["annotations"])
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[AnnotatedImage]:
+        annotations_of = {image_id: [] for image_id in self._images}
+        for annotation in self._annotations:
+            annotations_of[annotation["image_id"]].append(annotation)
+        listings = {}
+        for image_id, image in self._images.items():
+            path = self.image_folder / image["file_name"]
+            if path.parent not in listings:
+                listings[path.parent] = set(list_folder(path.parent))
+            if path.name not in listings[path.parent]:
+                raise InputError(f"{path} does not exist, but {self.file} lists it")
+            objects = annotations_of[image_id]
+            if "height" in image and "width" in image:
+                height, width = image["height"], image["width"]
+            else:
+                height, width = read_image_size(path)
+            yield AnnotatedImage(
+                str(image_id),
+                str(path),
+                height,
+                width,
+                [tuple(annotation["bbox"]) for annotation in objects],
+                [self.categories[annotation["category_id"]] for annotation in objects],
+                [bool(annotation["iscrowd"]) for annotation in objects],
+            )
+
+    def annotation_file(self, image_id: str) -> Path:
+        return self.file
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of all categories of the file, used or not, in the order of their (sparse) ids."""
+        return [self.categories[category_id] for category_id in sorted(self.categories)]
+
+    @staticmethod
+    def corners(file_boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes of the files as continuous pixel coordinates.
+
+        Args:
+            file_boxes: float64 [M, 4], x, y, width, height, 0-based.
+
+        Returns:
+            corners: float64 [M, 4], xmin, ymin, xmax, ymax. has_area: bool [M].
+        """
+        origin, extent = file_boxes[:, :2], file_boxes[:, 2:]
+        return np.concatenate([origin, origin + extent], axis=1), (extent > 0).all(axis=1)
+
+    def ground_truth(self):
+        """The `pycocotools.coco.COCO` object of this part, for the box metric: it has no masks.
+
+        Areas are the file's (those of the masks, as the official size ranges want them), or
+        width x height where the file gives none. Boxes without area are left out, as they are from
+        the dataset: no detection could ever match them.
+        """
+        from pycocotools.coco import COCO
+
+        file_boxes = np.array([entry["bbox"] for entry in self._annotations], np.float64).reshape(-1, 4)
+        corners, has_area = self.corners(file_boxes)
+        usable = np.flatnonzero(has_area & np.isfinite(corners).all(axis=1))
+        coco = COCO()
+        coco.dataset = {
+            "info": {},
+            "images": list(self._images.values()),
+            "categories": [{"id": key, "name": name} for key, name in sorted(self.categories.items())],
+            "annotations": [
+                {"area": file_boxes[i, 2] * file_boxes[i, 3]}
+                | self._annotations[i]
+                | {"id": number}  # From 1: the metric takes an annotation of id 0 for "no match".
+                for number, i in enumerate(usable, start=1)
+            ],
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco.createIndex()
+        return coco
+
+    def _read_categories(self, entries: list[Any]) -> dict[int, str]:
+        names = {}
+        for index, entry in enumerate(entries):
+            where = f"{self.file}: categories[{index}]"
+            category_id, name = _field(entry, "id", int, where), _field(entry, "name", str, where)
+            if category_id in names or name in names.values():
+                raise InputError(f"{where} repeats the id {category_id} or the name {name!r}")
+            names[category_id] = name
+        return names
+
+    def _read_images(self, entries: list[Any]) -> dict[int, dict[str, Any]]:
+        images = {}
+        for index, entry in enumerate(entries):
+            where = f"{self.file}: images[{index}]"
+            image_id = _field(entry, "id", int, where)
+            _field(entry, "file_name", str, where)
+            for key in ("height", "width"):
+                if key in entry and _field(entry, key, int, where) < 1:
+                    raise InputError(f"{where}: {key} must be at least 1, got {entry[key]}")
+            if image_id in images:
+                raise InputError(f"{where} repeats the image id {image_id}")
+            images[image_id] = entry
+        return images
+
+    def _read_annotations(self, entries: list[Any]) -> list[dict[str, Any]]:
+        for index, entry in enumerate(entries):
+            where = f"{self.file}: annotations[{index}]"
+            image_id = _field(entry, "image_id", int, where)
+            if image_id not in self._images:
+                raise InputError(f'{where}: image_id {image_id} is not in "images"')
+            category_id = _field(entry, "category_id", int, where)
+            if category_id not in self.categories:
+                raise InputError(f'{where}: category_id {category_id} is not in "categories"')
+            box = _field(entry, "bbox", list, where)
+            if len(box) != 4 or not all(_is_number(value) for value in box):
+                raise InputError(f"{where}: bbox must be [x, y, width, height], got {box}")
+            if not _is_number(entry.get("area", 0)):
+                raise InputError(f"{where}: area must be a number, got {entry['area']!r}")
+            if entry.setdefault("iscrowd", 0) not in (0, 1):
+                raise InputError(f"{where}: iscrowd must be 0 or 1, got {entry['iscrowd']!r}")
+        return entries
+
+
+def _locate(root: Path, part: str) -> tuple[Path, Path]:
+    file_name, colon, folder = part.rpartition(":")
+    if not colon:
+        if part.endswith(".json"):
+            raise InputError(f'COCO part "{part}": write "{part}:image_folder"')
+        return root / "annotations" / f"instances_{part}.json", root / part
+    if not (file_name and folder):
+        raise InputError(f'COCO part "{part}": write "train2017" or "file.json:image_folder"')
+    file = root / file_name
+    return (file if file.is_file() else root / "annotations" / file_name), root / folder
+
+
+def _read_json(file: Path) -> dict[str, list[Any]]:
+    try:
+        with file.open(encoding="utf-8") as stream:
+            tree = json.load(stream, object_hook=_without_mask)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not valid JSON: {error}") from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(tree, dict) or not isinstance(tree.get(key), list):
+            raise InputError(f'{file} must hold a list "{key}"')
+    return tree
+
+
+def _without_mask(entry: dict[str, Any]) -> dict[str, Any]:
+    # Masks are most of the memory of COCO's training file, and no box needs them.
+    entry.pop("segmentation", None)
+    return entry
+
+
+def _field(entry: Any, key: str, kind: type, where: str):
+    if not isinstance(entry, dict) or key not in entry:
+        raise InputError(f'{where} has no "{key}"')
+    value = entry[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        names = {int: "a whole number", str: "text", list: "a list"}
+        raise InputError(f"{where}: {key} must be {names[kind]}, got {value!r}")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,251 @@
+"""The index of a dataset: which images there are and which objects they hold, but no pixels."""
+
+import array
+import bisect
+import collections
+import dataclasses
+import difflib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refinedet_tf.config import DataConfig
+from refinedet_tf.data.checks import (
+    DROPPED,
+    REASONS,
+    ROUNDED,
+    BoxReport,
+    check_boxes,
+    format_box,
+    is_dropped,
+    make_report,
+)
+from refinedet_tf.data.coco import CocoPart
+from refinedet_tf.data.voc import VocPart
+from refinedet_tf.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DetectionDataset:
+    """N images and their M objects in flat arrays, so that millions of images fit in memory."""
+
+    class_names: tuple[str, ...]
+    """In label order, label 1 first."""
+    image_ids: tuple[str, ...]
+    """Unique. VOC: the file's stem; COCO: the number in the JSON as text. Should two joined parts use
+    one id for different images, each of these is written "part/id", such as "2007/000005"."""
+    image_paths: tuple[str, ...]
+    image_sizes: np.ndarray
+    """int32 [N, 2], height and width in pixels as stated in the annotation."""
+    boxes: np.ndarray
+    """float32 [M, 4], normalised ymin, xmin, ymax, xmax, 0 <= min < max <= 1."""
+    labels: np.ndarray
+    """int32 [M], 1..C."""
+    difficult: np.ndarray
+    """bool [M]; VOC: difficult, COCO: crowd region."""
+    offsets: np.ndarray
+    """int64 [N + 1]; image i owns the rows offsets[i] to offsets[i + 1] of the arrays above."""
+    report: BoxReport = dataclasses.field(default_factory=BoxReport)
+    """The boxes that were dropped or clipped, and why."""
+    coco: Any = None
+    """`pycocotools.coco.COCO` of the test split, for the COCO metric; None for other formats, for the
+    training split, and when several parts are joined."""
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def image_annotations(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Boxes float32 [G, 4], labels int32 [G] and difficult bool [G] of one image; G may be 0."""
+        index = range(len(self))[index]  # Raises IndexError, and counts negative numbers from the end.
+        rows = slice(self.offsets[index], self.offsets[index + 1])
+        return self.boxes[rows], self.labels[rows], self.difficult[rows]
+
+    @property
+    def max_boxes(self) -> int:
+        """The largest number of objects on one image."""
+        return int(np.diff(self.offsets).max(initial=0))
+
+
+def read_dataset(data: DataConfig, split: str, strict: bool = False) -> DetectionDataset:
+    """Reads and checks the annotations of a split.
+
+    The parts of the split are joined in their order. Images without objects are kept. If
+    `data.classes` is null, the labels are those of the training parts, for the other splits too: VOC,
+    the names of their objects, sorted; COCO, their categories in the order of the category ids.
+
+    Args:
+        data: the config's data section.
+        split: "train", "validation" or "test".
+        strict: do not drop or clip a bad box but raise (rounding of at most a pixel is no bad box).
+
+    Raises:
+        InputError: no part or no image, a missing or broken file (see `VocPart`, `CocoPart`), an image
+            listed twice, an unknown class, or, if strict, a bad box; names the file and the thing.
+    """
+    reader = {"voc": VocPart, "coco": CocoPart}[data.format]
+    parts = _open_parts(reader, data, split)
+    class_names = data.classes
+    if class_names is None and (data.format == "coco" or split != "train"):
+        class_names = _find_classes(parts if split == "train" else _open_parts(reader, data, "train"))
+    if class_names is not None and data.format == "coco":
+        _check_categories(parts, class_names)
+
+    raw = _RawIndex(parts, class_names)
+    if class_names is None:
+        class_names = tuple(sorted(raw.names))
+    if not class_names:
+        raise InputError(f"no object in data.train ({', '.join(data.train)}), so there are no classes")
+    label_of_name = np.array([class_names.index(name) + 1 for name in raw.names], np.int32)
+
+    corners, has_area = reader.corners(raw.boxes)
+    boxes, reasons = check_boxes(corners, has_area, raw.sizes[raw.image_of])
+    if strict:
+        _refuse_bad_boxes(raw, reasons)
+    kept = ~is_dropped(reasons)
+    kept_per_image = np.bincount(raw.image_of[kept], minlength=len(raw.ids))
+    # Training has no use for the ground truth object, which holds the whole JSON in memory.
+    measured = data.format == "coco" and split != "train" and len(parts) == 1
+    coco = parts[0].ground_truth() if measured else None
+    return DetectionDataset(
+        class_names=tuple(class_names),
+        image_ids=tuple(raw.ids),
+        image_paths=tuple(raw.paths),
+        image_sizes=raw.sizes,
+        boxes=boxes[kept],
+        labels=label_of_name[raw.name_of[kept]],
+        difficult=raw.difficult[kept],
+        offsets=np.concatenate([[0], np.cumsum(kept_per_image)]).astype(np.int64),
+        report=make_report(reasons, raw.boxes, raw.names, raw.name_of, raw.ids, raw.image_of),
+        coco=coco,
+    )
+
+
+def with_progress(
+    items: Iterable[Any], total: int, what: str, seconds: float = 5.0, clock: Callable = time.monotonic
+) -> Iterator[Any]:
+    """Yields `items`; every `seconds` it prints how far it is, so nothing if they pass quickly."""
+    start = shown = clock()
+    for done, item in enumerate(items):
+        now = clock()
+        if done and now - shown >= seconds:
+            shown, rate = now, done / (now - start)
+            print(
+                f"{what}: {done} of {total} images, {rate:.0f} images/s, {(total - done) / rate:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+        yield item
+
+
+class _RawIndex:
+    """All images and objects of some parts, boxes still in the numbers of the files."""
+
+    def __init__(self, parts: Sequence[VocPart | CocoPart], class_names: Sequence[str] | None):
+        self.parts = parts
+        self.names, self.paths, self.starts = [], [], []
+        ids, sizes, counts = [], array.array("i"), array.array("q")
+        boxes, name_of, difficult = array.array("d"), array.array("i"), array.array("b")
+        index_of_name = {}
+        for part in parts:
+            self.starts.append(len(ids))
+            for image in with_progress(part, len(part), f"reading {part.name}"):
+                ids.append(image.image_id)
+                self.paths.append(image.path)
+                sizes.extend((image.height, image.width))
+                counts.append(len(image.boxes))
+                difficult.extend(image.difficult)
+                for box in image.boxes:
+                    boxes.extend(box)
+                for name in image.class_names:
+                    if name not in index_of_name:
+                        if class_names is not None and name not in class_names:
+                            raise InputError(_unknown_class(part, image.image_id, name, class_names))
+                        index_of_name[name] = len(index_of_name)
+                    name_of.append(index_of_name[name])
+        self.names = list(index_of_name)
+        self.file_ids = ids
+        self.sizes = np.array(sizes, np.int32).reshape(-1, 2)
+        self.boxes = np.array(boxes, np.float64).reshape(-1, 4)
+        self.name_of = np.array(name_of, np.int32)
+        self.difficult = np.array(difficult, bool)
+        self.image_of = np.repeat(np.arange(len(ids)), np.array(counts, np.int64))
+        self.ids = self._unique_ids()
+
+    def part_of(self, image: int) -> VocPart | CocoPart:
+        return self.parts[bisect.bisect_right(self.starts, image) - 1]
+
+    def _unique_ids(self) -> list[str]:
+        """The ids, with a prefix on those that different images of two parts share."""
+        if len(set(self.file_ids)) == len(self.file_ids):
+            return self.file_ids
+        images_of_id = collections.defaultdict(list)
+        for image, image_id in enumerate(self.file_ids):
+            images_of_id[image_id].append(image)
+        ids = list(self.file_ids)
+        for image_id, images in images_of_id.items():
+            if len(images) == 1:
+                continue
+            prefixed = {f"{self.part_of(image).clash_prefix}/{image_id}" for image in images}
+            if len(prefixed) < len(images):
+                listed = sorted({self.part_of(image).name for image in images})
+                raise InputError(f"image {image_id} is listed twice ({' and '.join(listed)}); list it once")
+            for image in images:
+                ids[image] = f"{self.part_of(image).clash_prefix}/{image_id}"
+        return ids
+
+
+def _open_parts(reader: type, data: DataConfig, split: str) -> list[VocPart | CocoPart]:
+    names = {"train": data.train, "validation": data.validation, "test": data.test}[split]
+    if not names:
+        needed = ", which names the classes as data.classes is null" if data.classes is None else ""
+        raise InputError(f"data.{split} is empty: name at least one part{needed}")
+    if not Path(data.root).is_dir():
+        raise InputError(f"data.root: folder {data.root} does not exist")
+    parts = [reader(data.root, name) for name in names]
+    if not any(len(part) for part in parts):
+        raise InputError(f"data.{split} ({', '.join(names)} in {data.root}) holds no image")
+    return parts
+
+
+def _find_classes(parts: Sequence[VocPart | CocoPart]) -> tuple[str, ...]:
+    if isinstance(parts[0], CocoPart):
+        return tuple(dict.fromkeys(name for part in parts for name in part.class_names))
+    return tuple(sorted(_RawIndex(parts, None).names))
+
+
+def _check_categories(parts: Sequence[CocoPart], class_names: Sequence[str]) -> None:
+    known = dict.fromkeys(name for part in parts for name in part.class_names)
+    for name in class_names:
+        if name not in known:
+            files = " and ".join(str(part.file) for part in parts)
+            raise InputError(f'class "{name}" is no category of {files}{_nearest(name, list(known))}')
+
+
+def _refuse_bad_boxes(raw: _RawIndex, reasons: np.ndarray) -> None:
+    bad = np.flatnonzero(reasons > REASONS.index(ROUNDED))
+    if not bad.size:
+        return
+    first = bad[0]
+    image = raw.image_of[first]
+    name, reason = raw.names[raw.name_of[first]], REASONS[reasons[first]]
+    raise InputError(
+        f"{raw.part_of(image).annotation_file(raw.file_ids[image])}: the box {format_box(raw.boxes[first])} "
+        f"({name}) of image {raw.file_ids[image]} is {reason.removesuffix(', clipped')}; "
+        f"{'remove' if reason in DROPPED else 'correct'} it, or read without strict"
+    )
+
+
+def _unknown_class(part: VocPart | CocoPart, image_id: str, name: str, class_names: Sequence[str]) -> str:
+    file = part.annotation_file(image_id)
+    return f'{file}: class "{name}" is not in data.classes{_nearest(name, class_names)}'
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), [known.lower() for known in names], n=1, cutoff=0.4)
+    if near:
+        return f'; the nearest is "{next(known for known in names if known.lower() == near[0])}"'
+    return f"; there are {', '.join(names[:10])}{'...' if len(names) > 10 else ''}"

@@ -1,0 +1,344 @@
+"""A generated detection set: textured shapes on cluttered backgrounds, written as a VOC devkit.
+
+    python -m refinedet_tf.data.shapes data/shapes --train 2000 --test 200
+
+It needs no download and is read by the ordinary VOC reader, with data.root data/shapes and the parts
+2007/train and 2007/test. Colour and texture say nothing about the class; only the outline does.
+"""
+
+import argparse
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from refinedet_tf.cli import run
+from refinedet_tf.data.dataset import with_progress
+from refinedet_tf.errors import InputError
+
+CLASS_NAMES = ("circle", "cross", "rectangle", "ring", "star", "triangle")
+
+IMAGE_SIDES = (240, 400)
+"""Smallest and largest height and width in pixels, drawn apart."""
+
+OBJECT_SIDES = (0.15, 0.6)
+"""Longer side of a shape's box as a part of the geometric mean of the image's sides."""
+
+COUNT_PROBABILITIES = (0.07, 0.2, 0.24, 0.21, 0.14, 0.09, 0.05)
+"""Of images with 0, 1, 2... shapes (fewer if there is no room)."""
+
+DIFFICULT_BELOW = 0.25
+"""A shape of which less than this can be seen is marked difficult..."""
+
+MIN_VISIBLE = 0.15
+"""...and none is placed such that less than this can be seen of any."""
+
+MARKER = "shapes.json"
+_GENERATOR = 1  # Increase it when the same seed begins to give other images.
+_SUPERSAMPLING = 3
+
+
+class Shape(NamedTuple):
+    """One object of a generated image."""
+
+    class_name: str
+    mask: np.ndarray
+    """bool [height, width] of the whole image; the part of the shape inside it, hidden or not."""
+    difficult: bool
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """The mask's tight xmin, ymin, xmax, ymax in VOC's pixels, 1-based and inclusive."""
+        rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
+        return tuple(int(i) + 1 for i in (columns[0], rows[0], columns[-1], rows[-1]))
+
+
+def make_image(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
+    """One image, the same for the same arguments.
+
+    Args:
+        seed: of the whole set. split: its name; every split has random numbers of its own.
+        index: the image's number in the split; other images have no influence on it.
+
+    Returns:
+        The image, uint8 [height, width, 3] RGB, and its shapes from back to front.
+    """
+    rng = np.random.default_rng([seed, zlib.crc32(split.encode()), index])
+    height, width = rng.integers(IMAGE_SIDES[0], IMAGE_SIDES[1] + 1, size=2)
+    base = rng.integers(30, 226, size=3)
+    image = _texture(rng, height, width, _near(rng, base), _near(rng, base))
+    _draw_clutter(rng, image)
+
+    wanted = rng.choice(len(COUNT_PROBABILITIES), p=COUNT_PROBABILITIES)
+    names, masks, visible, areas = [], [], [], []
+    for _ in range(wanted):
+        name = str(rng.choice(CLASS_NAMES))
+        for _ in range(8):
+            coverage, (top, left) = _random_coverage(rng, name, height, width)
+            whole = np.count_nonzero(coverage > 0.5)
+            window, inside = _overlap(coverage.shape, top, left, height, width)
+            mask = np.zeros((height, width), bool)
+            mask[window] = coverage[inside] > 0.5
+            remaining = [seen & ~mask for seen in visible]
+            if np.count_nonzero(mask) >= 0.5 * whole and all(
+                np.count_nonzero(seen) >= MIN_VISIBLE * area
+                for seen, area in zip(remaining, areas, strict=True)
+            ):
+                _paint(rng, image, coverage, window, inside, base)
+                names.append(name)
+                masks.append(mask)
+                areas.append(whole)
+                visible = [*remaining, mask]
+                break
+    image += rng.integers(-9, 10, size=(height, width, 1), dtype=np.int8)
+    image = np.clip(image, 0, 255, out=image).astype(np.uint8)
+    return image, [
+        Shape(name, mask, np.count_nonzero(seen) < DIFFICULT_BELOW * area)
+        for name, mask, seen, area in zip(names, masks, visible, areas, strict=True)
+    ]
+
+
+def write_shapes(root: str | Path, split_sizes: dict[str, int], seed: int = 0) -> bool:
+    """Writes a set as root/VOC2007 with one split per entry, and root/shapes.json with the parameters.
+
+    Images are called train_000000 and so on; a smaller set is the beginning of a larger one.
+
+    Args:
+        root: a new or empty folder, or one that holds exactly this set already.
+        split_sizes: split name -> number of images, at least 1.
+        seed: 0 or more.
+
+    Returns:
+        True if the set was written, False if it was there already.
+
+    Raises:
+        InputError: a size or the seed is out of range, or the folder holds something else.
+    """
+    root = Path(root)
+    if not split_sizes or min(split_sizes.values()) < 1 or seed < 0:
+        raise InputError(
+            f"a set of shapes needs at least 1 image a split and a seed of at least 0, "
+            f"got {split_sizes} and seed {seed}"
+        )
+    marker = {"generator": _GENERATOR, "seed": seed, "splits": dict(sorted(split_sizes.items()))}
+    if _holds(root, marker):
+        return False
+    folder = root / "VOC2007"
+    try:
+        for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+            (folder / name).mkdir(parents=True)
+        for split, size in split_sizes.items():
+            ids = [f"{split}_{index:06d}" for index in range(size)]
+            for index, image_id in enumerate(with_progress(ids, size, f"drawing {split}")):
+                image, shapes = make_image(seed, split, index)
+                Image.fromarray(image).save(folder / "JPEGImages" / f"{image_id}.jpg", quality=88)
+                xml = _annotation(image_id, image.shape, shapes)
+                (folder / "Annotations" / f"{image_id}.xml").write_text(xml, encoding="utf-8")
+            (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(ids) + "\n")
+        # Last, so that an interrupted set is not taken for a whole one.
+        (root / MARKER).write_text(json.dumps(marker) + "\n")
+    except OSError as error:
+        raise InputError(f"{error.filename or root} cannot be written: {error.strerror}") from None
+    return True
+
+
+def _holds(root: Path, marker: dict) -> bool:
+    """Whether the folder holds this very set; False if it is new or empty."""
+    if not root.exists():
+        return False
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder")
+    if not any(root.iterdir()):
+        return False
+    try:
+        found = json.loads((root / MARKER).read_text())
+    except (OSError, ValueError):
+        found = None
+    if found == marker:
+        return True
+    content = "another set of shapes" if found else "other files or an unfinished set of shapes"
+    raise InputError(f"{root} holds {content}: name a new folder, or remove this one first")
+
+
+def _annotation(image_id: str, shape: tuple[int, ...], shapes: Sequence[Shape]) -> str:
+    objects = "".join(
+        f"  <object>\n    <name>{item.class_name}</name>\n    <difficult>{int(item.difficult)}</difficult>\n"
+        f"    <bndbox><xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox>\n"
+        "  </object>\n"
+        for item in shapes
+        for xmin, ymin, xmax, ymax in [item.box]
+    )
+    return (
+        f"<annotation>\n  <filename>{image_id}.jpg</filename>\n"
+        f"  <size><width>{shape[1]}</width><height>{shape[0]}</height><depth>3</depth></size>\n"
+        f"{objects}</annotation>\n"
+    )
+
+
+def _outline(rng: np.random.Generator, name: str) -> list[np.ndarray]:
+    """Polygons [K, 2] (x, y) around the origin, in any unit; those after the first are holes."""
+    if name in ("circle", "ring"):
+        angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+        disc = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        return [disc] if name == "circle" else [disc, disc * rng.uniform(0.5, 0.65)]
+    if name == "rectangle":
+        return [np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])]
+    if name == "triangle":
+        return [np.array([[rng.uniform(-0.5, 0.5), -1.0], [1, 0.8], [-1, 0.8]])]
+    if name == "star":
+        angles = np.arange(10) * np.pi / 5
+        radii = np.where(np.arange(10) % 2, rng.uniform(0.38, 0.5), 1.0)
+        return [np.stack([radii * np.sin(angles), -radii * np.cos(angles)], axis=1)]
+    arm = rng.uniform(0.25, 0.4)
+    quarter = np.array([[arm, -1.0], [arm, -arm], [1, -arm]])
+    turns = [np.array([[0, -1], [1, 0]])] * 3
+    corners = [quarter]
+    for turn in turns:
+        corners.append(corners[-1] @ turn.T)
+    return [np.concatenate(corners)]
+
+
+def _random_coverage(rng, name, height, width) -> tuple[np.ndarray, tuple[int, int]]:
+    """A shape of random form, size, rotation and place: coverage float32 [h, w] in 0..1, (top, left)."""
+    polygons = _outline(rng, name)
+    stretch = np.array([np.exp(rng.uniform(-0.6, 0.6) if name == "rectangle" else rng.uniform(-0.2, 0.2)), 1])
+    angle = rng.uniform(0, 2 * np.pi)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    polygons = [(polygon * stretch) @ rotation.T for polygon in polygons]
+    low, high = polygons[0].min(axis=0), polygons[0].max(axis=0)
+    side = math.sqrt(height * width) * np.exp(rng.uniform(*np.log(OBJECT_SIDES)))
+    scale = side / (high - low).max()
+    columns, rows = np.ceil((high - low) * scale).astype(int)
+
+    canvas = Image.new("L", (int(columns) * _SUPERSAMPLING, int(rows) * _SUPERSAMPLING))
+    draw = ImageDraw.Draw(canvas)
+    for polygon, value in zip(polygons, (255, 0), strict=False):
+        points = (polygon - low) * scale * _SUPERSAMPLING
+        draw.polygon([tuple(point) for point in points.tolist()], fill=value)
+    coverage = np.asarray(canvas.reduce(_SUPERSAMPLING), np.float32) / 255
+    # Up to a fifth of the shape may stick out of the image.
+    top = int(rng.uniform(-0.2 * rows, height - 0.8 * rows))
+    left = int(rng.uniform(-0.2 * columns, width - 0.8 * columns))
+    return coverage, (top, left)
+
+
+def _overlap(shape, top, left, height, width):
+    """Where a patch lies in the image, and which part of the patch that is: two pairs of slices."""
+    window = (
+        slice(max(top, 0), min(top + shape[0], height)),
+        slice(max(left, 0), min(left + shape[1], width)),
+    )
+    inside = (
+        slice(window[0].start - top, window[0].stop - top),
+        slice(window[1].start - left, window[1].stop - left),
+    )
+    return window, inside
+
+
+def _paint(rng, image, coverage, window, inside, background) -> None:
+    """Draws a shape with a texture, and sometimes a rim, into `image` (float32) in place."""
+    first = _far(rng, background)
+    second = _near(rng, first, 70) if rng.random() < 0.7 else _far(rng, background)
+    fill = _texture(rng, *coverage.shape, first, second)
+    if rng.random() < 0.5:
+        inner = Image.fromarray((coverage * 255).astype(np.uint8)).filter(ImageFilter.MinFilter(5))
+        inner = np.asarray(inner, np.float32)[..., None] / 255
+        fill = fill * inner + rng.choice([15.0, 240.0]) * (1 - inner)
+    alpha = coverage[inside][..., None]
+    image[window] += (fill[inside] - image[window]) * alpha
+
+
+def _texture(rng, height, width, first, second) -> np.ndarray:
+    """float32 [height, width, 3] between two colours: plain, gradient, stripes, checks or clouds."""
+    kind = rng.integers(5)
+    if kind == 4:
+        cells = rng.integers(3, 12, size=2)
+        noise = Image.fromarray(rng.integers(0, 256, size=cells, dtype=np.uint8))
+        blend = (
+            np.asarray(noise.resize((int(width), int(height)), Image.Resampling.BICUBIC), np.float32) / 255
+        )
+    else:
+        angle, frequency = rng.uniform(0, np.pi), 1 / rng.uniform(5, 20)
+        y = np.arange(height, dtype=np.float32)[:, None]
+        x = np.arange(width, dtype=np.float32)[None, :]
+        cos, sin = np.float32(frequency * np.cos(angle)), np.float32(frequency * np.sin(angle))
+        along = x * cos + y * sin
+        if kind == 0:
+            blend = np.zeros((height, width), np.float32)
+        elif kind == 1:
+            blend = (along - along.min()) / np.ptp(along)
+        elif kind == 2:
+            blend = (np.floor(along).astype(np.int32) & 1).astype(np.float32)
+        else:
+            cells = np.floor(along).astype(np.int32) + np.floor(y * cos - x * sin).astype(np.int32)
+            blend = (cells & 1).astype(np.float32)
+    first, second = np.float32(first), np.float32(second)
+    return first + blend[..., None] * (second - first)
+
+
+def _draw_clutter(rng, image) -> None:
+    """Draws things that are no shapes into `image` (float32): strokes, blots and scribbled words."""
+    canvas = Image.fromarray(image.clip(0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(canvas)
+    size = np.array(canvas.size)
+
+    def color():
+        return tuple(int(c) for c in rng.integers(0, 256, size=3))
+
+    for _ in range(rng.integers(1, 6)):
+        points = np.cumsum([rng.random(2) * size, *rng.normal(0, 50, size=(rng.integers(1, 5), 2))], axis=0)
+        draw.line([tuple(p) for p in points.tolist()], fill=color(), width=int(rng.integers(1, 6)))
+    for _ in range(rng.integers(0, 5)):
+        angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+        waves = sum(
+            rng.uniform(0.1, 0.4) * np.sin(k * angles + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4, 5)
+        )
+        radii = rng.uniform(6, 32) * np.maximum(1 + waves, 0.15)
+        points = rng.random(2) * size + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        draw.polygon([tuple(p) for p in points.tolist()], fill=color())
+    for _ in range(rng.integers(0, 3)):
+        origin, letter, ink = rng.random(2) * size, rng.uniform(6, 14), color()
+        for position in range(rng.integers(3, 10)):
+            corner = origin + [position * letter * 1.3, 0]
+            strokes = corner + rng.random((4, 2)) * [letter, 1.6 * letter]
+            draw.line([tuple(p) for p in strokes.tolist()], fill=ink, width=2)
+    image[:] = np.asarray(canvas)
+
+
+def _near(rng, color, distance=40) -> np.ndarray:
+    """A colour that differs from `color` by at most `distance` in each channel."""
+    return np.clip(color + rng.integers(-distance, distance + 1, size=3), 0, 255)
+
+
+def _far(rng, color) -> np.ndarray:
+    """A colour that can be told from `color`: of a few random ones the first far enough, or the last."""
+    for _ in range(8):
+        candidate = rng.integers(0, 256, size=3)
+        if np.linalg.norm(candidate - color) > 130:
+            break
+    return candidate
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m refinedet_tf.data.shapes", description="Writes a generated set as a VOC devkit."
+    )
+    parser.add_argument("root", metavar="FOLDER", help="new folder for the set, e.g. data/shapes")
+    parser.add_argument("--train", type=int, default=2000, metavar="IMAGES")
+    parser.add_argument("--val", type=int, default=100, metavar="IMAGES")
+    parser.add_argument("--test", type=int, default=200, metavar="IMAGES")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    split_sizes = {"train": options.train, "val": options.val, "test": options.test}
+    written = write_shapes(options.root, split_sizes, options.seed)
+    what = ", ".join(f"{number} images for {split}" for split, number in split_sizes.items())
+    print(f"{options.root}: {what}, seed {options.seed}" + ("" if written else " (already there)"))
+
+
+if __name__ == "__main__":
+    run(main)

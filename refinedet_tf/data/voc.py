@@ -1,0 +1,162 @@
+"""The reader for PASCAL VOC devkits."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from refinedet_tf.data.checks import AnnotatedImage, list_folder, read_image_size
+from refinedet_tf.errors import InputError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+"""Accepted in JPEGImages, in any case; the first one wins if an image exists in several forms."""
+
+_CLASS_SPLIT_LINE = re.compile(r"(\S.*?)\s+(?:-1|0|1)")
+
+
+class VocPart:
+    """One split of one year, e.g. "2007/trainval", of the layout
+
+        root/VOC2007/JPEGImages/000005.jpg
+        root/VOC2007/Annotations/000005.xml
+        root/VOC2007/ImageSets/Main/trainval.txt
+
+    Iterating yields an `AnnotatedImage` for every line of the split file, in its order; boxes are
+    xmin, ymin, xmax, ymax as written in the XML: pixels, 1-based and inclusive. Objects without
+    `difficult` count as not difficult. The size is the XML's; where that is missing or 0, the image
+    file's. Lines of a class split ("000005  -1") are taken for their image, whatever the flag.
+
+    Raises:
+        InputError: the part is not "year/split", or a folder, the split file, an image or an
+            annotation is missing or broken; names it and, where possible, what exists instead.
+    """
+
+    def __init__(self, root: str | Path, part: str):
+        year, slash, split = part.partition("/")
+        if not (year and slash and split):
+            raise InputError(f'VOC part "{part}": write year/split, e.g. "2007/trainval"')
+        self.name = part
+        self.clash_prefix = year
+        """Goes before the image ids of this part that another part has too: "2007/000005"."""
+        self.folder = Path(root) / f"VOC{year}"
+        if not self.folder.is_dir():
+            found = sorted(name for name in list_folder(root) if name.startswith("VOC"))
+            raise InputError(f"{self.folder} does not exist; {root} holds {_join(found)}")
+        self._files = _image_files(self.folder / "JPEGImages")
+        self._ids = self._read_split(split)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[AnnotatedImage]:
+        for image_id in self._ids:
+            if image_id not in self._files:
+                raise InputError(
+                    f"{self.folder / 'JPEGImages' / image_id}.jpg does not exist, but {self.name} lists it"
+                )
+            yield _read_annotation(
+                self.annotation_file(image_id),
+                image_id,
+                str(self.folder / "JPEGImages" / self._files[image_id]),
+            )
+
+    def annotation_file(self, image_id: str) -> Path:
+        return self.folder / "Annotations" / f"{image_id}.xml"
+
+    @staticmethod
+    def corners(file_boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes of the files as continuous pixel coordinates.
+
+        Args:
+            file_boxes: float64 [M, 4], xmin, ymin, xmax, ymax, 1-based and inclusive.
+
+        Returns:
+            corners: float64 [M, 4], xmin - 1, ymin - 1, xmax, ymax.
+            has_area: bool [M]. xmin == xmax is one pixel wide by the letter of the convention, but
+                where it occurs it is a slip of the annotator's mouse: it counts as without area.
+        """
+        has_area = (file_boxes[:, 2:] > file_boxes[:, :2]).all(axis=1)
+        return file_boxes - np.array([1.0, 1.0, 0.0, 0.0]), has_area
+
+    def _read_split(self, split: str) -> list[str]:
+        file = self.folder / "ImageSets" / "Main" / f"{split}.txt"
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            found = sorted(Path(name).stem for name in list_folder(file.parent) if name.endswith(".txt"))
+            raise InputError(f"{file} does not exist; the splits there are {_join(found)}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{file} cannot be read: {error}") from None
+        ids = []
+        for line in filter(None, map(str.strip, text.splitlines())):
+            flagged = None if line in self._files else _CLASS_SPLIT_LINE.fullmatch(line)
+            ids.append(flagged[1] if flagged else line)
+        return ids
+
+
+def _image_files(folder: Path) -> dict[str, str]:
+    """Image id -> file name."""
+    files = {}
+    ranks = {suffix: rank for rank, suffix in enumerate(IMAGE_SUFFIXES)}
+    for name in sorted(list_folder(folder)):
+        stem, dot, suffix = name.rpartition(".")
+        rank = ranks.get(dot + suffix.lower())
+        if rank is not None and (stem not in files or rank < files[stem][0]):
+            files[stem] = (rank, name)
+    return {stem: name for stem, (_, name) in files.items()}
+
+
+def _read_annotation(file: Path, image_id: str, image_path: str) -> AnnotatedImage:
+    try:
+        with file.open("rb") as stream:
+            root = ElementTree.parse(stream).getroot()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise InputError(f"{file} is not valid XML: {error}") from None
+    if root.tag != "annotation":
+        raise InputError(f"{file}: the outermost element must be <annotation>, not <{root.tag}>")
+
+    boxes, class_names, difficult = [], [], []
+    for index, node in enumerate(root.findall("object"), start=1):
+        where = f"{file}: object {index}"
+        name = (node.findtext("name") or "").strip()
+        if not name:
+            raise InputError(f"{where} has no <name>")
+        box = node.find("bndbox")
+        if box is None:
+            raise InputError(f"{where} ({name}) has no <bndbox>")
+        where = f"{where} ({name})"
+        boxes.append(tuple(_number(box, tag, where) for tag in ("xmin", "ymin", "xmax", "ymax")))
+        class_names.append(name)
+        difficult.append(node.find("difficult") is not None and _number(node, "difficult", where) != 0)
+
+    height, width = _size(root.find("size"), file) or read_image_size(image_path)
+    return AnnotatedImage(image_id, image_path, height, width, boxes, class_names, difficult)
+
+
+def _size(node: ElementTree.Element | None, file: Path) -> tuple[int, int] | None:
+    """Height and width, or None where the XML does not know them."""
+    if node is None or node.find("height") is None or node.find("width") is None:
+        return None
+    size = tuple(_number(node, tag, f"{file}: <size>") for tag in ("height", "width"))
+    if not all(0 <= side < 2**31 for side in size):
+        raise InputError(f"{file}: <size> must be positive, got height {size[0]:g}, width {size[1]:g}")
+    height, width = (int(side) for side in size)
+    return (height, width) if height and width else None
+
+
+def _number(node: ElementTree.Element, tag: str, where: str) -> float:
+    text = node.findtext(tag)
+    if text is None:
+        raise InputError(f"{where} has no <{tag}>")
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{where}: <{tag}> must be a number, got {text!r}") from None
+
+
+def _join(names: list[str]) -> str:
+    return ", ".join(names) if names else "none"

@@ -1,0 +1,163 @@
+"""Average precision as PASCAL VOC measures it (the development kit, and the authors' voc_eval).
+
+Coordinates are the devkit's: pixels that start at 1 and include both ends, so that a box is
+`xmax - xmin + 1` wide. A detection is matched to the object of its class and image that it overlaps
+most. Above the IoU threshold it is: ignored where that object is difficult, a true positive where it
+is the first (highest score) on that object, otherwise a false positive. Below, a false positive.
+"""
+
+import numpy as np
+
+from refinedet_tf.errors import InputError
+from refinedet_tf.evaluation import ClassResult, Detections, GroundTruth, check_labels
+
+
+def average_precisions(
+    detections: Detections,
+    ground_truth: GroundTruth,
+    class_names: list[str] | tuple[str, ...],
+    metric: str,
+    iou: float = 0.5,
+) -> dict[str, ClassResult]:
+    """AP and precision-recall curve of every class.
+
+    Args:
+        detections, ground_truth: rows with normalised boxes.
+        class_names: C names, label 1 first.
+        metric: "voc07" (11 points) or "voc" (area under the curve, 2010 on).
+        iou: a detection must overlap its object by more than this.
+
+    Returns:
+        {class name: ClassResult}, in the order of `class_names`. A class that is detected but has no
+        object to find has AP nan (the authors' program says 0 with 11 points and nan with the area)
+        and must stay out of the mean; one that has objects and no detection has AP 0.
+
+    Raises:
+        InputError: the metric is unknown, or a label or an image index is out of range.
+    """
+    check_labels(detections, ground_truth, len(class_names))
+    detection_boxes = voc_pixels(detections.boxes, ground_truth.image_sizes[detections.images])
+    object_boxes = voc_pixels(ground_truth.boxes, ground_truth.image_sizes[ground_truth.images])
+    results = {}
+    for label, name in enumerate(class_names, start=1):
+        found, objects = detections.labels == label, ground_truth.labels == label
+        results[name] = class_average_precision(
+            detections.images[found],
+            detections.scores[found],
+            detection_boxes[found],
+            ground_truth.images[objects],
+            object_boxes[objects],
+            ground_truth.difficult[objects],
+            metric,
+            iou,
+        )
+    return results
+
+
+def class_average_precision(
+    images: np.ndarray,
+    scores: np.ndarray,
+    boxes: np.ndarray,
+    object_images: np.ndarray,
+    object_boxes: np.ndarray,
+    difficult: np.ndarray,
+    metric: str,
+    iou: float = 0.5,
+) -> ClassResult:
+    """AP of one class, from boxes in the devkit's pixels.
+
+    Args:
+        images: int [D], the image of each detection. scores: float [D].
+        boxes: float [D, 4], `[ymin, xmin, ymax, xmax]` in pixels, from 1, both ends included.
+        object_images: int [M]. object_boxes: float [M, 4], as `boxes`. difficult: bool [M].
+        metric: "voc07" or "voc". iou: the overlap that a match must exceed.
+
+    Raises:
+        InputError: the metric is unknown.
+    """
+    if metric not in ("voc07", "voc"):
+        raise InputError(f'the metric must be "voc07" or "voc", got {metric!r}')
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    difficult = np.asarray(difficult, bool)
+    best_object, best_iou = _best_objects(images[order], boxes[order], object_images, object_boxes)
+    hit = best_iou > iou
+    ignored = hit.copy()
+    ignored[hit] = difficult[best_object[hit]]
+    candidates = np.flatnonzero(hit & ~ignored)
+    first_on_object = np.unique(best_object[candidates], return_index=True)[1]
+    true_positive = np.zeros(len(order), bool)
+    true_positive[candidates[first_on_object]] = True
+
+    num_objects = int(np.count_nonzero(~difficult))
+    true_positives = np.cumsum(true_positive)
+    counted = np.cumsum(~ignored)
+    precision = true_positives / np.maximum(counted, 1)
+    recall = true_positives / num_objects if num_objects else np.full(len(order), np.nan)
+    if num_objects:
+        ap = eleven_point_ap(recall, precision) if metric == "voc07" else area_ap(recall, precision)
+    else:
+        ap = float("nan")
+    return ClassResult(ap, recall, precision, np.asarray(scores)[order], num_objects, len(order))
+
+
+def eleven_point_ap(recall: np.ndarray, precision: np.ndarray) -> float:
+    """VOC 2007: the mean over recall 0, 0.1, ..., 1 of the best precision at that recall or above.
+
+    The recall levels are those of `arange`, as in the authors' program: three of them lie one
+    rounding error above the decimal, so a recall of exactly 0.3, 0.6 or 0.7 misses its level.
+    """
+    levels = np.arange(0.0, 1.1, 0.1)
+    return float(np.mean([precision[recall >= level].max(initial=0.0) for level in levels]))
+
+
+def area_ap(recall: np.ndarray, precision: np.ndarray) -> float:
+    """VOC 2010 on: the area under the curve after precision is made to fall monotonically."""
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
+
+
+def voc_pixels(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Normalised boxes in the devkit's pixels: the inverse of what the VOC reader does.
+
+    Args:
+        boxes: float [n, 4], normalised `[ymin, xmin, ymax, xmax]`.
+        sizes: int [n, 2], height and width of the image of each box.
+
+    Returns:
+        float64 [n, 4], `[ymin * H + 1, xmin * W + 1, ymax * H, xmax * W]`.
+    """
+    sizes = np.asarray(sizes, np.float64)
+    return np.asarray(boxes, np.float64) * np.tile(sizes, 2) + np.array([1.0, 1.0, 0.0, 0.0])
+
+
+def _best_objects(images, boxes, object_images, object_boxes):
+    """The object of the same image with the largest IoU: its row, int64 [D], and that IoU [D].
+
+    Where the image has no object the row means nothing and the IoU is 0; ties take the first row.
+    All pairs of a detection and an object of its image are laid out in one flat array, ordered by
+    detection, so that the work needs no loop over images.
+    """
+    by_image = np.argsort(object_images, kind="stable")
+    start = np.searchsorted(object_images[by_image], images, side="left")
+    count = np.searchsorted(object_images[by_image], images, side="right") - start
+    best_object, best_iou = np.zeros(len(images), np.int64), np.zeros(len(images))
+    detection = np.repeat(np.arange(len(images)), count)
+    if not detection.size:
+        return best_object, best_iou
+    place_in_image = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count)
+    objects = by_image[np.repeat(start, count) + place_in_image]
+    overlap = _inclusive_iou(boxes[detection], object_boxes[objects])
+    np.maximum.at(best_iou, detection, overlap)
+    is_best = overlap == best_iou[detection]
+    with_objects, first = np.unique(detection[is_best], return_index=True)
+    best_object[with_objects] = objects[is_best][first]
+    return best_object, best_iou
+
+
+def _inclusive_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Row-wise IoU [n] of pixel boxes [n, 4] that include both ends."""
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + 1.0
+    intersection = np.prod(np.maximum(sides, 0.0), axis=1)
+    area_a, area_b = (np.prod(np.maximum(box[:, 2:] - box[:, :2] + 1.0, 0.0), axis=1) for box in (a, b))
+    union = area_a + area_b - intersection
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)

@@ -1,0 +1,1 @@
+"""Training: the custom step, the solver, checkpoints, and the loop around them."""

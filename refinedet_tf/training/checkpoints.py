@@ -1,0 +1,102 @@
+"""Checkpoints: everything that an exact continuation needs, whole or not at all."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import tensorflow as tf
+
+from refinedet_tf.errors import InputError, TrainingStopped
+
+KEEP = 2
+"""The newest checkpoints that stay on disk."""
+
+
+class Checkpoints:
+    """The folders `step-N` of a run, each with variables, optimizer and the state of the loop.
+
+    Data order and augmentation follow from the seed and the step, so they need no state.
+
+    Args:
+        folder: made when the first checkpoint is written.
+        trainer: its network and its built optimizer are saved.
+        writes: false for the workers that must take part in saving but leave no files.
+    """
+
+    def __init__(self, folder: Path, trainer, writes: bool = True):
+        self.folder = folder
+        self.writes = writes
+        self.variables = tf.train.Checkpoint(network=trainer.network, optimizer=trainer.optimizer)
+
+    def save(self, step: int, state: dict) -> None:
+        """Writes a checkpoint aside, renames it, and removes old ones.
+
+        Args:
+            step: the number of steps done.
+            state: what else to keep; JSON.
+
+        Raises:
+            TrainingStopped: it could not be written; earlier checkpoints are untouched.
+        """
+        final = self.folder / f"step-{step}"
+        aside = self.folder / (f".writing-{final.name}" if self.writes else f".worker-{os.getpid()}")
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            self.variables.write(str(aside / "variables"))
+            (aside / "state.json").write_text(json.dumps({**state, "step": step}), encoding="utf-8")
+            if self.writes:
+                for file in aside.iterdir():
+                    _flush(file)
+                shutil.rmtree(final, ignore_errors=True)
+                aside.rename(final)
+                _flush(self.folder)
+        except (OSError, tf.errors.OpError) as error:
+            reason = getattr(error, "strerror", None) or str(getattr(error, "message", error))
+            kept = "; ".join(f"{self.folder / f'step-{good}'} is still good" for good in self.steps()[-1:])
+            raise TrainingStopped(
+                f"checkpoint of step {step} cannot be written to {self.folder}: {reason[:200]}; "
+                f"{kept or 'there is no other'}"
+            ) from None
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        for old in self.steps()[:-KEEP] if self.writes else []:
+            shutil.rmtree(self.folder / f"step-{old}", ignore_errors=True)
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints on disk, ascending."""
+        if not self.folder.is_dir():
+            return []
+        names = [path.name.removeprefix("step-") for path in self.folder.glob("step-*")]
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def restore_latest(self) -> dict | None:
+        """Loads the newest checkpoint and returns its state with "step"; None if there is none.
+
+        Raises:
+            InputError: the checkpoint is damaged or belongs to another model.
+        """
+        steps = self.steps()
+        if not steps:
+            return None
+        folder = self.folder / f"step-{steps[-1]}"
+        try:
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            status = self.variables.read(str(folder / "variables"))
+            status.assert_existing_objects_matched()
+        except (OSError, ValueError, AssertionError, tf.errors.OpError) as error:
+            raise InputError(
+                f"checkpoint {folder} cannot be restored ({str(error).splitlines()[0][:200]}); "
+                "remove it to continue from the one before"
+            ) from None
+        return state
+
+
+def _flush(path: Path) -> None:
+    """Has the operating system write a file or folder to the disk, so that a rename means done."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,74 @@
+"""Which devices share a batch, and how the data reaches them."""
+
+import json
+import os
+
+import tensorflow as tf
+
+from refinedet_tf.config import Config
+from refinedet_tf.data.pipeline import training_batches
+from refinedet_tf.errors import InputError
+
+
+def make_strategy(config: Config) -> tf.distribute.Strategy:
+    """The strategy of `training.strategy`.
+
+    "mirrored" takes all GPUs of this machine, or its (logical) CPU devices where there is none.
+    "multi_worker" joins the machines that the environment variable TF_CONFIG lists; it must be made
+    before TensorFlow has run anything.
+
+    Raises:
+        InputError: TF_CONFIG is missing or not JSON, the batch cannot be divided evenly, or
+            `jit_compile` is asked for with several replicas.
+    """
+    if config.training.strategy == "multi_worker":
+        _check_cluster()
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    else:
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+    replicas = strategy.num_replicas_in_sync
+    if config.training.batch_size % replicas:
+        raise InputError(
+            f"training.batch_size {config.training.batch_size} must be a multiple of the {replicas} replicas"
+        )
+    if config.training.jit_compile and replicas > 1:
+        raise InputError(
+            f"training.jit_compile works with one replica, here are {replicas}: XLA cannot hold the sums "
+            "over replicas; set it to false"
+        )
+    return strategy
+
+
+def distributed_batches(strategy, dataset, config: Config, start_step: int):
+    """The training batches from a step on, each divided over the replicas in their order."""
+    per_replica = config.training.batch_size // strategy.num_replicas_in_sync
+
+    def pipeline(context):
+        shard = (context.input_pipeline_id, context.num_input_pipelines)
+        batches = training_batches(dataset, config, start_step, shard)
+        if strategy.num_replicas_in_sync > context.num_input_pipelines:
+            batches = batches.rebatch(per_replica, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        return batches
+
+    return strategy.distribute_datasets_from_function(pipeline)
+
+
+def is_chief(strategy) -> bool:
+    """Whether this process writes the files of the run."""
+    resolver = strategy.cluster_resolver
+    return resolver is None or not resolver.cluster_spec() or resolver.task_id == 0
+
+
+def _check_cluster() -> None:
+    example = (
+        '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
+    )
+    try:
+        workers = json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise InputError(
+            f"training.strategy multi_worker: set TF_CONFIG on every machine, such as {example}"
+        ) from None
+    if not workers:
+        raise InputError("TF_CONFIG lists no workers")

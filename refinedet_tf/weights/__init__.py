@@ -1,0 +1,5 @@
+"""Files of weights <-> the variables of our models."""
+
+from refinedet_tf.weights.keras_files import load_weights, save_weights
+
+__all__ = ["load_weights", "save_weights"]

@@ -1,0 +1,300 @@
+import colorsys
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from refinedet_tf.config import AugmentationConfig
+from refinedet_tf.data import crop
+from refinedet_tf.data.augment import FILL_COLOR, augment
+from refinedet_tf.data.color import adjust_saturation_and_hue, distort_color
+from refinedet_tf.data.images import warp_image
+
+DEFAULT = AugmentationConfig()
+NOTHING = AugmentationConfig(
+    distortion_probability=0.0,
+    expand_probability=0.0,
+    crop_min_ious=(),
+    random_interpolation=False,
+    horizontal_flip_probability=0.0,
+)
+BOXES = np.array([[0.1, 0.2, 0.5, 0.6], [0.3, 0.3, 0.9, 0.95], [0.6, 0.1, 0.7, 0.2]], np.float32)
+LABELS = np.array([1, 2, 3], np.int32)
+
+
+def change(config, **values):
+    return dataclasses.replace(config, **values)
+
+
+def draw(function, count, dtype=tf.float32):
+    """`function(seed)` for `count` seeds, stacked."""
+    seeds = tf.stack([tf.fill([count], tf.constant(7, tf.int64)), tf.range(count, dtype=tf.int64)], axis=1)
+    mapped = tf.function(lambda s: tf.map_fn(function, s, fn_output_signature=dtype))(seeds)
+    return tf.nest.map_structure(lambda t: t.numpy(), mapped)
+
+
+def iou(a, b):
+    intersection = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return intersection / (areas - intersection)
+
+
+def noise(height=48, width=64):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+# Windows
+
+
+def test_window_coordinates_round_trip():
+    window = tf.constant([-0.5, -1.0, 1.5, 1.0])
+    inside = crop.into_window(tf.constant([[0.0, 0.0, 1.0, 1.0]]), window)
+    np.testing.assert_allclose(inside, [[0.25, 0.5, 0.75, 1.0]])
+    np.testing.assert_allclose(crop.out_of_window(inside, window), [[0, 0, 1, 1]], atol=1e-6)
+
+
+def test_objects_stay_by_their_centers_and_are_cut():
+    boxes = tf.constant([[0.0, 0.0, 0.7, 0.8], [0.0, 0.0, 0.4, 0.4], [0.5, 0.5, 1.0, 1.0]])
+    moved, keep = crop.boxes_in_window(boxes, tf.constant([0.25, 0.25, 0.75, 0.75]))
+    np.testing.assert_array_equal(keep, [True, False, True])
+    np.testing.assert_allclose(moved.numpy()[keep], [[0, 0, 0.9, 1], [0.5, 0.5, 1, 1]], atol=1e-6)
+
+
+def test_expansion_happens_with_its_probability_and_covers_the_image():
+    windows = draw(lambda seed: crop.sample_expansion(seed, DEFAULT), 2000)
+    height, width = (windows[:, 2:] - windows[:, :2]).T
+    np.testing.assert_allclose(height, width, rtol=1e-5)
+    expanded = height > 1
+    assert abs(expanded.mean() - 0.5) < 0.05
+    assert height.max() <= 4 + 1e-5
+    assert abs(height[expanded].mean() - 2.5) < 0.1
+    assert windows[:, :2].max() <= 0 and windows[:, 2:].min() >= 1 - 1e-5
+    np.testing.assert_array_equal(windows[~expanded], [[0, 0, 1, 1]] * (~expanded).sum())
+    place = -windows[expanded, :2] / (height[expanded, None] - 1)
+    np.testing.assert_allclose(place.mean(axis=0), [0.5, 0.5], atol=0.05)
+
+
+def test_trials_keep_scale_and_aspect_ratio_limits():
+    trials = crop._sample_trials(40, tf.constant([1, 2]), DEFAULT).numpy().reshape(-1, 4)
+    height, width = (trials[:, 2:] - trials[:, :2]).T
+    scale, aspect = np.sqrt(height * width), width / height
+    assert trials.min() >= 0 and trials.max() <= 1 + 1e-6
+    assert 0.3 - 1e-5 <= scale.min() < 0.32 and 0.98 < scale.max() <= 1 + 1e-5
+    assert 0.5 - 1e-4 <= aspect.min() < 0.52 and 1.95 < aspect.max() <= 2 + 1e-4
+    assert (aspect >= scale**2 - 1e-4).all() and (aspect <= 1 / scale**2 + 1e-4).all()
+
+
+def test_crop_is_drawn_from_the_first_success_of_each_sampler():
+    def sample(seed):
+        trials = crop._sample_trials(6, tf.random.split(seed, 2)[0], DEFAULT)
+        return crop.sample_crop(tf.constant(BOXES), seed, DEFAULT), trials
+
+    crops, trials = draw(sample, 300, (tf.float32, tf.float32))
+    limits = [*DEFAULT.crop_min_ious, -1]
+    proposals_made, ranks = [], []
+    for chosen, of_samplers in zip(crops, trials, strict=True):
+        proposals = [np.array([0, 0, 1, 1])]
+        for limit, of_sampler in zip(limits, of_samplers, strict=True):
+            good = (t for t in of_sampler if max(iou(t, box) for box in BOXES) >= limit)
+            proposals += [p for p in [next(good, None)] if p is not None]
+        matches = [np.allclose(chosen, proposal, atol=1e-6) for proposal in proposals]
+        assert any(matches)
+        proposals_made.append(len(proposals))
+        ranks.append(matches.index(True))
+    assert min(proposals_made) < 7 == max(proposals_made)
+    expected_whole = np.mean(1 / np.array(proposals_made))
+    assert abs(np.mean(np.array(ranks) == 0) - expected_whole) < 0.06
+
+
+@pytest.mark.parametrize("boxes", [np.zeros((0, 4)), [[0.5, 0.5, 0.501, 0.501]]])
+def test_without_a_crop_that_fits_an_object_whole_or_unconstrained(boxes):
+    boxes = tf.constant(boxes, tf.float32)
+    crops = draw(lambda seed: crop.sample_crop(boxes, seed, DEFAULT), 400)
+    whole = (crops == [0, 0, 1, 1]).all(axis=1)
+    assert abs(whole.mean() - 0.5) < 0.08
+    assert (crops[~whole, 2:] - crops[~whole, :2]).min() > 0.2
+
+
+def test_crop_probabilities_when_every_sampler_succeeds():
+    config = change(DEFAULT, crop_min_ious=(0.0, 0.0))
+    crops = draw(lambda seed: crop.sample_crop(tf.constant(BOXES), seed, config), 1000)
+    assert abs((crops == [0, 0, 1, 1]).all(axis=1).mean() - 0.25) < 0.05
+
+
+# Colours
+
+
+def test_saturation_and_hue_against_colorsys():
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3)).astype(np.float32)
+    pixels[0] = 128  # gray has no hue
+    pixels[1, 0] = 0
+    for saturation, hue in [(1.0, 0.0), (1.5, 18.0), (0.5, -18.0), (1.0, 90.0)]:
+        expected = np.empty_like(pixels)
+        for place in np.ndindex(pixels.shape[:2]):
+            h, s, v = colorsys.rgb_to_hsv(*(pixels[place] / 255))
+            expected[place] = colorsys.hsv_to_rgb((h + hue / 180) % 1, min(s * saturation, 1), v)
+        np.testing.assert_allclose(
+            adjust_saturation_and_hue(tf.constant(pixels), saturation, hue), expected * 255, atol=0.01
+        )
+
+
+def only(**ranges):
+    """Distortion with probability 1, neutral but for `ranges`."""
+    neutral = {"brightness": 0.0, "contrast": (1.0, 1.0), "saturation": (1.0, 1.0), "hue": 0.0}
+    return AugmentationConfig(distortion_probability=1.0, **{**neutral, **ranges})
+
+
+def test_each_distortion_keeps_its_range():
+    pixel = tf.constant([[[100.0, 80.0, 60.0]]])
+
+    def distorted(config):
+        return draw(lambda seed: distort_color(pixel, seed, config)[0, 0], 500)
+
+    added = distorted(only(brightness=32.0)) - [100, 80, 60]
+    np.testing.assert_allclose(added, added[:, :1] * np.ones(3), atol=1e-4)
+    assert -32 <= added.min() < -30 and 30 < added.max() <= 32
+    factor = distorted(only(contrast=(0.5, 1.5))) / [100, 80, 60]
+    np.testing.assert_allclose(factor, factor[:, :1] * np.ones(3), atol=1e-5)
+    assert 0.5 <= factor.min() < 0.52 and 1.48 < factor.max() <= 1.5
+    saturated = np.array([colorsys.rgb_to_hsv(*p) for p in distorted(only(saturation=(0.5, 1.5)))])
+    assert 0.2 - 1e-4 <= saturated[:, 1].min() < 0.21 and 0.59 < saturated[:, 1].max() <= 0.6 + 1e-4
+    turned = np.array([colorsys.rgb_to_hsv(*p) for p in distorted(only(hue=18.0))])[:, 0]
+    turn = (turned - colorsys.rgb_to_hsv(100, 80, 60)[0] + 0.5) % 1 - 0.5
+    assert -0.1 - 1e-4 <= turn.min() < -0.095 and 0.095 < turn.max() <= 0.1 + 1e-4
+
+
+def test_distortions_happen_with_their_probability_and_independently():
+    gray = tf.constant([[[100.0, 100.0, 100.0]]])
+    config = change(only(brightness=32.0, contrast=(1.2, 1.2)), distortion_probability=0.5)
+    values = draw(lambda seed: distort_color(gray, seed, config)[0, 0, 0], 2000)
+    nothing, contrast_alone = np.isclose(values, 100).mean(), np.isclose(values, 120).mean()
+    assert abs(nothing - 0.25) < 0.04 and abs(contrast_alone - 0.25) < 0.04
+
+
+def test_contrast_comes_before_saturation_or_after_it_evenly():
+    # Red clips at 255 when contrast comes first, so that saturation finds another colour.
+    pixel = tf.constant([[[200.0, 100.0, 50.0]]])
+    config = only(contrast=(1.5, 1.5), saturation=(0.5, 0.5))
+    greens = draw(lambda seed: distort_color(pixel, seed, config)[0, 0, 1], 1000)
+    contrast_first = np.isclose(greens, 255 - (255 - 150) * 0.5)
+    contrast_last = np.isclose(greens, (200 - (200 - 100) * 0.5) * 1.5)
+    assert (contrast_first | contrast_last).all()
+    assert abs(contrast_first.mean() - 0.5) < 0.06
+
+
+def test_values_are_clipped():
+    image = tf.constant([[[-30.0, 300.0, 128.0]]])
+    np.testing.assert_array_equal(distort_color(image, [0, 0], NOTHING), [[[0, 255, 128]]])
+
+
+# Whole samples
+
+
+def test_nothing_drawn_is_the_plain_warp():
+    image, boxes, labels = augment(noise(), BOXES, LABELS, [0, 0], (40, 56), NOTHING)
+    assert image.dtype == tf.uint8
+    np.testing.assert_array_equal(image, np.round(warp_image(noise(), (40, 56))))
+    np.testing.assert_allclose(boxes, BOXES, atol=1e-6)
+    np.testing.assert_array_equal(labels, LABELS)
+
+
+@pytest.mark.parametrize(("horizontal", "vertical"), [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
+def test_flips(horizontal, vertical):
+    config = change(NOTHING, horizontal_flip_probability=horizontal, vertical_flip_probability=vertical)
+    image, boxes, _ = augment(noise(), BOXES, LABELS, [0, 0], (48, 64), config)
+    expected, corners = noise(), BOXES.copy()
+    if horizontal:
+        expected, corners[:, [1, 3]] = expected[:, ::-1], 1 - corners[:, [3, 1]]
+    if vertical:
+        expected, corners[:, [0, 2]] = expected[::-1], 1 - corners[:, [2, 0]]
+    np.testing.assert_array_equal(image, expected)
+    np.testing.assert_allclose(boxes, corners, atol=1e-6)
+
+
+def test_horizontal_flip_has_probability_one_half():
+    config = change(NOTHING, horizontal_flip_probability=0.5)
+    box = BOXES[:1]
+    corners = draw(lambda seed: augment(noise(4, 4), box, LABELS[:1], seed, (4, 4), config)[1][0], 1000)
+    flipped = np.isclose(corners[:, 1], 1 - box[0, 3])
+    assert (flipped | np.isclose(corners[:, 1], box[0, 1])).all()
+    assert abs(flipped.mean() - 0.5) < 0.06
+
+
+def test_expansion_fills_with_the_mean_color_whatever_the_distortion():
+    config = change(NOTHING, expand_probability=1.0, expand_ratio=(4.0, 4.0), distortion_probability=1.0)
+    black = np.zeros((30, 30, 3), np.uint8)
+    full = np.array([[0, 0, 1, 1]], np.float32)
+    images, boxes = draw(
+        lambda seed: augment(black, full, LABELS[:1], seed, (80, 80), config)[:2], 20, (tf.uint8, tf.float32)
+    )
+    for image, (ymin, xmin, ymax, xmax) in zip(images, np.round(boxes[:, 0] * 80).astype(int), strict=True):
+        filled = (image == FILL_COLOR).all(axis=-1)
+        assert not filled[ymin:ymax, xmin:xmax].any()
+        assert filled.sum() == 80 * 80 - (ymax - ymin) * (xmax - xmin)
+        assert 19 <= ymax - ymin <= 21 and 19 <= xmax - xmin <= 21
+
+
+def test_boxes_bound_their_objects():
+    image = np.full((90, 120, 3), FILL_COLOR, np.uint8)
+    image[30:60, 24:72] = (250, 0, 250)
+    box = np.array([[30 / 90, 24 / 120, 60 / 90, 72 / 120]], np.float32)
+    config = change(DEFAULT, distortion_probability=0.0, vertical_flip_probability=0.5)
+
+    def sample(seed):
+        pixels, boxes, labels = augment(image, box, LABELS[:1], seed, (160, 160), config)
+        return pixels, tf.pad(boxes, [[0, 1 - tf.shape(boxes)[0]], [0, 0]]), tf.size(labels)
+
+    images, boxes, counts = draw(sample, 200, (tf.uint8, tf.float32, tf.int32))
+    assert (counts == 1).sum() > 150
+    for pixels, corners in zip(images[counts == 1], boxes[counts == 1, 0] * 160, strict=True):
+        colored = np.abs(pixels.astype(int) - FILL_COLOR).sum(axis=-1) > 172
+        rows, columns = np.flatnonzero(colored.any(axis=1)), np.flatnonzero(colored.any(axis=0))
+        seen = [rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]
+        # An enlarged pixel of the image is at most 6 pixels of the sample wide; its edge is blurred.
+        np.testing.assert_allclose(corners, seen, atol=3)
+
+
+def test_kernels_differ_and_all_five_are_used():
+    config = change(NOTHING, random_interpolation=True)
+    images = draw(lambda seed: augment(noise(), BOXES, LABELS, seed, (16, 16), config)[0], 60, tf.uint8)
+    assert len({image.tobytes() for image in images}) == 5
+
+
+def test_samples_are_valid_and_depend_on_the_seed_alone():
+    def sample(seed):
+        pixels, boxes, labels = augment(noise(), BOXES, LABELS, seed, (32, 40), DEFAULT)
+        padding = 3 - tf.shape(labels)[0]
+        return pixels, tf.pad(boxes, [[0, padding], [0, 0]]), tf.pad(labels, [[0, padding]])
+
+    types = (tf.uint8, tf.float32, tf.int32)
+    images, boxes, labels = draw(sample, 300, types)
+    assert images.shape == (300, 32, 40, 3)
+    real = boxes[labels > 0]
+    assert real.min() >= 0 and real.max() <= 1 and (real[:, 2:] > real[:, :2]).all()
+    assert set(labels.ravel()) == {0, 1, 2, 3}
+    again = draw(sample, 300, types)
+    for first, second in zip((images, boxes, labels), again, strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert len({image.tobytes() for image in images}) > 290
+
+
+def test_image_without_objects():
+    empty = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
+
+    def sample(seed):
+        image, boxes, labels = augment(noise(), *empty, seed, (8, 8), DEFAULT)
+        return image, tf.shape(boxes)[0] + tf.size(labels)
+
+    images, counts = draw(sample, 50, (tf.uint8, tf.int32))
+    assert images.shape == (50, 8, 8, 3) and images.std() > 10
+    assert (counts == 0).all()
+
+
+def test_window_that_shows_no_image(monkeypatch):
+    monkeypatch.setattr(
+        "refinedet_tf.data.augment.sample_window", lambda *_: tf.constant([-2.0, 0.0, -1.0, 1.0])
+    )
+    image, boxes, labels = augment(noise(), BOXES, LABELS, [0, 0], (8, 8), NOTHING)
+    np.testing.assert_array_equal(image, np.full((8, 8, 3), FILL_COLOR))
+    assert boxes.shape == (0, 4) and labels.shape == (0,)

@@ -1,0 +1,112 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from refinedet_tf.data.images import decode_image, warp_image
+
+
+def quadrants():
+    """40x60 pixels in four flat colours, which JPEG keeps almost exactly."""
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:20, :30], pixels[:20, 30:] = (250, 10, 5), (10, 200, 30)
+    pixels[20:, :30], pixels[20:, 30:] = (20, 30, 220), (200, 180, 60)
+    return pixels
+
+
+def encoded(image, file_format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "file_format"),
+    [
+        ("RGB", "PNG"),
+        ("RGBA", "PNG"),
+        ("L", "PNG"),
+        ("P", "PNG"),
+        ("RGB", "BMP"),
+        ("L", "BMP"),
+        ("P", "GIF"),
+        ("RGB", "JPEG"),
+        ("L", "JPEG"),
+        ("CMYK", "JPEG"),
+    ],
+)
+def test_decodes_the_pixels_that_pillow_decodes(mode, file_format):
+    contents = encoded(Image.fromarray(quadrants()).convert(mode), file_format)
+    expected = np.asarray(Image.open(io.BytesIO(contents)).convert("RGB"), np.int32)
+    decoded = decode_image(contents)
+    assert decoded.dtype == tf.uint8
+    # Two JPEG decoders agree away from the edges between the colours (chroma upsampling).
+    difference = np.abs(decoded.numpy() - expected)
+    if file_format == "JPEG":
+        assert difference[4:12, 4:24].max() <= 4 and difference[24:32, 36:56].max() <= 4
+        assert difference.mean() < 2
+    else:
+        assert difference.max() == 0
+
+
+def test_16_bit_png_keeps_the_high_byte():
+    values = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    decoded = decode_image(encoded(Image.fromarray(values), "PNG")).numpy()
+    np.testing.assert_array_equal(decoded, np.repeat((values >> 8)[..., None], 3, -1))
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.new("P", (8, 6), index) for index in (3, 7)]
+    for frame in frames:
+        frame.putpalette(list(range(30)) + [0] * 738)
+    contents = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decode_image(contents), np.full((6, 8, 3), [9, 10, 11]))
+
+
+def test_exif_orientation_is_not_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "rotate by 90 degrees to view"
+    contents = encoded(Image.fromarray(quadrants()), "JPEG", quality=95, exif=exif)
+    assert Image.open(io.BytesIO(contents)).getexif()[0x0112] == 6
+    decoded = decode_image(contents).numpy().astype(int)
+    assert decoded.shape == (40, 60, 3)
+    assert np.abs(decoded[10, 15] - quadrants()[10, 15]).max() <= 4
+
+
+@pytest.mark.parametrize(
+    "contents", [b"", b"no image at all", b"BM", encoded(Image.new("RGB", (64, 64)), "JPEG")[:300]]
+)
+def test_broken_bytes_are_refused(contents):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode_image(contents)
+
+
+def test_bmp_with_a_color_palette_is_refused():
+    contents = encoded(Image.fromarray(quadrants()).convert("P"), "BMP")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="palette"):
+        decode_image(contents)
+
+
+def bilinear(image, height, width):
+    """Half-pixel bilinear interpolation, pixel by pixel."""
+    result = np.zeros((height, width, 3))
+    for row in range(height):
+        for column in range(width):
+            y = np.clip((row + 0.5) * image.shape[0] / height - 0.5, 0, image.shape[0] - 1)
+            x = np.clip((column + 0.5) * image.shape[1] / width - 0.5, 0, image.shape[1] - 1)
+            top, left = int(y), int(x)
+            bottom, right = min(top + 1, image.shape[0] - 1), min(left + 1, image.shape[1] - 1)
+            upper = image[top, left] * (1 - (x - left)) + image[top, right] * (x - left)
+            lower = image[bottom, left] * (1 - (x - left)) + image[bottom, right] * (x - left)
+            result[row, column] = upper * (1 - (y - top)) + lower * (y - top)
+    return result
+
+
+@pytest.mark.parametrize("size", [(5, 31), (24, 11), (13, 17)])
+def test_warp_is_bilinear_with_half_pixel_centers(size):
+    image = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
+    warped = warp_image(image, size)
+    assert warped.dtype == tf.float32
+    np.testing.assert_allclose(warped, bilinear(image.astype(float), *size), atol=1e-3)

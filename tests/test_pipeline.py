@@ -1,0 +1,229 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from refinedet_tf.config import AugmentationConfig, Config, DataConfig, ModelConfig, TrainingConfig
+from refinedet_tf.data import pipeline
+from refinedet_tf.data.dataset import DetectionDataset
+from refinedet_tf.data.images import warp_image
+from refinedet_tf.errors import InputError
+
+OBJECTS_PER_IMAGE = (2, 0, 3, 1, 1)
+PLAIN = AugmentationConfig(
+    distortion_probability=0.0,
+    expand_probability=0.0,
+    crop_min_ious=(),
+    random_interpolation=False,
+    horizontal_flip_probability=0.0,
+)
+
+
+def pixels_of(index):
+    return np.random.default_rng(index).integers(0, 256, (20 + index, 30, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Five PNGs; every third object is difficult."""
+    paths = [tmp_path / f"{index}.png" for index in range(len(OBJECTS_PER_IMAGE))]
+    for index, path in enumerate(paths):
+        Image.fromarray(pixels_of(index)).save(path)
+    count = sum(OBJECTS_PER_IMAGE)
+    low = np.random.default_rng(0).uniform(0, 0.5, (count, 2))
+    return DetectionDataset(
+        class_names=("cat", "dog"),
+        image_ids=tuple(path.stem for path in paths),
+        image_paths=tuple(str(path) for path in paths),
+        image_sizes=np.array([pixels_of(index).shape[:2] for index in range(len(paths))], np.int32),
+        boxes=np.concatenate([low, low + 0.4], axis=1).astype(np.float32),
+        labels=(np.arange(count) % 2 + 1).astype(np.int32),
+        difficult=np.arange(count) % 3 == 0,
+        offsets=np.concatenate([[0], np.cumsum(OBJECTS_PER_IMAGE)]).astype(np.int64),
+    )
+
+
+def make_config(augmentation=None, data=None, **training):
+    return Config(
+        model=ModelConfig(image_size=(64, 80)),
+        augmentation=augmentation or AugmentationConfig(),
+        data=data or DataConfig(),
+        training=TrainingConfig(**{"batch_size": 4, **training}),
+    )
+
+
+def take(batches, count):
+    return list(batches.take(count).as_numpy_iterator())
+
+
+def assert_equal_batches(first, second):
+    assert len(first) == len(second) > 0
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_training_elements_have_static_shapes(dataset):
+    batches = pipeline.training_batches(dataset, make_config())
+    assert batches.element_spec == {
+        "images": tf.TensorSpec((4, 64, 80, 3), tf.uint8),
+        "boxes": tf.TensorSpec((4, 3, 4), tf.float32),
+        "labels": tf.TensorSpec((4, 3), tf.int32),
+        "image_indices": tf.TensorSpec((4,), tf.int64),
+    }
+    assert batches.cardinality() == tf.data.INFINITE_CARDINALITY
+
+
+def test_without_augmentation_images_and_objects_are_those_of_the_index(dataset):
+    for batch in take(pipeline.training_batches(dataset, make_config(PLAIN)), 3):
+        for row, index in enumerate(batch["image_indices"]):
+            expected = np.round(warp_image(pixels_of(index), (64, 80)))
+            np.testing.assert_array_equal(batch["images"][row], expected)
+            boxes, labels, _ = dataset.image_annotations(index)
+            count = len(labels)
+            np.testing.assert_allclose(batch["boxes"][row, :count], boxes, atol=1e-6)
+            np.testing.assert_array_equal(batch["labels"][row, :count], labels)
+            assert not batch["boxes"][row, count:].any() and not batch["labels"][row, count:].any()
+
+
+def test_every_epoch_is_a_permutation_of_its_own(dataset):
+    batches = take(pipeline.training_batches(dataset, make_config()), 25)
+    epochs = np.concatenate([batch["image_indices"] for batch in batches]).reshape(20, 5)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(5), (20, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) > 10
+    other = take(pipeline.training_batches(dataset, make_config(seed=1)), 25)
+    assert not np.array_equal(epochs.ravel(), np.concatenate([b["image_indices"] for b in other]))
+
+
+def test_an_image_is_augmented_differently_each_time(dataset):
+    batches = take(pipeline.training_batches(dataset, make_config()), 10)
+    first_image = [b["images"][row] for b in batches for row in np.flatnonzero(b["image_indices"] == 0)]
+    assert len(first_image) == 8
+    assert len({image.tobytes() for image in first_image}) == 8
+
+
+def test_resuming_is_exact(dataset):
+    config = make_config()
+    whole = take(pipeline.training_batches(dataset, config), 7)
+    assert_equal_batches(take(pipeline.training_batches(dataset, config, start_step=3), 4), whole[3:])
+
+
+def test_workers_share_the_batch(dataset):
+    config = make_config()
+    whole = take(pipeline.training_batches(dataset, config, start_step=2), 3)
+    parts = [
+        take(pipeline.training_batches(dataset, config, start_step=2, shard=(index, 2)), 3)
+        for index in range(2)
+    ]
+    joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts, strict=True)]
+    assert_equal_batches(joined, whole)
+
+
+@pytest.mark.parametrize(
+    ("data", "drops"),
+    [
+        (DataConfig(use_difficult=True), False),
+        (DataConfig(use_difficult=False), True),
+        (DataConfig(format="coco", use_difficult=True), True),
+    ],
+)
+def test_difficult_objects(dataset, data, drops):
+    batches = take(pipeline.training_batches(dataset, make_config(PLAIN, data)), 5)
+    counts = {}
+    for batch in batches:
+        counts.update(zip(batch["image_indices"].tolist(), (batch["labels"] > 0).sum(axis=1), strict=True))
+        for row, index in enumerate(batch["image_indices"]):
+            boxes, labels, difficult = dataset.image_annotations(index)
+            kept = ~difficult if drops else np.ones(len(labels), bool)
+            real = batch["labels"][row] > 0
+            np.testing.assert_array_equal(batch["labels"][row][real], labels[kept])
+            np.testing.assert_allclose(batch["boxes"][row][real], boxes[kept], atol=1e-6)
+    assert counts.keys() == set(range(5))
+    assert sum(counts.values()) == (4 if drops else 7)
+
+
+def test_data_without_any_object_still_has_a_padding_row(dataset):
+    empty = dataclasses.replace(
+        dataset,
+        boxes=dataset.boxes[:0],
+        labels=dataset.labels[:0],
+        difficult=dataset.difficult[:0],
+        offsets=np.zeros(6, np.int64),
+    )
+    (batch,) = take(pipeline.training_batches(empty, make_config()), 1)
+    assert batch["boxes"].shape == (4, 1, 4) and not batch["boxes"].any() and not batch["labels"].any()
+
+
+def test_evaluation_reads_every_image_once_in_order(dataset):
+    batches = take(pipeline.evaluation_batches(dataset, (16, 24), 2), -1)
+    assert [batch["image_indices"].tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
+    images = np.concatenate([batch["images"] for batch in batches])
+    assert images.dtype == np.float32
+    for index in range(5):
+        np.testing.assert_array_equal(images[index], warp_image(pixels_of(index), (16, 24)))
+
+
+def test_training_images_are_those_of_the_next_steps(dataset, monkeypatch):
+    monkeypatch.setattr(pipeline, "_PREFETCH_STEPS", 1)
+    config = make_config(batch_size=3)
+    batches = take(pipeline.training_batches(dataset, config), 9)
+    for step in (0, 3, 8):
+        assert pipeline.training_images(dataset, config, step).tolist() == sorted(
+            set(batches[step]["image_indices"].tolist())
+        )
+
+
+def truncate(path):
+    Path(path).write_bytes(Path(path).read_bytes()[:200])
+
+
+def save_transposed(path):
+    with Image.open(path) as image:
+        turned = image.transpose(Image.Transpose.ROTATE_90)
+    turned.save(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, r"3\.png cannot be decoded: it is truncated"),
+        (lambda path: Path(path).write_text("no image"), r"3\.png cannot be decoded"),
+        (lambda path: Path(path).unlink(), r"3\.png does not exist \(any more\)"),
+        (save_transposed, r"3\.png: the annotation says 30x23 \(width x height\), the file is 23x30"),
+    ],
+)
+def test_a_failure_names_the_image(dataset, damage, message):
+    damage(dataset.image_paths[3])
+    config = make_config()
+    with pytest.raises(tf.errors.OpError) as training_error:
+        take(pipeline.training_batches(dataset, config), 2)
+    candidates = pipeline.training_images(dataset, config, step=0)
+    explained = pipeline.explain_failure(dataset, training_error.value, candidates)
+    assert isinstance(explained, InputError)
+    with pytest.raises(InputError, match=message):
+        raise explained
+    with pytest.raises(tf.errors.OpError) as evaluation_error:
+        take(pipeline.evaluation_batches(dataset, (16, 24), 2), -1)
+    with pytest.raises(InputError, match=message):
+        raise pipeline.explain_failure(dataset, evaluation_error.value)
+
+
+def test_a_failure_that_no_image_caused_is_returned_as_it_is(dataset):
+    error = tf.errors.ResourceExhaustedError(None, None, "out of memory")
+    assert pipeline.explain_failure(dataset, error) is error
+
+
+def test_wrong_settings_are_refused(dataset):
+    with pytest.raises(InputError, match="training.batch_size 4 must be a multiple .* 3"):
+        pipeline.training_batches(dataset, make_config(), shard=(0, 3))
+    with pytest.raises(InputError, match="model.image_size is null"):
+        pipeline.training_batches(dataset, Config(model=ModelConfig(image_size=None)))
+    empty = dataclasses.replace(dataset, image_ids=(), image_paths=(), offsets=np.zeros(1, np.int64))
+    with pytest.raises(InputError, match="no images"):
+        pipeline.training_batches(empty, make_config())
+    with pytest.raises(InputError, match="no images"):
+        pipeline.evaluation_batches(empty, (16, 24), 2)

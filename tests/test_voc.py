@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from refinedet_tf.data.voc import VocPart
+from refinedet_tf.errors import InputError
+
+
+def voc_object(name, box, difficult="<difficult>0</difficult>"):
+    tags = "".join(
+        f"<{tag}>{value}</{tag}>" for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+    )
+    return f"<object><name>{name}</name>{difficult}<bndbox>{tags}</bndbox></object>"
+
+
+def write_voc(
+    root, year="2007", split="train", size="<size><width>20</width><height>10</height></size>", **objects
+):
+    """A devkit with one empty image file for each keyword; its value is the inside of the XML."""
+    folder = root / f"VOC{year}"
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for image_id, content in objects.items():
+        (folder / "JPEGImages" / f"{image_id}.jpg").touch()
+        (folder / "Annotations" / f"{image_id}.xml").write_text(f"<annotation>{size}{content}</annotation>")
+    (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name in objects))
+    return folder
+
+
+def read_one(root):
+    (image,) = VocPart(root, "2007/train")
+    return image
+
+
+def test_reads_objects_as_they_stand_in_the_file(tmp_path):
+    objects = voc_object(" cat ", (3, 2, 8, 10)) + voc_object(
+        "dog", (1.5, 1, 20, "9.75"), "<difficult>1</difficult>"
+    )
+    folder = write_voc(tmp_path, a=objects + voc_object("cow", (1, 1, 2, 2), ""))
+    image = read_one(tmp_path)
+    assert image.image_id == "a"
+    assert image.path == str(folder / "JPEGImages" / "a.jpg")
+    assert (image.height, image.width) == (10, 20)
+    assert image.boxes == [(3, 2, 8, 10), (1.5, 1, 20, 9.75), (1, 1, 2, 2)]
+    assert image.class_names == ["cat", "dog", "cow"]
+    assert image.difficult == [False, True, False]
+
+
+def test_body_parts_are_not_objects(tmp_path):
+    head = voc_object("head", (4, 4, 5, 5), "").replace("object>", "part>")
+    person = voc_object("person", (1, 2, 3, 4), head)
+    write_voc(tmp_path, a=person)
+    assert read_one(tmp_path).boxes == [(1, 2, 3, 4)]
+    assert read_one(tmp_path).class_names == ["person"]
+
+
+def test_corners_are_zero_based_and_continuous():
+    corners, has_area = VocPart.corners(np.array([[1, 1, 20, 10], [504, 337, 504, 337], [5, 8, 9, 7.0]]))
+    np.testing.assert_array_equal(corners[0], [0, 0, 20, 10])
+    np.testing.assert_array_equal(has_area, [True, False, False])
+
+
+def test_split_lines(tmp_path):
+    folder = write_voc(tmp_path, a="", b="", c="", d="")
+    (folder / "JPEGImages" / "photo 1.jpg").touch()
+    (folder / "Annotations" / "photo 1.xml").write_bytes((folder / "Annotations" / "a.xml").read_bytes())
+    lines = "\ufeffb  -1\r\na   \r\n\r\n  c\t1\nphoto 1\nd  0"
+    (folder / "ImageSets" / "Main" / "cat_train.txt").write_text(lines, encoding="utf-8")
+    part = VocPart(tmp_path, "2007/cat_train")
+    assert [image.image_id for image in part] == ["b", "a", "c", "photo 1", "d"]
+    assert len(part) == 5
+
+
+@pytest.mark.parametrize("name", ["a.jpeg", "a.PNG", "a.JPG"])
+def test_other_image_suffixes(tmp_path, name):
+    folder = write_voc(tmp_path, a="")
+    (folder / "JPEGImages" / "a.jpg").rename(folder / "JPEGImages" / name)
+    assert read_one(tmp_path).path == str(folder / "JPEGImages" / name)
+
+
+def test_jpg_comes_before_png(tmp_path):
+    folder = write_voc(tmp_path, a="")
+    for name in ("a.png", "a.txt", "a.bmp"):
+        (folder / "JPEGImages" / name).touch()
+    assert read_one(tmp_path).path.endswith("a.jpg")
+
+
+@pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>", "<size/>"])
+def test_size_from_the_image_header(tmp_path, size):
+    folder = write_voc(tmp_path, size=size, a="")
+    Image.new("RGB", (17, 9)).save(folder / "JPEGImages" / "a.jpg")
+    assert (read_one(tmp_path).height, read_one(tmp_path).width) == (9, 17)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("<object><bndbox/></object>", r"a\.xml: object 1 has no <name>"),
+        ("<object><name>cat</name></object>", r"a\.xml: object 1 \(cat\) has no <bndbox>"),
+        ("<object><name>cat</name><bndbox/></object>", r"a\.xml: object 1 \(cat\) has no <xmin>"),
+        (voc_object("cat", (1, 2, "x", 3)), r"object 1 \(cat\): <xmax> must be a number, got 'x'"),
+        (voc_object("cat", (1, 2, 3, 4), "<difficult/>"), r"<difficult> must be a number, got ''"),
+        ("<object>", r"a\.xml is not valid XML: mismatched tag"),
+        ("</annotation><annotation>", r"a\.xml is not valid XML: junk"),
+    ],
+)
+def test_broken_annotations(tmp_path, content, message):
+    write_voc(tmp_path, a=voc_object("dog", (1, 1, 2, 2)).replace("object", "thing") + content)
+    with pytest.raises(InputError, match=message):
+        read_one(tmp_path)
+
+
+def test_size_that_is_no_size(tmp_path):
+    write_voc(tmp_path, size="<size><width>-3</width><height>5</height></size>", a="")
+    with pytest.raises(InputError, match=r"a\.xml: <size> must be positive, got height 5, width -3"):
+        read_one(tmp_path)
+
+
+def test_annotation_of_another_kind(tmp_path):
+    folder = write_voc(tmp_path, a="")
+    (folder / "Annotations" / "a.xml").write_text("<html/>")
+    with pytest.raises(InputError, match=r"a\.xml: the outermost element must be <annotation>, not <html>"):
+        read_one(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("JPEGImages/a.jpg", r"a\.jpg does not exist, but 2007/train lists it"),
+        ("Annotations/a.xml", r"Annotations.a\.xml cannot be read: No such file"),
+        ("ImageSets/Main/train.txt", r"train\.txt does not exist; the splits there are test, val$"),
+    ],
+)
+def test_missing_files(tmp_path, file, message):
+    for split in ("val", "test", "train"):
+        folder = write_voc(tmp_path, split=split, a="")
+    (folder / file).unlink()
+    with pytest.raises(InputError, match=message):
+        read_one(tmp_path)
+
+
+def test_unreadable_image_header(tmp_path):
+    write_voc(tmp_path, size="", a="")
+    with pytest.raises(InputError, match=r"a\.jpg cannot be read as an image"):
+        read_one(tmp_path)
+
+
+def test_missing_folders(tmp_path):
+    folder = write_voc(tmp_path, a="")
+    with pytest.raises(InputError, match=r"VOC2012 does not exist; .* holds VOC2007$"):
+        VocPart(tmp_path, "2012/train")
+    (folder / "JPEGImages" / "a.jpg").unlink()
+    (folder / "JPEGImages").rmdir()
+    with pytest.raises(InputError, match="folder .*JPEGImages cannot be read: No such file"):
+        VocPart(tmp_path, "2007/train")
+
+
+@pytest.mark.parametrize("part", ["2007", "2007/", "/train", ""])
+def test_part_that_is_not_year_and_split(tmp_path, part):
+    with pytest.raises(InputError, match="write year/split"):
+        VocPart(tmp_path, part)
