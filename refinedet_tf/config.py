@@ -50,7 +50,8 @@ class ModelConfig:
     batch_norm_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Of the moving statistics of every BatchNorm; short trainings need less than the default."""
     weights: str | None = None
-    """Initial weights: a file for `load_weights`, "imagenet" (downloaded by Keras), or null: random."""
+    """Initial weights: "imagenet" (downloaded by Keras), Keras' file of VGG-16's ImageNet weights, a
+    file for `load_weights` (a whole RefineDet), or null: random."""
 
 
 @_strict
@@ -275,6 +276,7 @@ def _find(path: str | Path, base: Path | None) -> Path:
 
 
 def _read_with_parents(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    file = file.resolve()
     if file in seen:
         raise InputError(f"{file.name} extends itself: {' -> '.join(p.name for p in (*seen, file))}")
     try:

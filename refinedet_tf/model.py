@@ -44,11 +44,22 @@ def build_model(config: Config) -> keras.Model:
             "odm_conf": _head(features, "odm_conf", config.num_classes + 1),
         }
     model = keras.Model(images, heads, name="refinedet")
-    if config.model.weights not in (None, "imagenet"):
-        from refinedet_tf.weights import load_weights
-
-        load_weights(model, config.model.weights)
+    _load_initial_weights(model, config.model)
     return model
+
+
+def _load_initial_weights(model, config):
+    weights = config.weights
+    # The adapter's networks have loaded "imagenet" by themselves.
+    if weights is None or (weights == "imagenet" and config.backbone != "vgg16"):
+        return
+    from refinedet_tf.weights import load_imagenet_vgg16, load_weights
+
+    is_keras_classifier = weights.endswith(".h5") and not weights.endswith(".weights.h5")
+    if config.backbone == "vgg16" and (weights == "imagenet" or is_keras_classifier):
+        load_imagenet_vgg16(model, weights)
+    else:
+        load_weights(model, weights)
 
 
 def _transfer(sources, config):

@@ -1,14 +1,24 @@
 """Adapter from keras.applications to the four levels of RefineDet."""
 
+import math
+
 import keras
 from keras import layers
 
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.errors import InputError
-from refinedet_tf.layers import CAFFE_XAVIER, ScaleToUnitRange, batch_normalization
+from refinedet_tf.layers import CAFFE_XAVIER, L2Normalize, ScaleToUnitRange, batch_normalization
 
 MOBILENET_V2_SOURCES = ("block_6_expand_relu", "block_13_expand_relu", "out_relu")
 """The last layers of strides 8, 16 and 32: what the next stride-2 convolution sees."""
+
+SOURCE_SCALE = 2.0
+"""Initial norm of a source's feature vectors, that of conv5_3 in the paper."""
+
+HE_DEPTHWISE = keras.initializers.RandomNormal(stddev=math.sqrt(2 / 9))
+"""He initialisation of a 3x3 depthwise kernel, whose fan-in is its 9 taps. Keras counts all channels
+and starts many times smaller; behind BatchNorm that means huge first updates, after which the weights
+are so large that they hardly learn."""
 
 
 def mobilenet_v2(images, config: ModelConfig):
@@ -23,26 +33,40 @@ def mobilenet_v2(images, config: ModelConfig):
         )
     except ValueError as error:
         raise InputError(f"model.width_multiplier {config.width_multiplier:g}: {error}") from None
-    network = _with_own_batch_norm(network, config.batch_norm_momentum)
+    pretrained = network.get_weights() if config.weights == "imagenet" else None
+    network = _adapted(network, config.batch_norm_momentum)
+    if pretrained is not None:
+        network.set_weights(pretrained)
     outputs = [network.get_layer(name).output for name in MOBILENET_V2_SOURCES]
     trunk = keras.Model(network.input, outputs, name="mobilenet_v2")
     sources = trunk(ScaleToUnitRange(name="preprocessing")(images))
-    return [*sources, _stride_64(sources[-1], config)]
+    sources = [*sources, _stride_64(sources[-1], config)]
+    # As in VGG-16: heads on hundreds of channels of unbounded size would diverge at the usual rates.
+    return [
+        L2Normalize(SOURCE_SCALE, name=f"source{level}_norm")(source)
+        for level, source in enumerate(sources, 3)
+    ]
 
 
-def _with_own_batch_norm(network, momentum):
-    """The network with BatchNorm layers of our kind, and the weights that it had."""
+def _adapted(network, momentum):
+    """The network with BatchNorm layers of our kind, padding for any size, and new initial weights."""
 
     def clone(layer):
         if isinstance(layer, layers.BatchNormalization):
             own = batch_normalization(layer.name, momentum, dtype=layer.dtype_policy)
             own.epsilon = layer.epsilon
             return own
+        # Keras pads for the parity of a known size. "same" pads as much, for any size.
+        if isinstance(layer, layers.ZeroPadding2D):
+            return layers.Identity(name=layer.name)
+        if isinstance(layer, layers.DepthwiseConv2D):
+            changes = {"padding": "same", "depthwise_initializer": HE_DEPTHWISE}
+            return layers.DepthwiseConv2D.from_config({**layer.get_config(), **changes})
+        if isinstance(layer, layers.Conv2D):
+            return layers.Conv2D.from_config({**layer.get_config(), "kernel_initializer": "he_normal"})
         return layer.__class__.from_config(layer.get_config())
 
-    copy = keras.models.clone_model(network, clone_function=clone)
-    copy.set_weights(network.get_weights())
-    return copy
+    return keras.models.clone_model(network, clone_function=clone)
 
 
 def _stride_64(features, config: ModelConfig):

@@ -85,7 +85,8 @@ class Checkpoints:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             status = self.variables.read(str(folder / "variables"))
             status.assert_existing_objects_matched()
-        except (OSError, ValueError, AssertionError, tf.errors.OpError) as error:
+        except (OSError, ValueError, LookupError, RuntimeError, AssertionError, tf.errors.OpError) as error:
+            # TensorFlow's reader raises IndexError for a file that ends too early.
             raise InputError(
                 f"checkpoint {folder} cannot be restored ({str(error).splitlines()[0][:200]}); "
                 "remove it to continue from the one before"

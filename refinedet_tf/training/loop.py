@@ -123,11 +123,11 @@ class _Run:
             self._stop_if_not_finite(step, terms, result, batch)
             done = step + 1
             self.progress.step(done, terms, learning_rate, data_seconds)
-            self._after_step(done, last=done == training.steps or stop.requested)
-            if stop.requested and done < training.steps:
-                raise TrainingStopped(
-                    f"stopped by {stop.requested} after step {done}; continue with --resume"
-                )
+            # Read once: a signal that comes during a validation waits for the checkpoint of the next step.
+            stopped_by = stop.requested
+            self._after_step(done, last=done == training.steps or stopped_by)
+            if stopped_by and done < training.steps:
+                raise TrainingStopped(f"stopped by {stopped_by} after step {done}; continue with --resume")
         if self.start >= training.steps:
             self.progress.say(f"all {training.steps} steps are done already")
 
@@ -136,11 +136,12 @@ class _Run:
         finished = done == training.steps
         if finished or done % training.validate_every == 0:
             self._validate(done)
+        if finished:
+            # Before the checkpoint, after which a resumed run would find nothing left to do.
+            self._save_weights(self.folder.final_weights, done)
         if last or done % training.checkpoint_every == 0:
             self.checkpoints.save(done, {"best": self.best})
             self.progress.restart_clock()
-        if finished:
-            self._save_weights(self.folder.final_weights, done)
 
     def _compiled_step(self):
         replica_step = self.trainer.train_step
@@ -182,7 +183,7 @@ class _Run:
         )
         images = ", ".join(self.train_set.image_ids[index] for index in indices)
         raise TrainingStopped(
-            f"step {step}: {what}. The weights were not changed. Images: {images}. "
+            f"step {step + 1}: {what}. The weights were not changed. Images: {images}. "
             "A lower training.learning_rate, more warmup_steps or gradient_clip_norm may help"
         )
 

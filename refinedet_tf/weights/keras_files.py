@@ -1,6 +1,7 @@
 """Keras' own files: `.weights.h5` and `.keras`."""
 
 import warnings
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def load_weights(model: keras.Model, path: str | Path) -> list[str]:
                 model.load_weights(path)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         reason = str(error).split("\n")[0][:200]
         raise InputError(f"{path} cannot be read as weights (damaged?): {reason}") from None
     return [layer.name for layer in model.layers if layer.weights]
@@ -80,10 +81,13 @@ def _compare(path: Path, found: Counter, model: keras.Model) -> None:
             f"{path} holds weights for {file_classes} classes, the model has {own_classes}: "
             "use the config that they were trained with"
         )
-    names = [v.path for v in model.weights if tuple(v.shape) in missing]
+    # Keras' files name layers by class and number, so that only shapes can be compared; a layer is sure
+    # to be missing if no array of its shape is there.
+    names = [v.path for v in model.weights if tuple(v.shape) in missing and tuple(v.shape) not in found]
     raise InputError(
         f"{path} holds weights of another model: {sum(missing.values())} arrays are missing "
-        f"({_some(names)}), {sum(left_over.values())} are left over (shapes {_some(sorted(left_over))})"
+        f"({_some(names or sorted(missing))}), {sum(left_over.values())} are left over "
+        f"(shapes {_some(sorted(left_over))})"
     )
 
 

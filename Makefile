@@ -1,0 +1,35 @@
+# make test: the test suite.   make demo: train, evaluate, detect and export on a generated set.
+# Both set up .venv first: GPU requirements where there is an NVIDIA driver, CPU requirements elsewhere.
+
+REQUIREMENTS := $(shell nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c '$(SUPPORTED)' >/dev/null 2>&1 && echo $$p && break; done)
+IN_VENV := .venv/bin/python
+INSTALLED := .venv/installed-$(REQUIREMENTS)
+RUN := runs/shapes
+
+.PHONY: test demo clean-demo
+
+test: $(INSTALLED)
+	$(IN_VENV) -m ruff check .
+	$(IN_VENV) -m pytest
+
+demo: $(INSTALLED)
+	$(IN_VENV) -m refinedet_tf.data.shapes data/shapes
+	$(IN_VENV) train.py --config shapes.json --output $(RUN) --resume
+	$(IN_VENV) evaluate.py --config $(RUN) --json $(RUN)/test.json --curves $(RUN)/curves.png
+	rm -rf $(RUN)/detections
+	$(IN_VENV) detect.py --config $(RUN) 'data/shapes/VOC2007/JPEGImages/test_0000*.jpg' --output $(RUN)/detections
+	$(IN_VENV) export_savedmodel.py --config $(RUN) --output exports/shapes
+	@echo "Look at $(RUN)/detections and $(RUN)/curves.png, or run: .venv/bin/tensorboard --logdir runs"
+
+# Removes the demo's data, run and export, so that it starts over.
+clean-demo:
+	rm -rf data/shapes $(RUN) exports/shapes
+
+$(INSTALLED): $(REQUIREMENTS) requirements-base.txt
+	@test -n "$(PYTHON)" || { echo "error: Python 3.10 to 3.13 is needed, none was found" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
+	@touch $@

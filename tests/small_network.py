@@ -1,0 +1,79 @@
+"""A network that trains within seconds, in the place of MobileNetV2, and batches to train it on."""
+
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from refinedet_tf.anchors import tile_anchors
+from refinedet_tf.backbones import BACKBONES
+from refinedet_tf.layers import CAFFE_XAVIER, L2Normalize, ScaleToUnitRange, batch_normalization
+from refinedet_tf.model import build_model
+from refinedet_tf.training.optimizer import CaffeSGD
+from refinedet_tf.training.trainer import RefineDetTrainer
+
+BACKBONE = "mobilenet_v2"
+"""The name in a config. All of RefineDet but the backbone stays the real thing."""
+
+
+def small_backbone(images, config):
+    """Four convolutions with BatchNorm, the first one with the L2 normalisation of VGG-16."""
+    features, sources = ScaleToUnitRange(name="preprocessing")(images), []
+    for level, stride in ((3, 8), (4, 2), (5, 2), (6, 2)):
+        features = layers.Conv2D(
+            8 * (level - 1),
+            3,
+            strides=stride,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=CAFFE_XAVIER,
+            name=f"level{level}",
+        )(features)
+        features = batch_normalization(f"level{level}_norm", config.batch_norm_momentum)(features)
+        features = layers.ReLU(name=f"level{level}_relu")(features)
+        sources.append(features)
+    return [L2Normalize(10.0, name="level3_l2")(sources[0]), *sources[1:]]
+
+
+def use_small_backbone():
+    """For processes of their own; tests in this one take the fixture `small_network`."""
+    BACKBONES[BACKBONE] = small_backbone
+
+
+def make_trainer(config, strategy=None, network=None):
+    """A compiled `RefineDetTrainer` of the config's network or another, as `training.loop` makes it."""
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        network = network or build_model(config)
+        trainer = RefineDetTrainer(network, tile_anchors(config.model.image_size), config)
+        optimizer = CaffeSGD.from_training(config.training)
+        optimizer.build(network.trainable_variables)
+        trainer.compile(optimizer=optimizer)
+    return trainer
+
+
+def random_batch(config, seed=0, objects=(2, 1, 3, 1)):
+    """Noise with at most 3 objects on each image: numpy arrays as `training_batches` gives them."""
+    rng = np.random.default_rng(seed)
+    count, most = len(objects), 3  # Of one shape, so that a graph is traced once.
+    low = rng.uniform(0, 0.5, (count, most, 2))
+    boxes = np.concatenate([low, low + rng.uniform(0.2, 0.5, low.shape)], axis=-1)
+    labels = rng.integers(1, config.num_classes + 1, (count, most))
+    real = np.arange(most) < np.array(objects)[:, None]
+    return {
+        "images": rng.integers(0, 256, (count, *config.model.image_size, 3), np.uint8),
+        "boxes": np.where(real[..., None], boxes, 0).astype(np.float32),
+        "labels": np.where(real, labels, 0).astype(np.int32),
+    }
+
+
+def state_of(trainer):
+    """Copies of all weights, BatchNorm's moving statistics and the solver's momentum, by path."""
+    variables = [*trainer.network.variables, *trainer.optimizer.momentums]
+    return {variable.path: variable.numpy().copy() for variable in variables}
+
+
+def assert_same_state(actual, expected):
+    """Bit for bit, NaN equal to NaN."""
+    assert actual.keys() == expected.keys() and len(actual) > 10
+    for path, value in expected.items():
+        assert actual[path].tobytes() == value.tobytes(), path

@@ -1,0 +1,235 @@
+"""Checkpoints: whole or not at all, and what a resumed run makes of damaged ones."""
+
+import json
+import resource
+import shutil
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+import train
+from refinedet_tf.errors import InputError, TrainingStopped
+from refinedet_tf.training.checkpoints import KEEP, Checkpoints
+from refinedet_tf.training.optimizer import CaffeSGD
+
+
+@pytest.fixture
+def trainer():
+    """A network with BatchNorm, 40 kB of weights and as much momentum."""
+    network = keras.Sequential(
+        [keras.Input((10,)), keras.layers.Dense(1000), keras.layers.BatchNormalization()]
+    )
+    optimizer = CaffeSGD(0.1)
+    optimizer.build(network.trainable_variables)
+    return SimpleNamespace(network=network, optimizer=optimizer)
+
+
+def variables_of(trainer):
+    return [*trainer.network.variables, *trainer.optimizer.variables]
+
+
+def fill(trainer, value):
+    for variable in variables_of(trainer):
+        variable.assign(np.full(variable.shape, value))
+
+
+def values_in(trainer):
+    return {float(x) for variable in variables_of(trainer) for x in np.unique(variable.numpy())}
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@contextmanager
+def full_disk(left):
+    """No file can grow beyond that many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (left, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_everything_comes_back(trainer, tmp_path):
+    """Weights, moving statistics, momentum and the solver's step counter."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints", trainer)
+    assert checkpoints.restore_latest() is None
+    fill(trainer, 3)
+    checkpoints.save(7, {"best": {"mAP": 0.25, "step": 5}})
+    fill(trainer, 4)
+    assert values_in(trainer) == {4}
+    assert checkpoints.restore_latest() == {"step": 7, "best": {"mAP": 0.25, "step": 5}}
+    assert values_in(trainer) == {3}
+    assert int(trainer.optimizer.iterations) == 3
+
+
+def test_the_newest_stay(trainer, tmp_path):
+    checkpoints = Checkpoints(tmp_path, trainer)
+    for step in (2, 4, 10, 100):
+        fill(trainer, step)
+        checkpoints.save(step, {})
+        assert len(checkpoints.steps()) <= KEEP
+    assert names(tmp_path) == ["step-10", "step-100"]
+    assert checkpoints.restore_latest()["step"] == 100
+    assert values_in(trainer) == {100}
+
+
+def test_saving_a_step_again_replaces_it(trainer, tmp_path):
+    checkpoints = Checkpoints(tmp_path, trainer)
+    for value in (1, 2):
+        fill(trainer, value)
+        checkpoints.save(5, {})
+    fill(trainer, 9)
+    checkpoints.restore_latest()
+    assert names(tmp_path) == ["step-5"] and values_in(trainer) == {2}
+
+
+def test_other_workers_leave_no_files(trainer, tmp_path):
+    Checkpoints(tmp_path, trainer, writes=False).save(3, {})
+    assert names(tmp_path) == []
+
+
+def test_half_written_folder_is_ignored(trainer, tmp_path):
+    """What a kill in the middle of saving leaves behind."""
+    checkpoints = Checkpoints(tmp_path, trainer)
+    fill(trainer, 1)
+    checkpoints.save(4, {})
+    half = tmp_path / ".writing-step-8"
+    half.mkdir()
+    (half / "variables.data-00000-of-00001").write_bytes(b"half")
+    fill(trainer, 2)
+    assert checkpoints.steps() == [4]
+    assert checkpoints.restore_latest()["step"] == 4
+    assert values_in(trainer) == {1}
+    fill(trainer, 8)
+    checkpoints.save(8, {})
+    assert names(tmp_path) == ["step-4", "step-8"]
+
+
+@pytest.mark.parametrize("left", [0, 10, 20_000])
+def test_full_disk_leaves_the_last_good_one(trainer, tmp_path, left):
+    checkpoints = Checkpoints(tmp_path, trainer)
+    fill(trainer, 1)
+    checkpoints.save(4, {"best": None})
+    fill(trainer, 2)
+    with full_disk(left), pytest.raises(TrainingStopped) as stopped:
+        checkpoints.save(8, {"best": None})
+    message = str(stopped.value)
+    assert message.startswith(f"checkpoint of step 8 cannot be written to {tmp_path}: ")
+    assert message.endswith(f"; {tmp_path / 'step-4'} is still good")
+    assert names(tmp_path) == ["step-4"]
+    assert checkpoints.restore_latest() == {"step": 4, "best": None}
+    assert values_in(trainer) == {1}
+
+
+def test_full_disk_at_the_first_checkpoint(trainer, tmp_path):
+    with full_disk(0), pytest.raises(TrainingStopped, match=r"cannot be written to .*; there is no other$"):
+        Checkpoints(tmp_path, trainer).save(8, {})
+    assert names(tmp_path) == []
+
+
+def test_no_room_for_the_state(trainer, tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, trainer)
+    fill(trainer, 1)
+    checkpoints.save(4, {})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(TrainingStopped, match="step 8 .*: No space left on device; .*step-4 is still good"):
+        checkpoints.save(8, {})
+    assert names(tmp_path) == ["step-4"]
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-5000])
+
+
+def flip_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 16
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("variables.data-00000-of-00001", cut),
+        ("variables.data-00000-of-00001", flip_a_bit),
+        ("variables.data-00000-of-00001", lambda file: file.unlink()),
+        ("variables.index", lambda file: file.unlink()),
+        ("variables.index", lambda file: file.write_bytes(b"")),
+        ("state.json", lambda file: file.unlink()),
+        ("state.json", lambda file: file.write_text('{"step": 8')),
+    ],
+)
+def test_damaged_newest_checkpoint_is_named(trainer, tmp_path, file, damage):
+    checkpoints = Checkpoints(tmp_path, trainer)
+    for step in (4, 8):
+        fill(trainer, step)
+        checkpoints.save(step, {})
+    damage(tmp_path / "step-8" / file)
+    with pytest.raises(InputError) as refused:
+        checkpoints.restore_latest()
+    message = str(refused.value)
+    assert message.startswith(f"checkpoint {tmp_path / 'step-8'} cannot be restored (")
+    assert message.endswith("); remove it to continue from the one before")
+    shutil.rmtree(tmp_path / "step-8")
+    assert checkpoints.restore_latest()["step"] == 4
+    assert values_in(trainer) == {4}
+
+
+def test_checkpoint_of_another_network(trainer, tmp_path):
+    Checkpoints(tmp_path, trainer).save(4, {})
+    network = keras.Sequential([keras.Input((10,)), keras.layers.Dense(7)])
+    optimizer = CaffeSGD(0.1)
+    optimizer.build(network.trainable_variables)
+    other = SimpleNamespace(network=network, optimizer=optimizer)
+    with pytest.raises(InputError, match="step-4 cannot be restored"):
+        Checkpoints(tmp_path, other).restore_latest()
+
+
+def test_run_on_a_full_disk(config_file, command, eagerly, monkeypatch, tmp_path):
+    """One line and exit code 1; with room again the run goes on from the last good checkpoint."""
+    folder = tmp_path / "run"
+    overrides = ("training.steps=3", "training.checkpoint_every=1", "data.validation=[]")
+    arguments = ["--config", config_file, "--output", folder]
+    for override in overrides:
+        arguments += ["--set", override]
+    save = Checkpoints.save
+
+    def save_on_a_full_disk(self, step, state):
+        with full_disk(10**9 if step == 1 else 50_000):
+            save(self, step, state)
+
+    monkeypatch.setattr(Checkpoints, "save", save_on_a_full_disk)
+    result = command(train, *arguments)
+    assert result.code == 1
+    (line,) = result.err.splitlines()
+    assert line.startswith(f"error: checkpoint of step 2 cannot be written to {folder / 'checkpoints'}: ")
+    assert line.endswith(f"; {folder / 'checkpoints' / 'step-1'} is still good")
+    assert names(folder / "checkpoints") == ["step-1"]
+    monkeypatch.setattr(Checkpoints, "save", save)
+    result = command(train, *arguments, "--resume")
+    assert result.code == 0, result.err
+    assert "continuing after step 1" in result.out
+    assert names(folder / "checkpoints") == ["step-2", "step-3"]
+    steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3]
+
+
+def test_run_with_a_damaged_checkpoint(config_file, interrupted, refused, small_network, tmp_path):
+    folder = shutil.copytree(interrupted.undisturbed, tmp_path / "run")
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"deterministic": true', '"deterministic": false'))
+    cut(folder / "checkpoints" / "step-6" / "variables.data-00000-of-00001")
+    before = (folder / "log.jsonl").read_text()
+    line = refused(train, "--config", config_file, "--resume", "--output", folder)
+    assert line.startswith(f"error: checkpoint {folder / 'checkpoints' / 'step-6'} cannot be restored")
+    assert (folder / "log.jsonl").read_text() == before

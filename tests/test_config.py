@@ -1,0 +1,317 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from refinedet_tf.config import (
+    CONFIG_FOLDER,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainingConfig,
+    config_to_json,
+    differences,
+    load_config,
+    with_classes,
+)
+from refinedet_tf.errors import InputError
+
+SHIPPED = sorted(path.name for path in CONFIG_FOLDER.glob("*.json"))
+
+
+def write(folder, name, tree):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(tree if isinstance(tree, str) else json.dumps(tree), encoding="utf-8")
+    return path
+
+
+def error_of(*args):
+    with pytest.raises(InputError) as error:
+        load_config(*args)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_config_loads_and_survives_the_round_trip(name, tmp_path):
+    config = load_config(name)
+    assert config.description
+    assert config.name == Path(name).stem
+    assert load_config(write(tmp_path, "config.json", config_to_json(config))) == config
+
+
+def test_shipped_values():
+    voc, coco, shapes = (load_config(name) for name in ("voc320", "coco320", "shapes"))
+    assert voc.model.image_size == (320, 320)
+    assert voc.num_classes == 20
+    assert voc.training.milestones == (80_000, 100_000)
+    assert (voc.training.steps, voc.training.batch_size, voc.training.learning_rate) == (120_000, 32, 1e-3)
+    assert (voc.training.momentum, voc.training.weight_decay) == (0.9, 5e-4)
+    assert voc.expected.value == 0.8
+    assert coco.num_classes == 80
+    assert not coco.data.use_difficult
+    assert coco.training.steps == 400_000
+    assert coco.training.momentum == 0.9
+    assert shapes.model.backbone == "mobilenet_v2"
+    assert shapes.data.classes is None
+
+
+def test_defaults_are_those_of_the_paper():
+    config = Config()
+    assert config.loss.positive_iou == 0.5
+    assert config.loss.negatives_per_positive == 3
+    assert config.loss.objectness_threshold == 0.01
+    assert config.postprocess.pre_nms_per_image == 400
+    assert config.postprocess.pre_nms_per_class is None
+    assert config.postprocess.nms_iou == 0.45
+    assert config.postprocess.max_detections == 200
+    assert config.augmentation.expand_ratio == (1, 4)
+    assert config.augmentation.crop_min_ious == (0.1, 0.3, 0.5, 0.7, 0.9)
+    assert config.model.tcb_channels == 256
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("traning", "training"),
+        ("training.batchsize", "training.batch_size"),
+        ("model.backbon", "model.backbone"),
+        ("augmentation.crop_min_iou", "augmentation.crop_min_ious"),
+        ("postprocess.nms_iuo", "postprocess.nms_iou"),
+        ("expected.valu", "expected.value"),
+    ],
+)
+def test_unknown_key_names_itself_and_the_nearest(key, nearest, tmp_path):
+    by_override = error_of("voc320.json", [f"{key}=5"])
+    tree = 5
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    child = write(tmp_path, "child.json", {"extends": "voc320.json", **tree})
+    by_file = error_of(child)
+    for message, file in ((by_override, "voc320.json"), (by_file, "child.json")):
+        assert file in message
+        assert f"unknown key {key};" in message
+        assert f"did you mean {nearest}?" in message
+
+
+def test_unknown_key_without_a_near_one_lists_the_valid_keys():
+    message = error_of("voc320.json", ["evaluation.zzzzzz=1"])
+    assert "unknown key evaluation.zzzzzz; valid keys: metric, batch_size" in message
+
+
+def test_all_wrong_keys_are_told_at_once():
+    message = error_of("voc320.json", ["traning=1", "training.batch_size=-1"])
+    assert "unknown key traning" in message
+    assert "training.batch_size" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.batch_size=16.5", "training.batch_size: .*integer.*16.5"),
+        ("training.batch_size=true", "training.batch_size: .*integer.*true"),
+        ('training.batch_size="16"', 'training.batch_size: .*integer.*"16"'),
+        ("training.batch_size=0", "training.batch_size: .*greater than or equal to 1.*0"),
+        ("training.learning_rate=0", "training.learning_rate: .*greater than 0"),
+        ("training.learning_rate=NaN", "training.learning_rate: .*finite"),
+        ("training.learning_rate=Infinity", "training.learning_rate: .*finite"),
+        ("training.momentum=1", "training.momentum: .*less than 1"),
+        ("training.seed=-1", "training.seed: .*greater than or equal to 0"),
+        ("training.milestones=[5,3]", r"milestones must increase, got \[5, 3\]"),
+        ("training.milestones=[5,5]", r"milestones must increase, got \[5, 5\]"),
+        ("training.jit_compile=1", "training.jit_compile: .*boolean"),
+        ("training.precision=float16", "training.precision: .*bfloat16.*float16"),
+        ("loss.positive_iou=1.5", "loss.positive_iou: .*less than or equal to 1.*1.5"),
+        ("loss.negatives_per_positive=-1", "loss.negatives_per_positive: .*greater than or equal to 0"),
+        ("postprocess.pre_nms_per_image=0", "postprocess.pre_nms_per_image: "),
+        ("model=vgg16", "model: .*object"),
+        ("model.backbone=vgg19", "model.backbone: .*vgg19.*did you mean vgg16"),
+        ("model.image_size=320", "model.image_size: .*array.*320"),
+        ("model.image_size=[320]", "model.image_size"),
+        ("model.image_size=[320,320,3]", "model.image_size: .*2 items"),
+        ("model.image_size=[63,320]", "model.image_size.0: .*64.*63"),
+        ("data.train=2007/train", "data.train: .*array"),
+        ("data.classes=[]", "classes must name at least one class"),
+        ('data.classes=["cat","dog","cat"]', "data: classes names a class twice"),
+        ("augmentation.contrast=[1.5,0.5]", r"contrast must be \[smallest, largest\], got \[1.5, 0.5\]"),
+        ("augmentation.brightness=-1", "augmentation.brightness"),
+        ("augmentation.expand_ratio=[0.5,2]", "augmentation.expand_ratio.0: .*1.*0.5"),
+        ("augmentation.crop_scale=[0,1]", r"crop_scale must lie in \(0, 1\]"),
+        ("augmentation.crop_scale=[0.5,1.5]", r"crop_scale must lie in \(0, 1\]"),
+        ("augmentation.crop_aspect_ratio=[0,1]", "crop_aspect_ratio must be above 0"),
+        ("augmentation.horizontal_flip_probability=2", "augmentation.horizontal_flip_probability"),
+    ],
+)
+def test_wrong_value_is_named(override, told):
+    with pytest.raises(InputError, match=told):
+        load_config("voc320.json", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("training.batch_size=16", "training", "batch_size", 16),
+        ("training.learning_rate=1", "training", "learning_rate", 1.0),
+        ("training.learning_rate=1e-2", "training", "learning_rate", 0.01),
+        ("model.image_size=null", "model", "image_size", None),
+        ("model.image_size=[512, 512]", "model", "image_size", (512, 512)),
+        ("data.root=my data/VOC=2", "data", "root", "my data/VOC=2"),
+        ('data.root="quoted"', "data", "root", "quoted"),
+        ("data.train=[]", "data", "train", ()),
+        ("training.jit_compile=true", "training", "jit_compile", True),
+        ("training.milestones=[3, 5]", "training", "milestones", (3, 5)),
+    ],
+)
+def test_override(override, section, key, value):
+    plain = load_config("voc320.json")
+    config = load_config("voc320.json", [override])
+    assert getattr(getattr(config, section), key) == value
+    assert list(differences(plain, config)) == [f"{section}.{key}"]
+
+
+def test_later_override_wins_and_others_stay():
+    config = load_config(
+        "voc320.json", ["training.batch_size=4", "name=mine", "training.batch_size=8", "expected=null"]
+    )
+    assert config.training.batch_size == 8
+    assert config.training.steps == 120_000
+    assert config.name == "mine"
+    assert config.expected is None
+
+
+@pytest.mark.parametrize("override", ["training.steps", "=5", "training.=5", ".steps=5", "a..b=5", ""])
+def test_override_syntax(override):
+    message = error_of("voc320.json", [override])
+    assert message.startswith(f"--set {override}: write section.key=value")
+
+
+def test_extends_chain_merges_deeply(tmp_path):
+    write(
+        tmp_path,
+        "base.json",
+        {"training": {"steps": 10, "milestones": [5], "seed": 1}, "data": {"classes": ["a"]}},
+    )
+    write(tmp_path, "sub/middle.json", {"extends": "../base.json", "training": {"seed": 2}})
+    top = write(
+        tmp_path, "top.json", {"extends": "sub/middle.json", "training": {"steps": 20, "milestones": []}}
+    )
+    config = load_config(top)
+    assert config.training == TrainingConfig(steps=20, milestones=(), seed=2)
+    assert config.data == DataConfig(classes=("a",))
+    assert config.name == "top"
+
+
+def test_extends_finds_a_shipped_config(tmp_path):
+    file = write(tmp_path, "mine.json", {"extends": "voc320.json", "training": {"steps": 7}})
+    config = load_config(file)
+    assert config.training.steps == 7
+    assert config.data == load_config("voc320.json").data
+
+
+@pytest.mark.parametrize("parents", [["a.json"], ["b.json", "a.json"], ["b.json", "c.json", "b.json"]])
+def test_extends_cycle(parents, tmp_path):
+    names = ["a.json", "b.json", "c.json"]
+    for name, parent in zip(names, parents, strict=False):
+        write(tmp_path, name, {"extends": parent})
+    message = error_of(tmp_path / "a.json")
+    assert "extends itself" in message
+    assert " -> ".join(["a.json", *parents]) in message
+
+
+def test_extends_cycle_through_the_parent_folder(tmp_path):
+    file = write(tmp_path, "folder/a.json", {"extends": "../folder/a.json"})
+    assert "extends itself" in error_of(file)
+
+
+def test_extends_missing_parent_and_wrong_type(tmp_path):
+    assert "config not found: gone.json" in error_of(write(tmp_path, "a.json", {"extends": "gone.json"}))
+    message = error_of(write(tmp_path, "b.json", {"extends": ["voc320.json"]}))
+    assert message == "b.json: extends must be a file name, got ['voc320.json']"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"model": {"tcb_channels": 1,}}', "is not valid JSON: .*line 1"),
+        ("", "is not valid JSON"),
+        ("[1]", "must hold a JSON object"),
+        ("5", "must hold a JSON object"),
+    ],
+)
+def test_damaged_file(text, told, tmp_path):
+    file = write(tmp_path, "damaged.json", text)
+    with pytest.raises(InputError, match=f"damaged.json {told}"):
+        load_config(file)
+
+
+def test_not_text(tmp_path):
+    file = tmp_path / "binary.json"
+    file.write_bytes(b"\xff\xfe\x00{}")
+    assert "binary.json is not valid JSON" in error_of(file)
+
+
+def test_bare_name_folder_and_nearest_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("voc320") == load_config("voc320.json") == load_config(CONFIG_FOLDER / "voc320.json")
+    run = write(tmp_path, "runs/first/config.json", {"training": {"steps": 3}}).parent
+    assert load_config(run).training.steps == 3
+    assert load_config(run).name == "first"
+    assert "config not found: voc321.json; did you mean voc320.json?" in error_of("voc321.json")
+    assert "config not found: qqqq; known configs: " + ", ".join(SHIPPED) in error_of("qqqq")
+    assert "config not found" in error_of(tmp_path)
+
+
+def test_a_file_here_goes_before_a_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "voc320.json", {"training": {"steps": 3}})
+    assert load_config("voc320.json").training.steps == 3
+
+
+def test_round_trip_of_unusual_values(tmp_path):
+    config = Config(
+        name="ünusual",
+        model=ModelConfig(image_size=None, weights='a "quoted" file.weights.h5', width_multiplier=0.35),
+        data=DataConfig(classes=("Käse", "a b"), train=("2007/train",)),
+        training=TrainingConfig(gradient_clip_norm=0.1, learning_rate=1e-7, milestones=()),
+    )
+    text = config_to_json(config)
+    assert load_config(write(tmp_path, "config.json", text)) == config
+    tree = json.loads(text)
+    assert set(tree) == {field.name for field in dataclasses.fields(Config)}
+    assert set(tree["training"]) == {field.name for field in dataclasses.fields(TrainingConfig)}
+
+
+def test_config_is_frozen_and_strict_in_python_too():
+    config = Config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.name = "other"
+    with pytest.raises(ValueError, match="batch_size"):
+        TrainingConfig(batch_size="16")
+    with pytest.raises(ValueError, match="batchsize"):
+        TrainingConfig(batchsize=16)
+
+
+def test_differences():
+    old = load_config("voc320.json")
+    assert differences(old, old) == {}
+    new = load_config("voc320.json", ["training.steps=9", "model.image_size=[512,512]", "name=other"])
+    assert differences(old, new) == {
+        "training.steps": (120_000, 9),
+        "model.image_size": ((320, 320), (512, 512)),
+        "name": ("voc320", "other"),
+    }
+    without = load_config("voc320.json", ["expected=null"])
+    assert differences(old, without) == {"expected": (dataclasses.asdict(old.expected), None)}
+
+
+def test_with_classes_and_num_classes():
+    config = load_config("shapes.json")
+    with pytest.raises(InputError, match="data.classes is null"):
+        _ = config.num_classes
+    named = with_classes(config, ["circle", "square"])
+    assert named.num_classes == 2
+    assert named.data.classes == ("circle", "square")
+    assert differences(config, named) == {"data.classes": (None, ("circle", "square"))}

@@ -1,0 +1,218 @@
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from refinedet_tf.layers import (
+    CAFFE_XAVIER,
+    MEAN_RGB,
+    L2Normalize,
+    ScaleToUnitRange,
+    SubtractMeanBGR,
+    TransferConnectionBlock,
+)
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "normalize.npz")
+
+
+def channels_last(array):
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+
+
+def relative_error(found, expected):
+    return np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()
+
+
+def randomize(layer, seed=0):
+    generator = np.random.default_rng(seed)
+    for variable in layer.weights:
+        low = 0.5 if "variance" in variable.path else -0.5
+        variable.assign(generator.uniform(low, low + 1, variable.shape))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32"])
+def test_subtract_mean_bgr(dtype):
+    images = np.array([[[[255, 0, 10], [1, 2, 3]]]], dtype)
+    found = np.asarray(SubtractMeanBGR()(images))
+    np.testing.assert_allclose(found, [[[[10 - 104, 0 - 117, 255 - 123], [3 - 104, 2 - 117, 1 - 123]]]])
+    assert found.dtype == np.float32
+    assert MEAN_RGB == (123, 117, 104)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_scale_to_unit_range(dtype):
+    images = np.array([[[[0, 255, 51]]]], dtype)
+    np.testing.assert_allclose(np.asarray(ScaleToUnitRange()(images)), [[[[-1, 1, -0.6]]]], atol=1e-6)
+
+
+def test_preprocessing_subtracts_before_it_rounds():
+    """A bfloat16 network has steps of 1 from 128 on; the mean is subtracted in float32."""
+    images = np.full((1, 1, 1, 3), [130.5, 120.25, 110.75], np.float32)
+    found = SubtractMeanBGR(dtype="mixed_bfloat16")(images)
+    assert found.dtype == tf.bfloat16
+    np.testing.assert_array_equal(tf.cast(found, tf.float32), [[[[6.75, 3.25, 7.5]]]])
+
+
+def test_l2_normalize_forward():
+    features = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    layer = L2Normalize(8.0)
+    norm = np.sqrt((features.astype(float) ** 2).sum(-1, keepdims=True))
+    np.testing.assert_allclose(np.asarray(layer(features)), 8 * features / norm, rtol=1e-5)
+    scale = np.arange(1, 6)
+    layer.scale.assign(scale)
+    np.testing.assert_allclose(np.asarray(layer(features)), scale * features / norm, rtol=1e-5)
+    assert layer.trainable_variables == [layer.scale]
+
+
+def test_l2_normalize_of_nothing_is_zero_with_a_finite_gradient():
+    features = tf.zeros((1, 2, 2, 3))
+    layer = L2Normalize(10.0)
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        output = layer(features)
+    assert (np.asarray(output) == 0).all()
+    assert np.isfinite(tape.gradient(output, features)).all()
+
+
+def test_l2_normalize_epsilon_is_added_to_the_squared_sum():
+    features = np.full((1, 1, 1, 3), 1e-5, np.float32)
+    expected = 1e-5 / np.sqrt(3e-10 + 1e-10)
+    np.testing.assert_allclose(
+        np.asarray(L2Normalize(1.0)(features)), np.full((1, 1, 1, 3), expected), rtol=1e-5
+    )
+
+
+def test_l2_normalize_against_the_authors_program():
+    """Output and gradients, with scales that differ; of the input's gradient the true value, since
+    the authors' formula holds for equal scales only."""
+    layer = L2Normalize(1.0)
+    features = tf.constant(channels_last(GOLDEN["x"]))
+    layer.build(features.shape)
+    layer.scale.assign(GOLDEN["scale"])
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        output = layer(features)
+    gradients = tape.gradient(
+        output, [features, layer.scale.value], output_gradients=channels_last(GOLDEN["dy"])
+    )
+    assert relative_error(output, channels_last(GOLDEN["y"])) < 1e-5
+    assert relative_error(gradients[0], channels_last(GOLDEN["dx_true"])) < 1e-5
+    assert relative_error(gradients[1], GOLDEN["dscale"]) < 1e-5
+
+
+def convolve(features, layer):
+    """3x3 cross-correlation with one pixel of zeros around, tap by tap."""
+    kernel, bias = np.asarray(layer.kernel).astype(float), np.asarray(layer.bias).astype(float)
+    height, width = features.shape[1:3]
+    padded = np.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    taps = [padded[:, y : y + height, x : x + width] @ kernel[y, x] for y in range(3) for x in range(3)]
+    return sum(taps) + bias
+
+
+def upsample(features, layer):
+    """2x2 deconvolution with stride 2: every pixel becomes a block of its own."""
+    kernel, bias = np.asarray(layer.kernel).astype(float), np.asarray(layer.bias).astype(float)
+    batch, height, width, _ = features.shape
+    output = np.zeros((batch, 2 * height, 2 * width, kernel.shape[2]))
+    for y in range(2):
+        for x in range(2):
+            output[:, y::2, x::2] = features @ kernel[y, x].T
+    return output + bias
+
+
+@pytest.mark.parametrize("grid", [(4, 6), (5, 7), (5, 4), (1, 3)])
+def test_transfer_connection_block(grid):
+    generator = np.random.default_rng(1)
+    deeper_grid = [-(-side // 2) for side in grid]
+    features = generator.normal(size=(2, *grid, 7)).astype(np.float32)
+    deeper = generator.normal(size=(2, *deeper_grid, 4)).astype(np.float32)
+    block = TransferConnectionBlock(3, 4)
+    found = np.asarray(block(features, deeper))
+    randomize(block)
+    found = np.asarray(block(features, deeper))
+
+    transferred = convolve(np.maximum(convolve(features.astype(float), block.first), 0), block.second)
+    added = transferred + upsample(deeper.astype(float), block.upsampling)[:, : grid[0], : grid[1]]
+    expected = np.maximum(convolve(np.maximum(added, 0), block.output_convolution), 0)
+    assert found.shape == (2, *grid, 4)
+    assert relative_error(found, expected) < 1e-5
+    assert (expected > 0).mean() > 0.1
+
+
+def test_deepest_transfer_connection_block():
+    features = np.random.default_rng(2).normal(size=(1, 3, 5, 6)).astype(np.float32)
+    block = TransferConnectionBlock(6, 4)
+    block(features)
+    randomize(block, seed=3)
+    found = np.asarray(block(features))
+    transferred = convolve(np.maximum(convolve(features.astype(float), block.first), 0), block.second)
+    expected = np.maximum(convolve(np.maximum(transferred, 0), block.output_convolution), 0)
+    assert relative_error(found, expected) < 1e-5
+    assert sorted(v.path.split("/")[-2] for v in block.weights) == sorted(["TL6_1", "TL6_2", "P6"] * 2)
+
+
+def test_transfer_connection_block_names_its_parts_as_the_authors_do():
+    block = TransferConnectionBlock(4, 8, name="tcb4")
+    block(np.zeros((1, 4, 4, 3), np.float32), np.zeros((1, 2, 2, 8), np.float32))
+    assert {v.path for v in block.weights} == {
+        f"tcb4/{part}/{kind}" for part in ("TL4_1", "TL4_2", "P4", "P5-up") for kind in ("kernel", "bias")
+    }
+
+
+def test_batch_norm_stands_after_each_convolution():
+    generator = np.random.default_rng(4)
+    features = generator.normal(size=(2, 3, 3, 5)).astype(np.float32)
+    deeper = generator.normal(size=(2, 2, 2, 4)).astype(np.float32)
+    block = TransferConnectionBlock(3, 4, batch_norm=True, batch_norm_momentum=0.9)
+    block(features, deeper)
+    randomize(block, seed=5)
+    assert not any(v.name == "bias" for v in block.weights)
+
+    def normalized(part, values):
+        norm = block.norms[part]
+        gamma, beta, mean, variance = (
+            np.asarray(v) for v in (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+        )
+        return gamma * (values - mean) / np.sqrt(variance + 1e-5) + beta
+
+    # The layers themselves were checked above; here only where the normalisation stands.
+    first = tf.nn.relu(normalized("first", np.asarray(block.first(features))))
+    second = normalized("second", np.asarray(block.second(first)))
+    upsampled = normalized("upsampling", np.asarray(block.upsampling(deeper)))[:, :3, :3]
+    third = tf.nn.relu(second + upsampled)
+    expected = np.maximum(normalized("output_convolution", np.asarray(block.output_convolution(third))), 0)
+    assert relative_error(block(features, deeper, training=False), expected) < 1e-5
+    before = np.array(block.norms["first"].moving_mean)
+    inner = np.asarray(block.first(features)).mean(axis=(0, 1, 2))
+    block(features, deeper, training=True)
+    np.testing.assert_allclose(
+        np.asarray(block.norms["first"].moving_mean), 0.9 * before + 0.1 * inner, rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        SubtractMeanBGR(name="a"),
+        ScaleToUnitRange(name="b"),
+        L2Normalize(7.5, name="c"),
+        TransferConnectionBlock(5, 12, batch_norm=True, batch_norm_momentum=0.5, name="d"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layer_is_rebuilt_from_its_config(layer):
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert type(copy) is type(layer)
+    assert copy.get_config() == layer.get_config()
+    for attribute in ("initial_scale", "level", "channels", "batch_norm", "batch_norm_momentum"):
+        assert getattr(copy, attribute, None) == getattr(layer, attribute, None)
+
+
+def test_caffe_xavier_is_uniform_by_the_inputs():
+    bound = np.sqrt(3 / (9 * 50))
+    drawn = np.asarray(CAFFE_XAVIER((3, 3, 50, 70)))
+    assert np.abs(drawn).max() <= bound
+    assert np.abs(drawn).max() > 0.99 * bound
+    np.testing.assert_allclose(drawn.std(), bound / np.sqrt(3), rtol=0.02)

@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+
+from refinedet_tf.boxes import pairwise_iou
+from refinedet_tf.matching import match, mine_hard_negatives
+
+
+def match_plainly(iou, valid, positive_iou):
+    """One image, [G, A]: the greedy rule by loops."""
+    num_objects, num_anchors = iou.shape
+    matches = [-1] * num_anchors
+    waiting = [g for g in range(num_objects) if valid[g]]
+    while waiting:
+        best = (1e-6, None, None)
+        for a in range(num_anchors):
+            for g in waiting:
+                if matches[a] < 0 and iou[g, a] > best[0]:
+                    best = (iou[g, a], a, g)
+        _, a, g = best
+        if a is None:
+            break
+        matches[a] = g
+        waiting.remove(g)
+    for a in range(num_anchors):
+        best = (-1.0, -1)
+        for g in range(num_objects):
+            if valid[g] and iou[g, a] > best[0]:
+                best = (iou[g, a], g)
+        if matches[a] < 0 and best[0] >= positive_iou:
+            matches[a] = best[1]
+    return matches
+
+
+def assert_matches_plainly(iou, valid, positive_iou=0.5):
+    iou, valid = np.asarray(iou, np.float32), np.asarray(valid, bool)
+    found = np.asarray(match(iou, valid, positive_iou))
+    expected = [match_plainly(*one, positive_iou) for one in zip(iou, valid, strict=True)]
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.int32
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("objects", "anchors"), [(1, 9), (5, 40), (12, 12), (9, 4)])
+def test_match_on_random_overlaps(objects, anchors, seed):
+    generator = np.random.default_rng(seed)
+    iou = generator.uniform(0, 1, (3, objects, anchors)) * (generator.random((3, objects, anchors)) < 0.6)
+    valid = np.arange(objects) < generator.integers(0, objects + 1, (3, 1))
+    assert_matches_plainly(iou, valid)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_match_with_many_ties(seed):
+    """Five values only, so that most maxima are shared by several anchors and objects."""
+    generator = np.random.default_rng(seed)
+    iou = generator.choice([0, 0.25, 0.5, 0.75, 1], (4, 7, 15))
+    assert_matches_plainly(iou, np.ones((4, 7)))
+
+
+def test_match_by_hand():
+    iou = [[[0.9, 0.8, 0.1, 0.0], [0.85, 0.2, 0.0, 0.0], [0.0, 0.0, 0.2, 0.1]]]
+    # 0.9 is taken first, so object 1 is left with anchor 1, which then is not object 0's although
+    # they overlap more; object 2 gets an anchor below the threshold.
+    assert assert_matches_plainly(iou, [[True] * 3]).tolist() == [[0, 1, 2, -1]]
+
+
+def test_the_threshold_is_inclusive():
+    iou = [[[0.9, 0.5, np.nextafter(np.float32(0.5), np.float32(0))]]]
+    assert assert_matches_plainly(iou, [[True]]).tolist() == [[0, 0, -1]]
+
+
+def test_identical_objects_take_the_first_anchors_in_order():
+    iou = [[[0.3, 0.3, 0.3, 0.3], [0.3, 0.3, 0.3, 0.3]]]
+    assert assert_matches_plainly(iou, [[True, True]]).tolist() == [[0, 1, -1, -1]]
+
+
+def test_a_tie_goes_to_the_first_anchor_before_the_first_object():
+    iou = [[[0.1, 0.4], [0.4, 0.2]]]
+    assert assert_matches_plainly(iou, [[True, True]]).tolist() == [[1, 0]]
+    iou = [[[0.0, 0.4, 0.3], [0.4, 0.4, 0.0]]]
+    # Object 1 wins anchor 0; else object 0 would have won anchor 1 just the same.
+    assert assert_matches_plainly(iou, [[True, True]]).tolist() == [[1, 0, -1]]
+
+
+def test_an_object_without_overlap_gets_no_anchor():
+    iou = [[[0.0, 0.0, 1e-7], [0.7, 0.0, 0.0]]]
+    assert assert_matches_plainly(iou, [[True, True]]).tolist() == [[1, -1, -1]]
+
+
+def test_tiny_overlap_is_enough():
+    iou = [[[0.0, 2e-6, 1e-6]]]
+    assert assert_matches_plainly(iou, [[True]]).tolist() == [[-1, 0, -1]]
+
+
+def test_padding_matches_nothing():
+    iou = [[[0.9, 0.1, 0.0], [0.95, 0.8, 0.0]]]
+    assert assert_matches_plainly(iou, [[True, False]]).tolist() == [[0, -1, -1]]
+    assert assert_matches_plainly(iou, [[False, True]]).tolist() == [[1, 1, -1]]
+    assert assert_matches_plainly(iou, [[False, False]]).tolist() == [[-1, -1, -1]]
+
+
+def test_more_objects_than_anchors():
+    iou = np.random.default_rng(0).uniform(0.1, 1, (2, 6, 3))
+    found = assert_matches_plainly(iou, np.ones((2, 6)))
+    for row in found:
+        assert len(set(row.tolist())) == 3
+
+
+def test_of_real_boxes_with_duplicates():
+    generator = np.random.default_rng(7)
+    corner = generator.uniform(0, 0.8, (50, 2))
+    anchors = np.concatenate([corner, corner + generator.uniform(0.1, 0.4, (50, 2))], 1).astype(np.float32)
+    objects = np.concatenate([anchors[:4], anchors[:4], anchors[10:12] * 0.5, np.zeros((2, 4))])
+    objects = objects.astype(np.float32)
+    valid = np.arange(12)[None] < 10
+    found = assert_matches_plainly(np.asarray(pairwise_iou(objects, anchors))[None], valid)
+    assert found[0, :4].tolist() == [0, 1, 2, 3]
+
+
+def mine_plainly(loss, candidates, num_positives, ratio):
+    chosen = np.zeros(loss.shape, bool)
+    for image, row in enumerate(loss):
+        allowed = [a for a in range(len(row)) if candidates[image, a]]
+        ranked = sorted(allowed, key=lambda a: (-row[a], a))  # noqa: B023
+        chosen[image, ranked[: int(num_positives[image] * ratio)]] = True
+    return chosen
+
+
+def assert_mines_plainly(loss, candidates, num_positives, ratio=3.0):
+    loss, candidates = np.asarray(loss, np.float32), np.asarray(candidates, bool)
+    num_positives = np.asarray(num_positives, np.int32)
+    found = np.asarray(mine_hard_negatives(loss, candidates, num_positives, ratio))
+    np.testing.assert_array_equal(found, mine_plainly(loss, candidates, num_positives, ratio))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("ratio", [3.0, 1.0, 0.5, 0.0])
+def test_mining_on_random_losses(seed, ratio):
+    generator = np.random.default_rng(seed)
+    loss = generator.exponential(1, (5, 30))
+    candidates = generator.random((5, 30)) < 0.7
+    assert_mines_plainly(loss, candidates, [0, 1, 2, 5, 30], ratio)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mining_with_ties_takes_the_first(seed):
+    generator = np.random.default_rng(seed)
+    loss = generator.choice([0, 1, 2], (4, 25))
+    candidates = generator.random((4, 25)) < 0.8
+    assert_mines_plainly(loss, candidates, [1, 2, 3, 4])
+
+
+def test_mining_by_hand():
+    loss = [[0.1, 5.0, 3.0, 4.0, 2.0, 9.0]]
+    candidates = [[True, True, True, True, True, False]]
+    assert assert_mines_plainly(loss, candidates, [1]).tolist() == [[False, True, True, True, False, False]]
+
+
+def test_fewer_candidates_than_wanted_takes_them_all():
+    candidates = np.array([[True, False, True, False], [False] * 4])
+    found = assert_mines_plainly([[0.0, 5.0, 0.0, 1.0]] * 2, candidates, [2, 2])
+    np.testing.assert_array_equal(found, candidates)
+
+
+def test_an_image_without_positives_gives_no_negatives():
+    found = assert_mines_plainly([[1.0, 2.0, 3.0]] * 2, np.ones((2, 3)), [0, 1])
+    assert not found[0].any()
+    assert found[1].all()

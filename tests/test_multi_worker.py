@@ -1,0 +1,129 @@
+"""Two processes that share every batch over the network, against one process."""
+
+import json
+import socket
+
+import h5py
+import numpy as np
+import pytest
+from conftest import finish, start_program
+
+import train
+
+RUN = (
+    "training.steps=3",
+    "training.checkpoint_every=2",
+    "training.validate_every=2",
+    "training.learning_rate=1e-4",
+)
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def arguments_for(config_file, output, *more):
+    overrides = [part for override in (*RUN, *more) for part in ("--set", override)]
+    return ["--config", str(config_file), *overrides, "--output", str(output)]
+
+
+@pytest.fixture(scope="module")
+def workers(config_file, tmp_path_factory):
+    """The run folder and the results of both processes, each with a working directory of its own."""
+    folder = tmp_path_factory.mktemp("multi") / "run"
+    arguments = arguments_for(config_file, folder, 'training.strategy="multi_worker"')
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    processes = [
+        start_program(
+            "training_program.py",
+            json.dumps([{"arguments": arguments}]),
+            TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}),
+        )
+        for index in range(2)
+    ]
+    return folder, finish(*processes, seconds=180)
+
+
+def test_both_end_well_and_one_speaks(workers):
+    _, ((chief_code, chief_out, chief_err), (code, out, err)) = workers
+    assert chief_code == 0, chief_err
+    assert code == 0, err
+    assert chief_out.count("\nstep ") == 3 and "2 replica(s)" in chief_out
+    assert "step " not in out
+
+
+def test_run_folder_is_complete(workers):
+    folder, _ = workers
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "augmented.png",
+        "best.weights.h5",
+        "checkpoints",
+        "config.json",
+        "final.weights.h5",
+        "log.jsonl",
+        "tensorboard",
+    ]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-2", "step-3"]
+    for checkpoint in (folder / "checkpoints").iterdir():
+        assert sorted(path.name for path in checkpoint.iterdir()) == [
+            "state.json",
+            "variables.data-00000-of-00001",
+            "variables.index",
+        ]
+    assert len(list((folder / "tensorboard").iterdir())) == 1
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [1, 2, 2, 3, 3]
+
+
+def test_two_workers_equal_one_process(workers, config_file, command, eagerly, tmp_path):
+    """Same global batch, so same weights; BatchNorm's statistics too."""
+    result = command(train, *arguments_for(config_file, tmp_path / "alone"))
+    assert result.code == 0, result.err
+    compared = 0
+    with (
+        h5py.File(workers[0] / "final.weights.h5") as ours,
+        h5py.File(tmp_path / "alone" / "final.weights.h5") as theirs,
+    ):
+
+        def compare(name, item):
+            nonlocal compared
+            if isinstance(item, h5py.Dataset):
+                np.testing.assert_allclose(ours[name][()], item[()], rtol=1e-5, atol=1e-5, err_msg=name)
+                compared += 1
+
+        theirs.visititems(compare)
+    assert compared > 50
+    first, second = (
+        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        for folder in (workers[0], tmp_path / "alone")
+    )
+    for one, other in zip(first, second, strict=True):
+        if "loss" in one:
+            assert one["num_arm_positives"] == other["num_arm_positives"] > 0
+            assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "set TF_CONFIG on every machine"),
+        ("not json", "set TF_CONFIG on every machine"),
+        ("[]", "set TF_CONFIG on every machine"),
+        ('{"cluster": {"ps": ["a:1"]}}', "set TF_CONFIG on every machine"),
+        ('{"cluster": {"worker": []}}', "TF_CONFIG lists no workers"),
+    ],
+)
+def test_cluster_that_is_not_described(config_file, refused, monkeypatch, tmp_path, value, message):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if value is not None:
+        monkeypatch.setenv("TF_CONFIG", value)
+    arguments = arguments_for(config_file, tmp_path / "run", 'training.strategy="multi_worker"')
+    assert message in refused(train, *arguments)
+    assert not (tmp_path / "run").exists()
