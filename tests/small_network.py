@@ -6,7 +6,7 @@ from keras import layers
 
 from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.backbones import BACKBONES
-from refinedet_tf.layers import CAFFE_XAVIER, L2Normalize, ScaleToUnitRange, batch_normalization
+from refinedet_tf.layers import L2Normalize, ScaleToUnitRange, batch_normalization
 from refinedet_tf.model import build_model
 from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.trainer import RefineDetTrainer
@@ -25,7 +25,7 @@ def small_backbone(images, config):
             strides=stride,
             padding="same",
             use_bias=False,
-            kernel_initializer=CAFFE_XAVIER,
+            kernel_initializer="he_uniform",
             name=f"level{level}",
         )(features)
         features = batch_normalization(f"level{level}_norm", config.batch_norm_momentum)(features)

@@ -12,6 +12,7 @@ import pytest
 
 import train
 from refinedet_tf.errors import InputError, TrainingStopped
+from refinedet_tf.training import loop
 from refinedet_tf.training.checkpoints import KEEP, Checkpoints
 from refinedet_tf.training.optimizer import CaffeSGD
 
@@ -196,17 +197,16 @@ def test_checkpoint_of_another_network(trainer, tmp_path):
 
 
 def test_run_on_a_full_disk(config_file, command, eagerly, monkeypatch, tmp_path):
-    """One line and exit code 1; with room again the run goes on from the last good checkpoint."""
+    """One line and exit code 1, twice; with room again the run goes on from the last good checkpoint."""
     folder = tmp_path / "run"
-    overrides = ("training.steps=3", "training.checkpoint_every=1", "data.validation=[]")
     arguments = ["--config", config_file, "--output", folder]
-    for override in overrides:
+    for override in ("training.steps=3", "training.checkpoint_every=1", "data.validation=[]"):
         arguments += ["--set", override]
-    save = Checkpoints.save
+    save_checkpoint, save_weights = Checkpoints.save, loop.save_weights
 
     def save_on_a_full_disk(self, step, state):
         with full_disk(10**9 if step == 1 else 50_000):
-            save(self, step, state)
+            save_checkpoint(self, step, state)
 
     monkeypatch.setattr(Checkpoints, "save", save_on_a_full_disk)
     result = command(train, *arguments)
@@ -215,11 +215,28 @@ def test_run_on_a_full_disk(config_file, command, eagerly, monkeypatch, tmp_path
     assert line.startswith(f"error: checkpoint of step 2 cannot be written to {folder / 'checkpoints'}: ")
     assert line.endswith(f"; {folder / 'checkpoints' / 'step-1'} is still good")
     assert names(folder / "checkpoints") == ["step-1"]
-    monkeypatch.setattr(Checkpoints, "save", save)
+
+    def save_no_weights(model, file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "save", save_checkpoint)
+    monkeypatch.setattr(loop, "save_weights", save_no_weights)
+    result = command(train, *arguments, "--resume")
+    assert "continuing after step 1" in result.out
+    assert result.code == 1
+    assert result.err == (
+        f"error: weights of step 3 cannot be written to {folder / 'final.weights.h5'}: "
+        "No space left on device\n"
+    )
+    # The run does not count as finished, so the weights are written once there is room.
+    assert names(folder / "checkpoints") == ["step-1", "step-2"]
+
+    monkeypatch.setattr(loop, "save_weights", save_weights)
     result = command(train, *arguments, "--resume")
     assert result.code == 0, result.err
-    assert "continuing after step 1" in result.out
+    assert "continuing after step 2" in result.out
     assert names(folder / "checkpoints") == ["step-2", "step-3"]
+    assert (folder / "final.weights.h5").is_file()
     steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]
 

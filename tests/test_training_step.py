@@ -75,6 +75,16 @@ def graph(traced, small_network):
     return config, trainer, step
 
 
+@pytest.mark.parametrize("backbone", ["vgg16", "mobilenet_v2"])
+def test_no_two_kernels_start_equal(config_file, backbone):
+    """An initialiser that layers share gives all kernels of one shape the same values."""
+    keras.utils.set_random_seed(0)
+    network = rd.build_model(load_config(config_file, [CLASSES, f"model.backbone={backbone}"]))
+    kernels = [v.numpy() for v in network.variables if v.path.endswith("/kernel")]
+    assert len(kernels) > 40
+    assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)
+
+
 def test_steps_equal_the_solver_by_hand(graph):
     """Two steps, so that the momentum and the warm-up count."""
     config, trainer, step = graph

@@ -3,10 +3,12 @@
     python -m refinedet_tf.data.shapes data/shapes --train 2000 --test 200
 
 It needs no download and is read by the ordinary VOC reader, with data.root data/shapes and the parts
-2007/train and 2007/test. Colour and texture say nothing about the class; only the outline does.
+2007/train, 2007/val and 2007/test. As among real things, colour is a hint: each class prefers a hue,
+which its neighbours reach too, on duller backgrounds; texture says nothing.
 """
 
 import argparse
+import colorsys
 import json
 import math
 import zlib
@@ -26,16 +28,19 @@ CLASS_NAMES = ("circle", "cross", "rectangle", "ring", "star", "triangle")
 IMAGE_SIDES = (240, 400)
 """Smallest and largest height and width in pixels, drawn apart."""
 
-OBJECT_SIDES = (0.15, 0.6)
+OBJECT_SIDES = (0.18, 0.5)
 """Longer side of a shape's box as a part of the geometric mean of the image's sides."""
 
-COUNT_PROBABILITIES = (0.07, 0.2, 0.24, 0.21, 0.14, 0.09, 0.05)
+COUNT_PROBABILITIES = (0.06, 0.08, 0.12, 0.15, 0.17, 0.16, 0.13, 0.08, 0.05)
 """Of images with 0, 1, 2... shapes (fewer if there is no room)."""
 
-DIFFICULT_BELOW = 0.25
+HUE_DEVIATION = 0.06
+"""Standard deviation of a shape's hue around its class', in turns; neighbours are 1/6 apart."""
+
+DIFFICULT_BELOW = 0.5
 """A shape of which less than this can be seen is marked difficult..."""
 
-MIN_VISIBLE = 0.15
+MIN_VISIBLE = 0.3
 """...and none is placed such that less than this can be seen of any."""
 
 MARKER = "shapes.json"
@@ -70,7 +75,7 @@ def make_image(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Shap
     """
     rng = np.random.default_rng([seed, zlib.crc32(split.encode()), index])
     height, width = rng.integers(IMAGE_SIDES[0], IMAGE_SIDES[1] + 1, size=2)
-    base = rng.integers(30, 226, size=3)
+    base = _color(rng.random(), rng.uniform(0, 0.3), rng.uniform(0.2, 0.9))
     image = _texture(rng, height, width, _near(rng, base), _near(rng, base))
     _draw_clutter(rng, image)
 
@@ -89,7 +94,7 @@ def make_image(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Shap
                 np.count_nonzero(seen) >= MIN_VISIBLE * area
                 for seen, area in zip(remaining, areas, strict=True)
             ):
-                _paint(rng, image, coverage, window, inside, base)
+                _paint(rng, image, coverage, window, inside, name)
                 names.append(name)
                 masks.append(mask)
                 areas.append(whole)
@@ -240,10 +245,11 @@ def _overlap(shape, top, left, height, width):
     return window, inside
 
 
-def _paint(rng, image, coverage, window, inside, background) -> None:
+def _paint(rng, image, coverage, window, inside, name) -> None:
     """Draws a shape with a texture, and sometimes a rim, into `image` (float32) in place."""
-    first = _far(rng, background)
-    second = _near(rng, first, 70) if rng.random() < 0.7 else _far(rng, background)
+    hue = CLASS_NAMES.index(name) / len(CLASS_NAMES) + rng.normal(0, HUE_DEVIATION)
+    first = _color(hue, rng.uniform(0.6, 1), rng.uniform(0.6, 1))
+    second = _near(rng, first, 70)
     fill = _texture(rng, *coverage.shape, first, second)
     if rng.random() < 0.5:
         inner = Image.fromarray((coverage * 255).astype(np.uint8)).filter(ImageFilter.MinFilter(5))
@@ -315,13 +321,9 @@ def _near(rng, color, distance=40) -> np.ndarray:
     return np.clip(color + rng.integers(-distance, distance + 1, size=3), 0, 255)
 
 
-def _far(rng, color) -> np.ndarray:
-    """A colour that can be told from `color`: of a few random ones the first far enough, or the last."""
-    for _ in range(8):
-        candidate = rng.integers(0, 256, size=3)
-        if np.linalg.norm(candidate - color) > 130:
-            break
-    return candidate
+def _color(hue, saturation, value) -> np.ndarray:
+    """RGB 0..255 of hue (in turns, any number), saturation and value (0..1)."""
+    return 255 * np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
