@@ -3,11 +3,16 @@
 import keras
 from keras import ops
 
-CAFFE_XAVIER = keras.initializers.VarianceScaling(1.0, "fan_in", "uniform")
-"""Caffe's "xavier" filler, uniform in +-sqrt(3 / fan_in): not Keras' glorot_uniform."""
-
 MEAN_RGB = (123.0, 117.0, 104.0)
 """Mean colour that the authors subtract; also the fill colour of the expansion augmentation."""
+
+
+def caffe_xavier():
+    """Caffe's "xavier" filler, uniform in +-sqrt(3 / fan_in): not Keras' glorot_uniform.
+
+    A new one each time, because an initializer object gives every kernel of one shape the same values.
+    """
+    return keras.initializers.VarianceScaling(1.0, "fan_in", "uniform")
 
 
 @keras.saving.register_keras_serializable("refinedet_tf")
@@ -98,7 +103,7 @@ class TransferConnectionBlock(keras.layers.Layer):
             2,
             strides=2,
             use_bias=not batch_norm,
-            kernel_initializer=CAFFE_XAVIER,
+            kernel_initializer=caffe_xavier(),
             dtype=self.dtype_policy,
             name=f"P{level + 1}-up",
         )
@@ -115,7 +120,7 @@ class TransferConnectionBlock(keras.layers.Layer):
             3,
             padding="same",
             use_bias=not self.batch_norm,
-            kernel_initializer=CAFFE_XAVIER,
+            kernel_initializer=caffe_xavier(),
             dtype=self.dtype_policy,
             name=name,
         )

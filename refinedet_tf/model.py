@@ -9,7 +9,7 @@ from refinedet_tf.anchors import ANCHORS_PER_CELL, level_grids
 from refinedet_tf.backbones import build_features
 from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError
-from refinedet_tf.layers import CAFFE_XAVIER, TransferConnectionBlock
+from refinedet_tf.layers import TransferConnectionBlock, caffe_xavier
 
 LEVELS = (3, 4, 5, 6)
 """Level k has stride 2 ** k."""
@@ -86,7 +86,7 @@ def _head(features, name, values):
             ANCHORS_PER_CELL * values,
             3,
             padding="same",
-            kernel_initializer=CAFFE_XAVIER,
+            kernel_initializer=caffe_xavier(),
             name=f"{name}{level}",
         )(feature)
         joined.append(layers.Reshape((-1, values), name=f"{name}{level}_anchors")(output))

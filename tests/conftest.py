@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -129,10 +128,8 @@ def start_program(file, *arguments, **environment):
 def finish(*processes, seconds=300):
     """(exit code, stdout, stderr) of each process; none of them outlives this."""
     try:
-        return [
-            (*reversed(process.communicate(timeout=seconds)), process.returncode)[::-1]
-            for process in processes
-        ]
+        outputs = [process.communicate(timeout=seconds) for process in processes]
+        return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
     finally:
         for process in processes:
             process.kill()
@@ -143,7 +140,8 @@ def interrupted(config_file, tmp_path_factory):
     """One run without a stop, and one that SIGTERM and SIGKILL stopped and that was resumed each time.
 
     Attributes: `undisturbed` and `disturbed`, the run folders; `output`, what the first run printed;
-    `stops`, the results of the processes as `finish` gives them.
+    `killed` and `resumed`, as `finish` gives them, of the process that ended with SIGKILL and the one
+    after it; `checkpoints_left`, the names of the folders between the two.
     """
     folder = tmp_path_factory.mktemp("runs")
     undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
@@ -165,5 +163,4 @@ def interrupted(config_file, tmp_path_factory):
         killed=first,
         checkpoints_left=left,
         resumed=second,
-        sigkill=-signal.SIGKILL,
     )

@@ -6,12 +6,12 @@ import pytest
 import tensorflow as tf
 
 from refinedet_tf.layers import (
-    CAFFE_XAVIER,
     MEAN_RGB,
     L2Normalize,
     ScaleToUnitRange,
     SubtractMeanBGR,
     TransferConnectionBlock,
+    caffe_xavier,
 )
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "normalize.npz")
@@ -212,7 +212,7 @@ def test_layer_is_rebuilt_from_its_config(layer):
 
 def test_caffe_xavier_is_uniform_by_the_inputs():
     bound = np.sqrt(3 / (9 * 50))
-    drawn = np.asarray(CAFFE_XAVIER((3, 3, 50, 70)))
+    drawn = np.asarray(caffe_xavier()((3, 3, 50, 70)))
     assert np.abs(drawn).max() <= bound
     assert np.abs(drawn).max() > 0.99 * bound
     np.testing.assert_allclose(drawn.std(), bound / np.sqrt(3), rtol=0.02)

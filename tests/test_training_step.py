@@ -220,16 +220,17 @@ def test_two_replicas_equal_one(replicas, backbone):
     """VGG-16 has no BatchNorm; MobileNetV2's is synchronised, and its gradients are clipped here.
 
     The first step differs by 1e-8; ReLU's kinks and BatchNorm of few pixels amplify that from step to
-    step, the more the larger the rate. A wrong normalisation would be half of the movement.
+    step, the more the larger the rate. A wrong normalisation would be half of the terms and, where
+    nothing is clipped, of the movement.
     """
     found = replicas[backbone]
     assert found["replicas"] == 2
     assert found["terms"] <= 1e-4
     for kind in ("weights", "momentum", *(["statistics"] if backbone == "mobilenet_v2" else [])):
         difference, movement = found[kind]
-        assert movement > 5e-6, kind
+        assert movement > 1e-6, kind
         # The moving statistics hold the activations of the last step, and those their rounding.
-        assert difference <= min(1e-4 if kind == "statistics" else 1e-5, 0.05 * movement), kind
+        assert difference <= min(1e-4 if kind == "statistics" else 1e-5, 0.2 * movement), kind
 
 
 def test_normalising_each_replica_alone_would_differ(replicas):

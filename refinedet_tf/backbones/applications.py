@@ -7,18 +7,13 @@ from keras import layers
 
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.errors import InputError
-from refinedet_tf.layers import CAFFE_XAVIER, L2Normalize, ScaleToUnitRange, batch_normalization
+from refinedet_tf.layers import L2Normalize, ScaleToUnitRange, batch_normalization, caffe_xavier
 
 MOBILENET_V2_SOURCES = ("block_6_expand_relu", "block_13_expand_relu", "out_relu")
 """The last layers of strides 8, 16 and 32: what the next stride-2 convolution sees."""
 
 SOURCE_SCALE = 2.0
 """Initial norm of a source's feature vectors, that of conv5_3 in the paper."""
-
-HE_DEPTHWISE = keras.initializers.RandomNormal(stddev=math.sqrt(2 / 9))
-"""He initialisation of a 3x3 depthwise kernel, whose fan-in is its 9 taps. Keras counts all channels
-and starts many times smaller; behind BatchNorm that means huge first updates, after which the weights
-are so large that they hardly learn."""
 
 
 def mobilenet_v2(images, config: ModelConfig):
@@ -60,7 +55,7 @@ def _adapted(network, momentum):
         if isinstance(layer, layers.ZeroPadding2D):
             return layers.Identity(name=layer.name)
         if isinstance(layer, layers.DepthwiseConv2D):
-            changes = {"padding": "same", "depthwise_initializer": HE_DEPTHWISE}
+            changes = {"padding": "same", "depthwise_initializer": _he_depthwise()}
             return layers.DepthwiseConv2D.from_config({**layer.get_config(), **changes})
         if isinstance(layer, layers.Conv2D):
             return layers.Conv2D.from_config({**layer.get_config(), "kernel_initializer": "he_normal"})
@@ -69,15 +64,24 @@ def _adapted(network, momentum):
     return keras.models.clone_model(network, clone_function=clone)
 
 
+def _he_depthwise():
+    """He initialisation of a 3x3 depthwise kernel, whose fan-in is its 9 taps.
+
+    Keras counts all channels and starts many times smaller; behind BatchNorm that means huge first
+    updates, after which the weights are so large that they hardly learn.
+    """
+    return keras.initializers.RandomNormal(stddev=math.sqrt(2 / 9))
+
+
 def _stride_64(features, config: ModelConfig):
     """1x1 to half the channels of VGG's extra layers, 3x3 with stride 2, each with BatchNorm."""
     momentum = config.batch_norm_momentum
-    features = layers.Conv2D(256, 1, use_bias=False, kernel_initializer=CAFFE_XAVIER, name="extra_1")(
+    features = layers.Conv2D(256, 1, use_bias=False, kernel_initializer=caffe_xavier(), name="extra_1")(
         features
     )
     features = layers.ReLU(name="extra_1_relu")(batch_normalization("extra_1_norm", momentum)(features))
     features = layers.ZeroPadding2D(1, name="extra_2_padding")(features)
     features = layers.Conv2D(
-        512, 3, strides=2, use_bias=False, kernel_initializer=CAFFE_XAVIER, name="extra_2"
+        512, 3, strides=2, use_bias=False, kernel_initializer=caffe_xavier(), name="extra_2"
     )(features)
     return layers.ReLU(name="extra_2_relu")(batch_normalization("extra_2_norm", momentum)(features))

@@ -3,7 +3,7 @@
 from keras import layers
 
 from refinedet_tf.config import ModelConfig
-from refinedet_tf.layers import CAFFE_XAVIER, L2Normalize, SubtractMeanBGR
+from refinedet_tf.layers import L2Normalize, SubtractMeanBGR, caffe_xavier
 
 STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 """Convolutions and channels of conv1 to conv5."""
@@ -42,7 +42,7 @@ def _convolution(features, channels, kernel_size, name, padding="same", **kwargs
         kernel_size,
         padding=padding,
         activation="relu",
-        kernel_initializer=CAFFE_XAVIER,
+        kernel_initializer=caffe_xavier(),
         name=name,
         **kwargs,
     )(features)

@@ -87,8 +87,9 @@ class Checkpoints:
             status.assert_existing_objects_matched()
         except (OSError, ValueError, LookupError, RuntimeError, AssertionError, tf.errors.OpError) as error:
             # TensorFlow's reader raises IndexError for a file that ends too early.
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise InputError(
-                f"checkpoint {folder} cannot be restored ({str(error).splitlines()[0][:200]}); "
+                f"checkpoint {folder} cannot be restored ({reason}); "
                 "remove it to continue from the one before"
             ) from None
         return state

@@ -190,12 +190,14 @@ class _Run:
     def _validate(self, done):
         if self.validation_set is not None:
             result = evaluate(self.trainer.network, self.config, self.validation_set)
-            is_best = self.best is None or result.mean_ap > self.best["mAP"]
+            # Without any object to find the mean is not a number, and no weights are better than others.
+            mean_ap = None if math.isnan(result.mean_ap) else result.mean_ap
+            is_best = mean_ap is not None and (self.best is None or mean_ap > self.best["mAP"])
             if is_best:
-                self.best = {"mAP": result.mean_ap, "step": done}
+                self.best = {"mAP": mean_ap, "step": done}
                 self._save_weights(self.folder.best_weights, done)
             class_ap = {name: None if math.isnan(one.ap) else one.ap for name, one in result.classes.items()}
-            self.progress.validation(done, result.mean_ap, class_ap, is_best)
+            self.progress.validation(done, mean_ap, class_ap, is_best)
         if self.writes:
             shown = self.validation_set or self.train_set
             pictures = detection_pictures(self.detector, shown)

@@ -77,18 +77,22 @@ class ProgressLog:
         self._scalars(step, scalars)
         self.restart_clock()
 
-    def validation(self, step: int, mean_ap: float, class_ap: dict[str, float | None], is_best: bool) -> None:
-        """Reports a validation."""
+    def validation(
+        self, step: int, mean_ap: float | None, class_ap: dict[str, float | None], is_best: bool
+    ) -> None:
+        """Reports a validation; an AP is None where there was no object to find."""
         if not self.writes:
             return
-        per_class = "  ".join(
-            f"{name} {'-' if ap is None else format(ap, '.3f')}" for name, ap in class_ap.items()
-        )
+
+        def shown(ap):
+            return "-" if ap is None else f"{ap:.4f}"
+
+        per_class = "  ".join(f"{name} {shown(ap)}" for name, ap in class_ap.items())
         best = " (best so far)" if is_best else ""
-        self.say(f"validation at step {step}: mAP {mean_ap:.4f}{best}  {per_class}")
+        self.say(f"validation at step {step}: mAP {shown(mean_ap)}{best}  {per_class}")
         self._append({"step": step, "validation": {"mAP": mean_ap, "AP": class_ap, "best": is_best}})
-        scalars = {f"validation/AP/{name}": ap for name, ap in class_ap.items() if ap is not None}
-        self._scalars(step, {"validation/mAP": mean_ap, **scalars})
+        scalars = {"validation/mAP": mean_ap} | {f"validation/AP/{name}": ap for name, ap in class_ap.items()}
+        self._scalars(step, {name: ap for name, ap in scalars.items() if ap is not None})
 
     def pictures(self, step: int, name: str, images) -> None:
         """Shows images, uint8 [N, H, W, 3], in TensorBoard."""
