@@ -20,7 +20,7 @@ demo: $(INSTALLED)
 	$(IN_VENV) train.py --config shapes.json --output $(RUN) --resume
 	$(IN_VENV) evaluate.py --config $(RUN) --json $(RUN)/test.json --curves $(RUN)/curves.png
 	rm -rf $(RUN)/detections
-	$(IN_VENV) detect.py --config $(RUN) 'data/shapes/VOC2007/JPEGImages/test_0000*.jpg' --output $(RUN)/detections
+	$(IN_VENV) detect.py --config $(RUN) 'data/shapes/VOC2007/JPEGImages/test_00000*.jpg' --output $(RUN)/detections
 	$(IN_VENV) export_savedmodel.py --config $(RUN) --output exports/shapes
 	@echo "Look at $(RUN)/detections and $(RUN)/curves.png, or run: .venv/bin/tensorboard --logdir runs"
 
