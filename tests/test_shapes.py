@@ -1,3 +1,4 @@
+import colorsys
 import json
 
 import numpy as np
@@ -51,8 +52,8 @@ def test_boxes_are_tight_and_inside(sample):
 def test_sizes_counts_and_classes(sample):
     counts = np.array([len(objects) for _, objects in sample])
     assert 0.02 <= np.mean(counts == 0) <= 0.15
-    assert counts.max() >= 5
-    assert np.mean((counts >= 1) & (counts <= 5)) > 0.8
+    assert 7 <= counts.max() <= 8
+    assert 3 < counts.mean() < 5
     items = [(image.shape, item) for image, objects in sample for item in objects]
     assert {item.class_name for _, item in items} == set(shapes.CLASS_NAMES)
     sides = []
@@ -61,8 +62,27 @@ def test_sizes_counts_and_classes(sample):
         # Those cut by the border are smaller than they were drawn.
         if min(xmin, ymin) > 1 and xmax < width and ymax < height:
             sides.append(max(xmax - xmin + 1, ymax - ymin + 1) / np.sqrt(height * width))
-    assert 0.14 <= min(sides) < 0.2
-    assert 0.5 < max(sides) <= 0.61
+    assert 0.17 <= min(sides) < 0.22
+    assert 0.42 < max(sides) <= 0.51
+
+
+def test_colour_is_a_hint_that_does_not_decide(monkeypatch):
+    hues = []
+    paint = shapes._paint
+
+    def recording_paint(rng, image, coverage, window, inside, name):
+        paint(rng, image, coverage, window, inside, name)
+        middle = image[window][coverage[inside] > 0.99].mean(axis=0) / 255
+        hues.append((shapes.CLASS_NAMES.index(name) / 6, colorsys.rgb_to_hsv(*middle)[0]))
+
+    monkeypatch.setattr(shapes, "_paint", recording_paint)
+    for index in range(60):
+        shapes.make_image(5, "train", index)
+    preferred, seen = np.array(hues).T
+    distance = np.abs((seen - preferred + 0.5) % 1 - 0.5)
+    nearest_is_right = distance < 1 / 12
+    assert 0.6 < nearest_is_right.mean() < 0.95
+    assert np.quantile(distance, 0.9) < 0.17
 
 
 def test_a_drawn_shape_differs_from_what_was_there(monkeypatch):
@@ -153,14 +173,14 @@ def test_smaller_set_is_the_beginning_of_a_larger_one(written, tmp_path):
 
 def test_command(tmp_path, capsys):
     root = tmp_path / "set"
-    arguments = [str(root), "--train", "2", "--test", "1", "--seed", "9"]
+    arguments = [str(root), "--train", "2", "--val", "1", "--test", "1", "--seed", "9"]
     run(shapes.main, arguments)
     assert json.loads((root / "shapes.json").read_text())["seed"] == 9
     assert (root / "VOC2007/ImageSets/Main/test.txt").read_text() == "test_000000\n"
     run(shapes.main, arguments)
     assert capsys.readouterr().out.splitlines() == [
-        f"{root}: 2 training and 1 test images, seed 9",
-        f"{root}: 2 training and 1 test images, seed 9 (already there)",
+        f"{root}: 2 images for train, 1 images for val, 1 images for test, seed 9",
+        f"{root}: 2 images for train, 1 images for val, 1 images for test, seed 9 (already there)",
     ]
     with pytest.raises(SystemExit) as stopped:
         run(shapes.main, [*arguments, "--seed", "8"])
