@@ -18,11 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for path in (arguments.json, arguments.curves):
         _check_output(path)
 
+    config, model = cli.load_model(arguments)
     from refinedet_tf.data.dataset import read_dataset
     from refinedet_tf.evaluation import report
     from refinedet_tf.evaluation.evaluator import evaluate
 
-    config, model = cli.load_model(arguments)
     dataset = read_dataset(config.data, "test", strict=arguments.strict)
     print(dataset.report.summary())
     result = evaluate(model, config, dataset, progress=report.ProgressPrinter())

@@ -15,9 +15,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     arguments = parser.parse_args(arguments)
 
+    config, model = cli.load_model(arguments)
     from refinedet_tf.export.savedmodel import ExportMismatch, export_saved_model
 
-    config, model = cli.load_model(arguments)
     try:
         folder, differences = export_saved_model(model, config, arguments.output, arguments.version)
     except ExportMismatch as error:

@@ -15,6 +15,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     config = cli.config_from(options)
 
+    cli.import_tensorflow()
     from refinedet_tf.training.loop import train
 
     folder = train(config, options.output or f"runs/{config.name}", options.resume, options.strict)

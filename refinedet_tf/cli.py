@@ -4,15 +4,18 @@ import argparse
 import dataclasses
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# TensorFlow reads these when it is first imported, which every command does after this module.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# TensorFlow reads these when it is first imported, which every command does after this module. What it
+# logs below "fatal" comes as an exception too, if it matters.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 from refinedet_tf.config import Config, load_config
 from refinedet_tf.errors import InputError, TrainingStopped
+from refinedet_tf.run_folder import RunFolder
 
 
 def add_config_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -54,21 +57,43 @@ def load_model(arguments: argparse.Namespace):
     Raises:
         InputError: the config is wrong, there are no weights, or they do not fit the model.
     """
-    from refinedet_tf.model import build_model
-    from refinedet_tf.run_folder import RunFolder
-    from refinedet_tf.weights import load_weights
-
     config = config_from(arguments)
     weights = arguments.weights
     if weights is None:
         if not Path(arguments.config).is_dir():
             raise InputError("--weights: name a weights file, or give a run folder as --config")
         weights = RunFolder(arguments.config).trained_weights()
+    import_tensorflow()
+    from refinedet_tf.model import build_model
+    from refinedet_tf.weights import load_weights
+
     # The initial weights of training would be overwritten at once.
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None))
     model = build_model(config)
     load_weights(model, weights)
     return config, model
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without the lines that it prints while it loads, which no log level silences.
+
+    They would stand before the one line of an error. If the import fails, they are shown.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            aside.seek(0)
+            os.write(terminal, aside.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> None:
