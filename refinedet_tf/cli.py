@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import errno
 import os
 import sys
 import tempfile
@@ -16,6 +17,9 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 from refinedet_tf.config import Config, load_config
 from refinedet_tf.errors import InputError, TrainingStopped
 from refinedet_tf.run_folder import RunFolder
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""What a disk may refuse at any write; a traceback would say no more than one line."""
 
 
 def add_config_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -103,6 +107,11 @@ def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] |
     except (InputError, TrainingStopped) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(f"error: {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
