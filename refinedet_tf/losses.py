@@ -79,7 +79,7 @@ def _module_sums(offsets, logits, *, anchors, boxes, labels, negatives_allowed, 
     iou = pairwise_iou(boxes, anchors)
     matches = match(iou, valid, config.positive_iou)
     positive = matches >= 0
-    weight = ops.cast(positive, "float32")
+    num_positives = ops.sum(ops.cast(positive, "int32"), axis=1)
     matched = ops.maximum(matches, 0)
 
     target_boxes = ops.take_along_axis(boxes, ops.expand_dims(matched, -1), axis=1)
@@ -94,7 +94,7 @@ def _module_sums(offsets, logits, *, anchors, boxes, labels, negatives_allowed, 
     negative = mine_hard_negatives(
         background_loss,
         ops.logical_and(ops.logical_not(positive), negatives_allowed),
-        ops.sum(ops.cast(positive, "int32"), axis=1),
+        num_positives,
         config.negatives_per_positive,
     )
     cross_entropy = -ops.take_along_axis(log_probabilities, ops.expand_dims(classes, -1), axis=-1)[..., 0]
@@ -103,7 +103,7 @@ def _module_sums(offsets, logits, *, anchors, boxes, labels, negatives_allowed, 
     return (
         ops.sum(ops.where(positive, regression, 0.0)),
         ops.sum(ops.where(chosen, cross_entropy, 0.0)),
-        ops.sum(weight),
+        ops.cast(ops.sum(num_positives), "float32"),
     )
 
 

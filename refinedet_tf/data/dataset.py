@@ -52,8 +52,8 @@ class DetectionDataset:
     report: BoxReport = dataclasses.field(default_factory=BoxReport)
     """The boxes that were dropped or clipped, and why."""
     coco: Any = None
-    """`pycocotools.coco.COCO` of the test split, for the COCO metric; None for other formats, for the
-    training split, and when several parts are joined."""
+    """`pycocotools.coco.COCO` of the validation and test splits, for the COCO metric; None for other
+    formats, for the training split, and when several parts are joined."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
