@@ -1,5 +1,7 @@
 # make test: the test suite.   make demo: train, evaluate, detect and export on a generated set.
-# Both set up .venv first: GPU requirements where there is an NVIDIA driver, CPU requirements elsewhere.
+# make fidelity: run the comparisons with the authors' program and write docs/fidelity.md from them;
+# PUBLISHED_AP=FOLDER adds those with published AP (tests/test_published_ap.py says what the folder holds).
+# All set up .venv first: GPU requirements where there is an NVIDIA driver, CPU requirements elsewhere.
 
 REQUIREMENTS := $(shell nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
@@ -9,11 +11,14 @@ IN_VENV := .venv/bin/python
 INSTALLED := .venv/installed-$(REQUIREMENTS)
 RUN := runs/shapes
 
-.PHONY: test demo clean-demo
+.PHONY: test fidelity demo clean-demo
 
 test: $(INSTALLED)
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m pytest
+
+fidelity: $(INSTALLED)
+	$(IN_VENV) -m pytest -m golden --fidelity=docs/fidelity.md $(if $(PUBLISHED_AP),--published-ap=$(PUBLISHED_AP))
 
 demo: $(INSTALLED)
 	$(IN_VENV) -m refinedet_tf.data.shapes data/shapes

@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="trained weights; with a run folder as --config, its best ones by default",
+        help="trained weights: .weights.h5, .keras, .caffemodel or .pth; with a run folder as --config, "
+        "its best ones by default",
     )
 
 
@@ -74,7 +76,17 @@ def load_model(arguments: argparse.Namespace):
     # The initial weights of training would be overwritten at once.
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None))
     model = build_model(config)
-    load_weights(model, weights)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        filled = load_weights(model, weights)
+    if len(filled) < sum(bool(layer.weights) for layer in model.layers):
+        raise InputError(
+            f"{weights} holds ImageNet weights of the backbone only, not of a detector; it is a start for "
+            "training: train.py --set model.weights=FILE"
+        )
+    for note in notes:
+        if issubclass(note.category, UserWarning):
+            print(f"note: {note.message}", file=sys.stderr)
     return config, model
 
 

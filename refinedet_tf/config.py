@@ -39,19 +39,43 @@ def _check_range(name: str, value: Sequence[float]) -> None:
 class ModelConfig:
     """The network (paper, section 3.1)."""
 
-    backbone: Literal["vgg16", "mobilenet_v2"] = "vgg16"
+    backbone: Literal["vgg16", "resnet101", "mobilenet_v2"] = "vgg16"
     image_size: tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]] | None = (320, 320)
     """[height, width] in pixels; null: any size at call time."""
     width_multiplier: Positive = 1.0
-    """Scales the channels of a keras.applications backbone (its `alpha`); VGG-16 ignores it."""
+    """Scales the channels of MobileNetV2 (its `alpha`); VGG-16 and ResNet-101 ignore it."""
+    channel_order: Literal["bgr", "rgb"] = "bgr"
+    """What VGG-16 and ResNet-101 see: "bgr" as trained by Caffe, "rgb" by RefineDet.PyTorch."""
     tcb_channels: PositiveInt = 256
-    tcb_batch_norm: bool = False
-    """BatchNorm in the transfer connection blocks, which training from random weights needs."""
+    tcb_batch_norm: bool | None = None
+    """BatchNorm in the transfer connection blocks, which training from random weights needs; null: as
+    the authors have it, with ResNet-101 only."""
+    head_blocks: bool | None = None
+    """A bottleneck block before the heads of every level and module; null: with ResNet-101 only."""
     batch_norm_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Of the moving statistics of every BatchNorm; short trainings need less than the default."""
+    batch_norm_statistics: Literal["moving", "frozen_backbone", "frozen"] = "moving"
+    """"moving": training normalises with the statistics of the batch and averages them, as Caffe does
+    where `use_global_stats` is not set; "frozen": with those of the initial weights, which never
+    change; "frozen_backbone": frozen there, moving in the layers that RefineDet adds."""
     weights: str | None = None
-    """Initial weights: "imagenet" (downloaded by Keras), Keras' file of VGG-16's ImageNet weights, a
-    file for `load_weights` (a whole RefineDet), or null: random."""
+    """Initial weights: "imagenet" (downloaded by Keras), a file of ImageNet weights (Keras' own of
+    VGG-16 or ResNet-101, Caffe's VGG_ILSVRC_16_layers, VGG_ILSVRC_16_layers_fc_reduced or
+    ResNet-101-model), a file for `load_weights` (a whole RefineDet), or null: random."""
+
+    @property
+    def has_tcb_batch_norm(self) -> bool:
+        """`tcb_batch_norm`, resolved."""
+        return self._is_authors_resnet if self.tcb_batch_norm is None else self.tcb_batch_norm
+
+    @property
+    def has_head_blocks(self) -> bool:
+        """`head_blocks`, resolved."""
+        return self._is_authors_resnet if self.head_blocks is None else self.head_blocks
+
+    @property
+    def _is_authors_resnet(self) -> bool:
+        return self.backbone == "resnet101"
 
 
 @_strict

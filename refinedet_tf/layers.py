@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from refinedet_tf.batch_norm import batch_normalization
+
 MEAN_RGB = (123.0, 117.0, 104.0)
 """Mean colour that the authors subtract; also the fill colour of the expansion augmentation."""
 
@@ -15,16 +17,31 @@ def caffe_xavier():
     return keras.initializers.VarianceScaling(1.0, "fan_in", "uniform")
 
 
-@keras.saving.register_keras_serializable("refinedet_tf")
-class SubtractMeanBGR(keras.layers.Layer):
-    """RGB 0..255 [B, H, W, 3], any number type, to the mean-subtracted BGR that VGG-16 was trained on."""
+def gaussian():
+    """The authors' filler of convolutions that BatchNorm follows. A new one each time, as above."""
+    return keras.initializers.RandomNormal(stddev=0.01)
 
-    def __init__(self, **kwargs):
+
+@keras.saving.register_keras_serializable("refinedet_tf")
+class SubtractMean(keras.layers.Layer):
+    """RGB 0..255 [B, H, W, 3], any number type, to mean-subtracted channels in the order given.
+
+    Args:
+        channel_order: "bgr", what Caffe's networks were trained on, or "rgb".
+    """
+
+    def __init__(self, channel_order="bgr", **kwargs):
         super().__init__(autocast=False, **kwargs)
+        self.channel_order = channel_order
 
     def call(self, images):
         centred = ops.cast(images, "float32") - ops.convert_to_tensor(MEAN_RGB, "float32")
-        return ops.cast(ops.flip(centred, axis=-1), self.compute_dtype)
+        if self.channel_order == "bgr":
+            centred = ops.flip(centred, axis=-1)
+        return ops.cast(centred, self.compute_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "channel_order": self.channel_order}
 
 
 @keras.saving.register_keras_serializable("refinedet_tf")
@@ -82,101 +99,85 @@ class TransferConnectionBlock(keras.layers.Layer):
 
     Args:
         level: 3..6, the level's stride is 2 ** level. Sublayers carry the names of the authors'
-            program: TL3_1, TL3_2, P4-up, P3.
+            program: TL3_1, TL3_2, P4-up, P3, and with BatchNorm TL3_1_bn and so on.
         channels: output channels, 256 in the paper.
         batch_norm: BatchNorm after every convolution (then without bias), as in the authors' ResNet.
         batch_norm_momentum: of its moving statistics.
+        batch_norm_frozen: its statistics stay as they are loaded.
 
     Inputs: the level's features [B, H, W, C] and the deeper block's output
     [B, ceil(H / 2), ceil(W / 2), channels], or None. Output: [B, H, W, channels].
     """
 
-    def __init__(self, level, channels, batch_norm=False, batch_norm_momentum=0.999, **kwargs):
+    def __init__(
+        self,
+        level,
+        channels,
+        batch_norm=False,
+        batch_norm_momentum=0.999,
+        batch_norm_frozen=False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.level, self.channels, self.batch_norm = level, channels, batch_norm
-        self.batch_norm_momentum = batch_norm_momentum
-        self.first = self._convolution(f"TL{level}_1")
-        self.second = self._convolution(f"TL{level}_2")
-        self.output_convolution = self._convolution(f"P{level}")
-        self.upsampling = keras.layers.Conv2DTranspose(
-            channels,
-            2,
-            strides=2,
-            use_bias=not batch_norm,
-            kernel_initializer=caffe_xavier(),
-            dtype=self.dtype_policy,
-            name=f"P{level + 1}-up",
-        )
-        self.norms = {}
-        if batch_norm:
-            for part in ("first", "second", "upsampling", "output_convolution"):
-                norm = batch_normalization(f"{part}_norm", batch_norm_momentum, dtype=self.dtype_policy)
-                self.norms[part] = norm
-                setattr(self, norm.name, norm)
+        self.batch_norm_momentum, self.batch_norm_frozen = batch_norm_momentum, batch_norm_frozen
+        self.first, self.first_norm = self._convolution(f"TL{level}_1")
+        self.second, self.second_norm = self._convolution(f"TL{level}_2")
+        self.upsampling, self.upsampling_norm = self._convolution(f"P{level + 1}-up", transposed=True)
+        self.output_convolution, self.output_norm = self._convolution(f"P{level}")
 
-    def _convolution(self, name):
-        return keras.layers.Conv2D(
-            self.channels,
-            3,
-            padding="same",
-            use_bias=not self.batch_norm,
-            kernel_initializer=caffe_xavier(),
-            dtype=self.dtype_policy,
-            name=name,
+    def _convolution(self, name, transposed=False):
+        """A convolution, and the BatchNorm after it or None."""
+        shared = {
+            "filters": self.channels,
+            "use_bias": not self.batch_norm,
+            "kernel_initializer": gaussian() if self.batch_norm else caffe_xavier(),
+            "dtype": self.dtype_policy,
+            "name": name,
+        }
+        if transposed:
+            convolution = keras.layers.Conv2DTranspose(kernel_size=2, strides=2, **shared)
+        else:
+            convolution = keras.layers.Conv2D(kernel_size=3, padding="same", **shared)
+        if not self.batch_norm:
+            return convolution, None
+        norm = batch_normalization(
+            f"{name}_bn", self.batch_norm_momentum, self.batch_norm_frozen, dtype=self.dtype_policy
         )
+        return convolution, norm
 
     def build(self, features_shape, deeper_shape=None):
         own = (*features_shape[:-1], self.channels)
-        self.first.build(features_shape)
-        self.second.build(own)
-        self.output_convolution.build(own)
+        inputs = [
+            (self.first, self.first_norm, features_shape),
+            (self.second, self.second_norm, own),
+            (self.output_convolution, self.output_norm, own),
+        ]
         if deeper_shape is not None:
-            self.upsampling.build(deeper_shape)
-        for part, norm in self.norms.items():
-            if part != "upsampling" or deeper_shape is not None:
+            inputs.append((self.upsampling, self.upsampling_norm, deeper_shape))
+        for convolution, norm, shape in inputs:
+            convolution.build(shape)
+            if norm is not None:
                 norm.build(own)
 
-    def _apply(self, part, features, training):
-        features = getattr(self, part)(features)
-        norm = self.norms.get(part)
-        return features if norm is None else norm(features, training=training)
-
     def call(self, features, deeper=None, training=False):
-        transferred = ops.relu(self._apply("first", features, training))
-        transferred = self._apply("second", transferred, training)
+        transferred = ops.relu(_normalised(self.first, self.first_norm, features, training))
+        transferred = _normalised(self.second, self.second_norm, transferred, training)
         if deeper is not None:
-            upsampled = self._apply("upsampling", deeper, training)
+            upsampled = _normalised(self.upsampling, self.upsampling_norm, deeper, training)
             height, width = ops.shape(transferred)[1:3]
             transferred = transferred + upsampled[:, :height, :width]
-        return ops.relu(self._apply("output_convolution", ops.relu(transferred), training))
+        transferred = ops.relu(transferred)
+        return ops.relu(_normalised(self.output_convolution, self.output_norm, transferred, training))
 
     def compute_output_shape(self, features_shape, deeper_shape=None):
         return (*features_shape[:-1], self.channels)
 
     def get_config(self):
-        own = ("level", "channels", "batch_norm", "batch_norm_momentum")
+        own = ("level", "channels", "batch_norm", "batch_norm_momentum", "batch_norm_frozen")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
-def batch_normalization(name, momentum, **kwargs):
-    """BatchNorm with the authors' epsilon, its statistics taken over the batches of all replicas.
-
-    Only so does the result not depend on the number of replicas. (The authors' program uses the
-    statistics of each device alone.)
-    """
-    return keras.layers.BatchNormalization(
-        momentum=momentum,
-        epsilon=1e-5,
-        synchronized=_has_several_replicas(),
-        name=name,
-        **kwargs,
-    )
-
-
-def _has_several_replicas():
-    # With one replica Keras' fused kernel does the same much faster; other backends refuse the argument.
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync > 1
+def _normalised(convolution, norm, features, training):
+    features = convolution(features)
+    return features if norm is None else norm(features, training=training)

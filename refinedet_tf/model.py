@@ -6,7 +6,8 @@ import keras
 from keras import layers
 
 from refinedet_tf.anchors import ANCHORS_PER_CELL, level_grids
-from refinedet_tf.backbones import build_features
+from refinedet_tf.backbones import ADAPTED, build_features
+from refinedet_tf.backbones.resnet101 import head_block
 from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError
 from refinedet_tf.layers import TransferConnectionBlock, caffe_xavier
@@ -36,7 +37,10 @@ def build_model(config: Config) -> keras.Model:
         images = keras.Input((*size, 3), name="images", dtype="float32")
         sources = build_features(images, config.model)
         _check_grids(sources, config.model.image_size)
-        features = _transfer(sources, config)
+        features = _transfer(sources, config.model)
+        if config.model.has_head_blocks:
+            sources = [head_block(f, f"arm{k}", config.model) for k, f in zip(LEVELS, sources, strict=True)]
+            features = [head_block(f, f"odm{k}", config.model) for k, f in zip(LEVELS, features, strict=True)]
         heads = {
             "arm_loc": _head(sources, "arm_loc", 4),
             "arm_conf": _head(sources, "arm_conf", 2),
@@ -49,17 +53,12 @@ def build_model(config: Config) -> keras.Model:
 
 
 def _load_initial_weights(model, config):
-    weights = config.weights
     # The adapter's networks have loaded "imagenet" by themselves.
-    if weights is None or (weights == "imagenet" and config.backbone != "vgg16"):
+    if config.weights is None or (config.weights == "imagenet" and config.backbone in ADAPTED):
         return
-    from refinedet_tf.weights import load_imagenet_vgg16, load_weights
+    from refinedet_tf.weights import load_initial_weights
 
-    is_keras_classifier = weights.endswith(".h5") and not weights.endswith(".weights.h5")
-    if config.backbone == "vgg16" and (weights == "imagenet" or is_keras_classifier):
-        load_imagenet_vgg16(model, weights)
-    else:
-        load_weights(model, weights)
+    load_initial_weights(model, config.weights)
 
 
 def _transfer(sources, config):
@@ -68,9 +67,10 @@ def _transfer(sources, config):
     for level, source in reversed(list(zip(LEVELS, sources, strict=True))):
         block = TransferConnectionBlock(
             level,
-            config.model.tcb_channels,
-            config.model.tcb_batch_norm,
-            config.model.batch_norm_momentum,
+            config.tcb_channels,
+            config.has_tcb_batch_norm,
+            config.batch_norm_momentum,
+            config.batch_norm_statistics == "frozen",
             name=f"tcb{level}",
         )
         deeper = block(source) if deeper is None else block(source, deeper)

@@ -9,6 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+pytest_plugins = ["fidelity"]
+"""The fixture `compare`."""
+
 TESTS = Path(__file__).parent
 
 STEPS = 6

@@ -1,16 +1,23 @@
-"""The weights and the image that the reference numbers of `golden/forward_vgg16_320.npz` were made with.
+"""The weights and the image that the authors' program was run with to get the numbers in `golden/`.
 
-Both come from formulas, so that no file of 140 MB is needed: each array is drawn from a generator
-that is seeded with the CRC-32 of its name in the authors' Caffe net.
+Both come from formulas, so that no file of 140 MB is needed: each blob is drawn from a generator that
+is seeded with the CRC-32 of its layer's name and its number. `golden/blobs.json` lists the blobs of
+both networks in the order of Caffe's files: layer, type, number, shape, CRC-32 of the float32 bytes.
 """
 
+import json
 import re
 import zlib
+from pathlib import Path
 
 import numpy as np
 
+BLOBS = json.loads((Path(__file__).parent / "golden" / "blobs.json").read_text(encoding="utf-8"))
+
+TRAINED_CLASSES = {"vgg16": 20, "resnet101": 80}
+"""Of the networks in `golden/`."""
+
 HEAD_GAIN = {"arm_loc": 0.9, "arm_conf": 2.5, "odm_loc": 1.8, "odm_conf": 4.4}
-ARM_SOURCES = {3: "conv4_3_norm", 4: "conv5_3_norm", 5: "fc7", 6: "conv6_2"}
 
 
 def reference_image(size=320):
@@ -25,58 +32,72 @@ def reference_image(size=320):
     return blue_green_red[..., ::-1]
 
 
-def set_reference_weights(model, num_classes):
-    """Fills every variable of a VGG-16 `model` by the formulas."""
-    for variable in model.weights:
-        layer, kind = variable.path.split("/")[-2:]
-        variable.assign(_array(_caffe_name(layer), layer, kind, tuple(variable.shape), num_classes))
+def reference_blobs(network, num_classes=None):
+    """{(layer, number): float32 array} of "vgg16" or "resnet101", in the layouts of Caffe."""
+    num_classes = num_classes or TRAINED_CLASSES[network]
+    blobs = {}
+    for layer, kind, number, shape, _ in BLOBS[network]:
+        if re.match(r"(res)?P\d_\w*mbox_conf", layer):
+            shape = [3 * (num_classes + 1), *shape[1:]]
+        generator = np.random.default_rng(zlib.crc32(f"{layer}/{number}".encode()))
+        blobs[layer, number] = _array(layer, kind, number, shape, num_classes, generator).astype(np.float32)
+    return blobs
 
 
-def _caffe_name(layer):
-    head = re.fullmatch(r"(arm|odm)_(loc|conf)([3-6])", layer)
-    if head is None:
-        return layer
-    module, values, level = head.groups()
-    source = ARM_SOURCES[int(level)] if module == "arm" else f"P{level}"
-    return f"{source}_mbox_{values}"
+def reference_layers(network, num_classes=None):
+    """The same as (layer, type, [arrays]) in the order of Caffe's files."""
+    blobs, layers = reference_blobs(network, num_classes), {}
+    for layer, kind, number, *_ in BLOBS[network]:
+        layers.setdefault(layer, (layer, kind, []))[2].append(blobs[layer, number])
+    return list(layers.values())
 
 
-def _array(name, layer, kind, shape, num_classes):
-    """One array in the layout of Keras; `name` is its Caffe layer."""
-    generator = np.random.default_rng(zlib.crc32(f"{name}/{int(kind == 'bias')}".encode()))
-    if kind == "bias":
-        values = 0.1 * generator.standard_normal(shape)
-        if name.endswith("_mbox_conf"):
-            # The background is pushed up, as it is in a trained net.
-            classes, push = (2, 5.0) if layer.startswith("arm") else (num_classes, 7.0)
-            values[::classes] += push
-        return values
-    if kind == "scale":
-        return (10.0 if name == "conv4_3_norm" else 8.0) * (1 + 0.1 * generator.standard_normal(shape))
-    height, width, inputs, outputs = shape
-    if name.endswith("-up"):
-        # Keras keeps a deconvolution as (height, width, out, in), Caffe as (in, out, height, width).
-        outputs, inputs = inputs, outputs
-        values = generator.standard_normal((inputs, outputs, height, width)) / np.sqrt(inputs)
-        return values.transpose(2, 3, 1, 0)
-    deviation = _gain(name, layer) / np.sqrt(inputs * height * width)
+def _array(layer, kind, number, shape, num_classes, generator):
+    if kind == "Convolution" and number == 0:
+        return _kernel(layer, shape, generator)
+    if kind == "BatchNorm" and number == 2:
+        return np.full(shape, 2.0)
+    drawn = generator.standard_normal(shape)
+    if kind == "Convolution":
+        if not layer.endswith("_mbox_conf"):
+            return 0.1 * drawn
+        # The background is pushed up, as it is in a trained net.
+        classes, push = (2, 5.0) if _is_arm(layer) else (num_classes + 1, 7.0)
+        return 0.1 * drawn + push * (np.arange(shape[0]) % classes == 0)
+    if kind == "Deconvolution":
+        return drawn / np.sqrt(shape[0]) if number == 0 else 0.1 * drawn
+    if kind == "Normalize":
+        return {"conv4_3_norm": 10.0, "conv5_3_norm": 8.0}[layer] * (1 + 0.1 * drawn)
+    if kind == "BatchNorm":
+        return 2 * 0.1 * drawn if number == 0 else 2 * np.exp(0.3 * drawn)
+    # Scale: the end of a residual branch is small, which keeps the sum bounded.
+    size = 0.15 if layer.endswith("_branch2c") else 1.0
+    return size * (1 + 0.2 * drawn) if number == 0 else 0.1 * drawn
+
+
+def _kernel(layer, shape, generator):
+    outputs, inputs, height, width = shape
+    deviation = _gain(layer) / np.sqrt(inputs * height * width)
     if inputs % 2:
-        values = deviation * generator.standard_normal((outputs, inputs, height, width))
-        return values.transpose(2, 3, 1, 0)
+        return deviation * generator.standard_normal(shape)
     # The two halves of the input channels cancel, but for a share that is drawn freely.
-    free_share = 0.0 if "_mbox_" in name else 0.4
+    free_share = 0.0 if "_mbox_" in layer else 0.4
     half = generator.standard_normal((outputs, inputs // 2, height, width))
     values = np.concatenate([half, -half], axis=1) * (deviation * np.sqrt(1 - free_share))
     if free_share:
-        free = generator.standard_normal((outputs, inputs, height, width))
-        values += free * (deviation * np.sqrt(free_share))
-    return values.transpose(2, 3, 1, 0)
+        values = values + generator.standard_normal(shape) * (deviation * np.sqrt(free_share))
+    return values
 
 
-def _gain(name, layer):
-    if name == "conv1_1":
+def _is_arm(layer):
+    return re.match(r"(res)?P[3-6]_", layer) is None
+
+
+def _gain(layer):
+    if layer in ("conv1_1", "conv1"):
         return 1.4142 / 64
-    if "_mbox_" in name:
-        # L2-normalised features are small.
-        return HEAD_GAIN[layer[:-1]] * (3.5 if "_norm_" in name else 1.0)
-    return 1.5
+    if head := re.fullmatch(r".*_mbox_(loc|conf)", layer):
+        gain = HEAD_GAIN[("arm_" if _is_arm(layer) else "odm_") + head[1]]
+        # L2-normalised features are small, the ODM's of ResNet large.
+        return gain * (3.5 if "_norm_mbox_" in layer else 0.4 if layer.startswith("resP") else 1.0)
+    return 1.4 if layer.startswith("res") else 1.5

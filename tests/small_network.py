@@ -6,7 +6,8 @@ from keras import layers
 
 from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.backbones import BACKBONES
-from refinedet_tf.layers import L2Normalize, ScaleToUnitRange, batch_normalization
+from refinedet_tf.batch_norm import batch_normalization
+from refinedet_tf.layers import L2Normalize, ScaleToUnitRange
 from refinedet_tf.model import build_model
 from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.trainer import RefineDetTrainer

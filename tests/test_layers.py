@@ -9,7 +9,7 @@ from refinedet_tf.layers import (
     MEAN_RGB,
     L2Normalize,
     ScaleToUnitRange,
-    SubtractMeanBGR,
+    SubtractMean,
     TransferConnectionBlock,
     caffe_xavier,
 )
@@ -35,10 +35,11 @@ def randomize(layer, seed=0):
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float32"])
 def test_subtract_mean_bgr(dtype):
     images = np.array([[[[255, 0, 10], [1, 2, 3]]]], dtype)
-    found = np.asarray(SubtractMeanBGR()(images))
+    found = np.asarray(SubtractMean()(images))
     np.testing.assert_allclose(found, [[[[10 - 104, 0 - 117, 255 - 123], [3 - 104, 2 - 117, 1 - 123]]]])
     assert found.dtype == np.float32
     assert MEAN_RGB == (123, 117, 104)
+    np.testing.assert_array_equal(np.asarray(SubtractMean("rgb")(images)), found[..., ::-1])
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
@@ -50,7 +51,7 @@ def test_scale_to_unit_range(dtype):
 def test_preprocessing_subtracts_before_it_rounds():
     """A bfloat16 network has steps of 1 from 128 on; the mean is subtracted in float32."""
     images = np.full((1, 1, 1, 3), [130.5, 120.25, 110.75], np.float32)
-    found = SubtractMeanBGR(dtype="mixed_bfloat16")(images)
+    found = SubtractMean(dtype="mixed_bfloat16")(images)
     assert found.dtype == tf.bfloat16
     np.testing.assert_array_equal(tf.cast(found, tf.float32), [[[[6.75, 3.25, 7.5]]]])
 
@@ -84,7 +85,7 @@ def test_l2_normalize_epsilon_is_added_to_the_squared_sum():
     )
 
 
-def test_l2_normalize_against_the_authors_program():
+def test_l2_normalize_against_the_authors_program(compare):
     """Output and gradients, with scales that differ; of the input's gradient the true value, since
     the authors' formula holds for equal scales only."""
     layer = L2Normalize(1.0)
@@ -97,9 +98,12 @@ def test_l2_normalize_against_the_authors_program():
     gradients = tape.gradient(
         output, [features, layer.scale.value], output_gradients=channels_last(GOLDEN["dy"])
     )
-    assert relative_error(output, channels_last(GOLDEN["y"])) < 1e-5
-    assert relative_error(gradients[0], channels_last(GOLDEN["dx_true"])) < 1e-5
-    assert relative_error(gradients[1], GOLDEN["dscale"]) < 1e-5
+    for what, found, expected in [
+        ("output", output, channels_last(GOLDEN["y"])),
+        ("gradient of the input, by the true formula", gradients[0], channels_last(GOLDEN["dx_true"])),
+        ("gradient of the scales", gradients[1], GOLDEN["dscale"]),
+    ]:
+        compare(what, "L2 normalisation, scales that differ", found, expected, 1e-5, relative_to="largest")
 
 
 def convolve(features, layer):
@@ -171,7 +175,7 @@ def test_batch_norm_stands_after_each_convolution():
     assert not any(v.name == "bias" for v in block.weights)
 
     def normalized(part, values):
-        norm = block.norms[part]
+        norm = getattr(block, f"{part}_norm")
         gamma, beta, mean, variance = (
             np.asarray(v) for v in (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
         )
@@ -182,23 +186,24 @@ def test_batch_norm_stands_after_each_convolution():
     second = normalized("second", np.asarray(block.second(first)))
     upsampled = normalized("upsampling", np.asarray(block.upsampling(deeper)))[:, :3, :3]
     third = tf.nn.relu(second + upsampled)
-    expected = np.maximum(normalized("output_convolution", np.asarray(block.output_convolution(third))), 0)
+    expected = np.maximum(normalized("output", np.asarray(block.output_convolution(third))), 0)
     assert relative_error(block(features, deeper, training=False), expected) < 1e-5
-    before = np.array(block.norms["first"].moving_mean)
+    before = np.array(block.first_norm.moving_mean)
     inner = np.asarray(block.first(features)).mean(axis=(0, 1, 2))
+    block.first_norm.moving_weight.assign(block.first_norm.converged_weight)
     block(features, deeper, training=True)
     np.testing.assert_allclose(
-        np.asarray(block.norms["first"].moving_mean), 0.9 * before + 0.1 * inner, rtol=1e-4, atol=1e-6
+        np.asarray(block.first_norm.moving_mean), 0.9 * before + 0.1 * inner, rtol=1e-4, atol=1e-6
     )
 
 
 @pytest.mark.parametrize(
     "layer",
     [
-        SubtractMeanBGR(name="a"),
+        SubtractMean(name="a"),
         ScaleToUnitRange(name="b"),
         L2Normalize(7.5, name="c"),
-        TransferConnectionBlock(5, 12, batch_norm=True, batch_norm_momentum=0.5, name="d"),
+        TransferConnectionBlock(5, 12, True, batch_norm_momentum=0.5, batch_norm_frozen=True, name="d"),
     ],
     ids=lambda layer: type(layer).__name__,
 )
@@ -206,7 +211,8 @@ def test_layer_is_rebuilt_from_its_config(layer):
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert type(copy) is type(layer)
     assert copy.get_config() == layer.get_config()
-    for attribute in ("initial_scale", "level", "channels", "batch_norm", "batch_norm_momentum"):
+    attributes = ("initial_scale", "channel_order", "level", "channels", "batch_norm", "batch_norm_momentum")
+    for attribute in (*attributes, "batch_norm_frozen"):
         assert getattr(copy, attribute, None) == getattr(layer, attribute, None)
 
 

@@ -1,7 +1,6 @@
 import ast
 from pathlib import Path
 
-import formula_weights
 import keras
 import numpy as np
 import pytest
@@ -96,15 +95,6 @@ def test_vgg16_heads_fit_the_anchors(vgg):
         "odm_loc": (None, anchors, 4),
         "odm_conf": (None, anchors, 21),
     }
-
-
-def test_vgg16_against_the_authors_program(vgg):
-    formula_weights.set_reference_weights(vgg, num_classes=21)
-    heads = vgg(formula_weights.reference_image()[None])
-    for name in HEADS:
-        found = np.asarray(heads[name])[0, :: int(GOLDEN["every"])]
-        assert found.shape == GOLDEN[name].shape
-        assert np.abs(found - GOLDEN[name]).max() < 1e-4 * float(GOLDEN[f"{name}_largest"])
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 160), (97, 130), (100, 65)])

@@ -111,7 +111,7 @@ def test_steps_equal_the_solver_by_hand(graph):
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-3, atol=5e-6, err_msg=ours.path)
     end = state_of(trainer)
     backbone = [path for path in end if path.startswith("level")]
-    assert len(backbone) == 21 and all(np.abs(end[path] - start[path]).max() > 1e-5 for path in backbone)
+    assert len(backbone) == 25 and all(np.abs(end[path] - start[path]).max() > 1e-5 for path in backbone)
 
 
 def test_total_decreases_on_one_batch(graph):
@@ -229,8 +229,8 @@ def test_two_replicas_equal_one(replicas, backbone):
     for kind in ("weights", "momentum", *(["statistics"] if backbone == "mobilenet_v2" else [])):
         difference, movement = found[kind]
         assert movement > 1e-6, kind
-        # The moving statistics hold the activations of the last step, and those their rounding.
-        assert difference <= min(1e-4 if kind == "statistics" else 1e-5, 0.2 * movement), kind
+        # Moving statistics are of the size of the last steps' squared activations, and so is their rounding.
+        assert difference <= (2e-5 * movement if kind == "statistics" else min(1e-5, 0.2 * movement)), kind
 
 
 def test_normalising_each_replica_alone_would_differ(replicas):

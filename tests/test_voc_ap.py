@@ -84,13 +84,14 @@ def simple_curve(images, scores, boxes, object_images, object_boxes, difficult):
 
 @pytest.mark.parametrize("metric,key,curve", [("voc07", "True", "voc07"), ("voc", "False", "area")])
 @pytest.mark.parametrize("name", ["cat", "dog", "car"])
-def test_ap_and_curves_are_those_of_the_authors_program(name, metric, key, curve):
+def test_ap_and_curves_are_those_of_the_authors_program(name, metric, key, curve, compare):
     result = class_average_precision(**golden_class(name), metric=metric)
     expected = json.loads((GOLDEN / "expected.json").read_text())[f"use_07_metric={key}"][name]
-    np.testing.assert_allclose(result.ap, expected, rtol=1e-12)
+    on = f"`{metric}`, 3 classes on 16 images, difficult objects"
+    compare("AP", on, result.ap, expected, 1e-12, relative_to="each")
     with np.load(GOLDEN / "curves.npz") as curves:
-        np.testing.assert_array_equal(result.recall, curves[f"{name}/{curve}/rec"])
-        np.testing.assert_array_equal(result.precision, curves[f"{name}/{curve}/prec"])
+        compare.same("recall and precision", on, result.recall, curves[f"{name}/{curve}/rec"])
+        compare.same("recall and precision", on, result.precision, curves[f"{name}/{curve}/prec"])
 
 
 @pytest.mark.parametrize("metric", ["voc07", "voc"])

@@ -172,10 +172,11 @@ def test_file_of_something_else(model, tmp_path):
     assert "cannot be read as weights (damaged?)" in error_of(model, file)
 
 
-@pytest.mark.parametrize("name", ["weights.h5x", "model.h5", "model.pb", "model", "refinedet.caffemodel"])
+@pytest.mark.parametrize("name", ["weights.h5x", "model.h5", "model.pb", "model", "net.prototxt"])
 def test_wrong_ending(name, model, tmp_path):
     (tmp_path / name).write_bytes(b"something")
-    assert "weights must be a .weights.h5 or .keras file" in error_of(model, tmp_path / name)
+    expected = "weights must be a .weights.h5, .keras, .caffemodel or .pth file"
+    assert expected in error_of(model, tmp_path / name)
 
 
 def test_missing_file(model, tmp_path):

@@ -3,12 +3,20 @@
 from collections.abc import Callable
 
 from refinedet_tf.backbones.applications import mobilenet_v2
+from refinedet_tf.backbones.resnet101 import resnet101
 from refinedet_tf.backbones.vgg16 import vgg16
 from refinedet_tf.config import ModelConfig
 
-BACKBONES: dict[str, Callable] = {"vgg16": vgg16, "mobilenet_v2": mobilenet_v2}
+BACKBONES: dict[str, Callable] = {
+    "vgg16": vgg16,
+    "resnet101": resnet101,
+    "mobilenet_v2": mobilenet_v2,
+}
 """By the name in `model.backbone`. Each takes (images, config): a Keras tensor [B, H, W, 3], RGB
 0..255, and the model's config; and returns four Keras tensors [B, H/stride, W/stride, C]."""
+
+ADAPTED = ("mobilenet_v2",)
+"""Those of keras.applications, which Keras' own ImageNet weights fit as they are."""
 
 
 def build_features(images, config: ModelConfig):

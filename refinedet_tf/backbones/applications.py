@@ -5,9 +5,10 @@ import math
 import keras
 from keras import layers
 
+from refinedet_tf.batch_norm import BatchNormalization, batch_normalization
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.errors import InputError
-from refinedet_tf.layers import L2Normalize, ScaleToUnitRange, batch_normalization, caffe_xavier
+from refinedet_tf.layers import L2Normalize, ScaleToUnitRange, caffe_xavier
 
 MOBILENET_V2_SOURCES = ("block_6_expand_relu", "block_13_expand_relu", "out_relu")
 """The last layers of strides 8, 16 and 32: what the next stride-2 convolution sees."""
@@ -28,10 +29,10 @@ def mobilenet_v2(images, config: ModelConfig):
         )
     except ValueError as error:
         raise InputError(f"model.width_multiplier {config.width_multiplier:g}: {error}") from None
-    pretrained = network.get_weights() if config.weights == "imagenet" else None
-    network = _adapted(network, config.batch_norm_momentum)
-    if pretrained is not None:
-        network.set_weights(pretrained)
+    adapted = _adapted(network, config)
+    if config.weights == "imagenet":
+        _copy_weights(network, adapted)
+    network = adapted
     outputs = [network.get_layer(name).output for name in MOBILENET_V2_SOURCES]
     trunk = keras.Model(network.input, outputs, name="mobilenet_v2")
     sources = trunk(ScaleToUnitRange(name="preprocessing")(images))
@@ -43,14 +44,19 @@ def mobilenet_v2(images, config: ModelConfig):
     ]
 
 
-def _adapted(network, momentum):
+def _adapted(network, config):
     """The network with BatchNorm layers of our kind, padding for any size, and new initial weights."""
+    frozen = config.batch_norm_statistics != "moving"
 
     def clone(layer):
         if isinstance(layer, layers.BatchNormalization):
-            own = batch_normalization(layer.name, momentum, dtype=layer.dtype_policy)
-            own.epsilon = layer.epsilon
-            return own
+            return batch_normalization(
+                layer.name,
+                config.batch_norm_momentum,
+                frozen,
+                epsilon=layer.epsilon,
+                dtype=layer.dtype_policy,
+            )
         # Keras pads for the parity of a known size. "same" pads as much, for any size.
         if isinstance(layer, layers.ZeroPadding2D):
             return layers.Identity(name=layer.name)
@@ -64,6 +70,14 @@ def _adapted(network, momentum):
     return keras.models.clone_model(network, clone_function=clone)
 
 
+def _copy_weights(pretrained, adapted):
+    for layer in pretrained.layers:
+        own, weights = adapted.get_layer(layer.name), layer.get_weights()
+        if isinstance(own, BatchNormalization):
+            weights.append(own.converged_weight)
+        own.set_weights(weights)
+
+
 def _he_depthwise():
     """He initialisation of a 3x3 depthwise kernel, whose fan-in is its 9 taps.
 
@@ -75,13 +89,15 @@ def _he_depthwise():
 
 def _stride_64(features, config: ModelConfig):
     """1x1 to half the channels of VGG's extra layers, 3x3 with stride 2, each with BatchNorm."""
-    momentum = config.batch_norm_momentum
+    momentum, frozen = config.batch_norm_momentum, config.batch_norm_statistics == "frozen"
     features = layers.Conv2D(256, 1, use_bias=False, kernel_initializer=caffe_xavier(), name="extra_1")(
         features
     )
-    features = layers.ReLU(name="extra_1_relu")(batch_normalization("extra_1_norm", momentum)(features))
+    features = batch_normalization("extra_1_norm", momentum, frozen)(features)
+    features = layers.ReLU(name="extra_1_relu")(features)
     features = layers.ZeroPadding2D(1, name="extra_2_padding")(features)
     features = layers.Conv2D(
         512, 3, strides=2, use_bias=False, kernel_initializer=caffe_xavier(), name="extra_2"
     )(features)
-    return layers.ReLU(name="extra_2_relu")(batch_normalization("extra_2_norm", momentum)(features))
+    features = batch_normalization("extra_2_norm", momentum, frozen)(features)
+    return layers.ReLU(name="extra_2_relu")(features)

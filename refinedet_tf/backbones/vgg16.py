@@ -3,7 +3,7 @@
 from keras import layers
 
 from refinedet_tf.config import ModelConfig
-from refinedet_tf.layers import L2Normalize, SubtractMeanBGR, caffe_xavier
+from refinedet_tf.layers import L2Normalize, SubtractMean, caffe_xavier
 
 STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 """Convolutions and channels of conv1 to conv5."""
@@ -14,7 +14,7 @@ def vgg16(images, config: ModelConfig):
 
     Layer names are those of the authors' Caffe program.
     """
-    features = SubtractMeanBGR(name="preprocessing")(images)
+    features = SubtractMean(config.channel_order, name="preprocessing")(images)
     stage_ends = []
     for stage, (convolutions, channels) in enumerate(STAGES, 1):
         for index in range(1, convolutions + 1):

@@ -1,9 +1,20 @@
-"""ImageNet classification weights as the start of training (paper, section 3.1)."""
+"""ImageNet classification weights as the start of training (paper, section 3.1).
+
+They come as blobs of the authors' program (see `blobs`), whatever the file: of VGG-16 conv1_1 to
+fc7, of ResNet-101 conv1 to res5c. The layers that RefineDet adds stay as they are.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
 
 import keras
+import numpy as np
 
-from refinedet_tf.backbones.vgg16 import STAGES
+from refinedet_tf.backbones.resnet101 import block_names
 from refinedet_tf.errors import InputError
+from refinedet_tf.weights.blobs import Blob, assign_blobs, blob_shape, variables_by_blob
 
 KEPT_TAPS = slice(0, 7, 3)
 """Of the 7x7 taps of VGG-16's fc6, numbers 0, 3 and 6 become the 3x3 dilated convolution."""
@@ -11,36 +22,128 @@ KEPT_TAPS = slice(0, 7, 3)
 KEPT_CHANNELS = slice(0, None, 4)
 """Of the 4096 channels of fc6 and fc7, every fourth stays."""
 
+PRETRAINED = re.compile(r"conv[1-5]_[1-3]|fc[67]|(bn_|scale_)?conv1|(res|bn|scale)[2-5][a-c]\d*_branch\w+")
+"""Layers of the authors' networks that ImageNet weights exist for."""
 
-def load_imagenet_vgg16(model: keras.Model, source: str) -> None:
-    """Fills conv1_1 to fc7 of a VGG-16 RefineDet; the layers that RefineDet adds stay as they are.
+CLASSIFIERS = ("fc8", "fc1000")
+"""Layers that only classification has."""
 
-    fc6 (7x7x512x4096) and fc7 (4096x4096) become convolutions by subsampling, as in the authors'
-    initial weights.
+RESNET_BRANCHES = {"branch1": 0, "branch2a": 1, "branch2b": 2, "branch2c": 3}
+"""Keras' number of each convolution of a block."""
+
+
+def is_classifier(blobs: Mapping[Blob, np.ndarray]) -> bool:
+    """Whether the blobs are those of a classification network, not of a detector."""
+    return not any("_mbox_" in layer for layer, _ in blobs)
+
+
+def assign_imagenet(model: keras.Model, blobs: Mapping[Blob, np.ndarray], path, names=None) -> list[str]:
+    """Fills a backbone from the blobs of a classification network.
+
+    fc6 and fc7 may be those of VGG-16 itself, (4096, 25088) and (4096, 4096): then they become
+    convolutions by subsampling, as in the authors' initial weights.
+
+    Args, returns and raises: as `assign_blobs`; the classifier's own last layer is not an error.
+    """
+    shapes = {blob: blob_shape(variable) for blob, variable in variables_by_blob(model, path).items()}
+    wanted = {blob for blob in shapes if PRETRAINED.fullmatch(blob[0])}
+    kept = {
+        blob: _as_convolution(blob, array, shapes[blob]) if blob in wanted else array
+        for blob, array in blobs.items()
+        if blob[0] not in CLASSIFIERS
+    }
+    return assign_blobs(model, kept, path, wanted, names)
+
+
+def load_keras_imagenet(model: keras.Model, source: str | Path = "imagenet") -> list[str]:
+    """Fills the backbone of a VGG-16 or ResNet-101 RefineDet from Keras' own ImageNet weights.
 
     Args:
-        model: of `build_model` with the backbone vgg16.
-        source: "imagenet", which Keras downloads, or the path of Keras' own file with the fully
-            connected layers, `vgg16_weights_tf_dim_ordering_tf_kernels.h5`.
+        model: of `build_model`.
+        source: "imagenet", which Keras downloads, or the path of Keras' file: of VGG-16 the one with
+            the fully connected layers, vgg16_weights_tf_dim_ordering_tf_kernels.h5; of ResNet-101
+            any, e.g. resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5.
+
+    Returns:
+        The names of the layers that were filled.
 
     Raises:
         InputError: the download fails, or the file is missing or another one.
     """
+    is_vgg = any(layer.name == "conv1_1" for layer in model.layers)
+    file = "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+    if not is_vgg:
+        file = "resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5"
     try:
-        classifier = keras.applications.VGG16(weights=source)
+        if is_vgg:
+            blobs = _vgg16_blobs(keras.applications.VGG16(weights=str(source)))
+        else:
+            has_classifier = source != "imagenet" and "notop" not in Path(source).name
+            blobs = _resnet101_blobs(
+                keras.applications.ResNet101(weights=str(source), include_top=has_classifier)
+            )
     except Exception as error:
         # Keras raises whatever its download or file code meets: any of it means no weights.
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
-            f"model.weights {source}: {str(error).splitlines()[0][:200]}; give the path of "
-            "vgg16_weights_tf_dim_ordering_tf_kernels.h5, or null for random weights"
+            f"model.weights {source}: {reason}; give the path of {file}, or null for random weights"
         ) from None
-    for stage, (convolutions, _) in enumerate(STAGES, 1):
-        for index in range(1, convolutions + 1):
-            weights = classifier.get_layer(f"block{stage}_conv{index}").get_weights()
-            model.get_layer(f"conv{stage}_{index}").set_weights(weights)
-    kernel, bias = classifier.get_layer("fc1").get_weights()
-    kernel = kernel.reshape(7, 7, 512, 4096)[KEPT_TAPS, KEPT_TAPS, :, KEPT_CHANNELS]
-    model.get_layer("fc6").set_weights([kernel, bias[KEPT_CHANNELS]])
-    kernel, bias = classifier.get_layer("fc2").get_weights()
-    kernel = kernel[KEPT_CHANNELS, KEPT_CHANNELS][None, None]
-    model.get_layer("fc7").set_weights([kernel, bias[KEPT_CHANNELS]])
+    return assign_imagenet(model, blobs, source)
+
+
+def _as_convolution(blob: Blob, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A blob of VGG-16's own fc6 or fc7, if it is that, as a convolution's of the shape."""
+    layer, number = blob
+    if layer not in ("fc6", "fc7") or array.size == math.prod(shape):
+        return array
+    outputs = 4 * shape[0]
+    if number == 1:
+        return array.reshape(-1)[KEPT_CHANNELS] if array.size == outputs else array
+    if layer == "fc6" and array.size == outputs * shape[1] * 7 * 7:
+        return array.reshape(outputs, shape[1], 7, 7)[KEPT_CHANNELS, :, KEPT_TAPS, KEPT_TAPS]
+    if layer == "fc7" and array.size == outputs * 4 * shape[1]:
+        return array.reshape(outputs, 4 * shape[1], 1, 1)[KEPT_CHANNELS, KEPT_CHANNELS]
+    return array
+
+
+def _vgg16_blobs(classifier) -> dict[Blob, np.ndarray]:
+    blobs = {}
+    for layer in classifier.layers:
+        if not layer.weights:
+            continue
+        kernel, bias = layer.get_weights()
+        if match := re.fullmatch(r"block(\d)_conv(\d)", layer.name):
+            name = f"conv{match[1]}_{match[2]}"
+            kernel = _caffe_layout(kernel)
+        else:
+            name = {"fc1": "fc6", "fc2": "fc7", "predictions": "fc8"}[layer.name]
+            if name == "fc6":
+                # Keras flattens (row, column, channel), Caffe (channel, row, column).
+                kernel = kernel.reshape(7, 7, -1, kernel.shape[-1]).transpose(2, 0, 1, 3)
+            kernel = kernel.reshape(-1, kernel.shape[-1]).T
+        blobs |= {(name, 0): kernel, (name, 1): bias}
+    return blobs
+
+
+def _resnet101_blobs(classifier) -> dict[Blob, np.ndarray]:
+    pairs = {"conv1": "conv1"}
+    for stage in (2, 3, 4, 5):
+        for number, block in enumerate(block_names(stage), 1):
+            for branch, index in RESNET_BRANCHES.items():
+                if branch != "branch1" or number == 1:
+                    pairs[f"{block}_{branch}"] = f"conv{stage}_block{number}_{index}"
+    blobs = {}
+    for name, keras_name in pairs.items():
+        kernel, bias = classifier.get_layer(f"{keras_name}_conv").get_weights()
+        gamma, beta, mean, variance = classifier.get_layer(f"{keras_name}_bn").get_weights()
+        suffix = name.removeprefix("res") if name != "conv1" else "_conv1"
+        # Keras' convolutions have a bias, which the statistics' mean can carry as well.
+        statistics = {0: mean - bias, 1: variance, 2: np.ones(1, np.float32)}
+        blobs[name, 0] = _caffe_layout(kernel)
+        blobs |= {(f"bn{suffix}", number): array for number, array in statistics.items()}
+        blobs |= {(f"scale{suffix}", 0): gamma, (f"scale{suffix}", 1): beta}
+    return blobs
+
+
+def _caffe_layout(kernel: np.ndarray) -> np.ndarray:
+    return kernel.transpose(3, 2, 0, 1)

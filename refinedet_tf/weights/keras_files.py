@@ -12,10 +12,8 @@ from refinedet_tf.anchors import ANCHORS_PER_CELL
 from refinedet_tf.errors import InputError
 from refinedet_tf.run_folder import write_aside
 
-FORMATS = (".weights.h5", ".keras")
 
-
-def load_weights(model: keras.Model, path: str | Path) -> list[str]:
+def load_keras_weights(model: keras.Model, path: Path) -> list[str]:
     """Fills every variable of `model` from a file.
 
     Args:
@@ -26,14 +24,9 @@ def load_weights(model: keras.Model, path: str | Path) -> list[str]:
         The names of the layers that were filled, all those of the model that have weights.
 
     Raises:
-        InputError: the file is missing, of another format, damaged, or of another model; then it
-            lists the shapes that are missing or left over, and the class counts where they differ.
+        InputError: the file is damaged, or of another model; then it lists the shapes that are
+            missing or left over, and the class counts where they differ.
     """
-    path = Path(path)
-    if not path.name.endswith(FORMATS):
-        raise InputError(f"{path}: weights must be a {' or '.join(FORMATS)} file")
-    if not path.is_file():
-        raise InputError(f"weights not found: {path}")
     try:
         if path.name.endswith(".keras"):
             saved = keras.saving.load_model(path, compile=False)
@@ -79,7 +72,8 @@ def _compare(path: Path, found: Counter, model: keras.Model) -> None:
     if None not in (own_classes, file_classes) and sum(missing.values()) == sum(left_over.values()):
         raise InputError(
             f"{path} holds weights for {file_classes} classes, the model has {own_classes}: "
-            "use the config that they were trained with"
+            "use the config that they were trained with, or pick classes with "
+            "python -m refinedet_tf.weights.class_subset"
         )
     # Keras' files name layers by class and number, so that only shapes can be compared; a layer is sure
     # to be missing if no array of its shape is there.

@@ -1,0 +1,190 @@
+"""The variables of VGG-16 and ResNet-101 RefineDet under the names of the authors' Caffe program.
+
+A blob is known by its layer's name and its number in that layer. Layouts: convolution 0 (out, in,
+height, width) and 1 (out,); deconvolution 0 (in, out, height, width) and 1 (out,); Normalize 0 (C,);
+BatchNorm 0 sum of means (C,), 1 sum of variances (C,), 2 what both are to be divided by (1,); the
+Scale layer after it 0 gamma (C,) and 1 beta (C,). PyTorch's layouts are the same.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from refinedet_tf.anchors import ANCHORS_PER_CELL
+from refinedet_tf.errors import InputError
+
+Blob = tuple[str, int]
+"""(layer, number) as in the authors' program."""
+
+ARM_SOURCES = {
+    "vgg16": ("conv4_3_norm", "conv5_3_norm", "fc7", "conv6_2"),
+    "resnet101": tuple(f"res{source}_relu_inter" for source in ("res3b3", "res4b22", "res5c", "res6")),
+}
+"""What the layers of the ARM heads are named after, stride 8 first."""
+
+ODM_SOURCES = {
+    "vgg16": ("P3", "P4", "P5", "P6"),
+    "resnet101": tuple(f"resP{level}_inter" for level in (3, 4, 5, 6)),
+}
+
+FIRST_LEVEL = 3
+OWN_NUMBERS = {"kernel": 0, "bias": 1, "scale": 0, "gamma": 0, "beta": 1}
+STATISTICS = {"moving_mean": 0, "moving_variance": 1, "moving_weight": 2}
+
+
+def variables_by_blob(model: keras.Model, path: str | Path = "this file") -> dict[Blob, keras.Variable]:
+    """Every variable of the model by the blob that holds it.
+
+    Raises:
+        InputError: the network is none of the authors'; names `path`, of the file that is to fill it.
+    """
+    backbone = _backbone(model, path)
+    return {_blob(variable.path, backbone): variable for variable in model.weights}
+
+
+def blob_shape(variable: keras.Variable) -> tuple[int, ...]:
+    """The shape of a variable's blob."""
+    shape = tuple(variable.shape)
+    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape
+
+
+def assign_blobs(
+    model: keras.Model,
+    blobs: Mapping[Blob, np.ndarray],
+    path: str | Path,
+    wanted: Collection[Blob] | None = None,
+    names: Mapping[Blob, str] | None = None,
+) -> list[str]:
+    """Fills variables from blobs; each wanted one must be there, and each one there must be wanted.
+
+    Args:
+        model: of `build_model`.
+        blobs: arrays in the layouts above.
+        path: of the file, for messages.
+        wanted: blobs to fill, all of the model's by default.
+        names: how the file calls them, for messages.
+
+    Returns:
+        The names of the model's layers that were filled.
+
+    Raises:
+        InputError: blobs are missing, left over or of another shape; lists them. Nothing was changed.
+    """
+    variables = variables_by_blob(model, path)
+    wanted = variables.keys() if wanted is None else wanted
+    missing = [blob for blob in variables if blob in wanted and blob not in blobs]
+    left_over = [blob for blob in blobs if blob not in wanted]
+    mismatched = {
+        blob: (blobs[blob].shape, blob_shape(variables[blob]))
+        for blob in variables
+        if blob in wanted and blob in blobs and not _same(blobs[blob].shape, blob_shape(variables[blob]))
+    }
+    if missing or left_over or mismatched:
+        raise InputError(f"{path} {_explain(missing, left_over, mismatched, names or {})}")
+    values = {blob: _value(blob, variables[blob], blobs) for blob in variables if blob in wanted}
+    for blob, value in values.items():
+        if variables[blob].name == "moving_variance" and (value < 0).any():
+            raise InputError(f"{path} holds a negative variance in {blob[0]} blob {blob[1]}: is it damaged?")
+    for blob, value in values.items():
+        variables[blob].assign(value)
+    filled = {id(variables[blob]) for blob in values}
+    return [layer.name for layer in model.layers if any(id(v) in filled for v in layer.weights)]
+
+
+def _backbone(model, path) -> str:
+    names = {layer.name for layer in model.layers}
+    backbone = "vgg16" if "conv1_1" in names else "resnet101" if "res2a_branch2a" in names else None
+    has_blocks = "arm3_block_branch1" in names
+    if backbone is None or has_blocks != (backbone == "resnet101"):
+        raise InputError(
+            f"{path}: files of Caffe and PyTorch fit the authors' networks only: model.backbone vgg16 "
+            "without head_blocks, or resnet101 with them"
+        )
+    return backbone
+
+
+def _blob(path: str, backbone: str) -> Blob:
+    layer, kind = path.split("/")[-2:]
+    if kind in STATISTICS:
+        return _norm_name(layer, backbone, "bn"), STATISTICS[kind]
+    if kind in ("gamma", "beta"):
+        return _norm_name(layer, backbone, "scale"), OWN_NUMBERS[kind]
+    return _caffe_name(layer, backbone), OWN_NUMBERS[kind]
+
+
+def _caffe_name(layer: str, backbone: str) -> str:
+    """The authors' name of a layer of ours; only heads and their blocks are called otherwise."""
+    sources = {"arm": ARM_SOURCES[backbone], "odm": ODM_SOURCES[backbone]}
+    if match := re.fullmatch(r"(arm|odm)_(loc|conf)([3-6])", layer):
+        module, values, level = match.groups()
+        return f"{sources[module][int(level) - FIRST_LEVEL]}_mbox_{values}"
+    if match := re.fullmatch(r"(arm|odm)([3-6])_block_(branch\w+)", layer):
+        module, level, branch = match.groups()
+        return f"{sources[module][int(level) - FIRST_LEVEL]}_{branch}"
+    return layer
+
+
+def _norm_name(layer: str, backbone: str, kind: str) -> str:
+    """The authors' BatchNorm ("bn") or Scale ("scale") layer of our BatchNorm `layer`."""
+    convolution = _caffe_name(layer.removesuffix("_bn"), backbone)
+    if convolution == "conv1":
+        return f"{kind}_conv1"
+    if convolution.startswith("res"):
+        return kind + convolution.removeprefix("res")
+    return f"{convolution}_{kind}"
+
+
+def _same(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Old Caffe files write four numbers always, (1, 1, 1, C) for a bias."""
+    return found == wanted or (len(found) == 4 and found == (1,) * (4 - len(wanted)) + wanted)
+
+
+def _value(blob: Blob, variable, blobs) -> np.ndarray:
+    """A blob in the layout of Keras, statistics divided as Caffe does."""
+    array = np.asarray(blobs[blob], np.float32)
+    if variable.name in ("moving_mean", "moving_variance"):
+        weight = float(np.ravel(blobs[blob[0], 2])[0])
+        # Caffe reads a sum of no terms as zero.
+        array = array / np.float32(weight) if weight else np.zeros_like(array)
+    if len(variable.shape) == 4:
+        return array.transpose(2, 3, 1, 0)
+    return array.reshape(variable.shape)
+
+
+def _explain(missing, left_over, mismatched, names) -> str:
+    classes = [_classes(blob, shapes) for blob, shapes in mismatched.items()]
+    if classes and not missing and not left_over and None not in classes:
+        return (
+            f"holds weights for {classes[0][0]} classes, the model has {classes[0][1]}: use the config that "
+            "they were trained with, or pick classes with python -m refinedet_tf.weights.class_subset"
+        )
+
+    def name(blob):
+        return names.get(blob, f"{blob[0]} blob {blob[1]}")
+
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} missing ({_some(map(name, missing))})")
+    if left_over:
+        parts.append(f"{len(left_over)} left over ({_some(map(name, left_over))})")
+    if mismatched:
+        shapes = [f"{name(b)} is {list(f)}, not {list(w)}" for b, (f, w) in mismatched.items()]
+        parts.append(f"{len(mismatched)} of another shape ({_some(shapes)})")
+    return f"does not fit the model; blobs: {'; '.join(parts)}"
+
+
+def _classes(blob: Blob, shapes) -> tuple[int, int] | None:
+    """(classes of the file, of the model) if the blob belongs to an ODM classifier, else None."""
+    is_odm = re.match(r"(res)?P[3-6]_(inter_)?mbox_conf$", blob[0])
+    found, wanted = ([size for size in shape if size > 1][:1] for shape in shapes)
+    if not is_odm or not found or found[0] % ANCHORS_PER_CELL:
+        return None
+    return found[0] // ANCHORS_PER_CELL - 1, wanted[0] // ANCHORS_PER_CELL - 1
+
+
+def _some(items, limit: int = 6) -> str:
+    items = list(items)
+    return ", ".join(items[:limit]) + (", ..." if len(items) > limit else "")

@@ -1,0 +1,241 @@
+"""Caffe's weight files (`.caffemodel`) -> arrays by layer.
+
+Such a file is a protobuf message NetParameter (src/caffe/proto/caffe.proto of the authors' program).
+Only the fields that hold weights are declared here; protobuf passes over all others.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+from refinedet_tf.errors import InputError
+
+LARGEST_VALUE = 1e10
+"""Weights and statistics of trained networks are far below. Of random bytes read as float32, more than
+a third lie above, so that a damaged run of a few dozen bytes does not pass."""
+
+MAX_AXES = 32
+"""Caffe's own limit (kMaxBlobAxes)."""
+
+MAX_BYTES = 2**31 - 1
+"""Protobuf's own limit for a message."""
+
+V1_TYPES = {4: "Convolution", 14: "InnerProduct", 39: "Deconvolution"}
+"""V1LayerParameter.LayerType -> today's name, of the types that have weights."""
+
+_KINDS = "a prototxt or a solverstate?"
+
+_FIELD = descriptor_pb2.FieldDescriptorProto
+
+# Message: field: (number, type or message, whether it is repeated). Names and types are bytes, because
+# damaged ones need not be UTF-8. A packed run of floats looks like bytes, and read as such it becomes an
+# array at once; Blob does so, and SlowBlob reads floats as floats, packed or one by one.
+_MESSAGES = {
+    "Shape": {"dim": (1, _FIELD.TYPE_INT64, True)},
+    "Blob": {
+        "num": (1, _FIELD.TYPE_INT32, False),
+        "channels": (2, _FIELD.TYPE_INT32, False),
+        "height": (3, _FIELD.TYPE_INT32, False),
+        "width": (4, _FIELD.TYPE_INT32, False),
+        "data": (5, _FIELD.TYPE_BYTES, True),
+        "shape": (7, "Shape", False),
+        "double_data": (8, _FIELD.TYPE_BYTES, True),
+    },
+    "SlowBlob": {"data": (5, _FIELD.TYPE_FLOAT, True), "double_data": (8, _FIELD.TYPE_DOUBLE, True)},
+    "Layer": {
+        "name": (1, _FIELD.TYPE_BYTES, False),
+        "type": (2, _FIELD.TYPE_BYTES, False),
+        "blobs": (7, "Blob", True),
+    },
+    "V1Layer": {
+        "name": (4, _FIELD.TYPE_BYTES, False),
+        "type": (5, _FIELD.TYPE_INT32, False),
+        "blobs": (6, "Blob", True),
+    },
+    "Net": {"layers": (2, "V1Layer", True), "layer": (100, "Layer", True)},
+}
+
+
+@dataclass(frozen=True)
+class CaffeLayer:
+    """A layer with weights.
+
+    Attributes:
+        name: printable, not empty.
+        type: such as "Convolution"; "V1 type 18" for a type of the V1 format outside `V1_TYPES`.
+        blobs: float32 arrays, finite, of the shapes in the file (old files: always four numbers, with
+            leading ones). They are not to be written to.
+    """
+
+    name: str
+    type: str
+    blobs: list[np.ndarray]
+
+
+def read_caffemodel(path: str | Path) -> dict[str, CaffeLayer]:
+    """Reads the layers that have weights.
+
+    Args:
+        path: of a `.caffemodel` file with layers of today's or of the V1 format.
+
+    Returns:
+        The layers by name, in the order of the file.
+
+    Raises:
+        InputError: the file is missing, damaged or of another kind; names the layer and blob if known.
+    """
+    path = Path(path)
+    net = _parse(
+        "Net", _content(path), f"{path} is not a whole .caffemodel file: is it truncated, or {_KINDS}"
+    )
+    if net.layers and net.layer:
+        raise InputError(f"{path} holds layers of the V1 and of today's format: is it damaged?")
+    layers = {}
+    for number, message in enumerate(net.layers or net.layer):
+        if not message.blobs:
+            continue
+        name = _text(message.name, f"{path}: the name of layer number {number} (from 0)")
+        if name in layers:
+            raise InputError(f"{path} holds two layers named {_short(name)} with weights: is it damaged?")
+        where = f"{path}: layer {_short(name)}"
+        if net.layers:
+            kind = V1_TYPES.get(message.type, f"V1 type {message.type}")
+        else:
+            kind = _text(message.type, f"{where}: its type")
+        blobs = [_array(blob, f"{where} blob {i}") for i, blob in enumerate(message.blobs)]
+        layers[name] = CaffeLayer(name, kind, blobs)
+    if not layers:
+        raise InputError(f"{path} holds no weights: is it {_KINDS}")
+    return layers
+
+
+def _message_classes() -> dict:
+    file = descriptor_pb2.FileDescriptorProto(name="refinedet_tf/caffemodel.proto", package="refinedet_tf")
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field, (number, kind, repeated) in fields.items():
+            label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
+            declared = message.field.add(name=field, number=number, label=label)
+            if isinstance(kind, str):
+                declared.type, declared.type_name = _FIELD.TYPE_MESSAGE, f".refinedet_tf.{kind}"
+            else:
+                declared.type = kind
+    # A pool of its own, so that another package's Caffe messages cannot collide with these.
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"refinedet_tf.{name}"))
+        for name in _MESSAGES
+    }
+
+
+_CLASSES = _message_classes()
+
+
+def _parse(message: str, content: bytes, complaint: str):
+    try:
+        return _CLASSES[message].FromString(content)
+    except (DecodeError, ValueError, RecursionError):
+        raise InputError(complaint) from None
+
+
+def _content(path: Path) -> bytes:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a .caffemodel file")
+    if not path.is_file():
+        raise InputError(f"weights not found: {path}")
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise InputError(f"{path} has {size} bytes, a .caffemodel file at most {MAX_BYTES}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if not content:
+        raise InputError(f"{path} is empty, not a .caffemodel file")
+    return content
+
+
+def _text(raw: bytes, what: str) -> str:
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{what} is not valid UTF-8: is the file damaged?") from None
+    if not text:
+        raise InputError(f"{what} is empty: is the file damaged?")
+    # Later messages print names, and have to stay one line.
+    if not text.isprintable():
+        raise InputError(f"{what}, {_short(text)}, holds control characters: is the file damaged?")
+    return text
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 60 else f"{name[:57]}...")
+
+
+def _array(blob, where: str) -> np.ndarray:
+    """The values of a Blob message in its shape."""
+    shape = _shape(blob, where)
+    # Python's integers: a damaged shape may want more values than 64 bits can count.
+    count = math.prod(shape)
+    values = _values(blob, count, where)
+    if values.size != count:
+        raise InputError(f"{where} holds {values.size} values, its shape {shape} wants {count}")
+    _check(values, where)
+    return values.astype(np.float32, copy=False).reshape(shape)
+
+
+def _shape(blob, where: str) -> list[int]:
+    """As Caffe's Blob::FromProto: one of the four old numbers is enough to make the blob an old one."""
+    old = ("num", "channels", "height", "width")
+    if any(blob.HasField(side) for side in old):
+        shape = [getattr(blob, side) for side in old]
+    else:
+        shape = blob.shape.dim
+    if len(shape) > MAX_AXES:
+        raise InputError(f"{where} has {len(shape)} dimensions, Caffe's have at most {MAX_AXES}")
+    if any(side < 1 for side in shape):
+        raise InputError(f"{where} has the shape {list(shape)}, but dimensions are at least 1")
+    return list(shape)
+
+
+def _values(blob, count: int, where: str) -> np.ndarray:
+    """float32 or float64 [n], where n need not be `count` yet."""
+    floats = _packed(blob.data, "<f4", f"{where}: data")
+    doubles = _packed(blob.double_data, "<f8", f"{where}: double_data")
+    if not floats.size and not doubles.size:
+        # Protobuf allows values one by one too, each behind a tag of its own. Together with runs it would
+        # allow them as well, but this way their order would be lost: they are left to be missing.
+        slow = _parse("SlowBlob", blob.SerializeToString(), f"{where} is damaged")
+        floats = np.fromiter(slow.data, np.float32, len(slow.data))
+        doubles = np.fromiter(slow.double_data, np.float64, len(slow.double_data))
+    if floats.size and doubles.size:
+        raise InputError(
+            f"{where} holds both data ({floats.size} values) and double_data ({doubles.size}): "
+            "there should be one of them"
+        )
+    if not floats.size and not doubles.size:
+        raise InputError(f"{where} holds neither data nor double_data, its shape wants {count} values")
+    return doubles if doubles.size else floats
+
+
+def _packed(chunks, dtype: str, what: str) -> np.ndarray:
+    chunks, size = list(chunks), np.dtype(dtype).itemsize
+    for chunk in chunks:
+        if len(chunk) % size:
+            raise InputError(f"{what} has {len(chunk)} bytes, not a multiple of {size}")
+    return np.frombuffer(b"".join(chunks), dtype)
+
+
+def _check(values: np.ndarray, where: str) -> None:
+    # Both ends are NaN if any value is; two passes, and no second array of the size of the first.
+    if np.maximum(values.max(), -values.min()) <= LARGEST_VALUE:
+        return
+    place = int(np.flatnonzero(~(np.abs(values) <= LARGEST_VALUE))[0])
+    value = float(values[place])
+    problem = "larger than any weight" if math.isfinite(value) else "not finite"
+    raise InputError(f"{where} holds {value:g} at place {place}, which is {problem}: is the file damaged?")

@@ -1,0 +1,135 @@
+"""`load_weights`: any file of weights that this project can read -> a model's variables."""
+
+import re
+import warnings
+from pathlib import Path
+
+import keras
+
+from refinedet_tf.errors import InputError
+from refinedet_tf.weights.blobs import ARM_SOURCES, Blob, assign_blobs
+from refinedet_tf.weights.caffe_files import read_caffemodel
+from refinedet_tf.weights.imagenet import assign_imagenet, is_classifier, load_keras_imagenet
+from refinedet_tf.weights.keras_files import load_keras_weights
+from refinedet_tf.weights.torch_files import read_checkpoint
+
+ENDINGS = (".weights.h5", ".keras", ".caffemodel", ".pth")
+
+TORCH_VGG = (
+    {0: "conv1_1", 2: "conv1_2", 5: "conv2_1", 7: "conv2_2", 10: "conv3_1", 12: "conv3_2", 14: "conv3_3"}
+    | {17: "conv4_1", 19: "conv4_2", 21: "conv4_3", 24: "conv5_1", 26: "conv5_2", 28: "conv5_3"}
+    | {31: "fc6", 33: "fc7"}
+)
+"""RefineDet.PyTorch's number of each layer in `vgg`."""
+
+
+def load_weights(model: keras.Model, path: str | Path) -> list[str]:
+    """Fills a model from a file.
+
+    A file of RefineDet weights must fill every variable of the model, and all of it must be used.
+    ImageNet weights of Caffe or PyTorch (a classification network's) fill the backbone, with a
+    warning; compare what is returned with the model's layers where that would not do.
+
+    Args:
+        model: of `build_model`.
+        path: a `.weights.h5` file or a whole model saved as `.keras`, by this project; the authors'
+            `.caffemodel` of VGG-16 or ResNet-101 with any number of classes; a `.pth` checkpoint in
+            the layout of RefineDet.PyTorch (VGG-16). What Caffe's Python tools write (old-style
+            blobs, V1 layers, doubles) is read too.
+
+    Returns:
+        The names of the layers that were filled.
+
+    Raises:
+        InputError: the file is missing, of another format, damaged, or of another model; then it
+            lists what is missing, left over or of another shape, and the class counts where they
+            differ. Nothing was changed.
+    """
+    path = Path(path)
+    if not path.name.endswith(ENDINGS):
+        raise InputError(f"{path}: weights must be a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file")
+    if not path.is_file():
+        raise InputError(f"weights not found: {path}")
+    if path.suffix == ".caffemodel":
+        layers = read_caffemodel(path).values()
+        blobs = {(layer.name, number): blob for layer in layers for number, blob in enumerate(layer.blobs)}
+        return _assign(model, blobs, path, names={})
+    if path.suffix == ".pth":
+        tensors = read_checkpoint(path)
+        names = {_torch_blob(name): name for name in tensors}
+        filled = _assign(model, {blob: tensors[name] for blob, name in names.items()}, path, names)
+        _warn_of_channel_order(model, path)
+        return filled
+    return load_keras_weights(model, path)
+
+
+def load_initial_weights(model: keras.Model, source: str) -> list[str]:
+    """Fills a model with what `model.weights` of its config names: "imagenet" or a file."""
+    is_keras_classifier = source.endswith(".h5") and not source.endswith(".weights.h5")
+    if source == "imagenet" or is_keras_classifier:
+        return load_keras_imagenet(model, source)
+    with warnings.catch_warnings():
+        # A backbone alone is what training may start from.
+        warnings.simplefilter("ignore", PartialWeightsWarning)
+        return load_weights(model, source)
+
+
+class PartialWeightsWarning(UserWarning):
+    """A file filled the backbone only."""
+
+
+def _assign(model, blobs, path, names) -> list[str]:
+    if not is_classifier(blobs):
+        return assign_blobs(model, blobs, path, names=names)
+    filled = assign_imagenet(model, blobs, path, names)
+    warnings.warn(
+        f"{path} holds ImageNet weights: they filled the backbone, all other layers keep their values",
+        PartialWeightsWarning,
+        stacklevel=3,
+    )
+    return filled
+
+
+def _warn_of_channel_order(model, path) -> None:
+    if getattr(model.get_layer("preprocessing"), "channel_order", "rgb") == "bgr":
+        warnings.warn(
+            f"{path}: RefineDet.PyTorch feeds its networks RGB, this model sees BGR; set "
+            "model.channel_order to rgb unless the checkpoint was trained on BGR",
+            stacklevel=3,
+        )
+
+
+def _torch_blob(name: str) -> Blob:
+    """The authors' name of a tensor; of one that RefineDet.PyTorch does not have, its own."""
+    layer, _, kind = name.rpartition(".")
+    number = {"weight": 0, "bias": 1}.get(kind)
+    caffe_name = _torch_layer(layer)
+    return (name, 0) if None in (number, caffe_name) else (caffe_name, number)
+
+
+def _torch_layer(layer: str) -> str | None:
+    fixed = {"conv4_3_L2Norm": "conv4_3_norm", "conv5_3_L2Norm": "conv5_3_norm"}
+    fixed |= {"extras.0": "conv6_1", "extras.1": "conv6_2"}
+    match = re.fullmatch(r"(?:(\w+)\.)?(\d+)", layer)
+    if layer in fixed or match is None:
+        return fixed.get(layer)
+    # The plain VGG-16 that such trainings start from has bare numbers.
+    part, index = match[1] or "vgg", int(match[2])
+    if part == "vgg":
+        return TORCH_VGG.get(index)
+    if head := re.fullmatch(r"(arm|odm)_(loc|conf)", part):
+        if index > 3:
+            return None
+        source = ARM_SOURCES["vgg16"][index] if head[1] == "arm" else f"P{index + 3}"
+        return f"{source}_mbox_{head[2]}"
+    return _torch_transfer_layer(part, index)
+
+
+def _torch_transfer_layer(part: str, index: int) -> str | None:
+    """tcb0 holds (conv, ReLU, conv) a level, tcb1 the deconvolutions, tcb2 (ReLU, conv, ReLU)."""
+    if part == "tcb1" and index < 3:
+        return f"P{index + 4}-up"
+    level, place = index // 3 + 3, index % 3
+    if level <= 6 and (part, place) in (("tcb0", 0), ("tcb0", 2)):
+        return f"TL{level}_{1 + place // 2}"
+    return f"P{level}" if level <= 6 and (part, place) == ("tcb2", 1) else None

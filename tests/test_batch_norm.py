@@ -1,0 +1,110 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from refinedet_tf.batch_norm import BatchNormalization, batch_normalization
+
+
+def batches(count, seed=0):
+    generator = np.random.default_rng(seed)
+    return [generator.normal(3, 2, (2, 4, 5, 3)).astype(np.float32) for _ in range(count)]
+
+
+def built(**kwargs):
+    layer = batch_normalization("norm", **{"momentum": 0.9, **kwargs})
+    layer.build((None, None, None, 3))
+    return layer
+
+
+class CaffeLayer:
+    """Blobs as Caffe's BatchNormLayer accumulates them, in float64."""
+
+    def __init__(self, momentum):
+        self.momentum, self.blobs = momentum, [np.zeros(3), np.zeros(3), 0.0]
+
+    def see(self, batch):
+        values = batch.reshape(-1, 3).astype(np.float64)
+        terms = values.mean(axis=0), values.var(axis=0, ddof=1), 1.0
+        self.blobs = [self.momentum * blob + term for blob, term in zip(self.blobs, terms, strict=True)]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.999])
+def test_moving_statistics_are_caffes(momentum):
+    layer, caffe = built(momentum=momentum), CaffeLayer(momentum)
+    for batch in batches(5):
+        layer(batch, training=True)
+        caffe.see(batch)
+        mean, variance, weight = caffe.blobs
+        np.testing.assert_allclose(layer.moving_weight, [weight], rtol=1e-6)
+        np.testing.assert_allclose(layer.moving_mean, mean / weight, rtol=1e-5)
+        np.testing.assert_allclose(layer.moving_variance, variance / weight, rtol=1e-5)
+
+
+def test_training_normalises_with_the_batch():
+    layer, batch = built(), batches(1)[0]
+    layer.gamma.assign([1.0, 2.0, 3.0])
+    layer.beta.assign([0.0, 1.0, 2.0])
+    mean, variance = batch.mean(axis=(0, 1, 2)), batch.var(axis=(0, 1, 2))
+    expected = (batch - mean) / np.sqrt(variance + 1e-5) * [1, 2, 3] + [0, 1, 2]
+    np.testing.assert_allclose(layer(batch, training=True), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["inference", "frozen", "not trainable"])
+def test_stored_statistics(how):
+    layer, batch = built(frozen=how == "frozen"), batches(1)[0]
+    layer.moving_mean.assign([1.0, 2.0, 3.0])
+    layer.moving_variance.assign([4.0, 9.0, 16.0])
+    layer.trainable = how != "not trainable"
+    found = layer(batch, training=how != "inference")
+    np.testing.assert_allclose(found, (batch - [1, 2, 3]) / [2, 3, 4], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(layer.moving_mean, [1, 2, 3])
+    np.testing.assert_array_equal(layer.moving_weight, [0])
+
+
+def test_frozen_statistics_leave_gamma_and_beta_to_training():
+    layer = built(frozen=True)
+    assert [v.name for v in layer.trainable_variables] == ["gamma", "beta"]
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(batches(1)[0], training=True) ** 2)
+    for gradient in tape.gradient(loss, [v.value for v in layer.trainable_variables]):
+        assert np.abs(gradient).min() > 0
+
+
+def test_gradient_is_that_of_keras_own_layer():
+    own, reference = built(), keras.layers.BatchNormalization(epsilon=1e-5)
+    reference.build((None, None, None, 3))
+    batch = tf.constant(batches(1)[0])
+    target = tf.constant(batches(1, seed=1)[0])
+    gradients = []
+    for layer in (own, reference):
+        with tf.GradientTape() as tape:
+            tape.watch(batch)
+            loss = tf.reduce_sum(layer(batch, training=True) * target)
+        gradients.append(tape.gradient(loss, batch))
+    np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_narrow_numbers_are_widened():
+    layer = batch_normalization("norm", 0.9, dtype="mixed_bfloat16")
+    found = layer(tf.constant(batches(1)[0] + 1000), training=True)
+    assert found.dtype == tf.bfloat16
+    assert np.abs(tf.cast(found, tf.float32)).max() < 10
+    np.testing.assert_allclose(layer.moving_mean, 1003, atol=3)
+
+
+def test_converged_weight_makes_the_usual_moving_average():
+    layer = built(momentum=0.75)
+    layer.moving_weight.assign(layer.converged_weight)
+    layer.moving_mean.assign([1.0, 2.0, 3.0])
+    batch = batches(1)[0]
+    layer(batch, training=True)
+    expected = 0.75 * np.array([1.0, 2.0, 3.0]) + 0.25 * batch.mean(axis=(0, 1, 2))
+    np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_weight, [4.0], rtol=1e-6)
+
+
+def test_layer_survives_its_config():
+    layer = batch_normalization("norm", 0.5, frozen=True, epsilon=1e-3)
+    copy = BatchNormalization.from_config(layer.get_config())
+    assert (copy.name, copy.momentum, copy.frozen, copy.epsilon) == ("norm", 0.5, True, 1e-3)

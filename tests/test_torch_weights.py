@@ -1,0 +1,93 @@
+"""Checkpoints of RefineDet.PyTorch: which tensor fills which variable."""
+
+import numpy as np
+import pytest
+from test_caffe_weights import random_layers
+from thin_vgg import thin_vgg
+
+from refinedet_tf.errors import InputError
+from refinedet_tf.weights import loading
+
+VGG = "conv1_1 0 conv1_2 2 conv2_1 5 conv2_2 7 conv3_1 10 conv3_2 12 conv3_3 14 conv4_1 17 conv4_2 19 "
+VGG += "conv4_3 21 conv5_1 24 conv5_2 26 conv5_3 28 fc6 31 fc7 33"
+
+NAMES = {layer: f"vgg.{number}" for layer, number in zip(VGG.split()[::2], VGG.split()[1::2], strict=True)}
+NAMES |= {"conv4_3_norm": "conv4_3_L2Norm", "conv5_3_norm": "conv5_3_L2Norm"}
+NAMES |= {"conv6_1": "extras.0", "conv6_2": "extras.1"}
+for index, source in enumerate(("conv4_3_norm", "conv5_3_norm", "fc7", "conv6_2")):
+    level = index + 3
+    NAMES |= {f"{source}_mbox_loc": f"arm_loc.{index}", f"{source}_mbox_conf": f"arm_conf.{index}"}
+    NAMES |= {f"P{level}_mbox_loc": f"odm_loc.{index}", f"P{level}_mbox_conf": f"odm_conf.{index}"}
+    NAMES |= {f"TL{level}_1": f"tcb0.{3 * index}", f"TL{level}_2": f"tcb0.{3 * index + 2}"}
+    NAMES |= {f"P{level + 1}-up": f"tcb1.{index}", f"P{level}": f"tcb2.{3 * index + 1}"}
+"""RefineDet.PyTorch's name of each layer of the authors' program."""
+
+
+def tensors_of(layers):
+    found = {}
+    for layer, _, blobs in layers:
+        for kind, blob in zip(("weight", "bias"), blobs, strict=False):
+            found[f"{NAMES[layer]}.{kind}"] = blob
+    return found
+
+
+@pytest.fixture
+def load(monkeypatch, tmp_path):
+    """Loads tensors as if they were read from a file."""
+
+    def load_tensors(model, tensors):
+        file = tmp_path / "refinedet.pth"
+        file.write_bytes(b"read by the patched function")
+        monkeypatch.setattr(loading, "read_checkpoint", lambda path: tensors)
+        return loading.load_weights(model, file)
+
+    return load_tensors
+
+
+def test_every_tensor_fills_its_variable(load, tmp_path):
+    from caffe_writer import write_caffemodel
+
+    source, model = thin_vgg(2), thin_vgg(2, channel_order="rgb")
+    layers = random_layers(source)
+    write_caffemodel(tmp_path / "same.caffemodel", layers)
+    loading.load_weights(source, tmp_path / "same.caffemodel")
+    tensors = tensors_of(layers)
+    assert {"tcb1.2.weight", "tcb2.10.bias", "tcb0.11.weight", "odm_conf.3.bias", "vgg.33.weight"} <= set(
+        tensors
+    )
+    filled = load(model, tensors)
+    assert filled == [layer.name for layer in model.layers if layer.weights]
+    for found, expected in zip(model.weights, source.weights, strict=True):
+        np.testing.assert_array_equal(found, expected, err_msg=expected.path)
+
+
+def test_note_on_the_order_of_channels(load):
+    model = thin_vgg(2)
+    with pytest.warns(
+        UserWarning, match="feeds its networks RGB, this model sees BGR; set model.channel_order"
+    ):
+        load(model, tensors_of(random_layers(model)))
+
+
+def test_messages_use_the_names_of_the_file(load):
+    model = thin_vgg(2)
+    tensors = tensors_of(random_layers(model))
+    tensors["vgg.5.weight"] = tensors["vgg.5.weight"][:, :2]
+    del tensors["odm_loc.1.bias"]
+    tensors |= {"arm_loc.4.weight": np.ones(3), "tcb0.1.weight": np.ones(3), "step": np.ones(1)}
+    with pytest.raises(InputError) as error:
+        load(model, tensors)
+    assert "1 missing (P4_mbox_loc blob 1)" in str(error.value)
+    assert "3 left over (arm_loc.4.weight, tcb0.1.weight, step)" in str(error.value)
+    assert "1 of another shape (vgg.5.weight is [8, 2, 3, 3], not [8, 4, 3, 3])" in str(error.value)
+
+
+def test_plain_vgg16_of_the_same_family_is_a_start(load):
+    """vgg16_reducedfc.pth numbers the same layers without `vgg.`."""
+    model = thin_vgg(2, channel_order="rgb")
+    tensors = tensors_of(random_layers(model))
+    plain = {name.removeprefix("vgg."): value for name, value in tensors.items() if name.startswith("vgg.")}
+    with pytest.warns(UserWarning, match="holds ImageNet weights"):
+        filled = load(model, plain)
+    assert filled[0] == "conv1_1" and filled[-1] == "fc7" and len(filled) == 15
+    np.testing.assert_array_equal(model.get_layer("fc7").bias, plain["33.bias"])
