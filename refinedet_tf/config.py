@@ -39,7 +39,21 @@ def _check_range(name: str, value: Sequence[float]) -> None:
 class ModelConfig:
     """The network (paper, section 3.1)."""
 
-    backbone: Literal["vgg16", "resnet101", "mobilenet_v2"] = "vgg16"
+    backbone: Literal[
+        "vgg16",
+        "resnet101",
+        "resnet50",
+        "resnext101",
+        "inception_v3",
+        "inception_resnet_v2",
+        "mobilenet_v2",
+        "efficientnet_v2_s",
+        "convnext_tiny",
+    ] = "vgg16"
+    design: Literal["refinedet", "tiled_anchors", "single_stage"] = "refinedet"
+    """What is left of RefineDet (paper, Table 3): "tiled_anchors": no cascade, the ODM classifies and
+    moves the tiled anchors; "single_stage": no transfer connection blocks and no ODM either, the ARM
+    detects all classes directly, as SSD does. Without negative filtering: `objectness_threshold` 0."""
     image_size: tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]] | None = (320, 320)
     """[height, width] in pixels; null: any size at call time."""
     width_multiplier: Positive = 1.0
@@ -143,6 +157,11 @@ class LossConfig:
     negatives_per_positive: NotNegative = 3.0
     objectness_threshold: Fraction = 0.01
     """Anchors that the ARM gives less are no ODM negatives: 1 - theta, theta = 0.99 in the paper."""
+    classification: Literal["mining", "focal"] = "mining"
+    """"focal": every anchor counts, weighted by the focal loss (Lin et al., ICCV 2017, equation 5)."""
+    focal_alpha: Fraction = 0.25
+    """Weight of positives; negatives have 1 - alpha."""
+    focal_gamma: NotNegative = 2.0
 
 
 @_strict
@@ -195,6 +214,8 @@ class EvaluationConfig:
     metric: Literal["voc07", "voc", "coco"] = "voc07"
     """"voc07": 11-point AP, "voc": area under the curve (2010 on), "coco": AP at IoU 0.50:0.95."""
     batch_size: PositiveInt = 8
+    soft_nms: bool = False
+    """Linear soft-NMS at IoU 0.30 behind the post-processing, as the authors test COCO at one scale."""
 
 
 @_strict

@@ -23,9 +23,11 @@ def postprocess(heads, anchors, config: Config):
 
     Args:
         heads: float32 logits and offsets of the network, `{"arm_loc": [B, A, 4], "arm_conf":
-            [B, A, 2], "odm_loc": [B, A, 4], "odm_conf": [B, A, C + 1]}`; class 0 is background.
+            [B, A, 2], "odm_loc": [B, A, 4], "odm_conf": [B, A, C + 1]}`; class 0 is background. Design
+            "single_stage" has the "odm" heads alone, and so no object scores.
         anchors: float32 [A, 4], normalised `[ymin, xmin, ymax, xmax]`, from `tile_anchors`.
         config: `config.postprocess` holds the thresholds and limits; the defaults are the paper's.
+            `config.model.design` says which anchors the ODM moves: the refined or the tiled ones.
 
     Returns:
         A dict of tensors, K = `max_detections`, in descending order of score, padded with zeros:
@@ -34,7 +36,7 @@ def postprocess(heads, anchors, config: Config):
         "num_detections" int32 [B].
     """
     limits = config.postprocess
-    scores = _candidate_scores(heads, limits)
+    scores = _candidate_scores(heads, config)
     anchors = tf.convert_to_tensor(anchors, tf.float32)
     if limits.pre_nms_per_class is None and limits.pre_nms_per_image is not None:
         scores, anchor, label = _best_of_image(scores, limits.pre_nms_per_image)
@@ -45,7 +47,7 @@ def postprocess(heads, anchors, config: Config):
         if limits.pre_nms_per_image is not None:
             scores, best = _top_k(_merge_axes(scores), limits.pre_nms_per_image)
             anchor, label = (tf.gather(_merge_axes(value), best, batch_dims=1) for value in (anchor, label))
-    boxes = _decode(heads, anchors, anchor)
+    boxes = _decode(heads, anchors, anchor, config.model.design)
     if limits.pre_nms_per_image is not None:
         kept = _non_maximum_suppression(boxes, scores, limits.nms_iou, label)
     else:
@@ -55,11 +57,14 @@ def postprocess(heads, anchors, config: Config):
     return _best_detections(boxes, kept, label, limits.max_detections)
 
 
-def _candidate_scores(heads, limits):
+def _candidate_scores(heads, config):
     """Class scores float32 [B, A, C]; 0 where the pair is no candidate."""
-    objectness = tf.nn.softmax(tf.cast(heads["arm_conf"], tf.float32))[..., 1:]
+    limits = config.postprocess
     scores = tf.nn.softmax(tf.cast(heads["odm_conf"], tf.float32))[..., 1:]
-    accepted = (objectness >= limits.objectness_threshold) & (scores > limits.score_threshold)
+    accepted = scores > limits.score_threshold
+    if config.model.design != "single_stage":
+        objectness = tf.nn.softmax(tf.cast(heads["arm_conf"], tf.float32))[..., 1:]
+        accepted &= objectness >= limits.objectness_threshold
     return tf.where(accepted, scores, 0.0)
 
 
@@ -101,16 +106,20 @@ def _merge_axes(values):
     return tf.reshape(values, [-1, values.shape[1] * values.shape[2]])
 
 
-def _decode(heads, anchors, index):
+def _decode(heads, anchors, index, design):
     """Boxes float32 [B, ..., 4] of the anchors `index` [B, ...]; not clipped (paper, section 3.1).
 
-    The ARM moves the tiled anchor, the ODM moves the refined anchor.
+    The ARM moves the tiled anchor, the ODM moves the refined anchor; without the cascade, the ODM
+    moves the tiled anchor.
     """
-    arm_offsets, odm_offsets = (
-        tf.gather(tf.cast(heads[name], tf.float32), index, batch_dims=1) for name in ("arm_loc", "odm_loc")
-    )
-    refined = box_ops.decode(arm_offsets, tf.gather(anchors, index))
-    return box_ops.decode(odm_offsets, refined)
+
+    def offsets(name):
+        return tf.gather(tf.cast(heads[name], tf.float32), index, batch_dims=1)
+
+    boxes = tf.gather(anchors, index)
+    if design == "refinedet":
+        boxes = box_ops.decode(offsets("arm_loc"), boxes)
+    return box_ops.decode(offsets("odm_loc"), boxes)
 
 
 def _non_maximum_suppression(boxes, scores, iou_threshold, label=None):

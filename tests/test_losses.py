@@ -238,7 +238,7 @@ def test_one_divisor_for_the_whole_batch():
     def image(tree, index):
         return {name: value[index : index + 1] for name, value in tree.items()}
 
-    sums = [loss_sums(image(heads, i), image(ground_truth, i), SMALL, config.loss) for i in (0, 1)]
+    sums = [loss_sums(image(heads, i), image(ground_truth, i), SMALL, config) for i in (0, 1)]
     counts = {m: [float(one[f"num_{m}_positives"]) for one in sums] for m in ("arm", "odm")}
     assert counts["arm"][0] != counts["arm"][1]
     for name in TERMS:

@@ -365,7 +365,7 @@ def control(config):
     halves = []
     for rows in (slice(0, 2), slice(2, 4)):
         part = {name: value[rows] for name, value in batch.items()}
-        halves.append((loss_sums({k: v[rows] for k, v in heads.items()}, part, anchors, config.loss), part))
+        halves.append((loss_sums({k: v[rows] for k, v in heads.items()}, part, anchors, config), part))
     alone = [
         sum(float(s[name]) / max(float(s[f"num_{name[:3]}_positives"]), 1) for name in TERMS)
         for s, _ in halves

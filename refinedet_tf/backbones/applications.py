@@ -1,90 +1,217 @@
 """Adapter from keras.applications to the four levels of RefineDet."""
 
-import math
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 
 import keras
 from keras import layers
 
-from refinedet_tf.batch_norm import BatchNormalization, batch_normalization
+from refinedet_tf.backbones.adaptation import adapted, copy_weights
+from refinedet_tf.batch_norm import batch_normalization
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.errors import InputError
-from refinedet_tf.layers import L2Normalize, ScaleToUnitRange, caffe_xavier
-
-MOBILENET_V2_SOURCES = ("block_6_expand_relu", "block_13_expand_relu", "out_relu")
-"""The last layers of strides 8, 16 and 32: what the next stride-2 convolution sees."""
+from refinedet_tf.layers import L2Normalize, ScaleToUnitRange, SubtractMean, caffe_xavier
 
 SOURCE_SCALE = 2.0
-"""Initial norm of a source's feature vectors, that of conv5_3 in the paper."""
+"""Initial norm of a source's feature vectors, near that of conv5_3 in the paper."""
+
+STRIDES = (8, 16, 32)
+"""Of the levels that the networks have; stride 64 is added."""
+
+PROBE_SIZE = 256
+"""Image side at which grids tell strides: a multiple of them all."""
+
+MOBILENET_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+"""Of MobileNetV2, those that Keras has ImageNet weights for."""
 
 
-def mobilenet_v2(images, config: ModelConfig):
-    """MobileNetV2 (Sandler et al., CVPR 2018) with one more stage of stride 64."""
-    height, width = images.shape[1:3]
-    try:
-        network = keras.applications.MobileNetV2(
-            input_shape=(height, width, 3),
-            alpha=config.width_multiplier,
-            include_top=False,
-            weights="imagenet" if config.weights == "imagenet" else None,
-        )
-    except ValueError as error:
-        raise InputError(f"model.width_multiplier {config.width_multiplier:g}: {error}") from None
-    adapted = _adapted(network, config)
-    if config.weights == "imagenet":
-        _copy_weights(network, adapted)
-    network = adapted
-    outputs = [network.get_layer(name).output for name in MOBILENET_V2_SOURCES]
-    trunk = keras.Model(network.input, outputs, name="mobilenet_v2")
-    sources = trunk(ScaleToUnitRange(name="preprocessing")(images))
+def normalize_imagenet() -> layers.Layer:
+    """RGB 0..255 to ImageNet's mean 0 and standard deviation 1 of each colour, in float32."""
+    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return layers.Normalization(
+        mean=[255 * m for m in mean],
+        variance=[(255 * d) ** 2 for d in deviation],
+        dtype="float32",
+        name="preprocessing",
+    )
+
+
+def _subtract_mean(config):
+    return SubtractMean(config.channel_order, name="preprocessing")
+
+
+def _unit_range(config):
+    return ScaleToUnitRange(name="preprocessing")
+
+
+@dataclasses.dataclass(frozen=True)
+class Application:
+    """A network of keras.applications.
+
+    Attributes:
+        constructor: its name there.
+        file: what Keras calls its ImageNet weights without the classifier.
+        preprocessing: config -> the layer from RGB 0..255 to what those weights were trained on.
+        options: of the constructor.
+    """
+
+    constructor: str
+    file: str
+    preprocessing: Callable[[ModelConfig], layers.Layer]
+    options: dict = dataclasses.field(default_factory=dict)
+
+
+# EfficientNetV2 and ConvNeXt would preprocess by themselves; the same arithmetic in a layer of ours
+# stays float32 where the network computes in bfloat16.
+APPLICATIONS = {
+    # Keras' own means are 103.939, 116.779, 123.68. These are those of VGG-16 and ResNet-101 here,
+    # and of the colour that the augmentation fills with.
+    "resnet50": Application(
+        "ResNet50", "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", _subtract_mean
+    ),
+    "inception_v3": Application(
+        "InceptionV3", "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5", _unit_range
+    ),
+    "inception_resnet_v2": Application(
+        "InceptionResNetV2", "inception_resnet_v2_weights_tf_dim_ordering_tf_kernels_notop.h5", _unit_range
+    ),
+    "mobilenet_v2": Application(
+        "MobileNetV2", "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5", _unit_range
+    ),
+    "efficientnet_v2_s": Application(
+        "EfficientNetV2S",
+        "efficientnetv2-s_notop.h5",
+        lambda config: layers.Rescaling(1 / 128, -1.0, dtype="float32", name="preprocessing"),
+        {"include_preprocessing": False},
+    ),
+    "convnext_tiny": Application(
+        "ConvNeXtTiny",
+        "convnext_tiny_notop.h5",
+        lambda config: normalize_imagenet(),
+        {"include_preprocessing": False},
+    ),
+}
+"""By the name in `model.backbone`."""
+
+
+def application(images, config: ModelConfig):
+    """A network of keras.applications with one more stage, of stride 64, behind it.
+
+    Its layers are those of Keras, whose weights fit; what changes is said in `adapted`. Its levels
+    are found by `find_levels`.
+
+    Args:
+        images: Keras tensor [B, H, W, 3], RGB 0..255; H and W may be None.
+        config: `backbone` is a key of `APPLICATIONS`. `weights` "imagenet" or a Keras file (see
+            `is_keras_file`) are loaded here; anything else leaves the network random.
+
+    Returns:
+        Four Keras tensors [B, ceil(H / stride), ceil(W / stride), C] of strides 8, 16, 32, 64, each
+        behind an L2 normalisation (`with_stride_64`).
+
+    Raises:
+        InputError: the weights cannot be downloaded, or their file is missing or another network's.
+    """
+    pretrained = is_keras_file(config.weights)
+    network = _network(config, config.weights if pretrained else None)
+    trunk, pairs = adapted(network, config)
+    if pretrained:
+        copy_weights(pairs)
+    outputs = [operation.output for operation in find_levels(trunk)]
+    trunk = keras.Model(trunk.input, outputs, name=config.backbone)
+    features = APPLICATIONS[config.backbone].preprocessing(config)(images)
+    return with_stride_64(trunk(features), config)
+
+
+def is_keras_file(weights: str | None) -> bool:
+    """Whether `model.weights` names what keras.applications itself can read.
+
+    That is "imagenet", or an `.h5` file that is no `.weights.h5` (those are whole RefineDets).
+    """
+    if weights is None:
+        return False
+    return weights == "imagenet" or (weights.endswith(".h5") and not weights.endswith(".weights.h5"))
+
+
+def find_levels(network: keras.Model) -> list[keras.Operation]:
+    """The layers of a network whose outputs are the levels of strides 8, 16 and 32.
+
+    Of each stride the last layer that all paths to the network's end go through: all that was
+    computed at that stride, as the next stride-2 layers see it. So neither a branch of a block nor
+    what only the shortcut of a residual block goes around can be a level.
+
+    Args:
+        network: a functional model with one input and one output, where an image of `PROBE_SIZE`
+            has maps of sides `PROBE_SIZE` / stride.
+
+    Raises:
+        ValueError: the network has no such layer of one of the strides.
+    """
+    waists = _waists(network)
+    maps = keras.Model(network.input, [operation.output for operation in waists])
+    shapes = maps.compute_output_shape((1, PROBE_SIZE, PROBE_SIZE, 3))
+    last = {PROBE_SIZE // shape[1]: operation for operation, shape in zip(waists, shapes, strict=True)}
+    if missing := [stride for stride in STRIDES if stride not in last]:
+        raise ValueError(f"{network.name} has no level of stride {missing[0]}")
+    return [last[stride] for stride in STRIDES]
+
+
+def with_stride_64(sources, config: ModelConfig):
+    """The levels of strides 8, 16 and 32 and one more behind them, each behind an L2 normalisation.
+
+    The normalisation is that of VGG-16's first levels: heads on hundreds of channels of unbounded
+    size would diverge at the usual learning rates.
+    """
     sources = [*sources, _stride_64(sources[-1], config)]
-    # As in VGG-16: heads on hundreds of channels of unbounded size would diverge at the usual rates.
     return [
         L2Normalize(SOURCE_SCALE, name=f"source{level}_norm")(source)
         for level, source in enumerate(sources, 3)
     ]
 
 
-def _adapted(network, config):
-    """The network with BatchNorm layers of our kind, padding for any size, and new initial weights."""
-    frozen = config.batch_norm_statistics != "moving"
-
-    def clone(layer):
-        if isinstance(layer, layers.BatchNormalization):
-            return batch_normalization(
-                layer.name,
-                config.batch_norm_momentum,
-                frozen,
-                epsilon=layer.epsilon,
-                dtype=layer.dtype_policy,
+def _network(config, weights):
+    """The network as Keras makes it, for images of any size."""
+    known = APPLICATIONS[config.backbone]
+    options = dict(known.options)
+    if config.backbone == "mobilenet_v2":
+        options["alpha"] = config.width_multiplier
+        if weights == "imagenet" and config.width_multiplier not in MOBILENET_WIDTHS:
+            raise InputError(
+                f"model.width_multiplier {config.width_multiplier:g}: there are ImageNet weights for "
+                f"{', '.join(f'{width:g}' for width in MOBILENET_WIDTHS)} only"
             )
-        # Keras pads for the parity of a known size. "same" pads as much, for any size.
-        if isinstance(layer, layers.ZeroPadding2D):
-            return layers.Identity(name=layer.name)
-        if isinstance(layer, layers.DepthwiseConv2D):
-            changes = {"padding": "same", "depthwise_initializer": _he_depthwise()}
-            return layers.DepthwiseConv2D.from_config({**layer.get_config(), **changes})
-        if isinstance(layer, layers.Conv2D):
-            return layers.Conv2D.from_config({**layer.get_config(), "kernel_initializer": "he_normal"})
-        return layer.__class__.from_config(layer.get_config())
-
-    return keras.models.clone_model(network, clone_function=clone)
-
-
-def _copy_weights(pretrained, adapted):
-    for layer in pretrained.layers:
-        own, weights = adapted.get_layer(layer.name), layer.get_weights()
-        if isinstance(own, BatchNormalization):
-            weights.append(own.converged_weight)
-        own.set_weights(weights)
+    constructor = getattr(keras.applications, known.constructor)
+    shape = (None, None, 3)
+    if weights is None:
+        return constructor(include_top=False, input_shape=shape, weights=None, **options)
+    if weights != "imagenet" and not Path(weights).is_file():
+        raise InputError(f"model.weights not found: {weights}; take {known.file}, or null for random weights")
+    try:
+        return constructor(include_top=False, input_shape=shape, weights=weights, **options)
+    except Exception as error:
+        # Keras raises whatever its download or file code meets: any of it means no weights.
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"model.weights {weights}: {reason}; give the path of {known.file}, or null for random weights"
+        ) from None
 
 
-def _he_depthwise():
-    """He initialisation of a 3x3 depthwise kernel, whose fan-in is its 9 taps.
-
-    Keras counts all channels and starts many times smaller; behind BatchNorm that means huge first
-    updates, after which the weights are so large that they hardly learn.
-    """
-    return keras.initializers.RandomNormal(stddev=math.sqrt(2 / 9))
+def _waists(network):
+    """The operations that every path from the network's input to its output goes through, in order."""
+    operations = network.operations
+    position = {id(operation.output): index for index, operation in enumerate(operations)}
+    farthest = [0] * len(operations)
+    for index, operation in enumerate(operations[1:], 1):
+        for tensor in keras.tree.flatten(operation.input):
+            farthest[position[id(tensor)]] = index
+    waists, reached = [], 0
+    for index, operation in enumerate(operations):
+        # Operations are sorted: a path around this one would have to jump from before it to behind.
+        if reached <= index:
+            waists.append(operation)
+        reached = max(reached, farthest[index])
+    return waists
 
 
 def _stride_64(features, config: ModelConfig):

@@ -19,15 +19,14 @@ class RefineDetTrainer(keras.Model):
     Args:
         network: of `build_model`.
         anchors: float32 [A, 4], of `tile_anchors` for the training images.
-        config: `loss` and `training.gradient_clip_norm` are used.
+        config: `loss`, `model.design` and `training.gradient_clip_norm` are used.
     """
 
     def __init__(self, network: keras.Model, anchors: np.ndarray, config: Config, **kwargs):
         super().__init__(**kwargs)
         self.network = network
         self.anchors = anchors
-        self.loss_config = config.loss
-        self.gradient_clip_norm = config.training.gradient_clip_norm
+        self.config = config
 
     def call(self, images, training=False):
         """The heads of a batch of images."""
@@ -53,7 +52,7 @@ class RefineDetTrainer(keras.Model):
         statistics = [tf.identity(variable) for variable in self.network.non_trainable_variables]
         with tf.GradientTape() as tape:
             heads = self(batch["images"], training=True)
-            sums = loss_sums(heads, batch, self.anchors, self.loss_config)
+            sums = loss_sums(heads, batch, self.anchors, self.config)
             totals = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([sums[name] for name in COUNTS]))
             counts = dict(zip(COUNTS, tf.unstack(totals), strict=True))
             terms = normalize(sums, counts)
@@ -64,7 +63,7 @@ class RefineDetTrainer(keras.Model):
             tf.distribute.ReduceOp.SUM, tf.stack([*(terms[name] for name in TERMS), *bad])
         )
         all_terms, bad_gradients = report[: len(TERMS)], report[len(TERMS) :]
-        if self.gradient_clip_norm is not None:
+        if self.config.training.gradient_clip_norm is not None:
             gradients = self._clip(gradients, replica)
         healthy = tf.reduce_all(tf.math.is_finite(all_terms)) & (tf.reduce_sum(bad_gradients) == 0)
         # The solver leaves elements with a NaN gradient alone. Not a condition around the update:
@@ -87,5 +86,6 @@ class RefineDetTrainer(keras.Model):
         """Scales this replica's gradients so that their sum has at most the configured norm."""
         summed = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         norm = tf.linalg.global_norm(summed)
-        scale = self.gradient_clip_norm / tf.maximum(norm, self.gradient_clip_norm)
+        largest = self.config.training.gradient_clip_norm
+        scale = largest / tf.maximum(norm, largest)
         return [gradient * scale for gradient in gradients]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 
+from refinedet_tf.backbones import is_keras_file
 from refinedet_tf.errors import InputError
 from refinedet_tf.weights.blobs import ARM_SOURCES, Blob, assign_blobs
 from refinedet_tf.weights.caffe_files import read_caffemodel
@@ -65,8 +66,7 @@ def load_weights(model: keras.Model, path: str | Path) -> list[str]:
 
 def load_initial_weights(model: keras.Model, source: str) -> list[str]:
     """Fills a model with what `model.weights` of its config names: "imagenet" or a file."""
-    is_keras_classifier = source.endswith(".h5") and not source.endswith(".weights.h5")
-    if source == "imagenet" or is_keras_classifier:
+    if is_keras_file(source):
         return load_keras_imagenet(model, source)
     with warnings.catch_warnings():
         # A backbone alone is what training may start from.
