@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Images that cannot be read are named at the end; the results of the others are kept.",
     )
     cli.add_model_options(parser)
+    cli.add_multi_scale_option(parser)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or quoted patterns")
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FOLDER", help="a folder that is new or empty"
@@ -46,8 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config, model = cli.load_model(arguments)
 
     from refinedet_tf.detector import Detector
+    from refinedet_tf.multiscale import MultiScaleDetector
 
-    detector = Detector(model, config)
+    detector = (MultiScaleDetector if arguments.multi_scale else Detector)(model, config)
     detect_files(detector, paths, arguments.output, arguments.score_threshold, config.evaluation.batch_size)
 
 

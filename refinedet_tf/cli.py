@@ -57,8 +57,20 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_multi_scale_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--multi-scale`."""
+    parser.add_argument(
+        "--multi-scale",
+        action="store_true",
+        help="look at each image at many sizes and mirrored and merge what is found (the + of the paper's "
+        "tables); many times slower",
+    )
+
+
 def load_model(arguments: argparse.Namespace):
     """(config, model with trained weights) that `--config`, `--set` and `--weights` describe.
+
+    With `--multi-scale` the model takes any size; the config keeps the one it was trained at.
 
     Raises:
         InputError: the config is wrong, there are no weights, or they do not fit the model.
@@ -75,7 +87,8 @@ def load_model(arguments: argparse.Namespace):
 
     # The initial weights of training would be overwritten at once.
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None))
-    model = build_model(config)
+    any_size = dataclasses.replace(config, model=dataclasses.replace(config.model, image_size=None))
+    model = build_model(any_size if getattr(arguments, "multi_scale", False) else config)
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         filled = load_weights(model, weights)

@@ -76,7 +76,7 @@ class Detector:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         results, warped, sizes = [], [], []
         for number, image in enumerate(images):
-            image = _pixels(image, number)
+            image = as_pixels(image, number)
             warped.append(self._warp(image))
             sizes.append(image.shape[:2])
             if len(warped) == batch_size:
@@ -137,8 +137,12 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         raise InputError(f"image {path} cannot be decoded: no whole JPEG, PNG, BMP or GIF file") from None
 
 
-def _pixels(image, number):
-    """An image given as path or array as uint8 [H, W, 3]; `number` is its place in the list."""
+def as_pixels(image, number: int) -> np.ndarray:
+    """An image given as path or array as uint8 [H, W, 3]; `number` is its place in the list.
+
+    Raises:
+        InputError: the image is of another kind or cannot be read; names it.
+    """
     if isinstance(image, (str, os.PathLike)):
         return read_image(image)
     pixels = np.asarray(image)

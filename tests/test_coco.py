@@ -164,6 +164,56 @@ def test_several_parts(tmp_path, tree):
     assert len(dataset.boxes) == 6
 
 
+def test_images_without_annotations(tmp_path, tree):
+    del tree["annotations"]
+    write_coco(tmp_path, tree, "annotations/image_info_test-dev2017.json", "test2017")
+    name = "image_info_test-dev2017.json:test2017"
+    dataset = read_dataset(coco_config(tmp_path, train=(), test=(name,), classes=("cat", "person")), "test")
+    assert not dataset.labelled
+    assert dataset.image_ids == ("73", "9", "11")
+    assert dataset.image_paths[0] == str(tmp_path / "test2017" / "b.jpg")
+    np.testing.assert_array_equal(dataset.image_sizes, [[100, 200], [50, 50], [50, 100]])
+    np.testing.assert_array_equal(dataset.offsets, [0, 0, 0, 0])
+    assert (dataset.boxes.shape, dataset.labels.shape) == ((0, 4), (0,))
+    assert dataset.coco.getCatIds() == [1, 17, 90]
+    for split in ("train", "validation"):
+        data = coco_config(tmp_path, **{"train": (), split: (name,)}, classes=("cat",))
+        with pytest.raises(InputError, match=r'image_info_test-dev2017\.json must hold a list "annotations"'):
+            read_dataset(data, split)
+    with pytest.raises(InputError, match='without annotations: write "image_info_test-dev2017.json:image_fo'):
+        CocoPart(tmp_path, "test-dev2017", may_be_unlabelled=True)
+
+
+def test_empty_annotations_are_annotations(tmp_path, tree):
+    tree["annotations"] = []
+    write_coco(tmp_path, tree)
+    assert CocoPart(tmp_path, "train2017", may_be_unlabelled=True).labelled
+    tree["annotations"] = None
+    write_coco(tmp_path, tree)
+    with pytest.raises(InputError, match='must hold a list "annotations"'):
+        CocoPart(tmp_path, "train2017", may_be_unlabelled=True)
+
+
+def test_the_papers_split_of_2014(tmp_path, tree):
+    """trainval35k is train2014 and val2014 without minival: three files over two image folders."""
+    lists = {"train2014": [73], "valminusminival2014": [9], "minival2014": [11]}
+    for name, ids in lists.items():
+        images = [image for image in tree["images"] if image["id"] in ids]
+        annotations = [entry for entry in tree["annotations"] if entry["image_id"] in ids]
+        part = tree | {"images": images, "annotations": annotations}
+        folder = "train2014" if name == "train2014" else "val2014"
+        write_coco(tmp_path, part, f"annotations/instances_{name}.json", folder)
+    data = coco_config(
+        tmp_path,
+        train=("train2014", "instances_valminusminival2014.json:val2014"),
+        test=("instances_minival2014.json:val2014",),
+    )
+    assert read_dataset(data, "train").image_ids == ("73", "9")
+    minival = read_dataset(data, "test")
+    assert minival.image_paths == (str(tmp_path / "val2014" / "c.jpg"),)
+    assert minival.labelled and len(minival.coco.getAnnIds()) == 2
+
+
 def _set(*path, value):
     def change(tree):
         for key in path[:-1]:

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from test_voc import voc_object, write_voc
+from test_voc import voc_object, write_unlabelled, write_voc
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data.dataset import read_dataset, with_progress
@@ -149,6 +149,31 @@ def test_empty_splits(tmp_path):
         read_dataset(config(tmp_path), "train")
     with pytest.raises(InputError, match=r"data\.root: folder .*nowhere does not exist"):
         read_dataset(config(tmp_path / "nowhere"), "train")
+
+
+def test_test_split_without_annotations(tmp_path):
+    write_voc(tmp_path, a=CAT + DOG)
+    write_unlabelled(tmp_path, b=(17, 9), c=(5, 8))
+    data = config(tmp_path, validation=("2012/test",), test=("2012/test",))
+    dataset = read_dataset(data, "test", strict=True)
+    assert not dataset.labelled
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.image_ids == ("b", "c")
+    np.testing.assert_array_equal(dataset.image_sizes, [[9, 17], [8, 5]])
+    np.testing.assert_array_equal(dataset.offsets, [0, 0, 0])
+    assert (dataset.boxes.shape, dataset.max_boxes, dataset.report.num_boxes) == ((0, 4), 0, 0)
+    assert dataset.image_annotations(1)[0].shape == (0, 4)
+    assert read_dataset(data, "train").labelled
+    with pytest.raises(InputError, match=r"b\.xml cannot be read: No such file"):
+        read_dataset(data, "validation")
+
+
+def test_parts_with_and_without_annotations(tmp_path):
+    write_voc(tmp_path, split="test", a=DOG)
+    write_unlabelled(tmp_path, b=(17, 9))
+    both = config(tmp_path, test=("2007/test", "2012/test"), classes=("dog",))
+    with pytest.raises(InputError, match=r"data\.test joins parts .* without \(2012/test\); name one kind"):
+        read_dataset(both, "test")
 
 
 def test_progress_of_a_slow_reader(capsys):

@@ -139,6 +139,53 @@ def test_missing_files(tmp_path, file, message):
         read_one(tmp_path)
 
 
+def write_unlabelled(root, **image_sizes):
+    """A devkit whose images (id -> width and height) have no XML files."""
+    folder = write_voc(root, "2012", "test", **dict.fromkeys(image_sizes, ""))
+    for image_id, size in image_sizes.items():
+        (folder / "Annotations" / f"{image_id}.xml").unlink()
+        Image.new("RGB", size).save(folder / "JPEGImages" / f"{image_id}.jpg")
+    return folder
+
+
+@pytest.mark.parametrize("annotations", ["of other images", "none", "no folder"])
+def test_split_without_annotations(tmp_path, annotations):
+    folder = write_unlabelled(tmp_path, b=(17, 9), a=(5, 8))
+    if annotations == "of other images":
+        write_voc(tmp_path, "2012", c=voc_object("cat", (1, 1, 5, 5)))
+    elif annotations == "no folder":
+        (folder / "Annotations").rmdir()
+    part = VocPart(tmp_path, "2012/test", may_be_unlabelled=True)
+    assert not part.labelled
+    assert list(part) == [
+        ("b", str(folder / "JPEGImages" / "b.jpg"), 9, 17, [], [], []),
+        ("a", str(folder / "JPEGImages" / "a.jpg"), 8, 5, [], [], []),
+    ]
+    with pytest.raises(InputError, match=r"b\.xml cannot be read: .*the 2 images of 2012/test, 2 have no"):
+        VocPart(tmp_path, "2012/test")
+
+
+def test_split_without_some_annotations(tmp_path):
+    folder = write_voc(tmp_path, "2012", "test", **{f"image{i:02d}": "" for i in range(20)})
+    assert VocPart(tmp_path, "2012/test", may_be_unlabelled=True).labelled
+    for i in (3, 17):
+        (folder / "Annotations" / f"image{i:02d}.xml").unlink()
+    message = r"image03\.xml cannot be read: .*; of the 20 images of 2012/test, 2 have no annotation: "
+    with pytest.raises(InputError, match=message + "image03, image17$"):
+        VocPart(tmp_path, "2012/test", may_be_unlabelled=True)
+    for i in range(4, 17):
+        (folder / "Annotations" / f"image{i:02d}.xml").unlink()
+    with pytest.raises(InputError, match="15 have no annotation: image03, .*, image12, ...$"):
+        VocPart(tmp_path, "2012/test", may_be_unlabelled=True)
+
+
+def test_unlabelled_image_without_a_readable_header(tmp_path):
+    folder = write_unlabelled(tmp_path, a=(5, 8))
+    (folder / "JPEGImages" / "a.jpg").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"a\.jpg cannot be read as an image"):
+        list(VocPart(tmp_path, "2012/test", may_be_unlabelled=True))
+
+
 def test_unreadable_image_header(tmp_path):
     write_voc(tmp_path, size="", a="")
     with pytest.raises(InputError, match=r"a\.jpg cannot be read as an image"):

@@ -23,20 +23,31 @@ class CocoPart:
     text; boxes are x, y, width, height as in the file: float pixels, 0-based. Crowd regions are
     marked difficult. An entry without "width" and "height" gets the image file's.
 
+    Args:
+        root: the folder that holds annotations/.
+        part: as above.
+        may_be_unlabelled: take a file without "annotations", such as COCO distributes for its test
+            images ("image_info_test-dev2017.json:test2017"). Its images have no objects.
+
     Raises:
         InputError: a file or folder is missing or broken, an entry lacks a key, or an annotation
             names an image or a category that the file does not list.
     """
 
-    def __init__(self, root: str | Path, part: str):
+    def __init__(self, root: str | Path, part: str, may_be_unlabelled: bool = False):
         self.name = part
         self.file, self.image_folder = _locate(Path(root), part)
         self.clash_prefix = self.image_folder.name
         """Goes before the image ids of this part that another part has too: "train2017/73"."""
         tree = _read_json(self.file)
+        self.labelled = "annotations" in tree or not may_be_unlabelled
+        """Whether there are annotations."""
+        for key in ("images", "categories", *(["annotations"] if self.labelled else [])):
+            if not isinstance(tree.get(key), list):
+                raise InputError(f'{self.file} must hold a list "{key}"')
         self.categories = self._read_categories(tree["categories"])
         self._images = self._read_images(tree["images"])
-        self._annotations = self._read_annotations(tree["annotations"])
+        self._annotations = self._read_annotations(tree["annotations"] if self.labelled else [])
 
     def __len__(self) -> int:
         return len(self._images)
@@ -164,14 +175,21 @@ def _locate(root: Path, part: str) -> tuple[Path, Path]:
     if not colon:
         if part.endswith(".json"):
             raise InputError(f'COCO part "{part}": write "{part}:image_folder"')
-        return root / "annotations" / f"instances_{part}.json", root / part
+        file, unlabelled = (
+            root / "annotations" / f"{kind}_{part}.json" for kind in ("instances", "image_info")
+        )
+        if unlabelled.is_file() and not file.is_file():
+            raise InputError(
+                f'COCO part "{part}" is without annotations: write "{unlabelled.name}:image_folder"'
+            )
+        return file, root / part
     if not (file_name and folder):
         raise InputError(f'COCO part "{part}": write "train2017" or "file.json:image_folder"')
     file = root / file_name
     return (file if file.is_file() else root / "annotations" / file_name), root / folder
 
 
-def _read_json(file: Path) -> dict[str, list[Any]]:
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         with file.open(encoding="utf-8") as stream:
             tree = json.load(stream, object_hook=_without_mask)
@@ -179,9 +197,8 @@ def _read_json(file: Path) -> dict[str, list[Any]]:
         raise InputError(f"{file} cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file} is not valid JSON: {error}") from None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(tree, dict) or not isinstance(tree.get(key), list):
-            raise InputError(f'{file} must hold a list "{key}"')
+    if not isinstance(tree, dict):
+        raise InputError(f'{file} must hold an object with the list "images"')
     return tree
 
 

@@ -54,6 +54,9 @@ class DetectionDataset:
     coco: Any = None
     """`pycocotools.coco.COCO` of the validation and test splits, for the COCO metric; None for other
     formats, for the training split, and when several parts are joined."""
+    labelled: bool = True
+    """False: a test split whose annotations are not published, so that M is 0 and nothing can be
+    measured; sizes are those of the image files, or of COCO's list."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -76,6 +79,7 @@ def read_dataset(data: DataConfig, split: str, strict: bool = False) -> Detectio
     The parts of the split are joined in their order. Images without objects are kept. If
     `data.classes` is null, the labels are those of the training parts, for the other splits too: VOC,
     the names of their objects, sorted; COCO, their categories in the order of the category ids.
+    Only "test" may be without annotations, all its parts alike.
 
     Args:
         data: the config's data section.
@@ -121,6 +125,7 @@ def read_dataset(data: DataConfig, split: str, strict: bool = False) -> Detectio
         offsets=np.concatenate([[0], np.cumsum(kept_per_image)]).astype(np.int64),
         report=make_report(reasons, raw.boxes, raw.names, raw.name_of, raw.ids, raw.image_of),
         coco=coco,
+        labelled=parts[0].labelled,
     )
 
 
@@ -205,7 +210,11 @@ def _open_parts(reader: type, data: DataConfig, split: str) -> list[VocPart | Co
         raise InputError(f"data.{split} is empty: name at least one part{needed}")
     if not Path(data.root).is_dir():
         raise InputError(f"data.root: folder {data.root} does not exist")
-    parts = [reader(data.root, name) for name in names]
+    # Training on, or choosing weights by, objects that are not there would be a mistake.
+    parts = [reader(data.root, name, may_be_unlabelled=split == "test") for name in names]
+    if len({part.labelled for part in parts}) > 1:
+        without = ", ".join(part.name for part in parts if not part.labelled)
+        raise InputError(f"data.{split} joins parts with annotations and without ({without}); name one kind")
     if not any(len(part) for part in parts):
         raise InputError(f"data.{split} ({', '.join(names)} in {data.root}) holds no image")
     return parts

@@ -28,12 +28,18 @@ class VocPart:
     `difficult` count as not difficult. The size is the XML's; where that is missing or 0, the image
     file's. Lines of a class split ("000005  -1") are taken for their image, whatever the flag.
 
+    Args:
+        root: the folder that holds VOC2007, VOC2012...
+        part: "year/split".
+        may_be_unlabelled: take a split for which there is not a single XML file, such as "2012/test".
+            Its images have no objects, and their sizes come from the image files' headers.
+
     Raises:
         InputError: the part is not "year/split", or a folder, the split file, an image or an
             annotation is missing or broken; names it and, where possible, what exists instead.
     """
 
-    def __init__(self, root: str | Path, part: str):
+    def __init__(self, root: str | Path, part: str, may_be_unlabelled: bool = False):
         year, slash, split = part.partition("/")
         if not (year and slash and split):
             raise InputError(f'VOC part "{part}": write year/split, e.g. "2007/trainval"')
@@ -46,6 +52,8 @@ class VocPart:
             raise InputError(f"{self.folder} does not exist; {root} holds {_join(found)}")
         self._files = _image_files(self.folder / "JPEGImages")
         self._ids = self._read_split(split)
+        self.labelled = self._has_annotations(may_be_unlabelled)
+        """Whether there are annotations."""
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -56,11 +64,11 @@ class VocPart:
                 raise InputError(
                     f"{self.folder / 'JPEGImages' / image_id}.jpg does not exist, but {self.name} lists it"
                 )
-            yield _read_annotation(
-                self.annotation_file(image_id),
-                image_id,
-                str(self.folder / "JPEGImages" / self._files[image_id]),
-            )
+            image_path = str(self.folder / "JPEGImages" / self._files[image_id])
+            if self.labelled:
+                yield _read_annotation(self.annotation_file(image_id), image_id, image_path)
+            else:
+                yield AnnotatedImage(image_id, image_path, *read_image_size(image_path), [], [], [])
 
     def annotation_file(self, image_id: str) -> Path:
         return self.folder / "Annotations" / f"{image_id}.xml"
@@ -94,6 +102,21 @@ class VocPart:
             flagged = None if line in self._files else _CLASS_SPLIT_LINE.fullmatch(line)
             ids.append(flagged[1] if flagged else line)
         return ids
+
+    def _has_annotations(self, may_be_unlabelled: bool) -> bool:
+        folder = self.folder / "Annotations"
+        # A look at every file would take long on a network disk, and the folder may be missing.
+        files = set(list_folder(folder)) if folder.is_dir() else set()
+        missing = [image_id for image_id in self._ids if f"{image_id}.xml" not in files]
+        if not missing:
+            return True
+        if may_be_unlabelled and len(missing) == len(self._ids):
+            return False
+        shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+        raise InputError(
+            f"{self.annotation_file(missing[0])} cannot be read: No such file; of the {len(self._ids)} "
+            f"images of {self.name}, {len(missing)} have no annotation: {shown}"
+        )
 
 
 def _image_files(folder: Path) -> dict[str, str]:

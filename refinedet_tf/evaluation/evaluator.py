@@ -19,6 +19,8 @@ from refinedet_tf.evaluation import (
     mean_average_precision,
     voc_ap,
 )
+from refinedet_tf.evaluation.merging import merge_detections, soft_nms
+from refinedet_tf.multiscale import MultiScaleDetector
 from refinedet_tf.postprocessing import postprocess
 
 Progress = Callable[[int, int, float], None]
@@ -39,6 +41,15 @@ class Throughput:
 
 
 @dataclasses.dataclass(frozen=True)
+class MultiScaleCost:
+    """Seconds per image of all passes, warping included, and of a single look at it."""
+
+    passes: int
+    seconds: float
+    single_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationResult:
     """What `evaluate` measured.
 
@@ -49,6 +60,7 @@ class EvaluationResult:
         classes: {class name: ClassResult} in label order.
         num_images: images of the data set.
         throughput: None where only detections were scored.
+        multi_scale: what multi-scale testing cost; None for a single scale.
         coco: COCO's 12 numbers by name, for the metric "coco".
     """
 
@@ -57,6 +69,7 @@ class EvaluationResult:
     classes: dict[str, ClassResult]
     num_images: int
     throughput: Throughput | None = None
+    multi_scale: MultiScaleCost | None = None
     coco: dict[str, float] | None = None
 
 
@@ -78,6 +91,30 @@ def evaluate(model, config: Config, dataset, progress: Progress | None = None) -
     return dataclasses.replace(result, throughput=throughput)
 
 
+def detect_all_multi_scale(
+    model, config: Config, dataset, progress: Progress | None = None
+) -> tuple[Detections, MultiScaleCost]:
+    """`detect_all` with multi-scale testing (see `MultiScaleDetector`).
+
+    `model` takes any size, and `config.model.image_size` is the one that it was trained at.
+    """
+    _check(config, dataset)
+    detector = MultiScaleDetector(model, config)
+    batch_size, num_images = config.evaluation.batch_size, len(dataset)
+    rows, start = [], time.perf_counter()
+    for first in range(0, num_images, batch_size):
+        paths = dataset.image_paths[first : first + batch_size]
+        for index, found in enumerate(detector(paths, batch_size), first):
+            count = len(found["scores"])
+            boxes = found["boxes"] / np.tile(np.array(found["image_size"], np.float32), 2)
+            rows.append((np.full(count, index, np.int64), found["labels"], found["scores"], boxes))
+        if progress is not None:
+            progress(min(first + batch_size, num_images), num_images, time.perf_counter() - start)
+    detections = Detections(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+    seconds = (value / num_images for value in (detector.seconds, detector.single_seconds))
+    return detections, MultiScaleCost(2 * len(detector.passes), *seconds)
+
+
 def score_detections(detections: Detections, dataset, metric: str) -> EvaluationResult:
     """Accuracy of given detections of a data set; `metric` as in `EvaluationConfig`."""
     num_images = len(dataset.image_sizes)
@@ -94,7 +131,7 @@ def detect_all(
 ) -> tuple[Detections, Throughput]:
     """The detections of every image of a data set, and how long the two stages took.
 
-    Arguments and errors are those of `evaluate`.
+    Arguments and errors are those of `evaluate`. `config.evaluation.soft_nms` is applied.
     """
     image_size, batch_size = config.model.image_size, config.evaluation.batch_size
     _check(config, dataset)
@@ -121,6 +158,10 @@ def detect_all(
         if progress is not None:
             progress(done, num_images, time.perf_counter() - start)
     detections = Detections(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+    if config.evaluation.soft_nms:
+        limit = config.postprocess.max_detections
+        # `postprocess` has cut the boxes to the image already.
+        detections = merge_detections(detections, dataset.image_sizes, soft_nms, limit, clip=False)
     return detections, Throughput(batch_size, *(stage_seconds / (len(rows) * batch_size)).tolist())
 
 

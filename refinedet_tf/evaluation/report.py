@@ -53,6 +53,12 @@ def to_text(result, expected=None) -> str:
             f"together {1 / (speed.network_seconds + speed.postprocess_seconds):.1f} images/s "
             f"(batches of {speed.batch_size})"
         )
+    if result.multi_scale is not None:
+        cost = result.multi_scale
+        lines.append(
+            f"multi-scale, {cost.passes} passes: {cost.seconds * 1e3:.0f} ms/image; single scale: "
+            f"{cost.single_seconds * 1e3:.0f} ms/image; {cost.seconds / cost.single_seconds:.1f} times slower"
+        )
     return "\n".join(lines)
 
 
@@ -62,7 +68,8 @@ def to_json(result) -> dict:
     Returns:
         {"metric", "mAP", "AP": {class: 0..1}, "num_images"}, with "throughput": {"batch_size",
         "network_ms_per_image", "postprocess_ms_per_image", "network_images_per_second",
-        "postprocess_images_per_second"} where a model ran, and "coco": {COCO's 12 names: 0..1} for
+        "postprocess_images_per_second"} where a model ran, "multi_scale": {"passes", "ms_per_image",
+        "single_scale_ms_per_image"} after multi-scale testing, and "coco": {COCO's 12 names: 0..1} for
         the metric "coco".
     """
     tree = {
@@ -79,6 +86,13 @@ def to_json(result) -> dict:
             "postprocess_ms_per_image": speed.postprocess_seconds * 1e3,
             "network_images_per_second": 1 / speed.network_seconds,
             "postprocess_images_per_second": 1 / speed.postprocess_seconds,
+        }
+    if result.multi_scale is not None:
+        cost = result.multi_scale
+        tree["multi_scale"] = {
+            "passes": cost.passes,
+            "ms_per_image": cost.seconds * 1e3,
+            "single_scale_ms_per_image": cost.single_seconds * 1e3,
         }
     if result.coco is not None:
         tree["coco"] = {name: _or_none(value) for name, value in result.coco.items()}
