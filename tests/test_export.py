@@ -195,6 +195,14 @@ def test_differences_in_one_detection_are_measured(box_shift, score_shift, label
         assert (box, score) == pytest.approx((box_shift, score_shift))
 
 
+def test_equal_boxes_are_told_apart_by_their_scores():
+    """As those of objects larger than the image, all cut to the same."""
+    boxes = np.array([[0.0, 0, 1, 1]] * 3)
+    one = (boxes, np.array([0.9, 0.5, 0.1]), np.ones(3, int))
+    other = (boxes + 1e-7, np.array([0.9, 0.5, 0.1]), np.ones(3, int))
+    assert savedmodel._differences(one, other) == pytest.approx((1e-7, 0))
+
+
 def test_class_name_of_two_lines_is_refused(tmp_path):
     config = stand_in_config(classes=("good", "bad\nname"))
     with pytest.raises(InputError, match=r"'bad\\nname' must be one line"):

@@ -143,7 +143,7 @@ def compare(saved_model: str | os.PathLike, detector: Detector) -> dict:
     """Largest differences between a SavedModel, loaded from its files, and the network in memory.
 
     Each of a few generated images goes through both signatures and through `detector`. A detection
-    of one side is compared with the detection of the same class and nearest box on the other side.
+    of one side is compared with the one of the same class and nearest box and score on the other side.
 
     Returns:
         {"boxes": largest difference of a coordinate, normalised; "scores": largest difference of a
@@ -213,7 +213,9 @@ def _differences(one, other):
         if not same.any():
             return np.inf, np.inf
         distances = np.abs(other[0][same] - box).max(axis=1)
-        nearest = distances.argmin()
+        score_distances = np.abs(other[1][same] - score)
+        # By both, since several boxes may have been cut to the same part of the image.
+        nearest = np.maximum(distances / BOX_TOLERANCE, score_distances / SCORE_TOLERANCE).argmin()
         largest_box = max(largest_box, float(distances[nearest]))
-        largest_score = max(largest_score, float(abs(other[1][same][nearest] - score)))
+        largest_score = max(largest_score, float(score_distances[nearest]))
     return largest_box, largest_score
