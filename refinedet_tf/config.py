@@ -57,9 +57,9 @@ class ModelConfig:
     image_size: tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]] | None = (320, 320)
     """[height, width] in pixels; null: any size at call time."""
     width_multiplier: Positive = 1.0
-    """Scales the channels of MobileNetV2 (its `alpha`); VGG-16 and ResNet-101 ignore it."""
+    """Scales the channels of MobileNetV2 (its `alpha`); the other backbones ignore it."""
     channel_order: Literal["bgr", "rgb"] = "bgr"
-    """What VGG-16 and ResNet-101 see: "bgr" as trained by Caffe, "rgb" by RefineDet.PyTorch."""
+    """What VGG-16 and the ResNets see: "bgr" as trained by Caffe, "rgb" by RefineDet.PyTorch."""
     tcb_channels: PositiveInt = 256
     tcb_batch_norm: bool | None = None
     """BatchNorm in the transfer connection blocks, which training from random weights needs; null: as
@@ -73,9 +73,9 @@ class ModelConfig:
     where `use_global_stats` is not set; "frozen": with those of the initial weights, which never
     change; "frozen_backbone": frozen there, moving in the layers that RefineDet adds."""
     weights: str | None = None
-    """Initial weights: "imagenet" (downloaded by Keras), a file of ImageNet weights (Keras' own of
-    VGG-16 or ResNet-101, Caffe's VGG_ILSVRC_16_layers, VGG_ILSVRC_16_layers_fc_reduced or
-    ResNet-101-model), a file for `load_weights` (a whole RefineDet), or null: random."""
+    """Initial weights: "imagenet" (downloaded by Keras), a file of ImageNet weights (Keras' own of the
+    backbone, Caffe's VGG_ILSVRC_16_layers, VGG_ILSVRC_16_layers_fc_reduced or ResNet-101-model), a
+    file for `load_weights` (a whole RefineDet), or null: random."""
 
     @property
     def has_tcb_batch_norm(self) -> bool:

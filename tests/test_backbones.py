@@ -327,6 +327,8 @@ def test_weights_that_are_not_there(tmp_path, monkeypatch):
         features_of("resnet50", str(tmp_path / "gone.h5"))
     with pytest.raises(InputError, match=r"imagenet: Keras has no weights of resnext101"):
         features_of("resnext101", "imagenet")
+    with pytest.raises(InputError, match=r"resnet101_notop.h5: Keras has no weights of resnext101"):
+        features_of("resnext101", "resnet101_notop.h5")
     other = tmp_path / "other.h5"
     keras.Sequential([keras.Input((3,)), layers.Dense(2)]).save(other)
     with pytest.raises(InputError, match=r"other.h5: .*; give the path of mobilenet_v2_weights.*, or null"):

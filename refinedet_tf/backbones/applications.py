@@ -138,8 +138,8 @@ def find_levels(network: keras.Model) -> list[keras.Operation]:
     """The layers of a network whose outputs are the levels of strides 8, 16 and 32.
 
     Of each stride the last layer that all paths to the network's end go through: all that was
-    computed at that stride, as the next stride-2 layers see it. So neither a branch of a block nor
-    what only the shortcut of a residual block goes around can be a level.
+    computed at that stride, as the next stride-2 layers see it. So no single branch of a block and
+    nothing that a shortcut goes around can be a level.
 
     Args:
         network: a functional model with one input and one output, where an image of `PROBE_SIZE`

@@ -7,7 +7,7 @@ ReLU follows the addition. Layer names are torchvision's, with underscores.
 import keras
 from keras import layers
 
-from refinedet_tf.backbones.applications import normalize_imagenet, with_stride_64
+from refinedet_tf.backbones.applications import is_keras_file, normalize_imagenet, with_stride_64
 from refinedet_tf.batch_norm import batch_normalization
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.errors import InputError
@@ -27,12 +27,12 @@ def resnext101(images, config: ModelConfig):
     Args, returns: as `application`.
 
     Raises:
-        InputError: `weights` asks for ImageNet weights, which Keras does not have of this network.
+        InputError: `weights` asks for Keras' weights, which there are none of for this network.
     """
-    if config.weights == "imagenet":
+    if is_keras_file(config.weights):
         raise InputError(
-            "model.weights imagenet: Keras has no weights of resnext101; give a file of a whole RefineDet, "
-            "or null for random weights"
+            f"model.weights {config.weights}: Keras has no weights of resnext101; give a file of a whole "
+            "RefineDet, or null for random weights"
         )
     features = normalize_imagenet()(images)
     features = _convolution(features, "conv1", "bn1", 64, 7, config, stride=2)
@@ -94,9 +94,9 @@ def _convolution(features, name, norm_name, channels, kernel_size, config, strid
 class GroupedConvolution(layers.Conv2D):
     """Conv2D with groups that TensorFlow computes without XLA.
 
-    Keras compiles them with XLA, on GPUs too, since TensorFlow once had no kernel for CPUs; the
-    gradient then takes hundreds of times longer on CPUs, and other formats cannot express it.
-    TensorFlow's own convolution finds the groups from the kernel's shape, and exports as one node.
+    Keras compiles them with XLA on every device, because TensorFlow once had no kernel for CPUs; on
+    CPUs the gradient then takes hundreds of times longer. TensorFlow's own convolution finds the
+    groups from the kernel's shape, and stays one Conv2D operation in an exported graph.
     On CPUs its gradient needs oneDNN, which is on by default on x86-64.
     """
 
