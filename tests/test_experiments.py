@@ -1,0 +1,132 @@
+"""The published experiments: every config builds the network it names, and trains."""
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import pytest
+import test_resnet
+import thin_vgg
+from small_network import make_trainer, random_batch, state_of
+
+from refinedet_tf.anchors import tile_anchors
+from refinedet_tf.config import CONFIG_FOLDER, load_config
+from refinedet_tf.model import build_model
+
+VGG_VOC, VGG_COCO, RESNET_COCO = 34_440_884, 36_100_484, 82_608_287
+
+EXPERIMENTS = {
+    "voc320": (VGG_VOC, 6375, 20),
+    "voc512": (VGG_VOC, 16320, 20),
+    "voc2012_320": (VGG_VOC, 6375, 20),
+    "voc2012_512": (VGG_VOC, 16320, 20),
+    "coco320": (VGG_COCO, 6375, 80),
+    "coco512": (VGG_COCO, 16320, 80),
+    "coco320_resnet101": (RESNET_COCO, 6375, 80),
+    "coco512_resnet101": (RESNET_COCO, 16320, 80),
+    "voc320_from_coco": (VGG_VOC, 6375, 20),
+    "voc512_from_coco": (VGG_VOC, 16320, 20),
+    "voc2012_320_from_coco": (VGG_VOC, 6375, 20),
+    "voc2012_512_from_coco": (VGG_VOC, 16320, 20),
+    "voc320_no_filter": (VGG_VOC, 6375, 20),
+    "voc320_no_cascade": (VGG_VOC, 6375, 20),
+    "voc320_no_tcb": (23_655_788, 6375, 20),
+    "shapes": (4_248_897, 1602, 6),
+    "bccd": (4_228_125, 6375, 3),
+}
+"""Parameters, anchors and classes of every config."""
+
+SCHEDULES = {
+    "voc320": (32, 1e-3, (80_000, 100_000), 120_000),
+    "voc2012_512": (32, 1e-3, (160_000, 200_000), 240_000),
+    "coco512": (32, 1e-3, (280_000, 360_000), 400_000),
+    "coco320_resnet101": (32, 1e-3, (280_000, 360_000), 400_000),
+    "coco512_resnet101": (20, 1e-3, (400_000, 480_000), 540_000),
+    "voc512_from_coco": (32, 5e-5, (80_000,), 120_000),
+    "voc2012_320_from_coco": (32, 5e-5, (120_000,), 160_000),
+}
+"""Batch size, first rate, milestones and steps (paper, section 3.4; fine-tuning: the authors' code)."""
+
+
+def config_of(name):
+    config = load_config(f"{name}.json")
+    if config.data.classes is None:
+        names = tuple(f"class {i}" for i in range(EXPERIMENTS[name][2]))
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, classes=names))
+    return config
+
+
+@pytest.fixture(scope="module")
+def parameters_of():
+    """The number of parameters of a config's network; equal networks are built once."""
+    counts = {}
+
+    def count(config):
+        key = (dataclasses.replace(config.model, image_size=None), config.num_classes)
+        if key not in counts:
+            counts[key] = build_model(config).count_params()
+        return counts[key]
+
+    return count
+
+
+def test_every_config_is_listed():
+    assert {path.stem for path in CONFIG_FOLDER.glob("*.json")} == EXPERIMENTS.keys()
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_size_of_the_network(name, parameters_of):
+    config = config_of(name)
+    parameters, anchors, classes = EXPERIMENTS[name]
+    assert config.num_classes == classes
+    assert len(tile_anchors(config.model.image_size)) == anchors
+    assert parameters_of(config) == parameters
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule(name):
+    training = config_of(name).training
+    found = (training.batch_size, training.learning_rate, training.milestones, training.steps)
+    assert found == SCHEDULES[name]
+    assert training.decay_factor == (0.2 if "from_coco" in name else 0.1)
+
+
+def test_splits():
+    parts = {name: (config_of(name).data.train, config_of(name).data.test) for name in SCHEDULES}
+    assert parts["voc320"] == (("2007/trainval", "2012/trainval"), ("2007/test",))
+    assert parts["voc2012_512"] == (("2007/trainval", "2007/test", "2012/trainval"), ("2012/test",))
+    assert parts["coco512_resnet101"] == (("train2017",), ("val2017",))
+    assert config_of("voc320").data.use_difficult and not config_of("coco512").data.use_difficult
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_two_training_steps(name, monkeypatch):
+    """With few channels and small images; solver, loss and design are the config's own."""
+    monkeypatch.setattr(importlib.import_module("refinedet_tf.backbones.vgg16"), "STAGES", thin_vgg.STAGES)
+    for constant, value in test_resnet.THIN.items():
+        monkeypatch.setattr(importlib.import_module("refinedet_tf.backbones.resnet101"), constant, value)
+    config = config_of(name)
+    small = {"image_size": (64, 64), "tcb_channels": 8, "width_multiplier": 0.35}
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **small))
+    trainer = make_trainer(config)
+    before = state_of(trainer)
+    for step in range(2):
+        result = trainer.train_step(random_batch(config, seed=step, objects=(2, 1)))
+        assert all(float(result[term]) >= 0 for term in ("arm_loc", "arm_conf", "odm_loc", "odm_conf"))
+        assert float(result["odm_conf"]) > 0
+        assert not result["bad_gradients"].numpy().any()
+    after = state_of(trainer)
+    changed = [path for path in before if (before[path] != after[path]).any()]
+    # No object is as large as the deepest anchors, so that some biases rest; weights decay at least.
+    weights = {v.path for v in trainer.network.trainable_variables if v.name not in ("bias", "beta")}
+    assert weights <= set(changed)
+
+
+def test_results_page_names_every_experiment():
+    """docs/results.md has a row for each config, with its figure."""
+    page = (Path(__file__).parent.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    for name in EXPERIMENTS:
+        rows = [line for line in page.splitlines() if f"{name}.json" in line]
+        assert rows, name
+        expected = load_config(f"{name}.json").expected
+        assert any(f"{100 * expected.value:.1f}" in row for row in rows), name
