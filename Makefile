@@ -1,4 +1,5 @@
-# make test: the test suite.   make demo: train, evaluate, detect and export on a generated set.
+# make test: the test suite.   make test-slow: exports of all networks in full size.
+# make demo: train, evaluate, detect and export on a generated set.
 # make fidelity: run the comparisons with the authors' program and write docs/fidelity.md from them;
 # PUBLISHED_AP=FOLDER adds those with published AP (tests/test_published_ap.py says what the folder holds).
 # All set up .venv first: GPU requirements where there is an NVIDIA driver, CPU requirements elsewhere.
@@ -11,11 +12,14 @@ IN_VENV := .venv/bin/python
 INSTALLED := .venv/installed-$(REQUIREMENTS)
 RUN := runs/shapes
 
-.PHONY: test fidelity demo clean-demo
+.PHONY: test test-slow fidelity demo clean-demo
 
 test: $(INSTALLED)
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m pytest
+
+test-slow: $(INSTALLED)
+	$(IN_VENV) -m pytest -m slow
 
 fidelity: $(INSTALLED)
 	$(IN_VENV) -m pytest -m golden --fidelity=docs/fidelity.md $(if $(PUBLISHED_AP),--published-ap=$(PUBLISHED_AP))
@@ -33,8 +37,9 @@ demo: $(INSTALLED)
 clean-demo:
 	rm -rf data/shapes $(RUN) exports/shapes
 
-$(INSTALLED): $(REQUIREMENTS) requirements-base.txt
+$(INSTALLED): $(REQUIREMENTS) requirements-base.txt requirements-serving.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.10 to 3.13 is needed, none was found" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(IN_VENV) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-serving.txt
 	@touch $@

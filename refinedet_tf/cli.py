@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import errno
+import glob
 import os
 import sys
 import tempfile
@@ -21,6 +22,9 @@ from refinedet_tf.run_folder import RunFolder
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 """What a disk may refuse at any write; a traceback would say no more than one line."""
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+"""What is taken from a folder. Files that are named, also by a pattern, may have any ending."""
 
 
 def add_config_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -65,6 +69,31 @@ def add_multi_scale_option(parser: argparse.ArgumentParser) -> None:
         help="look at each image at many sizes and mirrored and merge what is found (the + of the paper's "
         "tables); many times slower",
     )
+
+
+def find_images(names: Sequence[str]) -> list[Path]:
+    """The image files that `names` (files, folders, patterns with `*`, `?`, `[]`, `**`) stand for.
+
+    A folder stands for the image files directly in it. Each file comes once, in the given order.
+
+    Raises:
+        InputError: a name stands for no image.
+    """
+    found = []
+    for name in names:
+        # Path.glob refuses absolute patterns.
+        matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207
+        files = []
+        for path in map(Path, matches):
+            if path.is_dir():
+                inside = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_ENDINGS)
+                files += sorted(file for file in inside if file.is_file())
+            else:
+                files.append(path)
+        if not files:
+            raise InputError(f"no image found: {name}; name files, folders with images, or patterns")
+        found += files
+    return list({path.resolve(): path for path in reversed(found)}.values())[::-1]
 
 
 def load_model(arguments: argparse.Namespace):

@@ -57,6 +57,19 @@ def postprocess(heads, anchors, config: Config):
     return _best_detections(boxes, kept, label, limits.max_detections)
 
 
+def candidates(heads, anchors, config: Config):
+    """All boxes and scores that enter the suppression, for a runtime that has its own.
+
+    Arguments are those of `postprocess`; the limits of numbers are not applied.
+
+    Returns:
+        boxes float32 [B, A, 4], normalised `[ymin, xmin, ymax, xmax]`, not clipped, and scores float32
+        [B, A, C] of classes 1..C, 0 where the pair is no candidate.
+    """
+    anchors = tf.convert_to_tensor(anchors, tf.float32)
+    return _decode(heads, anchors, None, config.model.design), _candidate_scores(heads, config)
+
+
 def _candidate_scores(heads, config):
     """Class scores float32 [B, A, C]; 0 where the pair is no candidate."""
     limits = config.postprocess
@@ -110,13 +123,14 @@ def _decode(heads, anchors, index, design):
     """Boxes float32 [B, ..., 4] of the anchors `index` [B, ...]; not clipped (paper, section 3.1).
 
     The ARM moves the tiled anchor, the ODM moves the refined anchor; without the cascade, the ODM
-    moves the tiled anchor.
+    moves the tiled anchor. Index None: all anchors, in order.
     """
 
     def offsets(name):
-        return tf.gather(tf.cast(heads[name], tf.float32), index, batch_dims=1)
+        values = tf.cast(heads[name], tf.float32)
+        return values if index is None else tf.gather(values, index, batch_dims=1)
 
-    boxes = tf.gather(anchors, index)
+    boxes = anchors if index is None else tf.gather(anchors, index)
     if design == "refinedet":
         boxes = box_ops.decode(offsets("arm_loc"), boxes)
     return box_ops.decode(offsets("odm_loc"), boxes)

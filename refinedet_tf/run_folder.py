@@ -1,5 +1,6 @@
 """What lies where in the folder of one training run."""
 
+import json
 import os
 from pathlib import Path
 
@@ -59,6 +60,16 @@ class RunFolder:
             if file.is_file():
                 return file
         raise InputError(f"{self.path} holds no weights yet (best.weights.h5 or final.weights.h5)")
+
+    def best_validation(self) -> dict | None:
+        """The log's entry of the validation that chose `best_weights`, {"step", "validation": {"mAP",
+        "AP", "best"}}; None where none did.
+        """
+        if not (self.best_weights.is_file() and self.log.is_file()):
+            return None
+        entries = map(json.loads, self.log.read_text(encoding="utf-8").splitlines())
+        best = [entry for entry in entries if entry.get("validation", {}).get("best")]
+        return best[-1] if best else None
 
 
 def write_aside(file: Path, write) -> None:

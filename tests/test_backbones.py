@@ -19,6 +19,8 @@ from refinedet_tf.backbones.applications import find_levels, normalize_imagenet
 from refinedet_tf.batch_norm import BatchNormalization
 from refinedet_tf.config import Config, DataConfig, ModelConfig, TrainingConfig
 from refinedet_tf.errors import InputError
+from refinedet_tf.export.check import generated_samples
+from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
 from refinedet_tf.losses import TERMS
 from refinedet_tf.model import LEVELS, build_model
 
@@ -139,6 +141,18 @@ def test_training_lowers_the_loss(built):
     changed = [not np.array_equal(before[i], model.weights[i]) for i in kernels]
     assert len(kernels) > 20 and all(changed)
     model.set_weights(before)
+
+
+def test_export(built, tmp_path):
+    """What is exported detects the same; ONNX files of the other networks: test_export_backbones.py."""
+    options = ExportOptions(onnx=built.name == "mobilenet_v2")
+    samples = generated_samples()[:2]
+    _, comparisons = export_saved_model(
+        built.model, built.config, tmp_path, image_size=(96, 128), options=options, samples=samples
+    )
+    assert len(comparisons) == (5 if options.onnx else 3)
+    for comparison in comparisons:
+        assert comparison.detections > 100 and comparison.lost == 0
 
 
 @pytest.mark.parametrize("built", list(LEVEL_LAYERS), indirect=True, scope="module")

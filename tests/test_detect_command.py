@@ -7,7 +7,7 @@ from PIL import Image
 from stand_in_model import stand_in_config, stand_in_model
 
 import detect
-from refinedet_tf import cli
+from refinedet_tf import cli, detection_files
 from refinedet_tf.config import config_to_json, load_config
 from refinedet_tf.detector import Detector
 from refinedet_tf.errors import InputError
@@ -135,7 +135,7 @@ def test_interrupted_run_leaves_whole_json(run, monkeypatch, tmp_path):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(detect, "_write_picture", interrupt)
+    monkeypatch.setattr(detection_files, "_write_picture", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(save(tmp_path / "a.png"))
     (entry,) = json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8"))

@@ -29,9 +29,9 @@ MOBILENET_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 def normalize_imagenet() -> layers.Layer:
     """RGB 0..255 to ImageNet's mean 0 and standard deviation 1 of each colour, in float32."""
     mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return layers.Normalization(
-        mean=[255 * m for m in mean],
-        variance=[(255 * d) ** 2 for d in deviation],
+    return layers.Rescaling(
+        scale=[1 / (255 * d) for d in deviation],
+        offset=[-m / d for m, d in zip(mean, deviation, strict=True)],
         dtype="float32",
         name="preprocessing",
     )

@@ -1,75 +1,83 @@
-"""Export as a TensorFlow SavedModel: image bytes in, detections out, nothing else needed."""
+"""Export as a TensorFlow SavedModel, with the ONNX files beside it where wanted."""
 
+import dataclasses
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.config import Config
-from refinedet_tf.data.images import decode_image, warp_image
-from refinedet_tf.detector import Detector, network_size
+from refinedet_tf.detector import Detector
 from refinedet_tf.errors import InputError
-from refinedet_tf.postprocessing import postprocess
+from refinedet_tf.export import card, onnx
+from refinedet_tf.export.check import (
+    TOLERANCES,
+    Comparison,
+    Sample,
+    check_export,
+    check_precision,
+    generated_samples,
+)
+from refinedet_tf.export.graphs import DetectionGraphs, in_bfloat16
+from refinedet_tf.export.warmup import write_warmup_requests
 
-BOX_TOLERANCE = 1e-3
-"""Largest accepted difference between SavedModel and `Detector`, in units of the image's sides."""
 
-SCORE_TOLERANCE = 1e-4
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """What is written, besides the SavedModel in float32.
 
-
-class ExportMismatch(RuntimeError):
-    """The SavedModel does not detect what the network in this process detects."""
-
-
-def serving_module(model, config: Config, image_size: tuple[int, int] | None = None) -> tf.Module:
-    """The network with all that surrounds it, as two graphs that need neither Keras nor this package.
-
-    Args:
-        model: the network, as `build_model(config)` makes it.
-        config: `postprocess` and `model.image_size` are used.
-        image_size: (height, width) in pixels of the network's input, where `model.image_size` is
-            null.
-
-    Returns:
-        A module with the functions `serving_default` (image_bytes: string [N], whole JPEG, PNG, BMP
-        or GIF files, each of any size) and `serving_tensor` (images: uint8 [N, H, W, 3], RGB, of any
-        H and W). Both return the dict of `postprocess`, boxes normalised to the given image.
-
-    Raises:
-        InputError: the size is not known, or is not that of the model.
+    Attributes:
+        precision: "float32" or "bfloat16", in which kernels are stored and convolutions computed. The
+            rest stays float32.
+        xla: compile the network with XLA on the server.
+        onnx: also write the two ONNX files, in onnx/ of the version's folder.
+        onnx_batch: images a call of the ONNX files; None: any number.
     """
-    size = network_size(config, image_size)
-    anchors = tile_anchors(size)
-    warped = tf.TensorSpec([*size, 3], tf.float32)
 
-    def detect(images):
-        return postprocess(model(images, training=False), anchors, config)
+    precision: str = "float32"
+    xla: bool = False
+    onnx: bool = False
+    onnx_batch: int | None = None
+
+    def __post_init__(self):
+        if self.onnx and self.precision != "float32":
+            raise InputError("ONNX files are float32: leave out the ONNX files or bfloat16")
+        if self.onnx_batch is not None and self.onnx_batch < 1:
+            raise InputError(f"the ONNX batch must be at least 1, got {self.onnx_batch}")
+
+
+def serving_signatures(graphs: DetectionGraphs) -> dict:
+    """The functions that a server can call, by name.
+
+    `serving_default` takes image_bytes (string [N], whole JPEG, PNG, BMP or GIF files, each of any
+    size), `serving_tensor` takes images (uint8 [N, H, W, 3], RGB, of any H and W): both return the dict
+    of `postprocess`, boxes normalised to the given image; the former also "image_decoded" bool [N],
+    false with an empty result where a file is no image. `serving_heads` takes images (float32 [N,
+    height, width, 3], RGB 0..255, of the network's size) and returns the heads as `build_model` says.
+    """
+    network_input = [None, *graphs.image_size, 3]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def serving_default(image_bytes):
-        images = tf.map_fn(
-            lambda contents: warp_image(decode_image(contents), size),
-            image_bytes,
-            fn_output_signature=warped,
-        )
-        return detect(images)
+        return graphs.detect_files(image_bytes)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
     def serving_tensor(images):
-        images = tf.map_fn(lambda image: warp_image(image, size), images, fn_output_signature=warped)
-        return detect(images)
+        return graphs.detect(graphs.warp(images))
 
-    module = tf.Module(name="refinedet")
-    # The bare variables: a Keras model as attribute would be saved as an object of Keras.
-    module.model_variables = [variable.value for variable in model.variables]
-    module.serving_default = serving_default
-    module.serving_tensor = serving_tensor
-    return module
+    @tf.function(input_signature=[tf.TensorSpec(network_input, tf.float32, "images")])
+    def serving_heads(images):
+        return graphs.heads(images)
+
+    return {
+        "serving_default": serving_default,
+        "serving_tensor": serving_tensor,
+        "serving_heads": serving_heads,
+    }
 
 
 def export_saved_model(
@@ -78,48 +86,74 @@ def export_saved_model(
     output: str | os.PathLike,
     version: int | None = None,
     image_size: tuple[int, int] | None = None,
-) -> tuple[Path, dict]:
+    options: ExportOptions | None = None,
+    measured: dict | None = None,
+    samples: Sequence[Sample] | None = None,
+) -> tuple[Path, list[Comparison]]:
     """Writes a SavedModel for TensorFlow Serving and compares it with the network.
 
     It is written and compared aside and then renamed, so that a server that watches `output` never
-    sees half a model or a wrong one. Its signatures are those of `serving_module`; the class names
-    are in assets/labels.txt, one a line, label 1 first.
+    sees half a model or a wrong one. The folder of the version holds
+
+    ```
+    saved_model.pb, variables/              signatures: see `serving_signatures`
+    assets/labels.txt                       class names, one a line, label 1 first
+    assets/model.json                       see `card.describe`
+    assets.extra/tf_serving_warmup_requests one request a signature
+    onnx/detector.onnx, heads.onnx          with `options.onnx`: see `onnx.write_onnx`
+    ```
 
     Args:
-        model, config, image_size: as in `serving_module`.
+        model: the network in float32, as `build_model(config)` makes it.
+        config: of the model; `postprocess` becomes part of the graph.
         output: the folder of all versions of this model.
         version: number of the folder in `output`; None: one above the largest there, or 1.
+        image_size: (height, width), where `model.image_size` is null.
+        options: None: a SavedModel in float32 alone.
+        measured: the accuracy to state in model.json; None: not known.
+        samples: images to compare on; None: generated ones.
 
     Returns:
-        The path of the version's folder, and what `compare` says.
+        The path of the version's folder, and how each signature and ONNX file compares.
 
     Raises:
-        InputError: the version exists or is not positive, `output` cannot be written, or a class
-            name holds a line break.
-        ExportMismatch: the SavedModel does not detect what the network does; nothing is left behind.
+        InputError: the version exists or is not positive, `output` cannot be written, a class name
+            holds a line break, or the size is not known.
+        ExportMismatch: what was written does not detect what the network does; nothing is left behind.
     """
-    detector = Detector(model, config, image_size)
-    labels = _labels(detector.class_names)
-    module = serving_module(model, config, image_size)
+    options = options or ExportOptions()
+    samples = generated_samples() if samples is None else samples
+    labels = card.labels_text(config.data.classes or ())
+    served = in_bfloat16(model, config) if options.precision == "bfloat16" else model
+    detector = Detector(served, config, image_size)
+    graphs = DetectionGraphs(served, config, image_size, options.precision, options.xla)
+    description = card.describe(config, graphs.image_size, options.precision, measured)
     folder, aside = _make_folders(Path(output), version)
     try:
-        labels_file = aside / "labels.txt"
-        labels_file.write_text(labels, encoding="utf-8")
-        module.labels = tf.saved_model.Asset(str(labels_file))
-        signatures = {name: getattr(module, name) for name in ("serving_default", "serving_tensor")}
-        tf.saved_model.save(module, str(aside / "model"), signatures)
-        differences = compare(aside / "model", detector)
-        (aside / "model").rename(folder)
+        # The names of the files here are those that assets/ will have.
+        graphs.assets = [
+            _asset(aside / "labels.txt", labels),
+            _asset(aside / "model.json", description),
+        ]
+        written = aside / "model"
+        tf.saved_model.save(graphs, str(written), serving_signatures(graphs))
+        write_warmup_requests(written, graphs.image_size, samples[0].contents)
+        if options.onnx:
+            # ONNX knows no XLA.
+            plain = DetectionGraphs(model, config, image_size) if options.xla else graphs
+            onnx.write_onnx(plain, description, written / "onnx", options.onnx_batch)
+        comparisons = check_export(written, detector, config, samples, TOLERANCES[options.precision])
+        if served is not model:
+            comparisons.append(check_precision(detector, Detector(model, config, image_size), samples))
+        written.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return folder, differences
+    return folder, comparisons
 
 
-def _labels(class_names):
-    broken = [name for name in class_names if len(name.splitlines()) != 1]
-    if broken:
-        raise InputError(f"data.classes: {broken[0]!r} must be one line, as labels.txt has a name a line")
-    return "".join(f"{name}\n" for name in class_names)
+def _asset(file, text):
+    file.write_text(text, encoding="utf-8")
+    return tf.saved_model.Asset(str(file))
 
 
 def _make_folders(output, version):
@@ -137,85 +171,3 @@ def _make_folders(output, version):
         return folder, Path(tempfile.mkdtemp(prefix=".exporting-", dir=output))
     except OSError as error:
         raise InputError(f"--output {output} cannot be written: {error.strerror}") from None
-
-
-def compare(saved_model: str | os.PathLike, detector: Detector) -> dict:
-    """Largest differences between a SavedModel, loaded from its files, and the network in memory.
-
-    Each of a few generated images goes through both signatures and through `detector`. A detection
-    of one side is compared with the one of the same class and nearest box and score on the other side.
-
-    Returns:
-        {"boxes": largest difference of a coordinate, normalised; "scores": largest difference of a
-        score; "detections": how many were compared}.
-
-    Raises:
-        ExportMismatch: a difference is above `BOX_TOLERANCE` or `SCORE_TOLERANCE`.
-    """
-    signatures = tf.saved_model.load(str(saved_model)).signatures
-    largest = {"boxes": 0.0, "scores": 0.0, "detections": 0}
-    for contents in _sample_files():
-        image = decode_image(contents).numpy()
-        expected = _as_rows(detector([image])[0])
-        served = (
-            signatures["serving_default"](image_bytes=tf.constant([contents])),
-            signatures["serving_tensor"](images=image[None]),
-        )
-        for outputs in served:
-            actual = _served_rows(outputs)
-            largest["detections"] += len(actual[0])
-            for one, other in ((expected, actual), (actual, expected)):
-                boxes, scores = _differences(one, other)
-                largest["boxes"] = max(largest["boxes"], boxes)
-                largest["scores"] = max(largest["scores"], scores)
-    if not (largest["boxes"] <= BOX_TOLERANCE and largest["scores"] <= SCORE_TOLERANCE):
-        raise ExportMismatch(
-            f"the SavedModel differs from the network by {largest['boxes']:.2g} in the boxes and "
-            f"{largest['scores']:.2g} in the scores; at most {BOX_TOLERANCE:g} and {SCORE_TOLERANCE:g} "
-            "are accepted"
-        )
-    return largest
-
-
-def _sample_files():
-    """Bytes of a JPEG and a PNG of different sizes: coloured rectangles on noise."""
-    rng = np.random.default_rng(0)
-    images = []
-    for height, width in ((240, 320), (333, 250)):
-        image = rng.integers(90, 160, (height, width, 3), np.uint8)
-        for _ in range(6):
-            top, left = rng.integers(0, height - 60), rng.integers(0, width - 60)
-            bottom, right = top + rng.integers(30, 140), left + rng.integers(30, 140)
-            image[top:bottom, left:right] = rng.integers(0, 256, 3)
-        images.append(image)
-    return [tf.io.encode_jpeg(images[0]).numpy(), tf.io.encode_png(images[1]).numpy()]
-
-
-def _as_rows(result):
-    """(boxes normalised, scores, labels) of one result of a `Detector`."""
-    height, width = result["image_size"]
-    boxes = result["boxes"] / np.array([height, width, height, width], np.float32)
-    return boxes, result["scores"], result["labels"]
-
-
-def _served_rows(outputs):
-    """(boxes normalised, scores, labels) of the first image of a signature's outputs."""
-    found = slice(int(outputs["num_detections"][0]))
-    names = ("detection_boxes", "detection_scores", "detection_classes")
-    return tuple(outputs[name][0].numpy()[found] for name in names)
-
-
-def _differences(one, other):
-    """Largest (box, score) difference of the detections `one` to their counterparts in `other`."""
-    largest_box = largest_score = 0.0
-    for box, score, label in zip(*one, strict=True):
-        same = other[2] == label
-        if not same.any():
-            return np.inf, np.inf
-        distances = np.abs(other[0][same] - box).max(axis=1)
-        score_distances = np.abs(other[1][same] - score)
-        # By both, since several boxes may have been cut to the same part of the image.
-        nearest = np.maximum(distances / BOX_TOLERANCE, score_distances / SCORE_TOLERANCE).argmin()
-        largest_box = max(largest_box, float(distances[nearest]))
-        largest_score = max(largest_score, float(score_distances[nearest]))
-    return largest_box, largest_score

@@ -1,0 +1,95 @@
+"""Export as ONNX, through tf2onnx."""
+
+import importlib.util
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from refinedet_tf.errors import InputError
+from refinedet_tf.export.graphs import DetectionGraphs
+
+OPSET = 18
+"""Of ONNX. Old enough for every runtime of the last years; tf2onnx knows no newer one."""
+
+PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
+"""For writing and comparing; nothing else needs them."""
+
+DETECTOR = "detector.onnx"
+HEADS = "heads.onnx"
+
+
+def write_onnx(graphs: DetectionGraphs, description: str, folder: Path, batch: int | None = None) -> None:
+    """Writes the two ONNX files, checked by `onnx.checker`.
+
+    detector.onnx is the whole detector. It takes images (uint8 [N, H, W, 3], RGB, of any H and W) and
+    returns the dict of `postprocess`.
+
+    heads.onnx leaves the suppression to the runtime. It takes images (float32 [N, height, width, 3],
+    RGB 0..255, already of the network's size) and returns the heads as `build_model` describes them, and
+    made of them boxes (float32 [N, A, 4], normalised `[ymin, xmin, ymax, xmax]`, not clipped) and
+    scores (float32 [N, A, C] of classes 1..C, 0 where the ARM or the score threshold has dropped the
+    pair): what TensorRT's EfficientNMS takes, without background and box coding.
+
+    Args:
+        graphs: in float32.
+        description: model.json, which both carry as metadata "model.json"; "labels.txt" is beside it.
+        folder: where they go; it is made.
+        batch: N; None: any number at call time.
+
+    Raises:
+        InputError: a package for ONNX is not installed, or tf2onnx fails on the network.
+    """
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"ONNX needs packages that are not here: pip install {' '.join(missing)}")
+
+    @tf.function(input_signature=[tf.TensorSpec([batch, None, None, 3], tf.uint8, "images")])
+    def detector(images):
+        # ONNX resizes to the type of its input, and uint8 would round.
+        return graphs.detect(graphs.warp(tf.cast(images, tf.float32)))
+
+    @tf.function(input_signature=[tf.TensorSpec([batch, *graphs.image_size, 3], tf.float32, "images")])
+    def heads(images):
+        heads = graphs.heads(images)
+        boxes, scores = graphs.candidates(heads)
+        return heads | {"boxes": boxes, "scores": scores}
+
+    folder.mkdir()
+    for name, function in ((DETECTOR, detector), (HEADS, heads)):
+        _convert(function, description, folder / name)
+
+
+def _convert(function, description, file):
+    import onnx
+    import tf2onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    # Otherwise it copies all weights before each of its optimizations, to go on if one fails.
+    os.environ["TF2ONNX_CATCH_ERRORS"] = "FALSE"
+    model, _ = tf2onnx.convert.from_function(
+        function,
+        input_signature=function.input_signature,
+        opset=OPSET,
+        custom_op_handlers={"Erfc": (_one_minus_erf, [])},
+    )
+    model.metadata_props.add(key="model.json", value=description)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        # Seen where a grid is one cell high and several wide, as of an input of 64 x 96.
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{file.name}: tf2onnx cannot convert this network at this size: {reason}") from None
+    onnx.save(model, str(file))
+
+
+def _one_minus_erf(graph, node, name, arguments):
+    """For tf2onnx: the complementary error function, in ConvNeXt's GELU, which is no operator of ONNX."""
+    (features,), (output,) = node.input, node.output
+    dtype, shape = graph.get_dtype(output), graph.get_shape(output)
+    graph.remove_node(node.name)
+    erf = graph.make_node("Erf", [features], dtypes=[dtype], shapes=[shape]).output[0]
+    one = graph.make_const(f"{name}/one", np.array(1, np.float32)).output[0]
+    graph.make_node("Sub", [one, erf], outputs=[output], name=name, dtypes=[dtype], shapes=[shape])

@@ -1,0 +1,33 @@
+"""Exports of every network in full depth and width, with the ONNX files: `make test-slow`."""
+
+import dataclasses
+import typing
+
+import keras
+import pytest
+
+from refinedet_tf.config import Config, DataConfig, ModelConfig
+from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
+from refinedet_tf.model import build_model
+
+NAMES = typing.get_args({f.name: f.type for f in dataclasses.fields(ModelConfig)}["backbone"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_export(name, tmp_path):
+    config = Config(
+        model=ModelConfig(backbone=name, image_size=(128, 192)), data=DataConfig(classes=("a", "b", "c"))
+    )
+    keras.utils.set_random_seed(0)
+    model = build_model(config)
+    # A random network gives all anchors about the same box and score.
+    for variable in model.trainable_variables:
+        if "odm_conf" in variable.path or "odm_loc" in variable.path:
+            variable.assign(10 * variable)
+    _, comparisons = export_saved_model(model, config, tmp_path, options=ExportOptions(onnx=True))
+    for comparison in comparisons:
+        print(f"{name}: {comparison}")
+        assert comparison.detections > 100 and comparison.lost == 0
+    assert len(comparisons) == 5
+    keras.backend.clear_session()

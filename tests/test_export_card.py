@@ -1,0 +1,122 @@
+"""What an export says of itself: model.json, labels.txt, and the requests for warming up."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from refinedet_tf.boxes import decode
+from refinedet_tf.config import Config, DataConfig
+from refinedet_tf.errors import InputError
+from refinedet_tf.export import card
+from refinedet_tf.export.warmup import write_warmup_requests
+from refinedet_tf.run_folder import RunFolder
+
+CONFIG = Config(name="cells", data=DataConfig(classes=("zelle", "größe"), test=("2007/test",)))
+
+
+def test_model_json():
+    measured = {"mAP": 0.8}
+    tree = json.loads(card.describe(CONFIG, (320, 512), "bfloat16", measured))
+    assert (tree["name"], tree["classes"], tree["image_size"]) == ("cells", ["zelle", "größe"], [320, 512])
+    assert (tree["precision"], tree["measured"]) == ("bfloat16", measured)
+    assert tree["postprocess"] == dataclasses.asdict(CONFIG.postprocess)
+    assert tree["config"]["data"]["test"] == ["2007/test"]
+    assert tree["versions"]["tensorflow"] == tf.__version__
+
+
+def test_model_json_is_enough_to_decode_heads():
+    """Anchors made of nothing but the file, in plain Python, are those of the project."""
+    from refinedet_tf.anchors import tile_anchors
+
+    tree = json.loads(card.describe(CONFIG, (96, 160), "float32", None))
+    height, width = tree["image_size"]
+    anchors = []
+    for stride in tree["anchors"]["strides"]:
+        for row in range(-(-height // stride)):
+            for column in range(-(-width // stride)):
+                for ratio in tree["anchors"]["aspect_ratios"]:
+                    side = tree["anchors"]["scale"] * stride
+                    cy, cx = (row + 0.5) * stride, (column + 0.5) * stride
+                    h, w = side / ratio**0.5, side * ratio**0.5
+                    box = ((cy - h / 2) / height, (cx - w / 2) / width)
+                    anchors.append((*box, (cy + h / 2) / height, (cx + w / 2) / width))
+    assert len(anchors) == tree["anchors"]["count"]
+    np.testing.assert_allclose(anchors, tile_anchors((96, 160)), atol=1e-6)
+    # One unit of the first offset moves the centre by the variance, in widths of the anchor.
+    moved = np.asarray(decode(np.array([[1.0, 0, 0, 0]], np.float32), np.array([[0, 0, 1, 0.5]], np.float32)))
+    assert moved[0, 1] == pytest.approx(0.5 * tree["anchors"]["variances"][0])
+
+
+def test_accuracy_that_evaluate_wrote(tmp_path):
+    file = tmp_path / "test.json"
+    tree = {
+        "metric": "voc",
+        "mAP": 0.5,
+        "AP": {"zelle": 0.4, "größe": 0.6},
+        "num_images": 7,
+        "throughput": {},
+    }
+    file.write_text(json.dumps(tree), encoding="utf-8")
+    del tree["throughput"]
+    assert card.read_measured(file, CONFIG) == {**tree, "source": "evaluate.py, 2007/test"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "m.json is not valid JSON"),
+        ("[1]", "has no metric, mAP and AP: give what evaluate.py --json wrote"),
+        ('{"metric": "voc", "mAP": 1, "AP": {"dog": 1}}', "about the classes dog, not zelle, größe"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, text, words):
+    (tmp_path / "m.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=words):
+        card.read_measured(tmp_path / "m.json", CONFIG)
+
+
+def test_accuracy_of_a_run(tmp_path):
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, validation=("2007/val",)))
+    run = RunFolder(tmp_path)
+    assert card.validation_of_run(run, config) is None
+
+    def entry(step, value, best):
+        return {"step": step, "validation": {"mAP": value, "AP": {"zelle": value}, "best": best}}
+
+    lines = [{"step": 1, "loss": 3.0}, entry(5, 0.2, True), entry(10, 0.6, True), entry(15, 0.5, False)]
+    run.log.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert card.validation_of_run(run, config) is None
+    run.best_weights.touch()
+    assert card.validation_of_run(run, config) == {
+        "metric": "voc07",
+        "mAP": 0.6,
+        "AP": {"zelle": 0.6},
+        "source": "validation after 10 steps, 2007/val",
+    }
+
+
+def test_warm_up_requests(tmp_path):
+    """Read with the message classes of TensorFlow Serving itself."""
+    image = b"\xff\xd8" + bytes(range(256)) * 3
+    write_warmup_requests(tmp_path, (64, 96), image)
+    file = tmp_path / "assets.extra" / "tf_serving_warmup_requests"
+    logs = [
+        prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        for record in tf.data.TFRecordDataset(file)
+    ]
+    found = {}
+    for log in logs:
+        request = log.predict_log.request
+        assert log.WhichOneof("log_type") == "predict_log" and request.model_spec.name == "refinedet"
+        ((name, tensor),) = request.inputs.items()
+        found[request.model_spec.signature_name] = (name, tf.make_ndarray(tensor))
+    assert list(found) == ["serving_default", "serving_tensor", "serving_heads"]
+    name, files = found["serving_default"]
+    assert (name, files.tolist()) == ("image_bytes", [image])
+    for signature, dtype in (("serving_tensor", np.uint8), ("serving_heads", np.float32)):
+        name, pixels = found[signature]
+        assert (name, pixels.shape, pixels.dtype) == ("images", (1, 64, 96, 3), dtype)
