@@ -13,14 +13,9 @@ from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
-import numpy as np
 import tensorflow as tf
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-
-from refinedet_tf.anchors import tile_anchors
-from refinedet_tf.data.images import decode_image, warp_image
-from refinedet_tf.postprocessing import postprocess
 
 MODEL = "refinedet"
 VERSIONS = (1, 3)
@@ -37,15 +32,15 @@ class Refusal(Exception):
 
 
 class ServedModel:
-    """The signature `serving_default` of a network, with versions and labels.
+    """The signature `serving_default` of an exported model, with versions and labels.
 
     Attributes: `asked`, a (version, number of images) for every request; `change`, applied to the
     outputs if set; `wait`, if set an event without which no request is answered; `loaded`, what the
     status says.
     """
 
-    def __init__(self, model, config):
-        self._model, self._config = model, config
+    def __init__(self, folder):
+        self._loaded = tf.saved_model.load(str(folder))
         self.asked, self.change, self.wait, self.loaded = [], None, None, True
 
     def predict(self, name, version, label, signature, images):
@@ -62,22 +57,9 @@ class ServedModel:
         if signature not in (None, "", "serving_default"):
             raise Refusal(400, "INVALID_ARGUMENT", f'Serving signature key "{signature}" not found.')
         self.asked.append((version, len(images)))
-        outputs = self._detect(images)
+        found = self._loaded.signatures["serving_default"](image_bytes=tf.constant(images, tf.string))
+        outputs = {name: value.numpy() for name, value in found.items()}
         return outputs if self.change is None else self.change(outputs)
-
-    def _detect(self, images):
-        size = self._config.model.image_size
-        pixels, decoded = np.zeros((len(images), *size, 3), np.float32), np.zeros(len(images), bool)
-        for row, contents in enumerate(images):
-            with contextlib.suppress(tf.errors.InvalidArgumentError):
-                pixels[row] = warp_image(decode_image(contents), size)
-                decoded[row] = True
-        result = postprocess(self._model(pixels, training=False), tile_anchors(size), self._config)
-        outputs = {name: value.numpy() for name, value in result.items()}
-        outputs["num_detections"] = np.where(decoded, outputs["num_detections"], 0)
-        for name in ("detection_boxes", "detection_scores", "detection_classes"):
-            outputs[name][~decoded] = 0
-        return {**outputs, "image_decoded": decoded}
 
 
 class _Strict(BaseModel):

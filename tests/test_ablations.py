@@ -22,7 +22,8 @@ from refinedet_tf.config import (
     TrainingConfig,
 )
 from refinedet_tf.detector import Detector
-from refinedet_tf.export.savedmodel import serving_module
+from refinedet_tf.export.graphs import DetectionGraphs
+from refinedet_tf.export.savedmodel import serving_signatures
 from refinedet_tf.losses import TERMS, refinedet_loss
 from refinedet_tf.model import build_model
 from refinedet_tf.postprocessing import postprocess
@@ -250,7 +251,7 @@ def test_exported_graph_detects_what_the_network_detects(trained):
     config, network, *_ = trained
     image = random_batch(config)["images"][0]
     (expected,) = Detector(network, config)([image])
-    served = serving_module(network, config).serving_tensor(image[None])
+    served = serving_signatures(DetectionGraphs(network, config))["serving_tensor"](image[None])
     count = int(served["num_detections"][0])
     assert count == len(expected["scores"]) > 0
     np.testing.assert_allclose(served["detection_scores"][0, :count], expected["scores"], atol=1e-5)

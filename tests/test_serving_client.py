@@ -1,6 +1,9 @@
+"""The client of TF Serving, against servers that stand in for it."""
+
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,16 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from google.protobuf import text_format
 from PIL import Image
 from serving_stand_ins import MODEL, ServedModel, grpc_server, http_server, rest_server
-from stand_in_model import CLASSES, stand_in_config, stand_in_model
-from tensorflow_serving.config import model_server_config_pb2
+from stand_in_model import stand_in_config, stand_in_model
 
 import detect
 from refinedet_tf import cli
 from refinedet_tf.detector import Detector
 from refinedet_tf.errors import InputError
+from refinedet_tf.export.savedmodel import export_saved_model
 from serving import client
 from serving.answers import read_row
 from serving.grpc_client import GrpcClient
@@ -39,9 +41,15 @@ def network():
     return config, stand_in_model(config)
 
 
+@pytest.fixture(scope="module")
+def exported(network, tmp_path_factory):
+    config, model = network
+    return export_saved_model(model, config, tmp_path_factory.mktemp("exports"))[0]
+
+
 @pytest.fixture
-def served(network):
-    return ServedModel(network[1], network[0])
+def served(exported):
+    return ServedModel(exported)
 
 
 @pytest.fixture
@@ -73,10 +81,8 @@ def options(request, connect):
 
 
 @pytest.fixture
-def labels(tmp_path):
-    file = tmp_path / "labels.txt"
-    file.write_text("".join(f"{name}\n" for name in CLASSES), encoding="utf-8")
-    return file
+def labels(exported, tmp_path):
+    return Path(shutil.copy(exported / "assets" / "labels.txt", tmp_path))
 
 
 def save(path, height=40, width=60, seed=0):
@@ -335,6 +341,22 @@ def test_wrong_values(refused, monkeypatch, rest_url, images, labels, tmp_path, 
     assert said in refused(client, *arguments)
 
 
+def test_clients_ask_for_that_model_by_default(monkeypatch, images, labels, tmp_path):
+    asked = []
+
+    class Client(RestClient):
+        def __init__(self, url, model, version, label, timeout):
+            asked.extend((url, model, version, label, timeout))
+            raise InputError("enough")
+
+    monkeypatch.setattr(client, "RestClient", Client)
+    with pytest.raises(InputError, match="enough"):
+        client.main([str(images[0]), "--labels", str(labels), "--output", str(tmp_path / "out")])
+    assert asked == ["http://localhost:8501", MODEL, None, None, 60]
+    for make in (RestClient, GrpcClient):
+        assert make.__init__.__defaults__[1] == MODEL
+
+
 def test_no_image(refused, labels, tmp_path):
     assert "no image found" in refused(
         client, tmp_path / "none", "--labels", labels, "--output", tmp_path / "out"
@@ -377,101 +399,3 @@ def test_pictures_show_what_the_server_saw(tmp_path, mode):
     assert (pixels.dtype, pixels.shape) == (np.uint8, (30, 40, 3))
     difference = np.abs(pixels.astype(int) - read_image(file))
     assert difference.max() <= (4 if mode == "CMYK" else 0)
-
-
-# The configuration of the server
-
-
-def fields_of(text):
-    """Field names and values of a flat protobuf text file without nested messages of several fields."""
-    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
-    matches = [
-        re.fullmatch(r"(\w+)(?: \{ value: (\d+) \}|: (\d+|true|false))", line) for line in lines if line
-    ]
-    assert all(matches), text
-    return [(match[1], match[2] or match[3]) for match in matches]
-
-
-def command_of(file):
-    return re.findall(r"^      - (--.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-
-
-def model_config():
-    text = (SERVING / "models.config").read_text(encoding="utf-8")
-    config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    (model,) = config.model_config_list.config
-    return model
-
-
-def test_models_config_is_a_model_server_config():
-    model = model_config()
-    assert (model.name, model.model_platform) == (MODEL, "tensorflow")
-    assert set(model.version_labels) == {"stable", "canary"}
-    loaded = set(model.model_version_policy.specific.versions)
-    assert set(model.version_labels.values()) <= loaded
-
-
-def test_clients_ask_for_that_model_by_default(monkeypatch, images, labels, tmp_path):
-    asked = []
-
-    class Client(RestClient):
-        def __init__(self, url, model, version, label, timeout):
-            asked.extend((url, model, version, label, timeout))
-            raise InputError("enough")
-
-    monkeypatch.setattr(client, "RestClient", Client)
-    with pytest.raises(InputError, match="enough"):
-        client.main([str(images[0]), "--labels", str(labels), "--output", str(tmp_path / "out")])
-    assert asked == ["http://localhost:8501", model_config().name, None, None, 60]
-    for make in (RestClient, GrpcClient):
-        assert make.__init__.__defaults__[1] == model_config().name
-
-
-def test_batching_config_is_batching_parameters():
-    """The message is not part of tensorflow-serving-api: its fields and rules are written down here."""
-    fields = fields_of((SERVING / "batching.config").read_text(encoding="utf-8"))
-    sizes = [int(value) for name, value in fields if name == "allowed_batch_sizes"]
-    single = [(name, value) for name, value in fields if name != "allowed_batch_sizes"]
-    values = dict(single)
-    assert len(values) == len(single)
-    numbers = {"max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads"}
-    assert set(values) == {*numbers, "pad_variable_length_inputs"}
-    assert values["pad_variable_length_inputs"] == "false"
-    assert sizes == sorted(set(sizes))
-    assert sizes[-1] == int(values["max_batch_size"])
-    assert min(int(values[name]) for name in numbers) > 0
-
-
-def test_compose_files_fit_the_config_files():
-    cpu, gpu = (SERVING / name for name in ("compose.yaml", "compose.gpu.yaml"))
-    common = command_of(cpu)
-    assert command_of(gpu) == [
-        *common,
-        "--enable_batching=true",
-        "--batching_parameters_file=/config/batching.config",
-    ]
-    assert "--allow_version_labels_for_unavailable_models=true" in common
-    for option in command_of(gpu):
-        name, _, value = option.partition("=")
-        if name.endswith("_file"):
-            assert (SERVING / value.removeprefix("/config/")).is_file(), option
-    text = cpu.read_text(encoding="utf-8")
-    assert re.search(rf"^        target: {model_config().base_path}$", text, re.MULTILINE)
-    tags = [re.search(r"image: (\S+)", file.read_text(encoding="utf-8"))[1] for file in (cpu, gpu)]
-    assert re.fullmatch(r"tensorflow/serving:\$\{TF_SERVING_TAG:-[\d.]+\}", tags[0])
-    assert tags[1] == f"{tags[0]}-gpu"
-    for file in (cpu, gpu):
-        assert "\t" not in file.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("model", "loaded", "code"), [(MODEL, True, 0), (MODEL, False, 1), ("other", True, 1)]
-)
-def test_health_check_of_compose(served, rest_url, model, loaded, code):
-    text = (SERVING / "compose.yaml").read_text(encoding="utf-8")
-    lines = re.search(r"        - >-\n((?:          .*\n)+)", text)[1].split("\n")
-    command = " ".join(line.strip() for line in lines)
-    assert "$" not in command  # Compose would replace it.
-    served.loaded = loaded
-    check = command.replace("8501", rest_url.rpartition(":")[2]).replace(f"models/{MODEL}", f"models/{model}")
-    assert subprocess.run(["bash", "-c", check], check=False, timeout=10).returncode == code
