@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options=options,
             measured=measured,
             samples=samples,
+            progress=lambda doing: print(f"{doing} ...", file=sys.stderr, flush=True),
         )
     except ExportMismatch as error:
         raise SystemExit(f"error: {error}; nothing was exported") from None

@@ -302,6 +302,7 @@ def test_command(command_line, tmp_path):
     assert result.code == 0, result.err
     first, *lines = result.out.splitlines()
     assert first == f"{output / '3'}, compared with the network on 2 images:"
+    assert result.err.splitlines() == ["writing the SavedModel ...", "comparing on 2 images ..."]
     assert [line.split(":")[0].strip() for line in lines] == [
         "serving_default",
         "serving_tensor",

@@ -104,6 +104,18 @@ def test_limits_become_part_of_the_graph(network, tmp_path):
     assert outputs["detection_scores"][0, found - 1] > 0.4
 
 
+def test_images_without_detections(network, tmp_path):
+    model, config = network
+    limits = dataclasses.replace(config.postprocess, score_threshold=0.999)
+    config = dataclasses.replace(config, postprocess=limits)
+    folder, comparisons = export_saved_model(model, config, tmp_path)
+    assert {(comparison.detections, comparison.lost) for comparison in comparisons} == {(0, 0)}
+    images = tf.zeros([2, 60, 80, 3], tf.uint8)
+    outputs = tf.saved_model.load(str(folder)).signatures["serving_tensor"](images=images)
+    assert outputs["num_detections"].numpy().tolist() == [0, 0]
+    assert not any(value.numpy().any() for value in outputs.values())
+
+
 def test_free_image_size(network, tmp_path):
     """A network of any size is exported for one."""
     config = config_of(image_size=None)

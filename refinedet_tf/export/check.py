@@ -46,6 +46,9 @@ SAME_OBJECT = 0.05
 CANDIDATE_TOLERANCE = 1e-5
 """Largest accepted relative difference between heads.onnx's boxes and scores and those made of its heads."""
 
+CANDIDATES_AT_A_THRESHOLD = 1e-4
+"""Accepted fraction of them that differ by more: scores are 0 below the thresholds."""
+
 FILES_AT_ONCE = 4
 """Images of any sizes in a call of `serving_default`."""
 
@@ -241,10 +244,10 @@ def _onnx_routes(folder, config, size) -> dict[str, Route]:
             anchors = tile_anchors(size)
             for name, value in zip(("boxes", "scores"), candidates(outputs, anchors, config), strict=True):
                 # Boxes are not clipped here, and large ones have no more digits than small ones.
-                error = np.abs(outputs[name] - value).max() / max(1.0, np.abs(value).max())
-                if not error <= CANDIDATE_TOLERANCE:
+                error = np.abs(outputs[name] - value) / np.maximum(1.0, np.abs(value))
+                if np.mean(~(error <= CANDIDATE_TOLERANCE)) > CANDIDATES_AT_A_THRESHOLD:
                     raise ExportMismatch(
-                        f"{onnx.HEADS}: {name} differ by {error:.2g} from those of its heads"
+                        f"{onnx.HEADS}: {name} differ by up to {error.max():.2g} from those of its heads"
                     )
             yield _served_rows(postprocess(outputs, anchors, config), -1)
 

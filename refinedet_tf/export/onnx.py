@@ -35,7 +35,7 @@ def write_onnx(graphs: DetectionGraphs, description: str, folder: Path, batch: i
 
     Args:
         graphs: in float32.
-        description: model.json, which both carry as metadata "model.json"; "labels.txt" is beside it.
+        description: the text of model.json, which both carry as metadata of that name.
         folder: where they go; it is made.
         batch: N; None: any number at call time.
 
@@ -68,7 +68,7 @@ def _convert(function, description, file):
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     # Otherwise it copies all weights before each of its optimizations, to go on if one fails.
-    os.environ["TF2ONNX_CATCH_ERRORS"] = "FALSE"
+    os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
     model, _ = tf2onnx.convert.from_function(
         function,
         input_signature=function.input_signature,

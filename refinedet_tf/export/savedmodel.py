@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -89,6 +89,7 @@ def export_saved_model(
     options: ExportOptions | None = None,
     measured: dict | None = None,
     samples: Sequence[Sample] | None = None,
+    progress: Callable[[str], None] = lambda doing: None,
 ) -> tuple[Path, list[Comparison]]:
     """Writes a SavedModel for TensorFlow Serving and compares it with the network.
 
@@ -112,6 +113,7 @@ def export_saved_model(
         options: None: a SavedModel in float32 alone.
         measured: the accuracy to state in model.json; None: not known.
         samples: images to compare on; None: generated ones.
+        progress: called with what is done next, as it takes minutes for a large network.
 
     Returns:
         The path of the version's folder, and how each signature and ONNX file compares.
@@ -136,12 +138,15 @@ def export_saved_model(
             _asset(aside / "model.json", description),
         ]
         written = aside / "model"
+        progress("writing the SavedModel")
         tf.saved_model.save(graphs, str(written), serving_signatures(graphs))
         write_warmup_requests(written, graphs.image_size, samples[0].contents)
         if options.onnx:
+            progress("converting to ONNX")
             # ONNX knows no XLA.
             plain = DetectionGraphs(model, config, image_size) if options.xla else graphs
             onnx.write_onnx(plain, description, written / "onnx", options.onnx_batch)
+        progress(f"comparing on {len(samples)} images")
         comparisons = check_export(written, detector, config, samples, TOLERANCES[options.precision])
         if served is not model:
             comparisons.append(check_precision(detector, Detector(model, config, image_size), samples))
