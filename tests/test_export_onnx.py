@@ -116,6 +116,16 @@ def test_a_suppression_of_the_runtime_finds_the_same(folder, model, config):
     np.testing.assert_allclose(boxes, result["boxes"], atol=0.1)
 
 
+def test_warp_is_that_of_tensorflow_bit_for_bit(tmp_path):
+    spec = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
+    function = tf.function(lambda images: {"warped": onnx_export._warp(images, (75, 130))}, [spec])
+    onnx_export._convert(function, DESCRIPTION, tmp_path / "warp.onnx")
+    for shape in ((1, 75, 130), (2, 33, 47), (1, 480, 640), (1, 427, 301), (1, 1, 2)):
+        images = images_of(*shape)
+        expected = warp_image(images, (75, 130))
+        np.testing.assert_array_equal(run(tmp_path / "warp.onnx", images)["warped"], expected)
+
+
 def test_names_types_and_metadata(folder):
     session = session_of(folder / "detector.onnx")
     (image,) = session.get_inputs()

@@ -48,8 +48,7 @@ def write_onnx(graphs: DetectionGraphs, description: str, folder: Path, batch: i
 
     @tf.function(input_signature=[tf.TensorSpec([batch, None, None, 3], tf.uint8, "images")])
     def detector(images):
-        # ONNX resizes to the type of its input, and uint8 would round.
-        return graphs.detect(graphs.warp(tf.cast(images, tf.float32)))
+        return graphs.detect(_warp(images, graphs.image_size))
 
     @tf.function(input_signature=[tf.TensorSpec([batch, *graphs.image_size, 3], tf.float32, "images")])
     def heads(images):
@@ -60,6 +59,35 @@ def write_onnx(graphs: DetectionGraphs, description: str, folder: Path, batch: i
     folder.mkdir()
     for name, function in ((DETECTOR, detector), (HEADS, heads)):
         _convert(function, description, folder / name)
+
+
+def _warp(images, size):
+    """uint8 [N, H, W, 3] to float32 [N, *size, 3], bit for bit what `warp_image` computes.
+
+    ONNX's own Resize rounds positions in another way, which makes a difference of up to 6e-3 grey levels,
+    and would need the whole image in float32.
+    """
+    top, bottom, down = _neighbours(tf.shape(images)[1], size[0])
+    left, right, across = _neighbours(tf.shape(images)[2], size[1])
+
+    def of_row(rows):
+        row = tf.gather(images, rows, axis=1)
+        start, end = (tf.cast(tf.gather(row, columns, axis=2), tf.float32) for columns in (left, right))
+        return start + (end - start) * across[:, None]
+
+    upper, lower = of_row(top), of_row(bottom)
+    return upper + (lower - upper) * down[:, None, None]
+
+
+def _neighbours(length, target):
+    """Indices of the pixels before and after each of `target` positions, and how far it is between them."""
+    # The minimum is 0 always: it hides a constant, by whose rounded reciprocal TensorFlow would multiply.
+    scale = tf.cast(length, tf.float32) / tf.cast(tf.minimum(length, 0) + target, tf.float32)
+    position = (tf.range(target, dtype=tf.float32) + 0.5) * scale - 0.5
+    before = tf.floor(position)
+    indices = tf.cast(tf.stack([before, before + 1]), tf.int32)
+    first, second = tf.unstack(tf.clip_by_value(indices, 0, length - 1))
+    return first, second, position - before
 
 
 def _convert(function, description, file):
