@@ -39,6 +39,9 @@ LEVEL_LAYERS = {
 SLOW = ("resnet50", "inception_v3", "inception_resnet_v2", "efficientnet_v2_s")
 """What takes seconds a training step: one update must do."""
 
+EXPORTED = ("resnet50", "inception_v3", "mobilenet_v2", "convnext_tiny", "resnext101")
+"""What takes no more than ten seconds to export."""
+
 THIN_STAGES = ((1, 64), (2, 64), (2, 64), (1, 64))
 """ResNeXt with few blocks, of 2 channels a group."""
 
@@ -143,8 +146,9 @@ def test_training_lowers_the_loss(built):
     model.set_weights(before)
 
 
+@pytest.mark.parametrize("built", EXPORTED, indirect=True, scope="module")
 def test_export(built, tmp_path):
-    """What is exported detects the same; ONNX files of the other networks: test_export_backbones.py."""
+    """What is exported detects the same. All networks, and ONNX files of all: test_export_backbones.py."""
     options = ExportOptions(onnx=built.name == "mobilenet_v2")
     samples = generated_samples()[:2]
     _, comparisons = export_saved_model(
