@@ -128,7 +128,7 @@ def _measure(stage, calls, inputs, batch, runs):
                 milliseconds[name].append(1e3 * (time.perf_counter() - started))
     rows, reference = [], None
     for name, values in milliseconds.items():
-        low, median, high = np.percentile(values, (10, 50, 90))
+        low, median, high = np.percentile(values, (10, 50, 90)).tolist()
         reference = reference or median
         rows.append(
             {
@@ -142,7 +142,7 @@ def _measure(stage, calls, inputs, batch, runs):
                 "ratio": round(median / reference, 3),
             }
         )
-        print(rows[-1], file=sys.stderr)
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return rows
 
 
