@@ -2,7 +2,6 @@
 
 import importlib.util
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +94,6 @@ def _convert(function, description, file):
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    # Otherwise it copies all weights before each of its optimizations, to go on if one fails.
-    os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
     model, _ = tf2onnx.convert.from_function(
         function,
         input_signature=function.input_signature,
