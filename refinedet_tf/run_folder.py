@@ -65,11 +65,24 @@ class RunFolder:
         """The log's entry of the validation that chose `best_weights`, {"step", "validation": {"mAP",
         "AP", "best"}}; None where none did.
         """
-        if not (self.best_weights.is_file() and self.log.is_file()):
+        if not self.best_weights.is_file():
             return None
-        entries = map(json.loads, self.log.read_text(encoding="utf-8").splitlines())
-        best = [entry for entry in entries if entry.get("validation", {}).get("best")]
+        best = [entry for entry in self.log_entries() if entry.get("validation", {}).get("best")]
         return best[-1] if best else None
+
+    def log_entries(self) -> list[dict]:
+        """The entries of the log, without a line that a kill cut off; empty where there is no log."""
+        if not self.log.is_file():
+            return []
+        entries = map(_parse, self.log.read_text(encoding="utf-8").splitlines())
+        return [entry for entry in entries if entry is not None]
+
+
+def _parse(line: str) -> dict | None:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
 
 
 def write_aside(file: Path, write) -> None:

@@ -88,7 +88,8 @@ def test_accuracy_of_a_run(tmp_path):
         return {"step": step, "validation": {"mAP": value, "AP": {"zelle": value}, "best": best}}
 
     lines = [{"step": 1, "loss": 3.0}, entry(5, 0.2, True), entry(10, 0.6, True), entry(15, 0.5, False)]
-    run.log.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    cut_off = '{"step": 20, "valid'  # By a kill.
+    run.log.write_text("".join(json.dumps(line) + "\n" for line in lines) + cut_off, encoding="utf-8")
     assert card.validation_of_run(run, config) is None
     run.best_weights.touch()
     assert card.validation_of_run(run, config) == {

@@ -50,10 +50,10 @@ def warp_image(image, size):
     code.
 
     Args:
-        image: uint8 or float32 [H, W, 3], 0..255.
+        image: uint8 or float32 [H, W, 3], or a batch [N, H, W, 3], 0..255.
         size: (height, width) in pixels.
 
     Returns:
-        float32 [height, width, 3], 0..255, not rounded.
+        float32 [height, width, 3], or [N, height, width, 3], 0..255, not rounded.
     """
     return tf.image.resize(image, size, method="bilinear", antialias=False)

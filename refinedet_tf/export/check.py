@@ -204,7 +204,7 @@ def _compare(name, route, samples, expected):
 
 
 def _saved_model_routes(folder, config, size) -> dict[str, Route]:
-    loaded = tf.saved_model.load(str(folder))
+    loaded, anchors = tf.saved_model.load(str(folder)), tile_anchors(size)
 
     def call(name, **inputs):
         # Through `loaded`, which keeps the variables alive.
@@ -219,7 +219,7 @@ def _saved_model_routes(folder, config, size) -> dict[str, Route]:
 
     def serving_heads(samples):
         heads = call("serving_heads", images=tf.stack([warp_image(s.pixels, size) for s in samples]))
-        outputs = postprocess(heads, tile_anchors(size), config)
+        outputs = postprocess(heads, anchors, config)
         return [_served_rows(outputs, row) for row in range(len(samples))]
 
     return {
@@ -233,6 +233,7 @@ def _onnx_routes(folder, config, size) -> dict[str, Route]:
     if not folder.is_dir():
         return {}
     detector, heads = (_onnx_function(folder / name) for name in (onnx.DETECTOR, onnx.HEADS))
+    anchors = tile_anchors(size)
 
     def whole(samples):
         # The last row, so that a fixed batch is seen to its end.
@@ -241,7 +242,6 @@ def _onnx_routes(folder, config, size) -> dict[str, Route]:
     def postprocessed(samples):
         for sample in samples:
             outputs = heads(warp_image(sample.pixels, size).numpy())
-            anchors = tile_anchors(size)
             for name, value in zip(("boxes", "scores"), candidates(outputs, anchors, config), strict=True):
                 # Boxes are not clipped here, and large ones have no more digits than small ones.
                 error = np.abs(outputs[name] - value) / np.maximum(1.0, np.abs(value))

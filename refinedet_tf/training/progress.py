@@ -27,9 +27,8 @@ class ProgressLog:
             return
         self.file = folder.log
         if self.file.exists():
-            lines = self.file.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in map(_parse, lines) if line is not None and line["step"] <= start_step]
-            self.file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            kept = [entry for entry in folder.log_entries() if entry["step"] <= start_step]
+            self.file.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         self.writer = tf.summary.create_file_writer(str(folder.tensorboard))
         self.restart_clock()
 
@@ -121,11 +120,3 @@ def format_duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
-
-
-def _parse(line: str) -> dict | None:
-    """An entry of the log; None for a line that a kill cut off."""
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return None
