@@ -1,4 +1,5 @@
-# make test: the test suite.   make test-slow: exports of all networks in full size.
+# make test: lint, type check and the test suite. make lint format typecheck: these alone.
+# make test-slow: exports of all networks in full size.
 # make demo: train, evaluate, detect and export on a generated set.
 # make fidelity: run the comparisons with the authors' program and write docs/fidelity.md from them;
 # PUBLISHED_AP=FOLDER adds those with published AP (tests/test_published_ap.py says what the folder holds).
@@ -12,11 +13,22 @@ IN_VENV := .venv/bin/python
 INSTALLED := .venv/installed-$(REQUIREMENTS)
 RUN := runs/shapes
 
-.PHONY: test test-slow fidelity demo clean-demo
+.PHONY: test lint format typecheck test-slow fidelity demo clean-demo
 
-test: $(INSTALLED)
-	$(IN_VENV) -m ruff check .
+test: lint typecheck
 	$(IN_VENV) -m pytest
+
+lint: $(INSTALLED)
+	$(IN_VENV) -m ruff check .
+	$(IN_VENV) -m ruff format --check .
+
+# Rewrites the files.
+format: $(INSTALLED)
+	$(IN_VENV) -m ruff check --fix .
+	$(IN_VENV) -m ruff format .
+
+typecheck: $(INSTALLED)
+	$(IN_VENV) -m mypy
 
 test-slow: $(INSTALLED)
 	$(IN_VENV) -m pytest -m slow
@@ -25,7 +37,7 @@ fidelity: $(INSTALLED)
 	$(IN_VENV) -m pytest -m golden --fidelity=docs/fidelity.md $(if $(PUBLISHED_AP),--published-ap=$(PUBLISHED_AP))
 
 demo: $(INSTALLED)
-	$(IN_VENV) -m refinedet_tf.data.shapes data/shapes
+	$(IN_VENV) -m refinedet_tf generate-shapes data/shapes
 	$(IN_VENV) train.py --config shapes.json --output $(RUN) --resume
 	$(IN_VENV) evaluate.py --config $(RUN) --json $(RUN)/test.json --curves $(RUN)/curves.png
 	rm -rf $(RUN)/detections
@@ -37,9 +49,10 @@ demo: $(INSTALLED)
 clean-demo:
 	rm -rf data/shapes $(RUN) exports/shapes
 
-$(INSTALLED): $(REQUIREMENTS) requirements-base.txt requirements-serving.txt
+$(INSTALLED): $(REQUIREMENTS) requirements-base.txt requirements-serving.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python 3.10 to 3.13 is needed, none was found" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(IN_VENV) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
 	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-serving.txt
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@

@@ -82,7 +82,7 @@ def _calls(model, config, folder, narrow_folder):
     import tensorflow as tf
 
     from refinedet_tf.anchors import tile_anchors
-    from refinedet_tf.postprocessing import postprocess
+    from refinedet_tf.inference.postprocessing import postprocess
 
     anchors, size = tile_anchors(config.model.image_size), config.model.image_size
     network = tf.function(lambda images: model(images, training=False))

@@ -40,7 +40,7 @@ def main(arguments=None) -> None:
         model = build_model(config)
     import tensorflow as tf
 
-    from refinedet_tf.postprocessing import postprocess
+    from refinedet_tf.inference.postprocessing import postprocess
 
     size = config.model.image_size
     anchors = tf.constant(tile_anchors(size))

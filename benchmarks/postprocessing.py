@@ -15,7 +15,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from refinedet_tf import cli  # noqa: F401  (before TensorFlow, whose log level it sets)
 from refinedet_tf.anchors import tile_anchors
-from refinedet_tf.config import load_config
+from refinedet_tf.config_files import load_config
 
 RUNS = 11
 
@@ -24,7 +24,7 @@ def main() -> None:
     import tensorflow as tf
 
     from refinedet_tf.model import build_model
-    from refinedet_tf.postprocessing import postprocess
+    from refinedet_tf.inference.postprocessing import postprocess
 
     config = load_config("voc320.json")
     anchors = tile_anchors(config.model.image_size)

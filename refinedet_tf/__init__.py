@@ -9,13 +9,13 @@ import importlib
 __version__ = "0.1.0"
 
 _HOME = {
-    "load_config": "refinedet_tf.config",
+    "load_config": "refinedet_tf.config_files",
     "build_model": "refinedet_tf.model",
     "load_weights": "refinedet_tf.weights",
     "tile_anchors": "refinedet_tf.anchors",
     "refinedet_loss": "refinedet_tf.losses",
-    "postprocess": "refinedet_tf.postprocessing",
-    "Detector": "refinedet_tf.detector",
+    "postprocess": "refinedet_tf.inference.postprocessing",
+    "Detector": "refinedet_tf.inference.detector",
 }
 
 __all__ = sorted(_HOME)

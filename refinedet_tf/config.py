@@ -1,22 +1,13 @@
-"""Configs: frozen dataclasses read strictly from JSON. The only place that knows key names.
-
-A config file may say `"extends": "voc320.json"` and then holds only what differs. Every key can be
-overridden on the command line, `--set training.batch_size=16`.
-"""
+"""Configs: frozen dataclasses with types, defaults and ranges. The only place that knows key names."""
 
 import dataclasses
-import difflib
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from refinedet_tf.errors import InputError
-
-CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -25,9 +16,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Range = tuple[NotNegative, NotNegative]
 
-_strict = dataclass(
-    frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-)
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _check_range(name: str, value: Sequence[float]) -> None:
@@ -35,7 +24,7 @@ def _check_range(name: str, value: Sequence[float]) -> None:
         raise ValueError(f"{name} must be [smallest, largest], got {list(value)}")
 
 
-@_strict
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
     """The network (paper, section 3.1)."""
 
@@ -92,7 +81,7 @@ class ModelConfig:
         return self.backbone == "resnet101"
 
 
-@_strict
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
     """Where images and boxes lie."""
 
@@ -117,7 +106,7 @@ class DataConfig:
                 raise ValueError("classes names a class twice")
 
 
-@_strict
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class AugmentationConfig:
     """Training augmentation (paper, section 3.2: data augmentation), in the order of the keys."""
 
@@ -149,7 +138,7 @@ class AugmentationConfig:
             raise ValueError(f"crop_aspect_ratio must be above 0, got {list(self.crop_aspect_ratio)}")
 
 
-@_strict
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class LossConfig:
     """Matching, hard negative mining and loss (paper, sections 3.2 and 3.3)."""
 
@@ -164,7 +153,7 @@ class LossConfig:
     focal_gamma: NotNegative = 2.0
 
 
-@_strict
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainingConfig:
     """Optimisation (paper, section 3.4)."""
 
@@ -195,7 +184,7 @@ class TrainingConfig:
             raise ValueError(f"milestones must increase, got {list(self.milestones)}")
 
 
-@_strict
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class PostprocessConfig:
     """From heads to detections (paper, section 3.4; numbers that differ in the code: README)."""
 
@@ -207,7 +196,7 @@ class PostprocessConfig:
     max_detections: PositiveInt = 200
 
 
-@_strict
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluationConfig:
     """How accuracy is measured."""
 
@@ -218,7 +207,7 @@ class EvaluationConfig:
     """Linear soft-NMS at IoU 0.30 behind the post-processing, as the authors test COCO at one scale."""
 
 
-@_strict
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ExpectedConfig:
     """What the config is known to reach: the claim it stands for."""
 
@@ -227,7 +216,7 @@ class ExpectedConfig:
     source: str
 
 
-@_strict
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Config:
     """A whole experiment."""
 
@@ -257,36 +246,6 @@ class Config:
         return len(self.data.classes)
 
 
-_ADAPTER = TypeAdapter(Config)
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a config.
-
-    Args:
-        path: a JSON file, a run folder (its `config.json`), or a bare name looked up in `configs/`.
-        overrides: `"section.key=value"` strings; the value is JSON, or a plain string.
-
-    Raises:
-        InputError: the file is missing or not JSON, or a key or value is wrong; names the key and,
-            for an unknown one, the nearest valid key.
-    """
-    file = _find(path, base=None)
-    tree = _read_with_parents(file, seen=())
-    tree.setdefault("name", file.stem if file.name != "config.json" else file.parent.name)
-    for override in overrides:
-        _apply_override(tree, override)
-    try:
-        return _ADAPTER.validate_json(json.dumps(tree))
-    except ValidationError as error:
-        raise InputError("; ".join(f"{file.name}: {_explain(e)}" for e in error.errors())) from None
-
-
-def config_to_json(config: Config) -> str:
-    """The whole config as JSON text that `load_config` reads back to an equal config."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-
-
 def with_classes(config: Config, classes: Sequence[str]) -> Config:
     """The same config with the class names (label order) filled in."""
     return dataclasses.replace(config, data=dataclasses.replace(config.data, classes=tuple(classes)))
@@ -302,102 +261,3 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
         else:
             pairs[key] = (value, other)
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _find(path: str | Path, base: Path | None) -> Path:
-    path = Path(path)
-    candidates = [path, CONFIG_FOLDER / path, CONFIG_FOLDER / f"{path}.json"]
-    if base is not None:
-        candidates.insert(0, base / path)
-    for candidate in candidates:
-        if candidate.is_dir() and (candidate / "config.json").is_file():
-            return candidate / "config.json"
-        if candidate.is_file():
-            return candidate
-    known = sorted(p.name for p in CONFIG_FOLDER.glob("*.json"))
-    near = difflib.get_close_matches(path.name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known configs: {', '.join(known)}"
-    raise InputError(f"config not found: {path}; {hint}")
-
-
-def _read_with_parents(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    file = file.resolve()
-    if file in seen:
-        raise InputError(f"{file.name} extends itself: {' -> '.join(p.name for p in (*seen, file))}")
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from None
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{file} must hold a JSON object")
-    parent = tree.pop("extends", None)
-    if parent is None:
-        return tree
-    if not isinstance(parent, str):
-        raise InputError(f"{file.name}: extends must be a file name, got {parent!r}")
-    return _merge(_read_with_parents(_find(parent, file.parent), (*seen, file)), tree)
-
-
-def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in change.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merge(base[key], value) if both else value
-    return merged
-
-
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    name, separator, text = override.partition("=")
-    keys = name.strip().split(".")
-    if not separator or not all(keys):
-        raise InputError(f"--set {override}: write section.key=value, e.g. training.batch_size=16")
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = text
-    for key in keys[:-1]:
-        child = tree.get(key)
-        tree[key] = dict(child) if isinstance(child, dict) else {}
-        tree = tree[key]
-    tree[keys[-1]] = value
-
-
-def _explain(error: dict[str, Any]) -> str:
-    """One validation error as `section.key: what is wrong`."""
-    location = [str(part) for part in error["loc"]]
-    if error["type"] == "unexpected_keyword_argument":
-        valid = _keys_at(location[:-1])
-        near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.4)
-        hint = (
-            f"did you mean {'.'.join([*location[:-1], near[0]])}?"
-            if near
-            else f"valid keys: {', '.join(valid)}"
-        )
-        return f"unknown key {'.'.join(location)}; {hint}"
-    given = error.get("input")
-    shown = (
-        ""
-        if isinstance(given, dict) or error["type"] == "missing"
-        else f", got {json.dumps(given, default=str)}"
-    )
-    message = error["msg"].removeprefix("Value error, ")
-    near = difflib.get_close_matches(str(given), _choices(error), n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{'.'.join(location) or 'config'}: {message}{shown}{hint}"
-
-
-def _choices(error: dict[str, Any]) -> list[str]:
-    if error["type"] != "literal_error":
-        return []
-    return [part.strip(" '") for part in error["ctx"]["expected"].replace(" or ", ",").split(",")]
-
-
-def _keys_at(location: Sequence[str]) -> list[str]:
-    """The valid keys of the section that a location leads to."""
-    section = Config
-    for part in location:
-        hint = get_type_hints(section).get(part)
-        section = next((t for t in (hint, *get_args(hint)) if dataclasses.is_dataclass(t)), section)
-    return [field.name for field in dataclasses.fields(section)]

@@ -7,7 +7,7 @@ import keras
 from keras import layers, ops
 
 from refinedet_tf.anchors import ANCHORS_PER_CELL, level_grids
-from refinedet_tf.backbones import build_features, has_loaded_weights
+from refinedet_tf.backbones import build_features
 from refinedet_tf.backbones.resnet101 import head_block
 from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError
@@ -22,11 +22,13 @@ ICCV 2017, section 4.1)."""
 
 
 def build_model(config: Config) -> keras.Model:
-    """The RefineDet network (paper, figure 1) with initial weights as configured.
+    """The RefineDet network (paper, figure 1) with random weights.
+
+    Whoever trains or uses it loads weights: `load_initial_weights`, `load_weights` or a checkpoint.
 
     Args:
-        config: `model`, `training.precision` and `loss.classification` are used, and the number C
-            of classes.
+        config: `model` (but for `model.weights`), `training.precision`, `loss.classification` and the
+            number C of classes are used.
 
     Returns:
         A model of images [B, H, W, 3], RGB 0..255, of any number type, to a dict of float32
@@ -38,7 +40,7 @@ def build_model(config: Config) -> keras.Model:
         "tiled_anchors" are those of "refinedet".
 
     Raises:
-        InputError: the class names are not known, or the backbone refuses its settings.
+        InputError: the class names are not known, or `model.image_size` does not fit the backbone's grids.
     """
     size = config.model.image_size or (None, None)
     with _precision(config.training.precision):
@@ -50,17 +52,7 @@ def build_model(config: Config) -> keras.Model:
         else:
             features = _transfer(sources, config.model)
             heads = _module("arm", sources, 1, config) | _module("odm", features, config.num_classes, config)
-    model = keras.Model(images, heads, name="refinedet")
-    _load_initial_weights(model, config.model)
-    return model
-
-
-def _load_initial_weights(model, config):
-    if config.weights is None or has_loaded_weights(config):
-        return
-    from refinedet_tf.weights import load_initial_weights
-
-    load_initial_weights(model, config.weights)
+    return keras.Model(images, heads, name="refinedet")
 
 
 def _transfer(sources, config):

@@ -4,8 +4,10 @@ import json
 import os
 from pathlib import Path
 
-from refinedet_tf.config import Config, config_to_json
+from refinedet_tf.config import Config
+from refinedet_tf.config_files import config_to_json
 from refinedet_tf.errors import InputError
+from refinedet_tf.files import explain_os_errors, write_aside
 
 
 class RunFolder:
@@ -40,15 +42,13 @@ class RunFolder:
         Raises:
             InputError: the folder cannot be written, or holds something and `resume` is false.
         """
-        try:
+        with explain_os_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             if any(self.path.iterdir()) and not resume:
                 raise InputError(
                     f"{self.path} is not empty: continue that run with --resume, or name another --output"
                 )
             write_aside(self.config, lambda file: file.write_text(config_to_json(config), encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be written: {error.strerror}") from None
 
     def trained_weights(self) -> Path:
         """The weights to use: the best by validation, or the last ones where none was made.
@@ -83,19 +83,3 @@ def _parse(line: str) -> dict | None:
         return json.loads(line)
     except json.JSONDecodeError:
         return None
-
-
-def write_aside(file: Path, write) -> None:
-    """Calls `write(path)` on a neighbouring path and renames the result to `file`.
-
-    Whatever happens meanwhile, `file` is the old content or the new one, whole.
-    """
-    # The ending stays, because Keras chooses the format by it.
-    aside = file.with_name(f".writing-{file.name}")
-    try:
-        write(aside)
-        with aside.open("rb") as handle:
-            os.fsync(handle.fileno())
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -3,20 +3,20 @@
 import argparse
 import io
 import itertools
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from grpc_client import GrpcClient
 from PIL import Image
+from rest_client import RestClient
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from refinedet_tf import cli
-from refinedet_tf.detection_files import make_output_folder, write_detections
+from refinedet_tf.commands.options import add_score_threshold_option, check_score_threshold, find_images
+from refinedet_tf.commands.terminal import run
 from refinedet_tf.errors import InputError
-from serving.grpc_client import GrpcClient
-from serving.rest_client import RestClient
+from refinedet_tf.inference.detection_files import make_output_folder, write_detections
+from refinedet_tf.inference.detections import ImageDetections
 
 LONGEST_TIMEOUT = 86400
 
@@ -59,13 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--timeout", type=float, default=60, metavar="S", help="seconds for a request (default: 60)"
     )
-    parser.add_argument(
-        "--score-threshold",
-        type=float,
-        default=0.5,
-        metavar="S",
-        help="draw detections of at least this score (default: 0.5)",
-    )
+    add_score_threshold_option(parser)
     arguments = parser.parse_args(arguments)
     if arguments.batch < 1:
         raise InputError(f"--batch must be at least 1, got {arguments.batch}")
@@ -73,9 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"--timeout must lie in 0..{LONGEST_TIMEOUT} s, got {arguments.timeout:g}")
     if not 0 <= (arguments.version or 0) < 2**63:
         raise InputError(f"--version must be the number of a version, got {arguments.version}")
-    if not 0 <= arguments.score_threshold <= 1:
-        raise InputError(f"--score-threshold must lie in 0..1, got {arguments.score_threshold}")
-    paths = cli.find_images(arguments.images)
+    check_score_threshold(arguments.score_threshold)
+    paths = find_images(arguments.images)
     class_names = read_labels(arguments.labels)
     choice = (arguments.model, arguments.version, arguments.version_label, arguments.timeout)
     client = GrpcClient(arguments.grpc, *choice) if arguments.grpc else RestClient(arguments.url, *choice)
@@ -86,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # be given again.
     results = itertools.chain(list(itertools.islice(results, 1)), results)
     make_output_folder(arguments.output)
-    write_detections(results, len(paths), arguments.output, class_names, arguments.score_threshold, left_out)
+    write_detections(results, len(paths), arguments.output, arguments.score_threshold, left_out)
 
 
 def read_labels(file: Path) -> list[str]:
@@ -106,7 +99,7 @@ def read_labels(file: Path) -> list[str]:
 
 def detect_files(
     client, paths: Sequence[Path], class_names: Sequence[str], batch_size: int, left_out: list[str]
-) -> Iterator[tuple[Path, np.ndarray, dict]]:
+) -> Iterator[tuple[Path, np.ndarray, ImageDetections]]:
     """Sends images batch after batch, so that any number of them fits in memory.
 
     Args:
@@ -161,7 +154,7 @@ def read_pixels(contents: bytes) -> np.ndarray | None:
         return None
 
 
-def as_result(answer: dict, size: tuple[int, int], class_names: Sequence[str]) -> dict:
+def as_result(answer: dict, size: tuple[int, int], class_names: Sequence[str]) -> ImageDetections:
     """A server's answer for an image of `size` (height, width) in the form that `Detector` has.
 
     Raises:
@@ -173,15 +166,8 @@ def as_result(answer: dict, size: tuple[int, int], class_names: Sequence[str]) -
             f"the server found class {labels.max()}, but --labels has {len(class_names)} names: take "
             "assets/labels.txt of the model that is served"
         )
-    height, width = size
-    return {
-        "boxes": answer["boxes"] * np.array([height, width, height, width], np.float32),
-        "scores": answer["scores"],
-        "labels": labels,
-        "names": [class_names[label - 1] for label in labels],
-        "image_size": (height, width),
-    }
+    return ImageDetections(answer["boxes"], answer["scores"], labels, class_names, size)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from refinedet_tf import cli
+from answers import INPUT, SIGNATURE, read_row
+
+from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.errors import InputError
-from serving.answers import INPUT, SIGNATURE, read_row
 
 REQUIREMENT = "tensorflow-serving-api==2.21.0"
 
@@ -31,7 +32,7 @@ class GrpcClient:
             InputError: tensorflow-serving-api is not installed.
         """
         try:
-            cli.import_tensorflow()
+            import_tensorflow()
             import grpc
             from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
         except ImportError:

@@ -9,8 +9,9 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 
+from answers import SIGNATURE, read_row
+
 from refinedet_tf.errors import InputError
-from serving.answers import SIGNATURE, read_row
 
 
 class RestClient:

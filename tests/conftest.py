@@ -88,13 +88,13 @@ def eagerly(small_network):
 @pytest.fixture
 def command(capsys):
     """Runs a command in this process: `command(train, "--config", ...)` -> code, out, err."""
-    from refinedet_tf import cli
+    from refinedet_tf.commands import terminal
 
     def run(module, *arguments):
         code = 0
         capsys.readouterr()
         try:
-            cli.run(module.main, [str(argument) for argument in arguments])
+            terminal.run(module.main, [str(argument) for argument in arguments])
         except SystemExit as stopped:
             code = stopped.code
         said = capsys.readouterr()

@@ -1,12 +1,12 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_arrays import GOLDEN_FOLDER
 
 from refinedet_tf.anchors import level_grids, tile_anchors
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "priors.npz")
+GOLDEN = np.load(GOLDEN_FOLDER / "priors.npz")
 
 
 def tile_plainly(height, width):

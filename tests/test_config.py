@@ -4,17 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from refinedet_tf.config import (
-    CONFIG_FOLDER,
-    Config,
-    DataConfig,
-    ModelConfig,
-    TrainingConfig,
-    config_to_json,
-    differences,
-    load_config,
-    with_classes,
-)
+from refinedet_tf.config import Config, DataConfig, ModelConfig, TrainingConfig, differences, with_classes
+from refinedet_tf.config_files import CONFIG_FOLDER, config_to_json, load_config
 from refinedet_tf.errors import InputError
 
 SHIPPED = sorted(path.name for path in CONFIG_FOLDER.glob("*.json"))

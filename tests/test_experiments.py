@@ -10,7 +10,7 @@ import thin_vgg
 from small_network import make_trainer, random_batch, state_of
 
 from refinedet_tf.anchors import tile_anchors
-from refinedet_tf.config import CONFIG_FOLDER, load_config
+from refinedet_tf.config_files import CONFIG_FOLDER, load_config
 from refinedet_tf.model import build_model
 
 VGG_VOC, VGG_COCO, RESNET_COCO = 34_440_884, 36_100_484, 82_608_287

@@ -1,19 +1,18 @@
 """Both networks of the authors from file to detections, against the numbers of their program."""
 
-from pathlib import Path
-
 import formula_weights
 import numpy as np
 import pytest
 from caffe_writer import write_caffemodel
+from golden_arrays import GOLDEN_FOLDER
 
 from refinedet_tf.anchors import tile_anchors
-from refinedet_tf.config import load_config
+from refinedet_tf.config_files import load_config
+from refinedet_tf.inference.postprocessing import postprocess
 from refinedet_tf.model import build_model
-from refinedet_tf.postprocessing import postprocess
 from refinedet_tf.weights import load_weights
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = GOLDEN_FOLDER
 CONFIGS = {"vgg16": "voc320.json", "resnet101": "coco320.json"}
 TITLES = {
     "vgg16": "VGG-16, 320 x 320, 21 classes",

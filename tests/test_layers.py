@@ -1,9 +1,8 @@
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from golden_arrays import GOLDEN_FOLDER
 
 from refinedet_tf.layers import (
     MEAN_RGB,
@@ -14,7 +13,7 @@ from refinedet_tf.layers import (
     caffe_xavier,
 )
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "normalize.npz")
+GOLDEN = np.load(GOLDEN_FOLDER / "normalize.npz")
 
 
 def channels_last(array):

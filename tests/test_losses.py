@@ -1,9 +1,9 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from golden_arrays import GOLDEN_FOLDER
 
 from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.boxes import decode, pairwise_iou
@@ -11,7 +11,7 @@ from refinedet_tf.config import Config, DataConfig, LossConfig
 from refinedet_tf.losses import TERMS, loss_sums, refinedet_loss, smooth_l1
 from refinedet_tf.matching import match
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "loss.npz")
+GOLDEN = np.load(GOLDEN_FOLDER / "loss.npz")
 CASES = {
     "voc": "objects that overlap, difficult ones used",
     "coco": "objects that overlap, difficult ones left out",

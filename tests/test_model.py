@@ -4,6 +4,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from golden_arrays import GOLDEN_FOLDER
 from thin_vgg import thin_vgg
 
 import refinedet_tf
@@ -11,8 +12,9 @@ from refinedet_tf.anchors import level_grids, tile_anchors
 from refinedet_tf.config import Config, DataConfig, ModelConfig
 from refinedet_tf.errors import InputError
 from refinedet_tf.model import LEVELS, build_model
+from refinedet_tf.weights import load_initial_weights
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "forward_vgg16_320.npz")
+GOLDEN = np.load(GOLDEN_FOLDER / "forward_vgg16_320.npz")
 HEADS = {"arm_loc": 4, "arm_conf": 2, "odm_loc": 4, "odm_conf": 4}
 """Values an anchor of each head, with three classes."""
 
@@ -204,8 +206,9 @@ def test_batch_norm_momentum_reaches_every_layer(network, momentum, request):
 
 def test_unknown_width_multiplier():
     """ImageNet weights exist for some widths only."""
+    model_config = ModelConfig(backbone="mobilenet_v2", width_multiplier=0.4, weights="imagenet")
     with pytest.raises(InputError, match=r"model.width_multiplier 0.4: .*0\.35"):
-        mobilenet(image_size=(64, 64), width_multiplier=0.4, weights="imagenet")
+        load_initial_weights(keras.Sequential(), model_config)
 
 
 def test_classes_must_be_known():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from refinedet_tf.backbones.applications import APPLICATIONS, application, is_keras_file
+from refinedet_tf.backbones.applications import APPLICATIONS, application
 from refinedet_tf.backbones.resnet101 import resnet101
 from refinedet_tf.backbones.resnext101 import resnext101
 from refinedet_tf.backbones.vgg16 import vgg16
@@ -17,19 +17,7 @@ BACKBONES: dict[str, Callable] = {
 """By the name in `model.backbone`. Each takes (images, config): a Keras tensor [B, H, W, 3], RGB
 0..255, and the model's config; and returns four Keras tensors [B, H/stride, W/stride, C]."""
 
-ADAPTED = tuple(APPLICATIONS)
-"""Those of keras.applications, which Keras' own ImageNet weights fit as they are."""
-
 
 def build_features(images, config: ModelConfig):
     """The four feature maps of `images` by the configured backbone."""
     return BACKBONES[config.backbone](images, config)
-
-
-def has_loaded_weights(config: ModelConfig) -> bool:
-    """Whether `build_features` has filled the backbone from `config.weights`, all that they hold.
-
-    So it is with the networks of keras.applications and Keras' own weights of them, "imagenet" or a
-    file. All other weights are for `load_initial_weights`.
-    """
-    return config.backbone in ADAPTED and is_keras_file(config.weights)

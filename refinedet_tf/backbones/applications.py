@@ -2,15 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import keras
 from keras import layers
 
-from refinedet_tf.backbones.adaptation import adapted, copy_weights
+from refinedet_tf.backbones.adaptation import adapted
 from refinedet_tf.batch_norm import batch_normalization
 from refinedet_tf.config import ModelConfig
-from refinedet_tf.errors import InputError
 from refinedet_tf.layers import L2Normalize, ScaleToUnitRange, SubtractMean, caffe_xavier
 
 SOURCE_SCALE = 2.0
@@ -21,9 +19,6 @@ STRIDES = (8, 16, 32)
 
 PROBE_SIZE = 256
 """Image side at which grids tell strides: a multiple of them all."""
-
-MOBILENET_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
-"""Of MobileNetV2, those that Keras has ImageNet weights for."""
 
 
 def normalize_imagenet() -> layers.Layer:
@@ -95,43 +90,41 @@ APPLICATIONS = {
 """By the name in `model.backbone`."""
 
 
-def application(images, config: ModelConfig):
-    """A network of keras.applications with one more stage, of stride 64, behind it.
+def application(images: keras.KerasTensor, model_config: ModelConfig) -> list[keras.KerasTensor]:
+    """A network of keras.applications, followed by one more stage of stride 64.
 
     Its layers are those of Keras, whose weights fit; what changes is said in `adapted`. Its levels
-    are found by `find_levels`.
+    are found by `find_levels`. The whole network is one layer, called after the backbone.
 
     Args:
         images: Keras tensor [B, H, W, 3], RGB 0..255; H and W may be None.
-        config: `backbone` is a key of `APPLICATIONS`. `weights` "imagenet" or a Keras file (see
-            `is_keras_file`) are loaded here; anything else leaves the network random.
+        model_config: `backbone` is a key of `APPLICATIONS`.
 
     Returns:
         Four Keras tensors [B, ceil(H / stride), ceil(W / stride), C] of strides 8, 16, 32, 64, each
-        behind an L2 normalisation (`with_stride_64`).
-
-    Raises:
-        InputError: the weights cannot be downloaded, or their file is missing or another network's.
+        after an L2 normalisation (`with_stride_64`).
     """
-    pretrained = is_keras_file(config.weights)
-    network = _network(config, config.weights if pretrained else None)
-    trunk, pairs = adapted(network, config)
-    if pretrained:
-        copy_weights(pairs)
+    trunk, _ = adapted(make_application(model_config), model_config)
     outputs = [operation.output for operation in find_levels(trunk)]
-    trunk = keras.Model(trunk.input, outputs, name=config.backbone)
-    features = APPLICATIONS[config.backbone].preprocessing(config)(images)
-    return with_stride_64(trunk(features), config)
+    trunk = keras.Model(trunk.input, outputs, name=model_config.backbone)
+    features = APPLICATIONS[model_config.backbone].preprocessing(model_config)(images)
+    return with_stride_64(trunk(features), model_config)
 
 
-def is_keras_file(weights: str | None) -> bool:
-    """Whether `model.weights` names what keras.applications itself can read.
+def make_application(model_config: ModelConfig, weights: str | None = None) -> keras.Model:
+    """The network as Keras makes it, for images of any size, without its classifier.
 
-    That is "imagenet", or an `.h5` file that is no `.weights.h5` (those are whole RefineDets).
+    Args:
+        model_config: `backbone` is a key of `APPLICATIONS`; `width_multiplier` is used by MobileNetV2.
+        weights: None, random; or what keras.applications takes: "imagenet" or a file. Whatever Keras
+            raises then comes through.
     """
-    if weights is None:
-        return False
-    return weights == "imagenet" or (weights.endswith(".h5") and not weights.endswith(".weights.h5"))
+    known = APPLICATIONS[model_config.backbone]
+    options = dict(known.options)
+    if model_config.backbone == "mobilenet_v2":
+        options["alpha"] = model_config.width_multiplier
+    constructor = getattr(keras.applications, known.constructor)
+    return constructor(include_top=False, input_shape=(None, None, 3), weights=weights, **options)
 
 
 def find_levels(network: keras.Model) -> list[keras.Operation]:
@@ -168,33 +161,6 @@ def with_stride_64(sources, config: ModelConfig):
         L2Normalize(SOURCE_SCALE, name=f"source{level}_norm")(source)
         for level, source in enumerate(sources, 3)
     ]
-
-
-def _network(config, weights):
-    """The network as Keras makes it, for images of any size."""
-    known = APPLICATIONS[config.backbone]
-    options = dict(known.options)
-    if config.backbone == "mobilenet_v2":
-        options["alpha"] = config.width_multiplier
-        if weights == "imagenet" and config.width_multiplier not in MOBILENET_WIDTHS:
-            raise InputError(
-                f"model.width_multiplier {config.width_multiplier:g}: there are ImageNet weights for "
-                f"{', '.join(f'{width:g}' for width in MOBILENET_WIDTHS)} only"
-            )
-    constructor = getattr(keras.applications, known.constructor)
-    shape = (None, None, 3)
-    if weights is None:
-        return constructor(include_top=False, input_shape=shape, weights=None, **options)
-    if weights != "imagenet" and not Path(weights).is_file():
-        raise InputError(f"model.weights not found: {weights}; take {known.file}, or null for random weights")
-    try:
-        return constructor(include_top=False, input_shape=shape, weights=weights, **options)
-    except Exception as error:
-        # Keras raises whatever its download or file code meets: any of it means no weights.
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(
-            f"model.weights {weights}: {reason}; give the path of {known.file}, or null for random weights"
-        ) from None
 
 
 def _waists(network):

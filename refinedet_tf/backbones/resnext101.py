@@ -7,10 +7,9 @@ ReLU follows the addition. Layer names are torchvision's, with underscores.
 import keras
 from keras import layers
 
-from refinedet_tf.backbones.applications import is_keras_file, normalize_imagenet, with_stride_64
+from refinedet_tf.backbones.applications import normalize_imagenet, with_stride_64
 from refinedet_tf.batch_norm import batch_normalization
 from refinedet_tf.config import ModelConfig
-from refinedet_tf.errors import InputError
 
 STAGES = ((3, 128), (4, 256), (23, 512), (3, 1024))
 """Blocks of the four stages, and the channels of their 3x3 convolutions: 4, 8, 16, 32 a group."""
@@ -25,15 +24,7 @@ def resnext101(images, config: ModelConfig):
     """The ends of stages 2 to 4 and one more stage: strides 8, 16, 32, 64, L2-normalised.
 
     Args, returns: as `application`.
-
-    Raises:
-        InputError: `weights` asks for Keras' weights, which there are none of for this network.
     """
-    if is_keras_file(config.weights):
-        raise InputError(
-            f"model.weights {config.weights}: Keras has no weights of resnext101; give a file of a whole "
-            "RefineDet, or null for random weights"
-        )
     features = normalize_imagenet()(images)
     features = _convolution(features, "conv1", "bn1", 64, 7, config, stride=2)
     features = layers.ReLU(name="relu")(features)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from refinedet_tf.data.checks import AnnotatedImage, list_folder, read_image_size
+from refinedet_tf.data.reader import AnnotatedImage, read_image_size
 from refinedet_tf.errors import InputError
+from refinedet_tf.files import explain_os_errors, list_folder
 
 
 class CocoPart:
@@ -191,10 +192,8 @@ def _locate(root: Path, part: str) -> tuple[Path, Path]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        with file.open(encoding="utf-8") as stream:
+        with explain_os_errors(file, "cannot be read"), file.open(encoding="utf-8") as stream:
             tree = json.load(stream, object_hook=_without_mask)
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file} is not valid JSON: {error}") from None
     if not isinstance(tree, dict):

@@ -5,28 +5,30 @@ import bisect
 import collections
 import dataclasses
 import difflib
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refinedet_tf.config import DataConfig
-from refinedet_tf.data.checks import (
+from refinedet_tf.data.box_checks import (
     DROPPED,
     REASONS,
     ROUNDED,
-    BoxReport,
+    BoxDefects,
     check_boxes,
+    find_defects,
     format_box,
     is_dropped,
-    make_report,
 )
 from refinedet_tf.data.coco import CocoPart
 from refinedet_tf.data.voc import VocPart
 from refinedet_tf.errors import InputError
+from refinedet_tf.progress import ProgressPrinter, with_progress
+
+QUIET_SECONDS = 5.0
+"""Shorter reading shows no progress."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ class DetectionDataset:
     """bool [M]; VOC: difficult, COCO: crowd region."""
     offsets: np.ndarray
     """int64 [N + 1]; image i owns the rows offsets[i] to offsets[i + 1] of the arrays above."""
-    report: BoxReport = dataclasses.field(default_factory=BoxReport)
+    defects: BoxDefects = dataclasses.field(default_factory=BoxDefects)
     """The boxes that were dropped or clipped, and why."""
     coco: Any = None
     """`pycocotools.coco.COCO` of the validation and test splits, for the COCO metric; None for other
@@ -123,27 +125,10 @@ def read_dataset(data: DataConfig, split: str, strict: bool = False) -> Detectio
         labels=label_of_name[raw.name_of[kept]],
         difficult=raw.difficult[kept],
         offsets=np.concatenate([[0], np.cumsum(kept_per_image)]).astype(np.int64),
-        report=make_report(reasons, raw.boxes, raw.names, raw.name_of, raw.ids, raw.image_of),
+        defects=find_defects(reasons, raw.boxes, raw.names, raw.name_of, raw.ids, raw.image_of),
         coco=coco,
         labelled=parts[0].labelled,
     )
-
-
-def with_progress(
-    items: Iterable[Any], total: int, what: str, seconds: float = 5.0, clock: Callable = time.monotonic
-) -> Iterator[Any]:
-    """Yields `items`; every `seconds` it prints how far it is, so nothing if they pass quickly."""
-    start = shown = clock()
-    for done, item in enumerate(items):
-        now = clock()
-        if done and now - shown >= seconds:
-            shown, rate = now, done / (now - start)
-            print(
-                f"{what}: {done} of {total} images, {rate:.0f} images/s, {(total - done) / rate:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
-        yield item
 
 
 class _RawIndex:
@@ -157,7 +142,9 @@ class _RawIndex:
         index_of_name = {}
         for part in parts:
             self.starts.append(len(ids))
-            for image in with_progress(part, len(part), f"reading {part.name}"):
+            for image in with_progress(
+                part, len(part), ProgressPrinter(f"reading {part.name}", QUIET_SECONDS)
+            ):
                 ids.append(image.image_id)
                 self.paths.append(image.path)
                 sizes.extend((image.height, image.width))

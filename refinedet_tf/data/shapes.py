@@ -1,16 +1,16 @@
 """A generated detection set: textured shapes on cluttered backgrounds, written as a VOC devkit.
 
-    python -m refinedet_tf.data.shapes data/shapes --train 2000 --test 200
+    refinedet generate-shapes data/shapes --train 2000 --test 200
 
 It needs no download and is read by the ordinary VOC reader, with data.root data/shapes and the parts
 2007/train, 2007/val and 2007/test. As among real things, colour is a hint: each class prefers a hue,
 which its neighbours reach too, on duller backgrounds; texture says nothing.
 """
 
-import argparse
 import colorsys
 import json
 import math
+import runpy
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from refinedet_tf.cli import run
-from refinedet_tf.data.dataset import with_progress
 from refinedet_tf.errors import InputError
+from refinedet_tf.files import explain_os_errors
+from refinedet_tf.progress import ProgressPrinter, with_progress
 
 CLASS_NAMES = ("circle", "cross", "rectangle", "ring", "star", "triangle")
 
@@ -42,6 +42,9 @@ DIFFICULT_BELOW = 0.5
 
 MIN_VISIBLE = 0.3
 """...and none is placed such that less than this can be seen of any."""
+
+QUIET_SECONDS = 5.0
+"""Shorter drawing shows no progress."""
 
 MARKER = "shapes.json"
 _GENERATOR = 1  # Increase it when the same seed begins to give other images.
@@ -134,12 +137,14 @@ def write_shapes(root: str | Path, split_sizes: dict[str, int], seed: int = 0) -
     if _holds(root, marker):
         return False
     folder = root / "VOC2007"
-    try:
+    with explain_os_errors(folder):
         for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
             (folder / name).mkdir(parents=True)
         for split, size in split_sizes.items():
             ids = [f"{split}_{index:06d}" for index in range(size)]
-            for index, image_id in enumerate(with_progress(ids, size, f"drawing {split}")):
+            for index, image_id in enumerate(
+                with_progress(ids, size, ProgressPrinter(f"drawing {split}", QUIET_SECONDS))
+            ):
                 image, shapes = make_image(seed, split, index)
                 Image.fromarray(image).save(folder / "JPEGImages" / f"{image_id}.jpg", quality=88)
                 xml = _annotation(image_id, image.shape, shapes)
@@ -147,8 +152,6 @@ def write_shapes(root: str | Path, split_sizes: dict[str, int], seed: int = 0) -
             (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(ids) + "\n")
         # Last, so that an interrupted set is not taken for a whole one.
         (root / MARKER).write_text(json.dumps(marker) + "\n")
-    except OSError as error:
-        raise InputError(f"{error.filename or root} cannot be written: {error.strerror}") from None
     return True
 
 
@@ -326,21 +329,6 @@ def _color(hue, saturation, value) -> np.ndarray:
     return 255 * np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m refinedet_tf.data.shapes", description="Writes a generated set as a VOC devkit."
-    )
-    parser.add_argument("root", metavar="FOLDER", help="new folder for the set, e.g. data/shapes")
-    parser.add_argument("--train", type=int, default=2000, metavar="IMAGES")
-    parser.add_argument("--val", type=int, default=100, metavar="IMAGES")
-    parser.add_argument("--test", type=int, default=200, metavar="IMAGES")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    split_sizes = {"train": options.train, "val": options.val, "test": options.test}
-    written = write_shapes(options.root, split_sizes, options.seed)
-    what = ", ".join(f"{number} images for {split}" for split, number in split_sizes.items())
-    print(f"{options.root}: {what}, seed {options.seed}" + ("" if written else " (already there)"))
-
-
 if __name__ == "__main__":
-    run(main)
+    # What the command was called before it moved.
+    runpy.run_module("refinedet_tf.commands.generate_shapes", run_name="__main__")

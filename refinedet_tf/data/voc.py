@@ -7,8 +7,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from refinedet_tf.data.checks import AnnotatedImage, list_folder, read_image_size
+from refinedet_tf.data.reader import AnnotatedImage, read_image_size
 from refinedet_tf.errors import InputError
+from refinedet_tf.files import explain_os_errors, list_folder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """Accepted in JPEGImages, in any case; the first one wins if an image exists in several forms."""
@@ -132,13 +133,11 @@ def _image_files(folder: Path) -> dict[str, str]:
 
 
 def _read_annotation(file: Path, image_id: str, image_path: str) -> AnnotatedImage:
-    try:
-        with file.open("rb") as stream:
+    with explain_os_errors(file, "cannot be read"), file.open("rb") as stream:
+        try:
             root = ElementTree.parse(stream).getroot()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise InputError(f"{file} is not valid XML: {error}") from None
+        except (ElementTree.ParseError, ValueError, LookupError) as error:
+            raise InputError(f"{file} is not valid XML: {error}") from None
     if root.tag != "annotation":
         raise InputError(f"{file}: the outermost element must be <annotation>, not <{root.tag}>")
 

@@ -8,7 +8,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from refinedet_tf.errors import InputError
-from refinedet_tf.evaluation import ClassResult, Detections, GroundTruth, check_labels
+from refinedet_tf.evaluation.ground_truth import GroundTruth, check_labels
+from refinedet_tf.evaluation.results import ClassResult
+from refinedet_tf.inference.detections import DatasetDetections
+from refinedet_tf.pixel_boxes import coco_pixels
 
 SUMMARY_NAMES = (
     "AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge",
@@ -21,7 +24,7 @@ _ALL_AREAS, _100_DETECTIONS, _IOU_50 = 0, 2, 0
 
 
 def coco_average_precisions(
-    detections: Detections, dataset
+    detections: DatasetDetections, dataset
 ) -> tuple[dict[str, float], dict[str, ClassResult]]:
     """COCO's evaluation of a data set.
 
@@ -74,7 +77,7 @@ def ground_truth_from_boxes(ground_truth: GroundTruth, class_names: list[str] | 
     detection on it, by plain IoU, is no false positive. It is no crowd, which would forgive every
     small box inside it.
     """
-    corners = _pixels(ground_truth.boxes, ground_truth.image_sizes[ground_truth.images])
+    corners = coco_pixels(ground_truth.boxes, ground_truth.image_sizes[ground_truth.images])
     annotations = [
         {
             "id": row + 1,  # pycocotools takes id 0 for "not matched"
@@ -115,7 +118,7 @@ class _Evaluation(COCOeval):
 
 def _coco_detections(truth, detections, image_sizes, image_ids, category_ids) -> COCO:
     # COCO.loadRes would do, but it fails without any detection and makes a polygon of each box.
-    boxes = _pixels(detections.boxes, image_sizes[detections.images])
+    boxes = coco_pixels(detections.boxes, image_sizes[detections.images])
     annotations = [
         {
             "id": row + 1,
@@ -169,13 +172,6 @@ def _category_ids(truth: COCO, class_names) -> np.ndarray:
     if missing:
         raise InputError(f"class {missing[0]} is not a category of the COCO ground truth: {', '.join(ids)}")
     return np.array([ids[name] for name in class_names], np.int64)
-
-
-def _pixels(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Normalised boxes [n, 4] as `[x, y, width, height]` in pixels, float64 [n, 4]."""
-    corners = np.asarray(boxes, np.float64) * np.tile(np.asarray(sizes, np.float64), 2)
-    ymin, xmin, ymax, xmax = corners.T
-    return np.stack([xmin, ymin, xmax - xmin, ymax - ymin], axis=1)
 
 
 def _class_results(evaluation, category_ids, detections, class_names) -> dict[str, ClassResult]:

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from refinedet_tf.config import Config
+from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import InputError
-from refinedet_tf.evaluation import Detections, GroundTruth, check_labels
-from refinedet_tf.evaluation.voc_ap import voc_pixels
-from refinedet_tf.run_folder import write_aside
+from refinedet_tf.evaluation.ground_truth import GroundTruth, check_labels
+from refinedet_tf.files import explain_os_errors, write_aside
+from refinedet_tf.inference.detections import DatasetDetections
+from refinedet_tf.pixel_boxes import coco_pixels, voc_pixels
 
 COCO_CATEGORY_IDS = {
     "person": 1, "bicycle": 2, "car": 3, "motorcycle": 4, "airplane": 5, "bus": 6, "train": 7, "truck": 8,
@@ -42,7 +44,7 @@ _ROWS_AT_ONCE = 100_000
 """Rows that are turned into Python objects together; all of a test set would take gigabytes."""
 
 
-def write_server_files(detections: Detections, dataset, config: Config, folder: str | Path) -> Path:
+def write_server_files(detections: DatasetDetections, dataset, config: Config, folder: str | Path) -> Path:
     """Writes what the server of the config's test data takes, by `data.format`.
 
     VOC: `write_voc_results` with the year and the image set of `data.test`. COCO:
@@ -84,13 +86,13 @@ def check_server_files(dataset, config: Config, folder: str | Path) -> None:
     else:
         _coco_image_ids(dataset)
         _coco_category_ids(dataset)
-    try:
+    with explain_os_errors(f"folder {folder}", "cannot be made"):
         Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"folder {folder} cannot be made: {error.strerror}") from None
 
 
-def write_coco_results(detections: Detections, dataset, path: str | Path, max_detections: int = 100) -> None:
+def write_coco_results(
+    detections: DatasetDetections, dataset: DetectionDataset, path: str | Path, max_detections: int = 100
+) -> None:
     """Writes detections in COCO's result format.
 
     A JSON list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"}, boxes in pixels
@@ -122,7 +124,7 @@ def write_coco_results(detections: Detections, dataset, path: str | Path, max_de
 
 
 def write_voc_results(
-    detections: Detections,
+    detections: DatasetDetections,
     dataset,
     folder: str | Path,
     year: str | int,
@@ -172,7 +174,7 @@ def write_voc_results(
     return archive
 
 
-def _check_detections(detections: Detections, dataset) -> None:
+def _check_detections(detections: DatasetDetections, dataset) -> None:
     check_labels(detections, GroundTruth.from_dataset(dataset), len(dataset.class_names))
 
 
@@ -218,7 +220,7 @@ def _check_voc_names(dataset, year: str | int, image_set: str, competition: str)
             )
 
 
-def _best_of_each_image(detections: Detections, count: int) -> np.ndarray:
+def _best_of_each_image(detections: DatasetDetections, count: int) -> np.ndarray:
     """Rows of the `count` best detections of each image, by image and then by falling score."""
     order = np.lexsort((-detections.scores, detections.images))  # Stable: ties keep their order.
     images = detections.images[order]
@@ -230,12 +232,11 @@ def _coco_text(detections, image_sizes, rows, image_ids, category_ids) -> Iterat
     before = "[\n"
     for block in _blocks(rows):
         images = detections.images[block]
-        corners = detections.boxes[block] * np.tile(np.asarray(image_sizes, np.float64)[images], 2)
-        ymin, xmin, ymax, xmax = corners.T
+        x, y, width, height = coco_pixels(detections.boxes[block], image_sizes[images]).T
         columns = (
             image_ids[images],
             category_ids[detections.labels[block] - 1],
-            *(xmin, ymin, xmax - xmin, ymax - ymin),
+            *(x, y, width, height),
             detections.scores[block],
         )
         entries = (
@@ -281,9 +282,7 @@ def _write_text(file: Path, text: Iterable[str]) -> None:
 
 
 def _write(path: Path, write: Callable[[Path], None], make_folder: bool = False) -> None:
-    try:
+    with explain_os_errors(path):
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
         write_aside(path, write)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None

@@ -9,11 +9,14 @@ is the first (highest score) on that object, otherwise a false positive. Below, 
 import numpy as np
 
 from refinedet_tf.errors import InputError
-from refinedet_tf.evaluation import ClassResult, Detections, GroundTruth, check_labels
+from refinedet_tf.evaluation.ground_truth import GroundTruth, check_labels
+from refinedet_tf.evaluation.results import ClassResult
+from refinedet_tf.inference.detections import DatasetDetections
+from refinedet_tf.pixel_boxes import inclusive_iou, voc_pixels
 
 
 def average_precisions(
-    detections: Detections,
+    detections: DatasetDetections,
     ground_truth: GroundTruth,
     class_names: list[str] | tuple[str, ...],
     metric: str,
@@ -116,20 +119,6 @@ def area_ap(recall: np.ndarray, precision: np.ndarray) -> float:
     return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
 
 
-def voc_pixels(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Normalised boxes in the devkit's pixels: the inverse of what the VOC reader does.
-
-    Args:
-        boxes: float [n, 4], normalised `[ymin, xmin, ymax, xmax]`.
-        sizes: int [n, 2], height and width of the image of each box.
-
-    Returns:
-        float64 [n, 4], `[ymin * H + 1, xmin * W + 1, ymax * H, xmax * W]`.
-    """
-    sizes = np.asarray(sizes, np.float64)
-    return np.asarray(boxes, np.float64) * np.tile(sizes, 2) + np.array([1.0, 1.0, 0.0, 0.0])
-
-
 def _best_objects(images, boxes, object_images, object_boxes):
     """The object of the same image with the largest IoU: its row, int64 [D], and that IoU [D].
 
@@ -146,18 +135,9 @@ def _best_objects(images, boxes, object_images, object_boxes):
         return best_object, best_iou
     place_in_image = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count)
     objects = by_image[np.repeat(start, count) + place_in_image]
-    overlap = _inclusive_iou(boxes[detection], object_boxes[objects])
+    overlap = inclusive_iou(boxes[detection], object_boxes[objects])
     np.maximum.at(best_iou, detection, overlap)
     is_best = overlap == best_iou[detection]
     with_objects, first = np.unique(detection[is_best], return_index=True)
     best_object[with_objects] = objects[is_best][first]
     return best_object, best_iou
-
-
-def _inclusive_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Row-wise IoU [n] of pixel boxes [n, 4] that include both ends."""
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + 1.0
-    intersection = np.prod(np.maximum(sides, 0.0), axis=1)
-    area_a, area_b = (np.prod(np.maximum(box[:, 2:] - box[:, :2] + 1.0, 0.0), axis=1) for box in (a, b))
-    union = area_a + area_b - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)

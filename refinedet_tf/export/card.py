@@ -13,6 +13,7 @@ from refinedet_tf.anchors import ASPECT_RATIOS, SCALE, STRIDES, tile_anchors
 from refinedet_tf.boxes import VARIANCES
 from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError
+from refinedet_tf.files import explain_os_errors
 from refinedet_tf.run_folder import RunFolder
 
 
@@ -84,10 +85,10 @@ def read_measured(file: Path, config: Config) -> dict:
     Raises:
         InputError: the file cannot be read, is none of those, or is about other classes.
     """
+    with explain_os_errors(file, "cannot be read"):
+        text = file.read_bytes()
     try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+        tree = json.loads(text)
     except ValueError as error:
         raise InputError(f"{file} is not valid JSON: {error}") from None
     if not isinstance(tree, dict) or not {"metric", "mAP", "AP"} <= tree.keys():

@@ -11,9 +11,9 @@ from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.config import Config
 from refinedet_tf.data.images import decode_image, warp_image
 from refinedet_tf.data.shapes import make_image
-from refinedet_tf.detector import Detector, read_image
-from refinedet_tf.export import onnx
-from refinedet_tf.postprocessing import candidates, postprocess
+from refinedet_tf.export import onnx_files
+from refinedet_tf.inference.detector import Detector, read_image
+from refinedet_tf.inference.postprocessing import candidates, postprocess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +232,7 @@ def _saved_model_routes(folder, config, size) -> dict[str, Route]:
 def _onnx_routes(folder, config, size) -> dict[str, Route]:
     if not folder.is_dir():
         return {}
-    detector, heads = (_onnx_function(folder / name) for name in (onnx.DETECTOR, onnx.HEADS))
+    detector, heads = (_onnx_function(folder / name) for name in (onnx_files.DETECTOR, onnx_files.HEADS))
     anchors = tile_anchors(size)
 
     def whole(samples):
@@ -247,11 +247,12 @@ def _onnx_routes(folder, config, size) -> dict[str, Route]:
                 error = np.abs(outputs[name] - value) / np.maximum(1.0, np.abs(value))
                 if np.mean(~(error <= CANDIDATE_TOLERANCE)) > CANDIDATES_AT_A_THRESHOLD:
                     raise ExportMismatch(
-                        f"{onnx.HEADS}: {name} differ by up to {error.max():.2g} from those of its heads"
+                        f"{onnx_files.HEADS}: {name} differ by up to {error.max():.2g} from those of its "
+                        "heads"
                     )
             yield _served_rows(postprocess(outputs, anchors, config), -1)
 
-    return {onnx.DETECTOR: whole, onnx.HEADS: postprocessed}
+    return {onnx_files.DETECTOR: whole, onnx_files.HEADS: postprocessed}
 
 
 def _onnx_function(file):
@@ -272,9 +273,7 @@ def _onnx_function(file):
 
 def _result_rows(result):
     """(boxes normalised, scores, labels) of one result of a `Detector`."""
-    height, width = result["image_size"]
-    boxes = result["boxes"] / np.array([height, width, height, width], np.float32)
-    return boxes, result["scores"], result["labels"]
+    return result.normalized_boxes, result.scores, result.labels
 
 
 def _served_rows(outputs, row):

@@ -4,12 +4,11 @@ import dataclasses
 
 import tensorflow as tf
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.config import Config
 from refinedet_tf.data.images import warp_image
-from refinedet_tf.detector import network_size
 from refinedet_tf.export.decoding import decode_batch
-from refinedet_tf.postprocessing import candidates, postprocess
+from refinedet_tf.inference.compiled_detector import CompiledDetector
+from refinedet_tf.model import build_model
 
 
 class DetectionGraphs(tf.Module):
@@ -42,10 +41,9 @@ class DetectionGraphs(tf.Module):
             InputError: the size is not known, or is not that of the model.
         """
         super().__init__(name="refinedet")
-        self.image_size = network_size(config, image_size)
         variables = [*model.trainable_variables, *model.non_trainable_variables]
         self.network_variables = [_stored(variable, kernel_dtype) for variable in variables]
-        anchors, num_trainable = tile_anchors(self.image_size), len(model.trainable_variables)
+        num_trainable = len(model.trainable_variables)
 
         def network(images):
             values = [tf.cast(own, v.dtype) for own, v in zip(self.network_variables, variables, strict=True)]
@@ -54,23 +52,17 @@ class DetectionGraphs(tf.Module):
             )
             return heads
 
-        # One function, so that it is traced and saved once for all signatures.
-        self.heads = tf.function(
-            network,
-            input_signature=[tf.TensorSpec([None, *self.image_size, 3], tf.float32)],
-            jit_compile=xla or None,
-        )
+        detector = CompiledDetector(network, config, image_size, jit_compile=xla)
+        self.image_size = detector.image_size
+        self.heads = detector.heads
         """float32 [N, height, width, 3], RGB 0..255 -> the heads, as `build_model` describes them."""
-        self.candidates = lambda heads: candidates(heads, anchors, config)
-        self.detections = lambda heads: postprocess(heads, anchors, config)
+        self.candidates = detector.candidates
+        self.detect = detector
+        """The same images -> the dict of `postprocess`."""
 
     def warp(self, images):
         """uint8 or float32 [N, H, W, 3] of any H and W, to what `heads` takes."""
         return warp_image(images, self.image_size)
-
-    def detect(self, images):
-        """The dict of `postprocess` of images as `heads` takes them."""
-        return self.detections(self.heads(images))
 
     def detect_files(self, image_bytes):
         """The dict of `postprocess` of image files, string [N], and "image_decoded" bool [N].
@@ -93,11 +85,8 @@ def in_bfloat16(model, config: Config):
     Args:
         model: the network, as `build_model(config)` makes it.
     """
-    from refinedet_tf.model import build_model
-
-    wide = dataclasses.replace(config.model, weights=None)
     training = dataclasses.replace(config.training, precision="bfloat16")
-    narrow = build_model(dataclasses.replace(config, model=wide, training=training))
+    narrow = build_model(dataclasses.replace(config, training=training))
     narrow.set_weights(model.get_weights())
     return narrow
 

@@ -11,9 +11,8 @@ from pathlib import Path
 import tensorflow as tf
 
 from refinedet_tf.config import Config
-from refinedet_tf.detector import Detector
 from refinedet_tf.errors import InputError
-from refinedet_tf.export import card, onnx
+from refinedet_tf.export import card, onnx_files
 from refinedet_tf.export.check import (
     TOLERANCES,
     Comparison,
@@ -24,6 +23,8 @@ from refinedet_tf.export.check import (
 )
 from refinedet_tf.export.graphs import DetectionGraphs, in_bfloat16
 from refinedet_tf.export.warmup import write_warmup_requests
+from refinedet_tf.files import explain_os_errors
+from refinedet_tf.inference.detector import Detector
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,7 @@ def export_saved_model(
     assets/labels.txt                       class names, one a line, label 1 first
     assets/model.json                       see `card.describe`
     assets.extra/tf_serving_warmup_requests one request a signature
-    onnx/detector.onnx, heads.onnx          with `options.onnx`: see `onnx.write_onnx`
+    onnx/detector.onnx, heads.onnx          with `options.onnx`: see `onnx_files.write_onnx`
     ```
 
     Args:
@@ -145,7 +146,7 @@ def export_saved_model(
             progress("converting to ONNX")
             # ONNX knows no XLA.
             plain = DetectionGraphs(model, config, image_size) if options.xla else graphs
-            onnx.write_onnx(plain, description, written / "onnx", options.onnx_batch)
+            onnx_files.write_onnx(plain, description, written / "onnx", options.onnx_batch)
         progress(f"comparing on {len(samples)} images")
         comparisons = check_export(written, detector, config, samples, TOLERANCES[options.precision])
         if served is not model:
@@ -163,7 +164,7 @@ def _asset(file, text):
 
 def _make_folders(output, version):
     """The path of the version's folder, not made yet, and a folder to write in, made beside it."""
-    try:
+    with explain_os_errors(f"--output {output}"):
         output.mkdir(parents=True, exist_ok=True)
         if version is None:
             versions = [int(path.name) for path in output.iterdir() if re.fullmatch(r"[0-9]+", path.name)]
@@ -174,5 +175,3 @@ def _make_folders(output, version):
         if folder.exists():
             raise InputError(f"version {version} exists in {output}: name another --version, or none")
         return folder, Path(tempfile.mkdtemp(prefix=".exporting-", dir=output))
-    except OSError as error:
-        raise InputError(f"--output {output} cannot be written: {error.strerror}") from None

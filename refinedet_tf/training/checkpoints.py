@@ -8,6 +8,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from refinedet_tf.errors import InputError, TrainingStopped
+from refinedet_tf.files import flush
 
 KEEP = 2
 """The newest checkpoints that stay on disk."""
@@ -48,10 +49,10 @@ class Checkpoints:
             (aside / "state.json").write_text(json.dumps({**state, "step": step}), encoding="utf-8")
             if self.writes:
                 for file in aside.iterdir():
-                    _flush(file)
+                    flush(file)
                 shutil.rmtree(final, ignore_errors=True)
                 aside.rename(final)
-                _flush(self.folder)
+                flush(self.folder)
         except (OSError, tf.errors.OpError) as error:
             reason = getattr(error, "strerror", None) or str(getattr(error, "message", error))
             kept = "; ".join(f"{self.folder / f'step-{good}'} is still good" for good in self.steps()[-1:])
@@ -93,12 +94,3 @@ class Checkpoints:
                 "remove it to continue from the one before"
             ) from None
         return state
-
-
-def _flush(path: Path) -> None:
-    """Has the operating system write a file or folder to the disk, so that a rename means done."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,24 +10,25 @@ import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.anchors import tile_anchors
-from refinedet_tf.config import Config, differences, load_config, with_classes
-from refinedet_tf.data.checks import write_report
+from refinedet_tf.config import Config, differences, with_classes
+from refinedet_tf.config_files import load_config
+from refinedet_tf.data.box_checks import write_defects
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.pipeline import explain_failure, training_images
-from refinedet_tf.detector import Detector
 from refinedet_tf.drawing import contact_sheet
 from refinedet_tf.errors import InputError, TrainingStopped
 from refinedet_tf.evaluation.evaluator import evaluate
+from refinedet_tf.inference.detector import Detector
 from refinedet_tf.losses import TERMS
 from refinedet_tf.model import build_model
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.training.checkpoints import Checkpoints
+from refinedet_tf.training.log import ProgressLog
 from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.pictures import batch_picture, detection_pictures, save_picture
-from refinedet_tf.training.progress import ProgressLog
 from refinedet_tf.training.strategy import distributed_batches, is_chief, make_strategy
 from refinedet_tf.training.trainer import COUNTS, RefineDetTrainer
-from refinedet_tf.weights import save_weights
+from refinedet_tf.weights import load_initial_weights, save_weights
 
 FREE_ON_RESUME = (
     "name",
@@ -99,7 +100,10 @@ class _Run:
             self.trainer.compile(optimizer=optimizer)
         self.detector = Detector(network, config)
         self.checkpoints = Checkpoints(folder.checkpoints, self.trainer, self.writes)
-        state = (self.checkpoints.restore_latest() if resume else None) or {"step": 0, "best": None}
+        state = self.checkpoints.restore_latest() if resume else None
+        if state is None:
+            load_initial_weights(network, config.model)
+            state = {"step": 0, "best": None}
         self.start, self.best = state["step"], state["best"]
         self.progress = ProgressLog(folder, config, self.start, self.writes)
         self._describe(network)
@@ -217,16 +221,16 @@ class _Run:
             ) from None
 
     def _describe(self, network):
-        data, report = self.train_set, self.train_set.report
+        data, defects = self.train_set, self.train_set.defects
         say = self.progress.say
         say(
             f"{self.config.name}: {self.config.model.backbone}, {network.count_params():,} parameters, "
             f"{len(self.trainer.anchors):,} anchors, {self.config.num_classes} classes, "
             f"{self.strategy.num_replicas_in_sync} replica(s)"
         )
-        say(f"training images: {len(data)}, objects: {len(data.labels)}; {report.summary()}")
-        if report.issues and self.writes:
-            write_report(report, self.folder.dropped_boxes)
+        say(f"training images: {len(data)}, objects: {len(data.labels)}; {defects.summary()}")
+        if defects.issues and self.writes:
+            write_defects(defects, self.folder.dropped_boxes)
             say(f"unusable boxes are listed in {self.folder.dropped_boxes}")
         if self.start:
             say(f"continuing after step {self.start}")

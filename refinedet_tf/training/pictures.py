@@ -8,7 +8,7 @@ from PIL import Image
 
 from refinedet_tf.data.images import decode_image
 from refinedet_tf.drawing import contact_sheet, draw_detections
-from refinedet_tf.run_folder import write_aside
+from refinedet_tf.files import write_aside
 
 SHOWN_SCORE = 0.3
 """Detections below are not drawn; early in training there would be a box on every pixel."""
@@ -35,11 +35,10 @@ def detection_pictures(detector, dataset, most: int = 4) -> list[np.ndarray]:
     contents = [tf.io.read_file(path) for path in dataset.image_paths[:most]]
     images = [decode_image(content).numpy() for content in contents]
     for image, found in zip(images, detector(images), strict=True):
-        shown = found["scores"] >= SHOWN_SCORE
-        height, width = found["image_size"]
-        boxes = found["boxes"][shown] / np.array([height, width, height, width], np.float32)
-        labels, scores = found["labels"][shown], found["scores"][shown]
-        drawn.append(draw_detections(image, boxes, labels, dataset.class_names, scores))
+        shown = found.above(SHOWN_SCORE)
+        drawn.append(
+            draw_detections(image, shown.normalized_boxes, shown.labels, shown.class_names, shown.scores)
+        )
     return drawn
 
 

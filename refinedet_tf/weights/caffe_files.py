@@ -13,6 +13,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from refinedet_tf.errors import InputError
+from refinedet_tf.files import explain_os_errors
 
 LARGEST_VALUE = 1e10
 """Weights and statistics of trained networks are far below. Of random bytes read as float32, more than
@@ -148,13 +149,11 @@ def _content(path: Path) -> bytes:
         raise InputError(f"{path} is a folder, not a .caffemodel file")
     if not path.is_file():
         raise InputError(f"weights not found: {path}")
-    try:
+    with explain_os_errors(path, "cannot be read"):
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise InputError(f"{path} has {size} bytes, a .caffemodel file at most {MAX_BYTES}")
         content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
     if not content:
         raise InputError(f"{path} is empty, not a .caffemodel file")
     return content

@@ -1,20 +1,13 @@
-"""Weights for some of the classes of a trained detector, e.g. COCO -> VOC (paper, section 4.4, Table 4):
+"""Weights for some of the classes of a trained detector, e.g. COCO -> VOC (paper, section 4.4, Table 4)."""
 
-python -m refinedet_tf.weights.class_subset --config coco320.json --weights coco.caffemodel \
-    --target voc320.json --output voc320_from_coco.weights.h5
-"""
-
-import argparse
-import dataclasses
 import difflib
+import runpy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
+import keras
 import numpy as np
 
-from refinedet_tf import cli
 from refinedet_tf.anchors import ANCHORS_PER_CELL
-from refinedet_tf.config import Config, load_config
 from refinedet_tf.errors import InputError
 
 VOC_TO_COCO = {
@@ -51,7 +44,7 @@ def matching_labels(target: Sequence[str], source: Sequence[str], names: Mapping
     return labels
 
 
-def copy_classes(trained, target, labels: Sequence[int]) -> None:
+def copy_classes(trained: keras.Model, target: keras.Model, labels: Sequence[int]) -> None:
     """Copies the weights of one RefineDet to another one with other classes.
 
     Args:
@@ -81,58 +74,6 @@ def copy_classes(trained, target, labels: Sequence[int]) -> None:
         variable.assign(values[variable.path])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m refinedet_tf.weights.class_subset",
-        description="Writes weights for the classes of another config, picked from a trained detector. "
-        "Classes match by name; VOC's six names that COCO spells differently are known.",
-    )
-    cli.add_model_options(parser)
-    parser.add_argument("--target", required=True, metavar="FILE", help="a config with the wanted classes")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE.weights.h5")
-    parser.add_argument(
-        "--map",
-        action="append",
-        default=[],
-        metavar="TARGET=TRAINED",
-        help="the trained name of a target class, where it differs (repeatable)",
-    )
-    arguments = parser.parse_args(arguments)
-    if not arguments.output.name.endswith(".weights.h5"):
-        raise InputError(f"--output {arguments.output}: the name must end in .weights.h5")
-    if not arguments.output.parent.is_dir():
-        raise InputError(f"--output: the folder {arguments.output.parent} does not exist")
-    target_config = _without_initial_weights(load_config(arguments.target))
-    target_config.num_classes  # noqa: B018 - refuses open classes before the models are built
-
-    config, trained = cli.load_model(arguments)
-    from refinedet_tf.model import build_model
-    from refinedet_tf.weights import save_weights
-
-    source, wanted = config.data.classes, target_config.data.classes
-    known = {name: other for name, other in VOC_TO_COCO.items() if name in wanted and other in source}
-    labels = matching_labels(wanted, source, known | _parse_map(arguments.map))
-    target = build_model(target_config)
-    copy_classes(trained, target, labels)
-    save_weights(target, arguments.output)
-    for name, label in zip(wanted, labels, strict=True):
-        print(f"{name:>16} <- {source[label - 1]}")
-    print(f"{len(labels)} of {len(source)} classes: {arguments.output}")
-
-
-def _parse_map(pairs: Sequence[str]) -> dict[str, str]:
-    names = {}
-    for pair in pairs:
-        target, separator, trained = pair.partition("=")
-        if not (target and separator and trained):
-            raise InputError(f"--map {pair}: write TARGET=TRAINED, e.g. sofa=couch")
-        names[target] = trained
-    return names
-
-
-def _without_initial_weights(config: Config) -> Config:
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None))
-
-
 if __name__ == "__main__":
-    cli.run(main)
+    # What the command was called before it moved.
+    runpy.run_module("refinedet_tf.commands.subset_classes", run_name="__main__")

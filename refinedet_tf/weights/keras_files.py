@@ -10,7 +10,7 @@ import keras
 
 from refinedet_tf.anchors import ANCHORS_PER_CELL
 from refinedet_tf.errors import InputError
-from refinedet_tf.run_folder import write_aside
+from refinedet_tf.files import write_aside
 
 
 def load_keras_weights(model: keras.Model, path: Path) -> list[str]:

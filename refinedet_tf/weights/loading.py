@@ -6,8 +6,10 @@ from pathlib import Path
 
 import keras
 
-from refinedet_tf.backbones import is_keras_file
+from refinedet_tf.backbones.applications import APPLICATIONS
+from refinedet_tf.config import ModelConfig
 from refinedet_tf.errors import InputError
+from refinedet_tf.weights.applications import is_keras_file, load_application_weights
 from refinedet_tf.weights.blobs import ARM_SOURCES, Blob, assign_blobs
 from refinedet_tf.weights.caffe_files import read_caffemodel
 from refinedet_tf.weights.imagenet import assign_imagenet, is_classifier, load_keras_imagenet
@@ -64,9 +66,30 @@ def load_weights(model: keras.Model, path: str | Path) -> list[str]:
     return load_keras_weights(model, path)
 
 
-def load_initial_weights(model: keras.Model, source: str) -> list[str]:
-    """Fills a model with what `model.weights` of its config names: "imagenet" or a file."""
+def load_initial_weights(model: keras.Model, model_config: ModelConfig) -> list[str]:
+    """Fills a model with what `model.weights` of its config names: "imagenet" or a file.
+
+    Args:
+        model: of `build_model` with the same `model_config`.
+        model_config: `weights` null leaves the model as it is.
+
+    Returns:
+        The names of the layers that were filled.
+
+    Raises:
+        InputError: the weights cannot be had, or do not fit; see `load_weights`.
+    """
+    source = model_config.weights
+    if source is None:
+        return []
     if is_keras_file(source):
+        if model_config.backbone in APPLICATIONS:
+            return load_application_weights(model, model_config)
+        if model_config.backbone == "resnext101":
+            raise InputError(
+                f"model.weights {source}: Keras has no weights of resnext101; give a file of a whole "
+                "RefineDet, or null for random weights"
+            )
         return load_keras_imagenet(model, source)
     with warnings.catch_warnings():
         # A backbone alone is what training may start from.

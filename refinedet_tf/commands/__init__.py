@@ -1,0 +1,1 @@
+"""What the command line runs: `refinedet COMMAND`, and the scripts of a checkout."""

@@ -1,0 +1,91 @@
+"""Exports a trained model as a SavedModel, and as ONNX files where wanted."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from refinedet_tf.commands.options import add_model_options, config_from, find_images
+from refinedet_tf.commands.trained_model import load_model
+from refinedet_tf.run_folder import RunFolder
+
+
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Parses the command line, exports and compares."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=__doc__,
+        epilog="Thresholds and limits become part of the graph, e.g. --set postprocess.score_threshold=0.3 "
+        "--set postprocess.max_detections=100. Whatever was written is compared with the model at the end.",
+    )
+    add_model_options(parser)
+    parser.add_argument(
+        "--output", required=True, metavar="FOLDER", help="the folder of all versions, named as the model"
+    )
+    parser.add_argument(
+        "--version", type=int, metavar="N", help="number of the version's folder (default: the next free)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="bfloat16: half the size, faster where the hardware has it, other detections at the thresholds",
+    )
+    parser.add_argument("--xla", action="store_true", help="have the server compile the network with XLA")
+    parser.add_argument("--onnx", action="store_true", help="also write ONNX files, with and without NMS")
+    parser.add_argument(
+        "--onnx-batch", type=int, metavar="N", help="images a call of the ONNX files (default: any number)"
+    )
+    parser.add_argument(
+        "--check",
+        nargs="+",
+        metavar="IMAGE",
+        help="files, folders or quoted patterns to compare on (default: generated images)",
+    )
+    parser.add_argument(
+        "--evaluation",
+        type=Path,
+        metavar="FILE",
+        help="what evaluate.py --json wrote, for assets/model.json (default: a run's best validation)",
+    )
+    arguments = parser.parse_args(arguments)
+    paths = find_images(arguments.check) if arguments.check else None
+    trained = config_from(arguments)
+    # Whatever training computed in, its weights are float32.
+    arguments.overrides.append("training.precision=float32")
+    config, model = load_model(arguments)
+    config = dataclasses.replace(config, training=trained.training)
+
+    from refinedet_tf.export.card import read_measured, validation_of_run
+    from refinedet_tf.export.check import ExportMismatch, Sample
+    from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
+
+    options = ExportOptions(
+        arguments.precision,
+        arguments.xla,
+        arguments.onnx or arguments.onnx_batch is not None,
+        arguments.onnx_batch,
+    )
+    measured = None
+    if arguments.evaluation is not None:
+        measured = read_measured(arguments.evaluation, config)
+    elif arguments.weights is None:
+        measured = validation_of_run(RunFolder(arguments.config), config)
+    samples = None if paths is None else [Sample.of_file(path) for path in paths]
+    try:
+        folder, comparisons = export_saved_model(
+            model,
+            config,
+            arguments.output,
+            arguments.version,
+            options=options,
+            measured=measured,
+            samples=samples,
+            progress=lambda doing: print(f"{doing} ...", file=sys.stderr, flush=True),
+        )
+    except ExportMismatch as error:
+        raise SystemExit(f"error: {error}; nothing was exported") from None
+    print(f"{folder}, compared with the network on {len(paths) if paths else 'generated'} images:")
+    for comparison in comparisons:
+        print(f"  {comparison}")

@@ -1,0 +1,103 @@
+"""Options and arguments that several commands have."""
+
+import argparse
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from refinedet_tf.config import Config
+from refinedet_tf.config_files import load_config
+from refinedet_tf.errors import InputError
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+"""What is taken from a folder. Files that are named, also by a pattern, may have any ending."""
+
+
+def add_config_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Adds `--config` and `--set`."""
+    parser.add_argument(
+        "--config",
+        required=required,
+        metavar="FILE",
+        help="a config file, a run folder, or the name of a file in configs/",
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a config value, e.g. training.batch_size=16 (repeatable)",
+    )
+
+
+def config_from(arguments: argparse.Namespace) -> Config:
+    """The config that `--config` and `--set` describe."""
+    return load_config(arguments.config, arguments.overrides)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Adds `--config`, `--set` and `--weights`."""
+    add_config_options(parser)
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="trained weights: .weights.h5, .keras, .caffemodel or .pth; with a run folder as --config, "
+        "its best ones by default",
+    )
+
+
+def add_multi_scale_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--multi-scale`."""
+    parser.add_argument(
+        "--multi-scale",
+        action="store_true",
+        help="look at each image at many sizes and mirrored and merge what is found (the + of the paper's "
+        "tables); many times slower",
+    )
+
+
+def add_score_threshold_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--score-threshold`."""
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="draw detections of at least this score (default: 0.5)",
+    )
+
+
+def check_score_threshold(score_threshold: float) -> None:
+    """Refuses a `--score-threshold` outside 0..1.
+
+    Raises:
+        InputError: it lies outside.
+    """
+    if not 0 <= score_threshold <= 1:
+        raise InputError(f"--score-threshold must lie in 0..1, got {score_threshold}")
+
+
+def find_images(names: Sequence[str]) -> list[Path]:
+    """The image files that `names` (files, folders, patterns with `*`, `?`, `[]`, `**`) stand for.
+
+    A folder stands for the image files directly in it. Each file comes once, in the given order.
+
+    Raises:
+        InputError: a name stands for no image.
+    """
+    found = []
+    for name in names:
+        # Path.glob refuses absolute patterns.
+        matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207
+        files = []
+        for path in map(Path, matches):
+            if path.is_dir():
+                inside = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_ENDINGS)
+                files += sorted(file for file in inside if file.is_file())
+            else:
+                files.append(path)
+        if not files:
+            raise InputError(f"no image found: {name}; name files, folders with images, or patterns")
+        found += files
+    return list({path.resolve(): path for path in reversed(found)}.values())[::-1]

@@ -1,0 +1,70 @@
+"""Writes weights for the classes of another config, picked from a trained detector.
+
+refinedet subset-classes --config coco320.json --weights coco.caffemodel \
+    --target voc320.json --output voc320_from_coco.weights.h5
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from refinedet_tf.commands.options import add_model_options
+from refinedet_tf.commands.terminal import run
+from refinedet_tf.commands.trained_model import load_model
+from refinedet_tf.config_files import load_config
+from refinedet_tf.errors import InputError
+
+
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Parses the command line, copies the classes and writes the weights."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Writes weights for the classes of another config, picked from a trained detector. "
+        "Classes match by name; VOC's six names that COCO spells differently are known.",
+    )
+    add_model_options(parser)
+    parser.add_argument("--target", required=True, metavar="FILE", help="a config with the wanted classes")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE.weights.h5")
+    parser.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="TARGET=TRAINED",
+        help="the trained name of a target class, where it differs (repeatable)",
+    )
+    arguments = parser.parse_args(arguments)
+    if not arguments.output.name.endswith(".weights.h5"):
+        raise InputError(f"--output {arguments.output}: the name must end in .weights.h5")
+    if not arguments.output.parent.is_dir():
+        raise InputError(f"--output: the folder {arguments.output.parent} does not exist")
+    target_config = load_config(arguments.target)
+    target_config.num_classes  # noqa: B018 - refuses open classes before the models are built
+
+    config, trained = load_model(arguments)
+    from refinedet_tf.model import build_model
+    from refinedet_tf.weights import save_weights
+    from refinedet_tf.weights.class_subset import VOC_TO_COCO, copy_classes, matching_labels
+
+    source, wanted = config.data.classes, target_config.data.classes
+    known = {name: other for name, other in VOC_TO_COCO.items() if name in wanted and other in source}
+    labels = matching_labels(wanted, source, known | _parse_map(arguments.map))
+    target = build_model(target_config)
+    copy_classes(trained, target, labels)
+    save_weights(target, arguments.output)
+    for name, label in zip(wanted, labels, strict=True):
+        print(f"{name:>16} <- {source[label - 1]}")
+    print(f"{len(labels)} of {len(source)} classes: {arguments.output}")
+
+
+def _parse_map(pairs: Sequence[str]) -> dict[str, str]:
+    names = {}
+    for pair in pairs:
+        target, separator, trained = pair.partition("=")
+        if not (target and separator and trained):
+            raise InputError(f"--map {pair}: write TARGET=TRAINED, e.g. sofa=couch")
+        names[target] = trained
+    return names
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,51 @@
+"""The trained model that the options of a command describe."""
+
+import argparse
+import dataclasses
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from refinedet_tf.commands.options import config_from
+from refinedet_tf.commands.terminal import import_tensorflow
+from refinedet_tf.config import Config
+from refinedet_tf.errors import InputError
+from refinedet_tf.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import keras
+
+
+def load_model(arguments: argparse.Namespace) -> tuple[Config, "keras.Model"]:
+    """(config, model with trained weights) that `--config`, `--set` and `--weights` describe.
+
+    With `--multi-scale` the model takes any size; the config keeps the one it was trained at.
+
+    Raises:
+        InputError: the config is wrong, there are no weights, or they do not fit the model.
+    """
+    config = config_from(arguments)
+    weights = arguments.weights
+    if weights is None:
+        if not Path(arguments.config).is_dir():
+            raise InputError("--weights: name a weights file, or give a run folder as --config")
+        weights = RunFolder(arguments.config).trained_weights()
+    import_tensorflow()
+    from refinedet_tf.model import build_model
+    from refinedet_tf.weights import load_weights
+
+    any_size = dataclasses.replace(config, model=dataclasses.replace(config.model, image_size=None))
+    model = build_model(any_size if getattr(arguments, "multi_scale", False) else config)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        filled = load_weights(model, weights)
+    if len(filled) < sum(bool(layer.weights) for layer in model.layers):
+        raise InputError(
+            f"{weights} holds ImageNet weights of the backbone only, not of a detector; it is a start for "
+            "training: train.py --set model.weights=FILE"
+        )
+    for note in notes:
+        if issubclass(note.category, UserWarning):
+            print(f"note: {note.message}", file=sys.stderr)
+    return config, model

@@ -1,0 +1,154 @@
+"""Config files: read strictly from JSON, with inheritance and overrides.
+
+A config file may say `"extends": "voc320.json"` and then holds only what differs. Every key can be
+overridden on the command line, `--set training.batch_size=16`.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from refinedet_tf.config import Config
+from refinedet_tf.errors import InputError
+from refinedet_tf.files import explain_os_errors
+
+_PACKAGE = Path(__file__).resolve().parent
+
+CONFIG_FOLDER = next(
+    (folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()),
+    _PACKAGE / "configs",
+)
+"""The configs that come with the project: inside the installed package, or beside it in a checkout."""
+
+_ADAPTER = TypeAdapter(Config)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a config.
+
+    Args:
+        path: a JSON file, a run folder (its `config.json`), or a bare name looked up in `configs/`.
+        overrides: `"section.key=value"` strings; the value is JSON, or a plain string.
+
+    Raises:
+        InputError: the file is missing or not JSON, or a key or value is wrong; names the key and,
+            for an unknown one, the nearest valid key.
+    """
+    file = _find(path, base=None)
+    tree = _read_with_parents(file, seen=())
+    tree.setdefault("name", file.stem if file.name != "config.json" else file.parent.name)
+    for override in overrides:
+        _apply_override(tree, override)
+    try:
+        return _ADAPTER.validate_json(json.dumps(tree))
+    except ValidationError as error:
+        raise InputError("; ".join(f"{file.name}: {_explain(e)}" for e in error.errors())) from None
+
+
+def config_to_json(config: Config) -> str:
+    """The whole config as JSON text that `load_config` reads back to an equal config."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def _find(path: str | Path, base: Path | None) -> Path:
+    path = Path(path)
+    candidates = [path, CONFIG_FOLDER / path, CONFIG_FOLDER / f"{path}.json"]
+    if base is not None:
+        candidates.insert(0, base / path)
+    for candidate in candidates:
+        if candidate.is_dir() and (candidate / "config.json").is_file():
+            return candidate / "config.json"
+        if candidate.is_file():
+            return candidate
+    known = sorted(p.name for p in CONFIG_FOLDER.glob("*.json"))
+    near = difflib.get_close_matches(path.name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known configs: {', '.join(known)}"
+    raise InputError(f"config not found: {path}; {hint}")
+
+
+def _read_with_parents(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    file = file.resolve()
+    if file in seen:
+        raise InputError(f"{file.name} extends itself: {' -> '.join(p.name for p in (*seen, file))}")
+    with explain_os_errors(file, "cannot be read"):
+        text = file.read_bytes()
+    try:
+        tree = json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not valid JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{file} must hold a JSON object")
+    parent = tree.pop("extends", None)
+    if parent is None:
+        return tree
+    if not isinstance(parent, str):
+        raise InputError(f"{file.name}: extends must be a file name, got {parent!r}")
+    return _merge(_read_with_parents(_find(parent, file.parent), (*seen, file)), tree)
+
+
+def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not separator or not all(keys):
+        raise InputError(f"--set {override}: write section.key=value, e.g. training.batch_size=16")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    for key in keys[:-1]:
+        child = tree.get(key)
+        tree[key] = dict(child) if isinstance(child, dict) else {}
+        tree = tree[key]
+    tree[keys[-1]] = value
+
+
+def _explain(error: dict[str, Any]) -> str:
+    """One validation error as `section.key: what is wrong`."""
+    location = [str(part) for part in error["loc"]]
+    if error["type"] == "unexpected_keyword_argument":
+        valid = _keys_at(location[:-1])
+        near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.4)
+        hint = (
+            f"did you mean {'.'.join([*location[:-1], near[0]])}?"
+            if near
+            else f"valid keys: {', '.join(valid)}"
+        )
+        return f"unknown key {'.'.join(location)}; {hint}"
+    given = error.get("input")
+    shown = (
+        ""
+        if isinstance(given, dict) or error["type"] == "missing"
+        else f", got {json.dumps(given, default=str)}"
+    )
+    message = error["msg"].removeprefix("Value error, ")
+    near = difflib.get_close_matches(str(given), _choices(error), n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{'.'.join(location) or 'config'}: {message}{shown}{hint}"
+
+
+def _choices(error: dict[str, Any]) -> list[str]:
+    if error["type"] != "literal_error":
+        return []
+    return [part.strip(" '") for part in error["ctx"]["expected"].replace(" or ", ",").split(",")]
+
+
+def _keys_at(location: Sequence[str]) -> list[str]:
+    """The valid keys of the section that a location leads to."""
+    section = Config
+    for part in location:
+        hint = get_type_hints(section).get(part)
+        section = next((t for t in (hint, *get_args(hint)) if dataclasses.is_dataclass(t)), section)
+    return [field.name for field in dataclasses.fields(section)]

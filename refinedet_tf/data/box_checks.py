@@ -1,0 +1,166 @@
+"""The checks that every box of every format passes, and the list of those that fail."""
+
+import collections
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from refinedet_tf.files import explain_os_errors
+
+ROUNDING = 1.0
+"""Pixels by which a box may cross the border and still be taken for rounding: off-by-one files."""
+
+NOT_FINITE = "not finite"
+NO_AREA = "without area"
+OUTSIDE = "outside the image"
+CLIPPED = "partly outside, clipped"
+ROUNDED = "at most a pixel outside, clipped"
+
+DROPPED = (NOT_FINITE, NO_AREA, OUTSIDE)
+REASONS = ("", ROUNDED, CLIPPED, *DROPPED)
+"""What can be said of a box; "" is a good one. `check_boxes` returns indices into this."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxIssue:
+    """A box that was dropped, or clipped by more than rounding."""
+
+    image_id: str
+    class_name: str
+    box: tuple[float, ...]
+    """The numbers of the annotation file (VOC: xmin, ymin, xmax, ymax; COCO: x, y, width, height)."""
+    reason: str
+
+    def __str__(self):
+        return f"{self.image_id} {self.class_name} {format_box(self.box)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxDefects:
+    """What the checks did to the boxes of a dataset."""
+
+    num_boxes: int = 0
+    """Boxes in the files, good and bad."""
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Reason -> boxes, rounding included; reasons that never occurred are absent."""
+    issues: tuple[BoxIssue, ...] = ()
+    """Each dropped or clipped box in the order of the files; rounding is counted, not listed."""
+
+    @property
+    def num_dropped(self) -> int:
+        return sum(self.counts.get(reason, 0) for reason in DROPPED)
+
+    def summary(self) -> str:
+        """One line such as "2 boxes dropped: 2 without area, e.g. img RBC [504, 337, 504, 337]"."""
+        sentences = []
+        if self.num_dropped:
+            reasons = [
+                f"{self.counts[reason]} {reason}, e.g. {self._example(reason)}"
+                for reason in DROPPED
+                if self.counts.get(reason)
+            ]
+            sentences.append(f"{_count(self.num_dropped, 'box')} dropped: {'; '.join(reasons)}")
+        if clipped := self.counts.get(CLIPPED):
+            sentences.append(f"{_count(clipped, 'box')} clipped, e.g. {self._example(CLIPPED)}")
+        return "; ".join(sentences) or f"{_count(self.num_boxes, 'box')}, none dropped or clipped"
+
+    def _example(self, reason: str) -> BoxIssue:
+        return next(issue for issue in self.issues if issue.reason == reason)
+
+
+def check_boxes(corners: np.ndarray, has_area: np.ndarray, sizes: np.ndarray):
+    """Normalises boxes and says what is wrong with each.
+
+    A box that is not finite, has no area, or lies wholly outside its image is to be dropped. One that
+    crosses the border is clipped; by at most `ROUNDING` pixels, that is taken for rounding.
+
+    Args:
+        corners: float64 [M, 4], xmin, ymin, xmax, ymax in pixels, continuous (the left edge of the
+            image is 0, the right edge its width).
+        has_area: bool [M], whether the box has an area in the format's own convention.
+        sizes: int [M, 2], height and width of each box's image.
+
+    Returns:
+        boxes: float32 [M, 4], normalised ymin, xmin, ymax, xmax in 0..1; meaningless for dropped ones.
+        reasons: int8 [M], indices into `REASONS`.
+    """
+    finite = np.isfinite(corners).all(axis=1)
+    corners = np.where(finite[:, None], corners, 0.0)
+    limits = np.asarray(sizes, np.float64)[:, [1, 0, 1, 0]]
+    overhang = np.maximum(-corners, corners - limits).max(axis=1, initial=0.0)
+    boxes = (np.clip(corners, 0.0, limits) / limits)[:, [1, 0, 3, 2]].astype(np.float32)
+    visible = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+
+    conditions = [~finite, ~has_area, ~visible & (overhang > 0), ~visible, overhang > ROUNDING, overhang > 0]
+    verdicts = [NOT_FINITE, NO_AREA, OUTSIDE, NO_AREA, CLIPPED, ROUNDED]
+    codes = [REASONS.index(verdict) for verdict in verdicts]
+    return boxes, np.select(conditions, codes, default=0).astype(np.int8)
+
+
+def is_dropped(reasons: np.ndarray) -> np.ndarray:
+    """bool [M]: which of `check_boxes`' reasons mean that the box is not used."""
+    return np.isin(reasons, [REASONS.index(reason) for reason in DROPPED])
+
+
+def find_defects(
+    reasons: np.ndarray,
+    file_boxes: np.ndarray,
+    class_names: list[str],
+    name_of: np.ndarray,
+    image_ids: list[str],
+    image_of: np.ndarray,
+) -> BoxDefects:
+    """What `check_boxes` found, with the boxes named.
+
+    Args:
+        reasons: int8 [M]. file_boxes: float64 [M, 4], the numbers of the files.
+        class_names, name_of: box i has the class `class_names[name_of[i]]`.
+        image_ids, image_of: box i belongs to the image `image_ids[image_of[i]]`.
+    """
+    counts = collections.Counter(REASONS[code] for code in reasons[reasons > 0])
+    listed = np.flatnonzero(reasons > REASONS.index(ROUNDED))
+    issues = tuple(
+        BoxIssue(
+            image_ids[image_of[i]],
+            class_names[name_of[i]],
+            tuple(file_boxes[i].tolist()),
+            REASONS[reasons[i]],
+        )
+        for i in listed
+    )
+    return BoxDefects(len(reasons), dict(counts), issues)
+
+
+def write_defects(defects: BoxDefects, path: str | Path) -> None:
+    """Writes them as JSON, each dropped or clipped box on a line of its own.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    head = {"boxes": defects.num_boxes, "counts": defects.counts}
+    lines = [
+        json.dumps(
+            {
+                "image": issue.image_id,
+                "class": issue.class_name,
+                # JSON has no NaN or infinity.
+                "box": [value if np.isfinite(value) else str(value) for value in issue.box],
+                "reason": issue.reason,
+            }
+        )
+        for issue in defects.issues
+    ]
+    text = json.dumps(head)[:-1] + ', "issues": [\n' + ",\n".join(lines) + "\n]}\n"
+    with explain_os_errors(path):
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def format_box(box) -> str:
+    """`[504, 337, 504.5, 337]`: whole numbers without a decimal point."""
+    return f"[{', '.join(f'{value:.10g}' for value in box)}]"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun if number == 1 else noun + 'es'}"

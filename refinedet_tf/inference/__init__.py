@@ -1,0 +1,1 @@
+"""From the heads of the network to detections of images."""

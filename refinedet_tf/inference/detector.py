@@ -1,0 +1,119 @@
+"""Detection on images of any size: read, warp, network, post-processing, back to pixels."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from refinedet_tf.config import Config
+from refinedet_tf.data.images import decode_image, warp_image
+from refinedet_tf.errors import InputError
+from refinedet_tf.files import explain_os_errors
+from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
+from refinedet_tf.inference.detections import ImageDetections
+
+ImageLike = str | os.PathLike | np.ndarray
+"""An image file, or pixels uint8 [H, W, 3], RGB."""
+
+
+class Detector:
+    """A trained network with its post-processing, ready to be called on images.
+
+    ```
+    detector = Detector(model, config)
+    for result in detector(["street.jpg", "park.png"]):
+        print(result.names, result.scores, result.boxes)
+    ```
+    """
+
+    def __init__(self, model: keras.Model, config: Config, image_size: tuple[int, int] | None = None):
+        """
+        Args:
+            model: the network, as `build_model(config)` makes it.
+            config: `postprocess`, the class names and `model.image_size` are used.
+            image_size: (height, width) in pixels to which images are warped. Needed only where
+                `model.image_size` is null.
+
+        Raises:
+            InputError: the size is not known, or is not that of the model; the class names are not
+                known.
+        """
+        self._detector = CompiledDetector(inference_network(model), config, image_size)
+        self.image_size = size = self._detector.image_size
+        self.num_classes, self.class_names = self._detector.num_classes, self._detector.class_names
+
+        # The signature leaves open what varies from image to image, so that it is traced once.
+        @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
+        def warp(image):
+            return warp_image(image, size)
+
+        self._warp = warp
+
+    def __call__(self, images: Iterable[ImageLike], batch_size: int = 8) -> list[ImageDetections]:
+        """Detects the objects of each image.
+
+        Args:
+            images: paths (str or Path, see `read_image`) and uint8 arrays [H, W, 3], RGB, of any
+                sizes, mixed at will.
+            batch_size: images that the network sees at once; only so many are in memory.
+
+        Returns:
+            The `ImageDetections` of each image, in the given order.
+
+        Raises:
+            InputError: an image is of another kind or cannot be read; names it.
+        """
+        if isinstance(images, (str, os.PathLike)):
+            raise InputError(f"images must be a list of images, got the single path {images}")
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        results, warped, sizes = [], [], []
+        for number, image in enumerate(images):
+            image = as_pixels(image, number)
+            warped.append(self._warp(image))
+            sizes.append(image.shape[:2])
+            if len(warped) == batch_size:
+                results += self._detect_batch(warped, sizes)
+                warped, sizes = [], []
+        return results + self._detect_batch(warped, sizes)
+
+    def _detect_batch(
+        self, warped: Sequence[tf.Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[ImageDetections]:
+        return self._detector.unpack(self._detector(tf.stack(warped)), sizes) if warped else []
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """Pixels of a JPEG, PNG, BMP or GIF (first frame) file: uint8 [H, W, 3], RGB.
+
+    They are as stored: an EXIF orientation is not applied.
+
+    Raises:
+        InputError: the file cannot be read or decoded; names it.
+    """
+    with explain_os_errors(f"image {path}", "cannot be read"):
+        contents = Path(path).read_bytes()
+    try:
+        return decode_image(contents).numpy()
+    except tf.errors.InvalidArgumentError:
+        raise InputError(f"image {path} cannot be decoded: no whole JPEG, PNG, BMP or GIF file") from None
+
+
+def as_pixels(image: ImageLike, number: int) -> np.ndarray:
+    """An image given as path or array as uint8 [H, W, 3]; `number` is its place in the list.
+
+    Raises:
+        InputError: the image is of another kind or cannot be read; names it.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(image)
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
+        raise InputError(
+            f"image {number} must be a path or a uint8 array [H, W, 3], RGB, "
+            f"got {pixels.dtype} {list(pixels.shape)}"
+        )
+    return pixels

@@ -1,0 +1,67 @@
+"""How far long work over many images is: images done, images per second, time left."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+Progress = Callable[[int, int, float], None]
+"""Called with images done, images in all, and seconds since the start."""
+
+SECONDS_ON_A_TERMINAL = 0.5
+SECONDS_IN_A_LOG = 30.0
+"""Between two lines. On a terminal one line is rewritten; logs stay short."""
+
+
+class ProgressPrinter:
+    """Prints progress to stderr: on a terminal one line that is rewritten, elsewhere a line now and then.
+
+    The last image always gets its line, unless `quiet_seconds` have not passed since the start.
+
+    Args:
+        what: goes before the numbers, such as "reading 2007/trainval".
+        quiet_seconds: nothing is printed earlier, so that quick work passes without a word.
+    """
+
+    def __init__(self, what: str = "", quiet_seconds: float = 0.0):
+        self._prefix = f"{what}: " if what else ""
+        self._quiet_seconds = quiet_seconds
+        self._on_terminal = sys.stderr.isatty()
+        self._interval = SECONDS_ON_A_TERMINAL if self._on_terminal else SECONDS_IN_A_LOG
+        self._last = -math.inf
+
+    def __call__(self, done: int, total: int, seconds: float) -> None:
+        """Notes that `done` of `total` images are finished, `seconds` after the start."""
+        if seconds < self._quiet_seconds or (done < total and seconds - self._last < self._interval):
+            return
+        self._last = seconds
+        end = "\n" if done == total or not self._on_terminal else ""
+        start = "\r" if self._on_terminal else ""
+        line = f"{self._prefix}{progress_line(done, total, seconds)}"
+        print(f"{start}{line:<70}", end=end, file=sys.stderr, flush=True)
+
+
+def with_progress(
+    items: Iterable[Item], total: int, progress: Progress, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Item]:
+    """Yields `items`, one per image, and calls `progress` after each."""
+    start = clock()
+    for done, item in enumerate(items, 1):
+        yield item
+        progress(done, total, clock() - start)
+
+
+def progress_line(done: int, total: int, seconds: float) -> str:
+    """For example `1200/4952 images, 31.2 images/s, 2:00 left`."""
+    rate = done / max(seconds, 1e-9)
+    return f"{done}/{total} images, {rate:.1f} images/s, {format_duration((total - done) / rate)} left"
+
+
+def format_duration(seconds: float) -> str:
+    """Hours, minutes and seconds, such as `1:02:03`; without hours where there are none, `2:03`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,116 @@
+"""What a run tells while it goes on: lines on the terminal, a JSON log, TensorBoard."""
+
+import json
+import time
+
+import tensorflow as tf
+
+from refinedet_tf.losses import TERMS
+from refinedet_tf.progress import format_duration
+from refinedet_tf.run_folder import RunFolder
+
+
+class ProgressLog:
+    """Writes progress to the terminal, `log.jsonl` and TensorBoard.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        start_step: steps done before; entries of later steps in the log are cut off, because they
+            will come again.
+        writes: false for the workers that only compute.
+    """
+
+    def __init__(self, folder: RunFolder, config, start_step: int, writes: bool = True):
+        self.training = config.training
+        self.writes = writes
+        if not writes:
+            return
+        self.file = folder.log
+        if self.file.exists():
+            kept = [entry for entry in folder.log_entries() if entry["step"] <= start_step]
+            self.file.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        self.writer = tf.summary.create_file_writer(str(folder.tensorboard))
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leaves what happened since the last logged step (validation, say) out of the speed."""
+        self.started = time.perf_counter()
+        self.steps = self.data_seconds = 0
+
+    def step(self, step: int, terms: dict[str, float], learning_rate: float, data_seconds: float) -> None:
+        """Notes a finished step, and reports every `training.log_every` of them and the last.
+
+        Args:
+            step: number of steps done.
+            terms: the loss terms and numbers of positives of this step.
+            learning_rate: that the step used.
+            data_seconds: time that the step waited for its batch.
+        """
+        if not self.writes:
+            return
+        self.steps += 1
+        self.data_seconds += data_seconds
+        if step % self.training.log_every and step != self.training.steps:
+            return
+        seconds = time.perf_counter() - self.started
+        speed = self.steps * self.training.batch_size / seconds
+        left = (self.training.steps - step) * seconds / self.steps
+        entry = {
+            "step": step,
+            "loss": sum(terms[name] for name in TERMS),
+            **terms,
+            "learning_rate": learning_rate,
+            "images_per_second": round(speed, 2),
+            "data_wait": round(self.data_seconds / seconds, 4),
+            "seconds_left": round(left, 1),
+        }
+        parts = " ".join(f"{name} {terms[name]:.3f}" for name in TERMS)
+        self.say(
+            f"step {step}/{self.training.steps}  loss {entry['loss']:.3f} ({parts})  "
+            f"lr {learning_rate:.2e}  {speed:.1f} images/s (waiting for data {entry['data_wait']:.0%})  "
+            f"left {format_duration(left)}"
+        )
+        self._append(entry)
+        scalars = {f"loss/{name}": terms[name] for name in TERMS}
+        scalars |= {name: entry[name] for name in ("loss", "learning_rate", "images_per_second")}
+        self._scalars(step, scalars)
+        self.restart_clock()
+
+    def validation(
+        self, step: int, mean_ap: float | None, class_ap: dict[str, float | None], is_best: bool
+    ) -> None:
+        """Reports a validation; an AP is None where there was no object to find."""
+        if not self.writes:
+            return
+
+        def shown(ap):
+            return "-" if ap is None else f"{ap:.4f}"
+
+        per_class = "  ".join(f"{name} {shown(ap)}" for name, ap in class_ap.items())
+        best = " (best so far)" if is_best else ""
+        self.say(f"validation at step {step}: mAP {shown(mean_ap)}{best}  {per_class}")
+        self._append({"step": step, "validation": {"mAP": mean_ap, "AP": class_ap, "best": is_best}})
+        scalars = {"validation/mAP": mean_ap} | {f"validation/AP/{name}": ap for name, ap in class_ap.items()}
+        self._scalars(step, {name: ap for name, ap in scalars.items() if ap is not None})
+
+    def pictures(self, step: int, name: str, images) -> None:
+        """Shows images, uint8 [N, H, W, 3], in TensorBoard."""
+        if self.writes:
+            with self.writer.as_default(step):
+                tf.summary.image(name, images, max_outputs=len(images))
+
+    def say(self, text: str) -> None:
+        """One line on the terminal."""
+        if self.writes:
+            print(text, flush=True)
+
+    def _append(self, entry) -> None:
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def _scalars(self, step, values) -> None:
+        with self.writer.as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        self.writer.flush()

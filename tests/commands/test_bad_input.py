@@ -1,0 +1,335 @@
+"""What the commands say to a user's mistake: exit code 2 and one line that names the thing."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import detect
+import evaluate
+import export_savedmodel
+import train
+from refinedet_tf.config_files import load_config
+from refinedet_tf.data.shapes import CLASS_NAMES
+from refinedet_tf.model import build_model
+
+
+def sets(*overrides):
+    return [part for override in overrides for part in ("--set", override)]
+
+
+@pytest.fixture
+def own_devkit(devkit, tmp_path):
+    """A copy of the devkit to spoil: its VOC2007 folder."""
+    return shutil.copytree(devkit, tmp_path / "own") / "VOC2007"
+
+
+@pytest.fixture
+def training(config_file, own_devkit, tmp_path):
+    """The arguments of a run of one step on `own_devkit`, without validation."""
+    short = sets(f"data.root={own_devkit.parent}", "data.validation=[]", "training.steps=1")
+    return ["--config", config_file, "--output", tmp_path / "run", *short]
+
+
+@pytest.fixture(scope="module")
+def weights(config_file, tmp_path_factory):
+    """Untrained weights of the small network for the devkit's six classes."""
+    from small_network import BACKBONE, small_backbone
+
+    from refinedet_tf.backbones import BACKBONES
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, BACKBONE, small_backbone)
+        keras.utils.set_random_seed(0)
+        network = build_model(load_config(config_file, sets_of_classes(CLASS_NAMES)))
+    file = tmp_path_factory.mktemp("weights") / "six.weights.h5"
+    network.save_weights(file)
+    return file
+
+
+def sets_of_classes(names):
+    return [f"data.classes={json.dumps(list(names))}"]
+
+
+def change(file, old, new):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+def first_id(folder, split="train"):
+    return (folder / "ImageSets" / "Main" / f"{split}.txt").read_text().split()[0]
+
+
+# Configs
+
+
+@pytest.mark.parametrize("module", [train, evaluate, detect, export_savedmodel])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.bach_size=4", "unknown key training.bach_size; did you mean training.batch_size?"),
+        ("model.backbone=vgg61", "did you mean vgg16?"),
+        ("training.batch_size=many", "training.batch_size: Input should be a valid integer"),
+    ],
+)
+def test_wrong_key_or_value(refused, config_file, module, override, message, tmp_path):
+    arguments = ["--config", config_file, "--set", override]
+    if module in (train, detect, export_savedmodel):
+        arguments += ["--output", tmp_path / "out"]
+    if module is detect:
+        Image.new("RGB", (9, 9)).save(tmp_path / "image.png")
+        arguments.append(tmp_path / "image.png")
+    assert message in refused(module, *arguments)
+
+
+def test_config_that_is_not_there(refused, tmp_path):
+    line = refused(train, "--config", "voc32.json", "--output", tmp_path / "run")
+    assert "config not found: voc32.json; did you mean voc320.json?" in line
+
+
+def test_config_that_is_not_json(refused, tmp_path):
+    (tmp_path / "broken.json").write_text('{"model": ')
+    line = refused(train, "--config", tmp_path / "broken.json", "--output", tmp_path / "run")
+    assert f"{tmp_path / 'broken.json'} is not valid JSON" in line
+
+
+def test_open_image_size(refused, command, training, config_file, weights, small_network, tmp_path):
+    any_size = "model.image_size=null"
+    assert "model.image_size is null: training needs a size" in refused(train, *training, *sets(any_size))
+    model = ["--config", config_file, *sets(any_size, *sets_of_classes(CLASS_NAMES)), "--weights", weights]
+    assert "model.image_size is null" in refused(evaluate, *model)
+    assert "model.image_size is null" in refused(export_savedmodel, *model, "--output", tmp_path / "out")
+    Image.new("RGB", (9, 9)).save(tmp_path / "image.png")
+    assert "model.image_size is null" in refused(
+        detect, *model, tmp_path / "image.png", "--output", tmp_path / "drawn"
+    )
+
+
+# Folders and splits
+
+
+def test_missing_data_folder(refused, training, tmp_path):
+    missing = tmp_path / "nowhere"
+    line = refused(train, *training, *sets(f"data.root={missing}"))
+    assert line == f"error: data.root: folder {missing} does not exist"
+    assert not (tmp_path / "run").exists()
+
+
+def test_output_in_an_unwritable_place(refused, training, tmp_path):
+    (tmp_path / "file").touch()
+    arguments = [tmp_path / "file" / "run" if one == tmp_path / "run" else one for one in training]
+    assert f"{tmp_path / 'file' / 'run'} cannot be written: Not a directory" in refused(train, *arguments)
+
+
+@pytest.mark.parametrize("module", [train, evaluate])
+@pytest.mark.parametrize(
+    ("kind", "ending", "message"),
+    [
+        ("JPEGImages", "jpg", "does not exist, but 2007/"),
+        ("Annotations", "xml", "cannot be read: No such file"),
+    ],
+)
+def test_split_names_a_missing_file(
+    refused, training, own_devkit, weights, small_network, module, kind, ending, message
+):
+    file = own_devkit / kind / f"{first_id(own_devkit, 'train' if module is train else 'val')}.{ending}"
+    file.unlink()
+    arguments = training if module is train else evaluation(training, weights)
+    line = refused(module, *arguments)
+    assert str(file) in line and message in line
+
+
+def evaluation(training, weights):
+    """The arguments of evaluate.py for the same data."""
+    output = training.index("--output")
+    rest = training[:output] + training[output + 2 :]
+    return [*rest, *sets(*sets_of_classes(CLASS_NAMES)), "--weights", weights]
+
+
+def test_empty_split(refused, training, own_devkit):
+    (own_devkit / "ImageSets" / "Main" / "train.txt").write_text("\n")
+    assert "data.train (2007/train in " in refused(train, *training)
+    assert "data.train is empty: name at least one part" in refused(train, *training, *sets("data.train=[]"))
+
+
+def test_class_that_is_not_in_the_list(refused, training, own_devkit):
+    names = [name for name in CLASS_NAMES if name != "ring"]
+    line = refused(train, *training, *sets(*sets_of_classes(names)))
+    assert 'class "ring" is not in data.classes' in line
+    assert f"{own_devkit / 'Annotations'}" in line
+
+
+# Boxes
+
+
+def spoil_boxes(own_devkit):
+    """One box without area and one outside the image, in the first image that has two objects."""
+    for file in sorted((own_devkit / "Annotations").glob("train_*.xml")):
+        parts = file.read_text().split("<bndbox>")
+        if len(parts) > 2:
+            for place, box in ((1, (5, 9, 5, 30)), (2, (5000, 10, 5040, 50))):
+                tags = ("xmin", "ymin", "xmax", "ymax")
+                inside = "".join(f"<{tag}>{value}</{tag}>" for tag, value in zip(tags, box, strict=True))
+                parts[place] = inside + parts[place][parts[place].index("</bndbox>") :]
+            file.write_text("<bndbox>".join(parts))
+            return file
+    raise AssertionError("no image with two objects")
+
+
+def test_unusable_boxes_are_dropped_and_counted(command, training, own_devkit, eagerly, tmp_path):
+    objects = sum(file.read_text().count("<bndbox>") for file in (own_devkit / "Annotations").glob("train_*"))
+    file = spoil_boxes(own_devkit)
+    result = command(train, *training)
+    assert result.code == 0, result.err
+    said = f"training images: 8, objects: {objects - 2}; 2 boxes dropped: 1 without area, e.g. "
+    assert said in result.out
+    assert "[5, 9, 5, 30]; 1 outside the image, e.g. " in result.out
+    listed = json.loads((tmp_path / "run" / "dropped_boxes.txt").read_text())
+    assert [(issue["image"], issue["reason"]) for issue in listed["issues"]] == [
+        (file.stem, "without area"),
+        (file.stem, "outside the image"),
+    ]
+
+
+def test_strict_refuses_them(refused, training, own_devkit, tmp_path):
+    file = spoil_boxes(own_devkit)
+    line = refused(train, *training, "--strict")
+    assert line.startswith(f"error: {file}: the box [5, 9, 5, 30] (")
+    assert f"of image {file.stem} is without area; remove it" in line
+    assert not (tmp_path / "run").exists()
+
+
+# Images
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:3000])
+    return file
+
+
+def test_truncated_image_in_training(refused, training, own_devkit, eagerly):
+    for file in (own_devkit / "JPEGImages").glob("train_*.jpg"):
+        truncate(file)
+    line = refused(train, *training)
+    assert f"image {own_devkit / 'JPEGImages' / 'train_'}" in line
+    assert "cannot be decoded: it is truncated, broken, or not a JPEG" in line
+
+
+def test_the_one_truncated_image_is_named(refused, training, own_devkit, eagerly):
+    """Also if another image of the same batch is whole."""
+    broken = truncate(own_devkit / "JPEGImages" / "train_000003.jpg")
+    assert f"image {broken} cannot be decoded" in refused(train, *training, *sets("training.batch_size=8"))
+
+
+def test_truncated_image_in_evaluation(refused, training, own_devkit, weights, eagerly):
+    broken = truncate(own_devkit / "JPEGImages" / "val_000002.jpg")
+    assert f"image {broken} cannot be decoded" in refused(evaluate, *evaluation(training, weights))
+
+
+ORIENTATION = 274
+
+
+@pytest.fixture
+def odd_images(own_devkit):
+    """A split "odd" of unusual but good images, each 90 wide and 60 high with one object."""
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6  # Shown turned by 90 degrees; boxes are those of the stored image.
+    images = own_devkit / "JPEGImages"
+    photo.save(images / "png.jpg", format="PNG")
+    photo.convert("L").save(images / "gray.jpg")
+    photo.convert("CMYK").save(images / "cmyk.jpg")
+    photo.save(images / "turned.jpg", exif=exif)
+    names = ("png", "gray", "cmyk", "turned")
+    for name in names:
+        box = "<xmin>50</xmin><ymin>11</ymin><xmax>90</xmax><ymax>50</ymax>"
+        (own_devkit / "Annotations" / f"{name}.xml").write_text(
+            "<annotation><size><width>90</width><height>60</height></size>"
+            f"<object><name>ring</name><bndbox>{box}</bndbox></object></annotation>"
+        )
+    (own_devkit / "ImageSets" / "Main" / "odd.txt").write_text("\n".join(names))
+    return [images / f"{name}.jpg" for name in names]
+
+
+def test_unusual_images_in_training(command, training, odd_images, eagerly):
+    parts = sets('data.train=["2007/odd"]', *sets_of_classes(CLASS_NAMES))
+    result = command(train, *training, *parts)
+    assert result.code == 0, result.err
+    assert "training images: 4, objects: 4; 4 boxes, none dropped or clipped" in result.out
+
+
+def test_unusual_images_in_evaluation(command, training, odd_images, weights, eagerly):
+    result = command(evaluate, *evaluation(training, weights), *sets('data.test=["2007/odd"]'))
+    assert result.code == 0, result.err
+    assert "ring" in result.out
+
+
+def test_unusual_images_are_detected_as_stored(command, config_file, odd_images, weights, eagerly, tmp_path):
+    classes = sets(*sets_of_classes(CLASS_NAMES))
+    output = tmp_path / "drawn"
+    result = command(
+        detect, "--config", config_file, *classes, "--weights", weights, *odd_images, "--output", output
+    )
+    assert result.code == 0, result.err
+    entries = json.loads((output / "detections.json").read_text())
+    assert [entry["image"] for entry in entries] == [str(path) for path in odd_images]
+    assert {(entry["height"], entry["width"]) for entry in entries} == {(60, 90)}
+    for entry in entries:
+        assert Image.open(output / entry["picture"]).size == (90, 60)
+
+
+# Weights
+
+
+@pytest.mark.parametrize("module", [evaluate, detect, export_savedmodel])
+def test_weights_of_another_number_of_classes(refused, config_file, weights, small_network, module, tmp_path):
+    arguments = ["--config", config_file, *sets(*sets_of_classes(["cat", "dog"])), "--weights", weights]
+    if module is not evaluate:
+        arguments += ["--output", tmp_path / "out"]
+    if module is detect:
+        Image.new("RGB", (9, 9)).save(tmp_path / "image.png")
+        arguments.append(tmp_path / "image.png")
+    line = refused(module, *arguments)
+    assert line.startswith(f"error: {weights} holds weights for 6 classes, the model has 2")
+
+
+def test_weights_that_are_missing_or_damaged(refused, training, weights, small_network, tmp_path):
+    missing = tmp_path / "none.weights.h5"
+    assert f"weights not found: {missing}" in refused(train, *training, *sets(f"model.weights={missing}"))
+    damaged = tmp_path / "damaged.weights.h5"
+    damaged.write_bytes(weights.read_bytes()[:2000])
+    line = refused(evaluate, *evaluation(training, damaged))
+    assert f"{damaged} cannot be read as weights (damaged?)" in line
+
+
+def test_run_folder_without_weights(refused, config_file, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text(config_file.read_text())
+    line = refused(evaluate, "--config", folder)
+    assert line == f"error: {folder} holds no weights yet (best.weights.h5 or final.weights.h5)"
+
+
+# Outputs
+
+
+def test_outputs_that_are_not_empty(refused, training, config_file, weights, small_network, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "notes.txt").touch()
+    assert f"{folder} is not empty: continue that run with --resume" in refused(train, *training)
+    Image.new("RGB", (9, 9)).save(tmp_path / "image.png")
+    arguments = ["--config", config_file, tmp_path / "image.png", "--weights", weights, "--output", folder]
+    assert f"--output {folder} is not empty" in refused(detect, *arguments)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_version_that_exists(refused, config_file, weights, small_network, tmp_path):
+    (tmp_path / "3").mkdir()
+    model = ["--config", config_file, *sets(*sets_of_classes(CLASS_NAMES)), "--weights", weights]
+    line = refused(export_savedmodel, *model, "--output", tmp_path, "--version", 3)
+    assert f"version 3 exists in {tmp_path}" in line

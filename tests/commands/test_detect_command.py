@@ -1,0 +1,207 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from stand_in_model import stand_in_config, stand_in_model
+
+import detect
+from refinedet_tf.commands import detect as detect_command
+from refinedet_tf.commands import terminal
+from refinedet_tf.config_files import config_to_json, load_config
+from refinedet_tf.errors import InputError
+from refinedet_tf.inference import detection_files
+from refinedet_tf.inference.detector import Detector
+
+
+def save(path, height=40, width=60, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def network():
+    config = stand_in_config()
+    return config, stand_in_model(config)
+
+
+@pytest.fixture
+def run(monkeypatch, network, tmp_path):
+    """Runs the command with the stand-in network; returns the list in detections.json."""
+    monkeypatch.setattr(detect_command, "load_model", lambda arguments: network)
+
+    def run(*arguments, output=tmp_path / "out"):
+        detect.main(["--config", "any", *map(str, arguments), "--output", str(output)])
+        return json.loads((output / "detections.json").read_text(encoding="utf-8"))
+
+    return run
+
+
+def test_json_holds_every_detection_in_pixels(run, network, tmp_path):
+    image = save(tmp_path / "in" / "street.png")
+    (entry,) = run(image)
+    (result,) = Detector(network[1], network[0])([image])
+    assert {k: entry[k] for k in ("image", "picture", "height", "width")} == {
+        "image": str(image),
+        "picture": "street.png",
+        "height": 40,
+        "width": 60,
+    }
+    assert len(entry["detections"]) == len(result["scores"]) > 3
+    assert min(result["scores"]) < 0.5
+    for detection, name, score, box in zip(
+        entry["detections"], result["names"], result["scores"], result["boxes"], strict=True
+    ):
+        assert detection["class"] == name
+        assert detection["score"] == pytest.approx(score, abs=1e-5)
+        corners = [detection["box"][side] for side in ("ymin", "xmin", "ymax", "xmax")]
+        np.testing.assert_allclose(corners, box, atol=0.01)
+
+
+def test_pictures_show_only_what_is_above_the_threshold(run, tmp_path):
+    image = save(tmp_path / "in" / "street.png")
+    (entry,) = run(image)
+    median = entry["detections"][len(entry["detections"]) // 2]["score"]
+    original = np.asarray(Image.open(image))
+    changed = []
+    for threshold in (1, median, 0):
+        output = tmp_path / f"out {threshold}"
+        run(image, "--score-threshold", threshold, output=output)
+        picture = np.asarray(Image.open(output / "street.png"))
+        assert picture.shape == original.shape
+        changed.append(int((picture != original).sum()))
+    assert changed[0] == 0 < changed[1] < changed[2]
+
+
+def test_summary_counts_the_drawn_detections(run, tmp_path, capsys):
+    images = [save(tmp_path / "in" / f"{i}.png", seed=i) for i in range(3)]
+    entries = run(*images, "--score-threshold", 0.4)
+    drawn = sum(d["score"] >= 0.4 for entry in entries for d in entry["detections"])
+    assert drawn > 0
+    assert f"3 images, {drawn} detections of score 0.4 or more" in capsys.readouterr().out
+
+
+def test_files_folders_and_patterns(run, tmp_path):
+    folder = tmp_path / "in"
+    (
+        save(folder / "b.JPG"),
+        save(folder / "a.bmp"),
+        save(folder / "deep" / "c.jpeg"),
+        save(folder / "e[1].png"),
+    )
+    (folder / "notes.txt").write_text("no image")
+    entries = run(folder, folder / "e[1].png", f"{folder}/**/*.jpeg", folder / "deep" / "c.jpeg")
+    assert [Path(entry["image"]).name for entry in entries] == ["a.bmp", "b.JPG", "e[1].png", "c.jpeg"]
+    assert [entry["picture"] for entry in entries] == ["a.png", "b.JPG", "e[1].png", "c.jpeg"]
+    for entry in entries:
+        assert Image.open(tmp_path / "out" / entry["picture"]).size == (60, 40)
+
+
+def test_equal_names_do_not_overwrite_each_other(run, tmp_path):
+    names = ["one/x.png", "two/x.png", "three/X.png", "four/x.bmp", "five/x-2.png"]
+    images = [save(tmp_path / name, 30 + i, 50) for i, name in enumerate(names)]
+    entries = run(*images)
+    assert [entry["picture"] for entry in entries] == ["x.png", "x-2.png", "X-3.png", "x-4.png", "x-2-2.png"]
+    for i, entry in enumerate(entries):
+        assert Image.open(tmp_path / "out" / entry["picture"]).size == (50, 30 + i)
+
+
+def test_more_images_than_a_batch(run, tmp_path):
+    for i in range(11):
+        save(tmp_path / "in" / f"{i:02}.png", 30 + i, 40)
+    entries = run(tmp_path / "in")
+    assert [entry["height"] for entry in entries] == list(range(30, 41))
+
+
+def test_unreadable_images_are_named_and_the_others_kept(run, tmp_path):
+    good = [save(tmp_path / "in" / name) for name in ("a.png", "z.png")]
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"1 of 3 images left out: image .*broken.jpg cannot be decoded"):
+        run(tmp_path / "in")
+    entries = json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8"))
+    assert [entry["image"] for entry in entries] == [str(path) for path in good]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "detections.json", "z.png"]
+
+
+def test_only_unreadable_images_leave_an_empty_list(run, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match="1 of 1 images"):
+        run(tmp_path / "broken.jpg")
+    assert json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8")) == []
+
+
+def test_interrupted_run_leaves_whole_json(run, monkeypatch, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(detection_files, "_write_picture", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(save(tmp_path / "a.png"))
+    (entry,) = json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8"))
+    assert entry["picture"] == "a.png"
+
+
+def test_never_more_than_a_batch_in_memory(network, tmp_path):
+    seen = []
+
+    class Counting(Detector):
+        def __call__(self, images, batch_size):
+            seen.append(len(images))
+            return super().__call__(images, batch_size)
+
+    paths = [save(tmp_path / f"{i}.png") for i in range(5)]
+    output = tmp_path / "out"
+    output.mkdir()
+    detect.detect_files(Counting(network[1], network[0]), paths, output, 0.5, batch_size=2)
+    assert seen == [2, 2, 1]
+
+
+@pytest.mark.parametrize("name", ["missing.jpg", "no*match", "empty"])
+def test_no_image_found(run, tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no image found: "):
+        run(tmp_path / name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_must_be_new_or_empty(run, tmp_path):
+    image = save(tmp_path / "in" / "a.png")
+    with pytest.raises(InputError, match="in is not empty"):
+        run(image, output=tmp_path / "in")
+    with pytest.raises(InputError, match="a.png cannot be written"):
+        run(image, output=image)
+
+
+def test_score_threshold_out_of_range(run, tmp_path):
+    with pytest.raises(InputError, match="must lie in 0..1, got 50"):
+        run(save(tmp_path / "a.png"), "--score-threshold", 50)
+
+
+def test_whole_command_on_a_run_folder(tmp_path, monkeypatch, capsys):
+    """The whole way with a real network: a run folder, a good and a broken image, exit code 2."""
+    import refinedet_tf as rd
+
+    text = {
+        "model": {"backbone": "mobilenet_v2", "width_multiplier": 0.35, "image_size": [64, 64]},
+        "data": {"classes": ["cat", "dog"]},
+    }
+    (tmp_path / "small.json").write_text(json.dumps(text))
+    config = load_config(tmp_path / "small.json")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text(config_to_json(config))
+    rd.build_model(config).save_weights(folder / "final.weights.h5")
+    save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").write_bytes(b"no image")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        terminal.run(detect.main, ["--config", "run", "in", "--output", "out"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: 1 of 2 images left out: image in/b.png")
+    (entry,) = json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8"))
+    assert entry["image"] == "in/a.png"
+    assert {detection["class"] for detection in entry["detections"]} <= {"cat", "dog"}
+    assert (tmp_path / "out" / "a.png").is_file()

@@ -1,0 +1,298 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refinedet_tf.config import DataConfig
+from refinedet_tf.config_files import load_config
+from refinedet_tf.data.coco import CocoPart
+from refinedet_tf.data.dataset import read_dataset
+from refinedet_tf.errors import InputError
+
+
+@pytest.fixture
+def tree():
+    """Two images (one without objects) and sparse, unordered category ids."""
+    return {
+        "images": [
+            {"id": 73, "file_name": "b.jpg", "height": 100, "width": 200},
+            {"id": 9, "file_name": "a.jpg", "height": 50, "width": 50},
+            {"id": 11, "file_name": "c.jpg", "height": 50, "width": 100},
+        ],
+        "annotations": [
+            {
+                "id": 0,
+                "image_id": 11,
+                "category_id": 90,
+                "bbox": [10.5, 5, 20, 40],
+                "area": 300,
+                "iscrowd": 0,
+            },
+            {"id": 8, "image_id": 73, "category_id": 17, "bbox": [0, 0, 200, 100], "segmentation": [[1, 2]]},
+            {"id": 9, "image_id": 11, "category_id": 90, "bbox": [0, 0, 50, 50], "area": 2500, "iscrowd": 1},
+        ],
+        "categories": [
+            {"id": 90, "name": "toothbrush"},
+            {"id": 1, "name": "person"},
+            {"id": 17, "name": "cat"},
+        ],
+    }
+
+
+def write_coco(root, tree, file="annotations/instances_train2017.json", folder="train2017"):
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / folder).mkdir(exist_ok=True)
+    for image in tree.get("images", []):
+        if "file_name" in image:
+            (root / folder / str(image["file_name"])).touch()
+    (root / file).write_text(json.dumps(tree))
+
+
+def coco_config(root, **changes):
+    return DataConfig(**{"format": "coco", "root": str(root), "train": ("train2017",), **changes})
+
+
+def test_reads_images_and_objects(tmp_path, tree):
+    write_coco(tmp_path, tree)
+    part = CocoPart(tmp_path, "train2017")
+    images = list(part)
+    assert len(part) == 3
+    assert [image.image_id for image in images] == ["73", "9", "11"]
+    assert images[0].path == str(tmp_path / "train2017" / "b.jpg")
+    assert (images[0].height, images[0].width) == (100, 200)
+    assert [image.class_names for image in images] == [["cat"], [], ["toothbrush", "toothbrush"]]
+    assert images[2].boxes == [(10.5, 5, 20, 40), (0, 0, 50, 50)]
+    assert images[2].difficult == [False, True]
+
+
+def test_corners():
+    corners, has_area = CocoPart.corners(np.array([[10.5, 5, 20, 40], [3, 3, 0, 5], [3, 3, 5, -1.0]]))
+    np.testing.assert_array_equal(corners[0], [10.5, 5, 30.5, 45])
+    np.testing.assert_array_equal(has_area, [True, False, False])
+
+
+def test_dataset_with_classes_in_the_order_of_category_ids(tmp_path, tree):
+    write_coco(tmp_path, tree)
+    dataset = read_dataset(coco_config(tmp_path), "train")
+    assert dataset.class_names == ("person", "cat", "toothbrush")
+    np.testing.assert_array_equal(dataset.labels, [2, 3, 3])
+    np.testing.assert_array_equal(dataset.difficult, [False, False, True])
+    np.testing.assert_array_equal(dataset.offsets, [0, 1, 1, 3])
+    np.testing.assert_allclose(dataset.boxes[1], [0.1, 0.105, 0.9, 0.305], atol=1e-7)
+    assert dataset.coco is None
+
+
+def test_classes_of_the_config_are_matched_by_name(tmp_path, tree):
+    write_coco(tmp_path, tree)
+    config = coco_config(tmp_path, classes=("toothbrush", "cat"))
+    np.testing.assert_array_equal(read_dataset(config, "train").labels, [2, 1, 1])
+
+
+def test_class_that_is_no_category(tmp_path, tree):
+    write_coco(tmp_path, tree)
+    config = coco_config(tmp_path, classes=("toothbrush", "cat", "persons"))
+    with pytest.raises(
+        InputError, match=r'"persons" is no category of .*2017\.json; the nearest is "person"'
+    ):
+        read_dataset(config, "train")
+
+
+def test_part_with_file_and_folder(tmp_path, tree):
+    write_coco(tmp_path, tree, "mine.json", "photos")
+    assert len(CocoPart(tmp_path, "mine.json:photos")) == 3
+    (tmp_path / "mine.json").rename(tmp_path / "annotations" / "mine.json")
+    assert len(list(CocoPart(tmp_path, "mine.json:photos"))) == 3
+
+
+def test_file_names_with_folders(tmp_path, tree):
+    write_coco(tmp_path, tree, folder="val2014")
+    for image in tree["images"]:
+        image["file_name"] = f"val2014/{image['file_name']}"
+    (tmp_path / "mine.json").write_text(json.dumps(tree))
+    images = list(CocoPart(tmp_path, "mine.json:."))
+    assert images[0].path == str(tmp_path / "val2014" / "b.jpg")
+
+
+def test_size_from_the_image_header(tmp_path, tree):
+    del tree["images"][1]["height"]
+    write_coco(tmp_path, tree)
+    Image.new("RGB", (17, 9)).save(tmp_path / "train2017" / "a.jpg")
+    image = list(CocoPart(tmp_path, "train2017"))[1]
+    assert (image.height, image.width) == (9, 17)
+
+
+def test_ground_truth_gives_full_ap_to_itself(tmp_path, tree, capsys):
+    from pycocotools.cocoeval import COCOeval
+
+    tree["annotations"].append(
+        {"id": 10, "image_id": 9, "category_id": 1, "bbox": [3, 3, 0, 4], "iscrowd": 0}
+    )
+    write_coco(tmp_path, tree)
+    dataset = read_dataset(coco_config(tmp_path, test=("train2017",)), "test")
+    assert capsys.readouterr().out == ""
+    assert dataset.defects.counts == {"without area": 1}
+    annotations = dataset.coco.loadAnns(dataset.coco.getAnnIds())
+    assert len(annotations) == 3
+    assert [entry["area"] for entry in annotations] == [300, 20000, 2500]
+    assert [entry["iscrowd"] for entry in annotations] == [0, 0, 1]
+    assert dataset.coco.getCatIds() == [1, 17, 90]
+
+    detections = [
+        {
+            "image_id": entry["image_id"],
+            "category_id": entry["category_id"],
+            "bbox": entry["bbox"],
+            "score": 0.9,
+        }
+        for entry in annotations
+        if not entry["iscrowd"]
+    ]
+    evaluation = COCOeval(dataset.coco, dataset.coco.loadRes(detections), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1.0)
+    assert evaluation.stats[3] == pytest.approx(1.0)  # The object of mask area 300 counts as small.
+
+
+def test_several_parts(tmp_path, tree):
+    write_coco(tmp_path, tree)
+    write_coco(tmp_path, tree, "annotations/instances_val2017.json", "val2017")
+    dataset = read_dataset(coco_config(tmp_path, test=("train2017", "val2017")), "test")
+    assert dataset.coco is None
+    assert dataset.image_ids == tuple(f"{part}2017/{i}" for part in ("train", "val") for i in (73, 9, 11))
+    assert len(dataset.boxes) == 6
+
+
+def test_images_without_annotations(tmp_path, tree):
+    del tree["annotations"]
+    write_coco(tmp_path, tree, "annotations/image_info_test-dev2017.json", "test2017")
+    name = "image_info_test-dev2017.json:test2017"
+    dataset = read_dataset(coco_config(tmp_path, train=(), test=(name,), classes=("cat", "person")), "test")
+    assert not dataset.labelled
+    assert dataset.image_ids == ("73", "9", "11")
+    assert dataset.image_paths[0] == str(tmp_path / "test2017" / "b.jpg")
+    np.testing.assert_array_equal(dataset.image_sizes, [[100, 200], [50, 50], [50, 100]])
+    np.testing.assert_array_equal(dataset.offsets, [0, 0, 0, 0])
+    assert (dataset.boxes.shape, dataset.labels.shape) == ((0, 4), (0,))
+    assert dataset.coco.getCatIds() == [1, 17, 90]
+    for split in ("train", "validation"):
+        data = coco_config(tmp_path, **{"train": (), split: (name,)}, classes=("cat",))
+        with pytest.raises(InputError, match=r'image_info_test-dev2017\.json must hold a list "annotations"'):
+            read_dataset(data, split)
+    with pytest.raises(InputError, match='without annotations: write "image_info_test-dev2017.json:image_fo'):
+        CocoPart(tmp_path, "test-dev2017", may_be_unlabelled=True)
+
+
+def test_empty_annotations_are_annotations(tmp_path, tree):
+    tree["annotations"] = []
+    write_coco(tmp_path, tree)
+    assert CocoPart(tmp_path, "train2017", may_be_unlabelled=True).labelled
+    tree["annotations"] = None
+    write_coco(tmp_path, tree)
+    with pytest.raises(InputError, match='must hold a list "annotations"'):
+        CocoPart(tmp_path, "train2017", may_be_unlabelled=True)
+
+
+def test_the_papers_split_of_2014(tmp_path, tree):
+    """trainval35k is train2014 and val2014 without minival: three files over two image folders."""
+    lists = {"train2014": [73], "valminusminival2014": [9], "minival2014": [11]}
+    for name, ids in lists.items():
+        images = [image for image in tree["images"] if image["id"] in ids]
+        annotations = [entry for entry in tree["annotations"] if entry["image_id"] in ids]
+        part = tree | {"images": images, "annotations": annotations}
+        folder = "train2014" if name == "train2014" else "val2014"
+        write_coco(tmp_path, part, f"annotations/instances_{name}.json", folder)
+    data = coco_config(
+        tmp_path,
+        train=("train2014", "instances_valminusminival2014.json:val2014"),
+        test=("instances_minival2014.json:val2014",),
+    )
+    assert read_dataset(data, "train").image_ids == ("73", "9")
+    minival = read_dataset(data, "test")
+    assert minival.image_paths == (str(tmp_path / "val2014" / "c.jpg"),)
+    assert minival.labelled and len(minival.coco.getAnnIds()) == 2
+
+
+def _set(*path, value):
+    def change(tree):
+        for key in path[:-1]:
+            tree = tree[key]
+        tree[path[-1]] = value
+
+    return change
+
+
+def _delete(*path):
+    def change(tree):
+        for key in path[:-1]:
+            tree = tree[key]
+        del tree[path[-1]]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_delete("images"), 'must hold a list "images"'),
+        (_delete("annotations"), 'must hold a list "annotations"'),
+        (_set("categories", value={}), 'must hold a list "categories"'),
+        (_delete("images", 1, "file_name"), r'images\[1\] has no "file_name"'),
+        (_set("images", 1, "id", value="9"), r"images\[1\]: id must be a whole number, got '9'"),
+        (_set("images", 1, "id", value=73), r"images\[1\] repeats the image id 73"),
+        (_set("images", 1, "width", value=0), r"images\[1\]: width must be at least 1, got 0"),
+        (_delete("annotations", 2, "bbox"), r'annotations\[2\] has no "bbox"'),
+        (_set("annotations", 2, "bbox", value=[1, 2, 3]), r"annotations\[2\]: bbox must be \[x, y, width"),
+        (_set("annotations", 2, "bbox", 0, value="1"), r"bbox must be .*, got \['1', 0, 50, 50\]"),
+        (_set("annotations", 2, "image_id", value=5), r'annotations\[2\]: image_id 5 is not in "images"'),
+        (_set("annotations", 2, "category_id", value=2), r'category_id 2 is not in "categories"'),
+        (_set("annotations", 2, "area", value=None), r"annotations\[2\]: area must be a number, got None"),
+        (_set("annotations", 2, "iscrowd", value="no"), r"annotations\[2\]: iscrowd must be 0 or 1"),
+        (_set("annotations", 2, value=7), r'annotations\[2\] has no "image_id"'),
+        (_set("categories", 2, "name", value="person"), r"categories\[2\] repeats .* name 'person'"),
+        (_delete("categories", 2, "id"), r'categories\[2\] has no "id"'),
+    ],
+)
+def test_broken_files(tmp_path, tree, change, message):
+    change(tree)
+    write_coco(tmp_path, tree)
+    with pytest.raises(InputError, match=message) as raised:
+        CocoPart(tmp_path, "train2017")
+    assert str(raised.value).startswith(str(tmp_path / "annotations" / "instances_train2017.json"))
+
+
+def test_missing_image(tmp_path, tree):
+    write_coco(tmp_path, tree)
+    (tmp_path / "train2017" / "a.jpg").unlink()
+    with pytest.raises(InputError, match=r"a\.jpg does not exist, but .*instances_train2017\.json lists it"):
+        list(CocoPart(tmp_path, "train2017"))
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match=r"instances_train2017\.json cannot be read: No such file"):
+        CocoPart(tmp_path, "train2017")
+    (tmp_path / "mine.json").write_text("{")
+    with pytest.raises(InputError, match=r"mine\.json is not valid JSON"):
+        CocoPart(tmp_path, "mine.json:images")
+    with pytest.raises(InputError, match='write "mine.json:image_folder"'):
+        CocoPart(tmp_path, "mine.json")
+    with pytest.raises(InputError, match='write "train2017" or "file.json:image_folder"'):
+        CocoPart(tmp_path, "mine.json:")
+
+
+def test_published_config():
+    config = load_config("coco320.json")
+    assert config.num_classes == 80
+    # Spot checks against the official list: ids 1, 13, 44, 72 and 90 of the sparse numbering.
+    labels = {name: label for label, name in enumerate(config.data.classes, start=1)}
+    picked = ("person", "stop sign", "bottle", "tv", "toothbrush")
+    assert [labels[name] for name in picked] == [1, 12, 40, 63, 80]
+    assert not config.data.use_difficult
+    assert config.training.steps == 400_000
+    assert config.training.milestones == (280_000, 360_000)
+    assert config.training.batch_size == 32
+    assert config.model.backbone == "vgg16"
+    assert config.evaluation.metric == "coco"
+    assert config.expected.value == 0.294

@@ -1,0 +1,244 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import evaluate as command
+from refinedet_tf import boxes as box_ops
+from refinedet_tf import progress
+from refinedet_tf.anchors import tile_anchors
+from refinedet_tf.commands import evaluate as evaluate_command
+from refinedet_tf.config import Config, DataConfig, EvaluationConfig, ExpectedConfig, ModelConfig
+from refinedet_tf.data.dataset import DetectionDataset
+from refinedet_tf.errors import InputError
+from refinedet_tf.evaluation import result_files
+from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES
+from refinedet_tf.evaluation.evaluator import detect_all, evaluate
+from refinedet_tf.evaluation.results import ClassResult, EvaluationResult, Throughput
+
+CLASSES = ("cat", "dog", "cow")
+NUM_IMAGES = 7
+BATCH_SIZE = 3
+
+OBJECTS = [
+    (0, 1, [0.10, 0.10, 0.55, 0.60]),
+    (0, 2, [0.50, 0.30, 0.95, 0.90]),
+    (1, 1, [0.20, 0.05, 0.70, 0.45]),
+    (3, 2, [0.05, 0.40, 0.60, 0.95]),
+    (4, 1, [0.00, 0.00, 1.00, 1.00]),
+    (6, 1, [0.30, 0.30, 0.75, 0.85]),
+]
+"""(image, label, normalised box); images 2 and 5 have none, the class cow has none."""
+
+
+class Oracle:
+    """A model that reads the image's index from its brightness and gives heads for its objects."""
+
+    def __init__(self, blind_to=()):
+        anchors = tile_anchors((64, 64))
+        shape = (NUM_IMAGES, len(anchors))
+        self.heads = {
+            "arm_loc": np.zeros((*shape, 4), np.float32),
+            "arm_conf": np.tile(np.float32([9, -9]), (*shape, 1)),
+            "odm_loc": np.zeros((*shape, 4), np.float32),
+            "odm_conf": np.tile(np.float32([9, -9, -9, -9]), (*shape, 1)),
+        }
+        for image, label, box in OBJECTS:
+            if image in blind_to:
+                continue
+            box = np.array(box, np.float32)
+            anchor = int(np.argmax(np.array(box_ops.pairwise_iou(box[None], anchors))[0]))
+            self.heads["arm_conf"][image, anchor] = [-9, 9]
+            self.heads["odm_loc"][image, anchor] = np.array(box_ops.encode(box, anchors[anchor]))
+            self.heads["odm_conf"][image, anchor] = np.where(np.arange(4) == label, 9, -9)
+        self.num_traces = 0
+
+    def __call__(self, images, training):
+        assert training is False
+        self.num_traces += 1
+        image = tf.cast(tf.round(images[:, 0, 0, 0] / 10), tf.int32)
+        return {name: tf.gather(tf.constant(value), image) for name, value in self.heads.items()}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Seven images of different sizes; image i has the brightness 10 * i."""
+    sizes = np.array([[40 + 10 * i, 90 - 5 * i] for i in range(NUM_IMAGES)], np.int32)
+    paths = [tmp_path / f"{i}.png" for i in range(NUM_IMAGES)]
+    for i, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+        Image.fromarray(np.full((*size, 3), 10 * i, np.uint8)).save(path)
+    images = [image for image, _, _ in OBJECTS]
+    return DetectionDataset(
+        class_names=CLASSES,
+        image_ids=tuple(str(i) for i in range(NUM_IMAGES)),
+        image_paths=tuple(str(path) for path in paths),
+        image_sizes=sizes,
+        boxes=np.array([box for _, _, box in OBJECTS], np.float32),
+        labels=np.array([label for _, label, _ in OBJECTS], np.int32),
+        difficult=np.zeros(len(OBJECTS), bool),
+        offsets=np.concatenate([[0], np.cumsum(np.bincount(images, minlength=NUM_IMAGES))]),
+    )
+
+
+def make_config(metric="voc07", image_size=(64, 64), classes=CLASSES, expected=None):
+    return Config(
+        model=ModelConfig(image_size=image_size),
+        data=DataConfig(classes=classes),
+        evaluation=EvaluationConfig(metric=metric, batch_size=BATCH_SIZE),
+        expected=expected,
+    )
+
+
+@pytest.mark.parametrize("metric", ["voc07", "voc", "coco"])
+def test_a_perfect_model_reaches_ap_1(metric, dataset):
+    result = evaluate(Oracle(), make_config(metric), dataset)
+    assert result.mean_ap == pytest.approx(1.0)
+    assert [one.ap for one in result.classes.values()] == pytest.approx([1.0, 1.0, np.nan], nan_ok=True)
+    assert [one.num_objects for one in result.classes.values()] == [4, 2, 0]
+    assert [one.num_detections for one in result.classes.values()] == [4, 2, 0]
+    assert result.num_images == NUM_IMAGES
+    assert result.throughput.batch_size == BATCH_SIZE
+    assert (result.coco is not None) == (metric == "coco")
+
+
+@pytest.mark.parametrize("metric,ap", [("voc07", 8 / 11), ("voc", 3 / 4), ("coco", 76 / 101)])
+def test_an_object_missed_in_the_short_last_batch_costs_recall(metric, ap, dataset):
+    result = evaluate(Oracle(blind_to=[6]), make_config(metric), dataset)
+    assert [one.ap for one in result.classes.values()] == pytest.approx([ap, 1.0, np.nan], nan_ok=True)
+    assert result.mean_ap == pytest.approx((ap + 1) / 2)
+
+
+def test_a_model_that_finds_nothing_has_ap_0(dataset):
+    for metric in ("voc07", "voc", "coco"):
+        result = evaluate(Oracle(blind_to=range(NUM_IMAGES)), make_config(metric), dataset)
+        assert result.mean_ap == 0.0
+
+
+def test_detections_belong_to_their_images_and_nothing_is_traced_twice(dataset):
+    oracle, seen = Oracle(), []
+    detections, _ = detect_all(oracle, make_config(), dataset, lambda *args: seen.append(args[:2]))
+    assert sorted(zip(detections.images.tolist(), detections.labels.tolist(), strict=True)) == [
+        (image, label) for image, label, _ in OBJECTS
+    ]
+    order = np.lexsort([detections.labels, detections.images])
+    np.testing.assert_allclose(detections.boxes[order], dataset.boxes, atol=1e-5)
+    assert oracle.num_traces == 1
+    assert seen == [(3, 7), (6, 7), (7, 7)]
+
+
+def test_evaluation_is_silent_without_progress(dataset, capfd):
+    evaluate(Oracle(), make_config("coco"), dataset)
+    assert capfd.readouterr().out == ""
+
+
+def test_wrong_input_is_named(dataset):
+    with pytest.raises(InputError, match="model.image_size is null"):
+        evaluate(Oracle(), make_config(image_size=None), dataset)
+    with pytest.raises(
+        InputError, match=r"classes \(cat, dog, cow\) are not those of data.classes \(cat, cow, dog\)"
+    ):
+        evaluate(Oracle(), make_config(classes=("cat", "cow", "dog")), dataset)
+    Path(dataset.image_paths[4]).write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"4\.png cannot be decoded"):
+        evaluate(Oracle(), make_config(), dataset)
+
+
+def make_result():
+    curve = np.array([0.5, 1.0]), np.array([1.0, 2 / 3]), np.array([0.9, 0.4])
+    empty = np.zeros(0)
+    classes = {
+        "cat": ClassResult(0.75, *curve, num_objects=2, num_detections=3),
+        "dog": ClassResult(0.0, empty, empty, empty, num_objects=4, num_detections=0),
+        "cow": ClassResult(float("nan"), *(np.full(2, np.nan),) * 3, num_objects=0, num_detections=2),
+    }
+    return EvaluationResult("voc", 0.375, classes, 11, Throughput(8, 0.02, 0.005))
+
+
+def test_json_names_every_number_and_has_no_nan():
+    tree = json.loads(json.dumps(result_files.to_json(make_result()), allow_nan=False))
+    assert tree == {
+        "metric": "voc",
+        "mAP": 0.375,
+        "AP": {"cat": 0.75, "dog": 0.0, "cow": None},
+        "num_images": 11,
+        "throughput": {
+            "batch_size": 8,
+            "network_ms_per_image": 20.0,
+            "postprocess_ms_per_image": 5.0,
+            "network_images_per_second": 50.0,
+            "postprocess_images_per_second": 200.0,
+        },
+    }
+
+
+def test_table_shows_every_class_the_mean_the_claim_and_the_speed():
+    expected = ExpectedConfig(metric="VOC mAP", value=0.4, source="a paper")
+    lines = result_files.to_text(make_result(), expected).splitlines()
+    rows = [line.split() for line in lines]
+    assert rows[1:6] == [
+        ["class", "AP", "objects", "detections"],
+        ["cat", "75.00", "2", "3"],
+        ["dog", "0.00", "4", "0"],
+        ["cow", "-", "0", "2"],
+        ["mAP", "37.50", "6", "5"],
+    ]
+    assert len({len(line) for line in lines[1:6]}) == 1
+    assert "measured 37.50, expected 40.00 (VOC mAP; a paper)" in lines
+    assert any("network: 20.0 ms/image, post-processing: 5.0 ms/image" in line for line in lines)
+    assert "expected" not in result_files.to_text(make_result())
+
+
+def test_curves_are_drawn_for_every_class(tmp_path):
+    result_files.write_curves(make_result(), tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 400
+        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 24)}
+    assert (0x44, 0x77, 0xAA) in colors  # the one curve that there is
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    for write in (result_files.write_curves, result_files.write_json):
+        with pytest.raises(InputError, match="missing.file cannot be written: No such file"):
+            write(make_result(), tmp_path / "missing" / "file")
+
+
+def test_progress_line():
+    assert progress.progress_line(1200, 4952, 40.0) == "1200/4952 images, 30.0 images/s, 2:05 left"
+    assert progress.progress_line(1, 7203, 1.0) == "1/7203 images, 1.0 images/s, 2:00:02 left"
+
+
+def test_progress_ends_with_the_last_image(capsys):
+    printer = progress.ProgressPrinter()
+    for done in range(1, 6):
+        printer(done, 5, 0.1 * done)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines] == ["1/5", "5/5"]
+
+
+def test_command_prints_and_writes(dataset, tmp_path, monkeypatch, capsys):
+    config = make_config("coco", expected=ExpectedConfig(metric="AP", value=0.9, source="a paper"))
+    monkeypatch.setattr(evaluate_command, "load_model", lambda arguments: (config, Oracle()))
+    monkeypatch.setattr("refinedet_tf.data.dataset.read_dataset", lambda *args, **kwargs: dataset)
+    files = tmp_path / "numbers.json", tmp_path / "curves.png"
+    command.main(["--config", "any", "--json", str(files[0]), "--curves", str(files[1])])
+    printed = capsys.readouterr().out
+    assert "measured 100.00, expected 90.00 (AP; a paper)" in printed
+    assert all(f"written to {file}" in printed for file in files)
+    tree = json.loads(files[0].read_text())
+    assert tree["mAP"] == pytest.approx(1.0)
+    assert tuple(tree["coco"]) == SUMMARY_NAMES
+    with Image.open(files[1]) as picture:
+        assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize("option", ["--json", "--curves"])
+def test_command_refuses_an_impossible_output_before_the_work(option, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_command, "load_model", lambda arguments: pytest.fail("the long work began"))
+    with pytest.raises(InputError, match="the folder .*missing does not exist"):
+        command.main(["--config", "any", option, str(tmp_path / "missing" / "file")])
+    with pytest.raises(InputError, match="is a folder"):
+        command.main(["--config", "any", option, str(tmp_path)])

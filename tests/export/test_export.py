@@ -1,0 +1,337 @@
+"""The SavedModel: its signatures, and the folder that the export writes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hostile_images
+import numpy as np
+import pytest
+import tensorflow as tf
+from stand_in_model import CLASSES, stand_in_config, stand_in_model
+
+import export_savedmodel
+from refinedet_tf.commands import export as export_command
+from refinedet_tf.config import Config
+from refinedet_tf.data.images import warp_image
+from refinedet_tf.errors import InputError
+from refinedet_tf.export import savedmodel
+from refinedet_tf.export.check import ExportMismatch
+from refinedet_tf.export.savedmodel import export_saved_model
+from refinedet_tf.inference.detector import Detector
+
+SIGNATURES = ["serving_default", "serving_heads", "serving_tensor"]
+
+
+@pytest.fixture(scope="module")
+def config():
+    return stand_in_config((64, 128))
+
+
+@pytest.fixture(scope="module")
+def model(config):
+    return stand_in_model(config)
+
+
+@pytest.fixture(scope="module")
+def detector(model, config):
+    return Detector(model, config)
+
+
+@pytest.fixture(scope="module")
+def exported(model, config, tmp_path_factory):
+    """(folder of version 1, comparisons)"""
+    return export_saved_model(model, config, tmp_path_factory.mktemp("exports"), measured={"mAP": 0.5})
+
+
+@pytest.fixture(scope="module")
+def signatures(exported):
+    # The variables live as long as the loaded object.
+    loaded = tf.saved_model.load(str(exported[0]))
+    yield loaded.signatures
+
+
+def image_of(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def assert_agrees(outputs, row, result):
+    n = int(outputs["num_detections"][row])
+    assert n == len(result["scores"]) > 3
+    height, width = result["image_size"]
+    boxes = np.asarray(outputs["detection_boxes"])[row, :n] * [height, width, height, width]
+    np.testing.assert_allclose(boxes, result["boxes"], atol=1e-3 * max(height, width))
+    np.testing.assert_allclose(outputs["detection_scores"][row, :n], result["scores"], atol=1e-5)
+    np.testing.assert_array_equal(outputs["detection_classes"][row, :n], result["labels"])
+
+
+def test_bytes_of_every_format_and_size(signatures, detector, tmp_path):
+    contents = [contents for contents, _ in hostile_images.readable().values()]
+    outputs = signatures["serving_default"](image_bytes=tf.constant(contents))
+    assert outputs["image_decoded"].numpy().all()
+    files = []
+    for number, one in enumerate(contents):
+        files.append(tmp_path / str(number))
+        files[-1].write_bytes(one)
+    for row, result in enumerate(detector(files)):
+        assert_agrees(outputs, row, result)
+
+
+def test_a_broken_file_has_an_empty_result_and_the_others_their_own(signatures, detector):
+    image = image_of(50, 70)
+    good = tf.io.encode_png(image).numpy()
+    bad = list(hostile_images.unreadable().values())
+    outputs = signatures["serving_default"](image_bytes=tf.constant([*bad, good]))
+    assert outputs["image_decoded"].numpy().tolist() == [False] * len(bad) + [True]
+    assert not outputs["num_detections"][:-1].numpy().any()
+    for name in ("detection_boxes", "detection_scores", "detection_classes"):
+        assert not outputs[name][:-1].numpy().any()
+    assert_agrees(outputs, -1, detector([image])[0])
+
+
+def test_no_images(signatures):
+    outputs = signatures["serving_default"](image_bytes=tf.constant([], tf.string))
+    assert outputs["detection_boxes"].shape == (0, 200, 4)
+
+
+def test_tensors_of_any_size(signatures, detector):
+    for height, width in ((64, 128), (33, 47), (1, 1)):
+        images = np.stack([image_of(height, width, seed) for seed in (1, 2)])
+        outputs = signatures["serving_tensor"](images=images)
+        for row, result in enumerate(detector(list(images))):
+            assert_agrees(outputs, row, result)
+
+
+def test_heads(signatures, model):
+    images = np.stack([warp_image(image_of(33, 47, seed), (64, 128)) for seed in (1, 2)])
+    expected = model(images, training=False)
+    heads = signatures["serving_heads"](images=images)
+    assert heads.keys() == expected.keys() == {"arm_loc", "arm_conf", "odm_loc", "odm_conf"}
+    for name, head in heads.items():
+        np.testing.assert_allclose(head, expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_signature_names_and_types(signatures):
+    assert sorted(signatures) == SIGNATURES
+    inputs = {}
+    for name, signature in signatures.items():
+        (spec,) = signature.structured_input_signature[1].values()
+        inputs[name] = (spec.name, spec.dtype.name, spec.shape.as_list())
+    assert inputs == {
+        "serving_default": ("image_bytes", "string", [None]),
+        "serving_tensor": ("images", "uint8", [None, None, None, 3]),
+        "serving_heads": ("images", "float32", [None, 64, 128, 3]),
+    }
+    detections = {
+        "detection_boxes": ("float32", [None, 200, 4]),
+        "detection_scores": ("float32", [None, 200]),
+        "detection_classes": ("float32", [None, 200]),
+        "num_detections": ("int32", [None]),
+    }
+    outputs = {
+        name: {k: (v.dtype.name, v.shape.as_list()) for k, v in signature.structured_outputs.items()}
+        for name, signature in signatures.items()
+    }
+    assert outputs["serving_tensor"] == detections
+    assert outputs["serving_default"] == detections | {"image_decoded": ("bool", [None])}
+    heads = {"arm_loc": 4, "arm_conf": 2, "odm_loc": 4, "odm_conf": 4}
+    assert outputs["serving_heads"] == {k: ("float32", [None, 510, depth]) for k, depth in heads.items()}
+
+
+def test_comparisons(exported):
+    assert sorted(comparison.name for comparison in exported[1]) == SIGNATURES
+    for comparison in exported[1]:
+        assert comparison.detections > 200
+        assert (comparison.lost, comparison.scores < 1e-5, comparison.boxes < 1e-5) == (0, True, True)
+
+
+def test_labels_and_description(exported, config):
+    assets = exported[0] / "assets"
+    assert (assets / "labels.txt").read_text(encoding="utf-8").splitlines() == list(CLASSES)
+    description = json.loads((assets / "model.json").read_text(encoding="utf-8"))
+    assert description["classes"] == list(CLASSES)
+    assert description["image_size"] == [64, 128]
+    assert description["postprocess"]["max_detections"] == 200
+    assert description["measured"] == {"mAP": 0.5}
+    assert description["config"]["training"]["batch_size"] == config.training.batch_size
+
+
+SERVE_ALONE = """
+import sys
+for name in ("keras", "refinedet_tf"):
+    sys.modules[name] = None  # Importing it raises ImportError.
+import tensorflow as tf
+folder, file = sys.argv[1:]
+contents = open(file, "rb").read()
+results = [tf.saved_model.load(folder).signatures["serving_default"](image_bytes=tf.constant([contents]))]
+# As TensorFlow Serving runs it.
+with tf.compat.v1.Session(graph=tf.Graph()) as session:
+    signature = tf.compat.v1.saved_model.load(session, ["serve"], folder).signature_def["serving_default"]
+    tensors = {name: output.name for name, output in signature.outputs.items()}
+    results.append(session.run(tensors, {signature.inputs["image_bytes"].name: [contents]}))
+for outputs in results:
+    print(int(outputs["num_detections"][0]), float(outputs["detection_scores"][0, 0]))
+"""
+
+
+def child(*arguments, **options):
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    process = subprocess.run(
+        arguments, env=environment, capture_output=True, text=True, check=False, **options
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_loads_without_keras_and_without_this_package(exported, detector, tmp_path):
+    image = tmp_path / "image.png"
+    image.write_bytes(tf.io.encode_png(image_of(40, 60)).numpy())
+    printed = child(sys.executable, "-c", SERVE_ALONE, str(exported[0]), str(image), cwd=tmp_path)
+    (result,) = detector([image])
+    lines = printed.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        count, score = line.split()
+        assert int(count) == len(result["scores"]) > 3
+        assert float(score) == pytest.approx(result["scores"][0], abs=1e-5)
+
+
+def test_saved_model_cli(exported, detector, tmp_path):
+    image = image_of(40, 60)
+    np.save(tmp_path / "images.npy", image[None])
+    command = Path(sys.executable).parent / "saved_model_cli"
+    inputs = f"images={tmp_path / 'images.npy'}"
+    choice = ("--tag_set", "serve", "--signature_def", "serving_tensor")
+    child(command, "run", "--dir", exported[0], *choice, "--inputs", inputs, "--outdir", tmp_path)
+    outputs = {file.stem: np.load(file) for file in tmp_path.glob("*.npy")}
+    assert_agrees(outputs, 0, detector([image])[0])
+
+
+def test_many_requests_neither_trace_nor_grow(signatures):
+    from tensorflow.python.eager import context
+
+    def resident():
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def request(number):
+        rng = np.random.default_rng(number)
+        image = image_of(*rng.integers(20, 400, 2), seed=number)
+        contents = tf.constant([tf.io.encode_jpeg(image).numpy()])
+        assert signatures["serving_default"](image_bytes=contents)["num_detections"][0] > 0
+        assert signatures["serving_tensor"](images=image[None])["num_detections"][0] > 0
+
+    for number in range(100):
+        request(number)
+    functions, memory = context.context().list_function_names(), resident()
+    for number in range(200):
+        request(number)
+    assert context.context().list_function_names() == functions
+    assert resident() - memory < 20
+
+
+@pytest.fixture
+def quick_save(monkeypatch):
+    """Replaces writing and comparing, where only the folders matter."""
+    monkeypatch.setattr(tf.saved_model, "save", lambda module, path, signatures: Path(path).mkdir())
+    monkeypatch.setattr(savedmodel, "check_export", lambda *_: [])
+
+
+def test_versions(quick_save, model, config, tmp_path):
+    def export(version=None):
+        return export_saved_model(model, config, tmp_path, version)[0]
+
+    assert export() == tmp_path / "1"
+    assert export(12) == tmp_path / "12"
+    (tmp_path / "notes").mkdir()
+    assert export() == tmp_path / "13"
+    with pytest.raises(InputError, match="version 12 exists"):
+        export(12)
+    with pytest.raises(InputError, match="at least 1, got 0"):
+        export(0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "12", "13", "notes"]
+
+
+def test_nothing_is_left_after_a_failure(monkeypatch, model, config, tmp_path):
+    def fail(module, path, signatures):
+        Path(path).mkdir()
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    with pytest.raises(RuntimeError, match="disk full"):
+        export_saved_model(model, config, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_class_name_of_two_lines_is_refused(tmp_path):
+    config = stand_in_config(classes=("good", "bad\nname"))
+    with pytest.raises(InputError, match=r"'bad\\nname' must be one line"):
+        export_saved_model(stand_in_model(config), config, tmp_path)
+
+
+def test_output_that_is_a_file(quick_save, model, config, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file cannot be written"):
+        export_saved_model(model, config, tmp_path / "file")
+
+
+def test_config_without_classes(model, tmp_path):
+    with pytest.raises(InputError, match="data.classes is null"):
+        export_saved_model(model, Config(), tmp_path)
+
+
+# The command.
+
+
+@pytest.fixture
+def command_line(monkeypatch, command, model, config):
+    """Runs the command with the stand-in network."""
+    monkeypatch.setattr(export_command, "load_model", lambda arguments: (config, model))
+    return lambda *arguments: command(export_savedmodel, "--config", "voc320.json", *arguments)
+
+
+def test_command(command_line, tmp_path):
+    for name, side in (("a.png", 50), ("b.png", 70)):
+        (tmp_path / name).write_bytes(tf.io.encode_png(image_of(40, side)).numpy())
+    output = tmp_path / "exports"
+    result = command_line(
+        *("--output", output, "--version", "3", "--weights", "any", "--check", tmp_path / "*.png")
+    )
+    assert result.code == 0, result.err
+    first, *lines = result.out.splitlines()
+    assert first == f"{output / '3'}, compared with the network on 2 images:"
+    assert result.err.splitlines() == ["writing the SavedModel ...", "comparing on 2 images ..."]
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "serving_default",
+        "serving_tensor",
+        "serving_heads",
+    ]
+    assert all(" 0 not found again" in line for line in lines)
+
+
+def test_command_fails_loudly(quick_save, monkeypatch, command_line, tmp_path):
+    def differ(*_):
+        raise ExportMismatch("serving_default differs")
+
+    monkeypatch.setattr(savedmodel, "check_export", differ)
+    result = command_line("--output", tmp_path, "--weights", "any")
+    assert result.code == "error: serving_default differs; nothing was exported"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_refuses(command_line, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"nothing")
+    common = ("--output", tmp_path / "exports", "--weights", "any")
+    for arguments, words in {
+        ("--check", broken): "broken.jpg cannot be decoded",
+        ("--check", tmp_path / "none.jpg"): "no image found",
+        ("--onnx", "--precision", "bfloat16"): "ONNX files are float32",
+        ("--onnx-batch", "0"): "at least 1, got 0",
+        ("--evaluation", tmp_path / "none.json"): "none.json cannot be read",
+    }.items():
+        result = command_line(*common, *arguments)
+        assert result.code == 2 and words in result.err, result.err
+    assert not (tmp_path / "exports").exists()

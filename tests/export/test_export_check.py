@@ -1,0 +1,128 @@
+"""The comparison that every export ends with."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from stand_in_model import stand_in_config, stand_in_model
+
+from refinedet_tf.data.images import decode_image
+from refinedet_tf.errors import InputError
+from refinedet_tf.export.check import (
+    SAME_OBJECT,
+    TOLERANCES,
+    Comparison,
+    ExportMismatch,
+    Sample,
+    check_export,
+    generated_samples,
+)
+from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
+from refinedet_tf.inference.detector import Detector
+
+BOXES = np.array([[0.1, 0.1, 0.4, 0.4], [0.5, 0.5, 0.9, 0.9], [0.2, 0.6, 0.3, 0.7]])
+SCORES = np.array([0.9, 0.8, 0.3])
+LABELS = np.array([1, 1, 2])
+
+
+def compared(boxes=BOXES, scores=SCORES, labels=LABELS):
+    comparison = Comparison("one")
+    comparison.add((BOXES, SCORES, LABELS), (boxes, scores, labels))
+    return comparison
+
+
+def test_equal_detections():
+    assert compared() == Comparison("one", detections=3)
+    assert compared().within(TOLERANCES["float32"])
+
+
+@pytest.mark.parametrize(("box_shift", "score_shift"), [(2e-3, 0), (0, -2e-4)])
+def test_shifts_are_measured(box_shift, score_shift):
+    boxes, scores = BOXES.copy(), SCORES.copy()
+    boxes[1, 2] += box_shift
+    scores[1] += score_shift
+    comparison = compared(boxes, scores)
+    assert comparison.boxes == pytest.approx(abs(box_shift))
+    assert comparison.scores == pytest.approx(abs(score_shift))
+    assert comparison.lost == 0
+    assert not comparison.within(TOLERANCES["float32"])
+
+
+def test_another_class_and_another_number_are_lost():
+    # On both sides, as neither has the other's.
+    assert compared(labels=np.array([1, 2, 2])).lost == 2
+    assert compared(BOXES[:2], SCORES[:2], LABELS[:2]).lost == 1
+    doubled = [np.repeat(column, 2, axis=0) for column in (BOXES, SCORES, LABELS)]
+    assert compared(*doubled).lost == 3
+    assert compared(BOXES[:0], SCORES[:0], LABELS[:0]).lost == 3
+    assert compared(BOXES + 2 * SAME_OBJECT).lost == 6
+    assert not compared(labels=np.array([1, 2, 2])).within(TOLERANCES["float32"])
+
+
+def test_order_within_equal_scores_is_free():
+    scores = np.array([0.9, 0.9, 0.3])
+    comparison = Comparison("one")
+    comparison.add((BOXES, scores, LABELS), (BOXES[[1, 0, 2]], scores, LABELS))
+    assert comparison == Comparison("one", detections=3)
+
+
+def test_equal_boxes_are_told_apart_by_their_scores():
+    """As those of objects larger than the image, all cut to the same."""
+    boxes, labels = np.array([[0.0, 0, 1, 1]] * 3), np.ones(3, int)
+    scores = np.array([0.55, 0.53, 0.51])
+    comparison = Comparison("one")
+    comparison.add((boxes, scores, labels), (boxes + 1e-7, scores, labels))
+    assert (comparison.lost, comparison.scores) == (0, 0)
+    assert comparison.boxes == pytest.approx(1e-7)
+
+
+def test_order_and_finiteness_are_required():
+    with pytest.raises(ExportMismatch, match="one does not give its detections by descending score"):
+        compared(BOXES[::-1], SCORES[::-1], LABELS[::-1])
+    with pytest.raises(ExportMismatch, match="one gives a box or score that is not finite"):
+        compared(scores=np.array([np.nan, 0.8, 0.3]))
+
+
+def test_few_may_be_lost_among_many():
+    assert Comparison("one", detections=1000, lost=5).within(TOLERANCES["float32"])
+    assert not Comparison("one", detections=1000, lost=6).within(TOLERANCES["float32"])
+    assert not Comparison("one", detections=199, lost=1).within(TOLERANCES["float32"])
+
+
+def test_sample_of_a_file(tmp_path):
+    contents = tf.io.encode_jpeg(np.full((8, 9, 3), 77, np.uint8)).numpy()
+    (tmp_path / "image.jpg").write_bytes(contents)
+    sample = Sample.of_file(tmp_path / "image.jpg")
+    assert sample.contents == contents and sample.pixels.shape == (8, 9, 3)
+    with pytest.raises(InputError, match="none.jpg cannot be read"):
+        Sample.of_file(tmp_path / "none.jpg")
+
+
+def test_generated_samples():
+    samples = generated_samples()
+    assert len({sample.pixels.shape for sample in samples}) == len(samples) == 4
+    for sample in samples:
+        np.testing.assert_array_equal(decode_image(sample.contents), sample.pixels)
+        assert sample.pixels.std() > 10
+
+
+def test_every_form_is_looked_at(tmp_path):
+    """A folder with all forms, compared with a network of other weights or another threshold."""
+    config = stand_in_config((64, 64))
+    model = stand_in_model(config)
+    folder, comparisons = export_saved_model(model, config, tmp_path, options=ExportOptions(onnx=True))
+    names = ["serving_default", "serving_tensor", "serving_heads", "detector.onnx", "heads.onnx"]
+    assert [comparison.name for comparison in comparisons] == names
+    samples = generated_samples()[:2]
+
+    def differing(model, config, tolerance=TOLERANCES["float32"]):
+        with pytest.raises(ExportMismatch) as mismatch:
+            check_export(folder, Detector(model, config), config, samples, tolerance)
+        return {part.split(":")[0] for part in str(mismatch.value).split("; ")}
+
+    assert differing(stand_in_model(config, seed=1), config) == set(names)
+    # Heads are post-processed here, so that only those with thresholds of their own differ.
+    limits = dataclasses.replace(config.postprocess, nms_iou=0.6)
+    whole = {"serving_default", "serving_tensor", "detector.onnx"}
+    assert differing(model, dataclasses.replace(config, postprocess=limits)) == whole

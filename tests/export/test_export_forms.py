@@ -1,0 +1,134 @@
+"""Exports of RefineDet itself: its designs, bfloat16, XLA, and a network of the authors' weights' shape."""
+
+import dataclasses
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from refinedet_tf.config import Config, DataConfig, ModelConfig
+from refinedet_tf.errors import InputError
+from refinedet_tf.export.graphs import in_bfloat16
+from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
+from refinedet_tf.inference.detector import Detector
+from refinedet_tf.model import build_model
+
+SIZE = (96, 128)
+
+
+def config_of(**model):
+    model = {"backbone": "mobilenet_v2", "image_size": SIZE, "tcb_channels": 32, **model}
+    return Config(model=ModelConfig(**model), data=DataConfig(classes=("a", "b", "c")))
+
+
+def network_of(config):
+    keras.utils.set_random_seed(0)
+    model = build_model(config)
+    for variable in model.trainable_variables:
+        if "conf" in variable.path and "kernel" in variable.path:
+            # Decided, but not as much as to have many scores of exactly 1.
+            variable.assign(2 * variable)
+    return model
+
+
+@pytest.fixture
+def network(small_network):
+    config = config_of()
+    return network_of(config), config
+
+
+def graph_text(folder):
+    return (folder / "saved_model.pb").read_bytes()
+
+
+@pytest.mark.parametrize("design", ["tiled_anchors", "single_stage"])
+def test_designs(small_network, tmp_path, design):
+    config = config_of(design=design)
+    folder, comparisons = export_saved_model(
+        network_of(config), config, tmp_path, options=ExportOptions(onnx=True)
+    )
+    assert len(comparisons) == 5
+    for comparison in comparisons:
+        assert comparison.detections > 200 and comparison.lost == 0
+    heads = tf.saved_model.load(str(folder)).signatures["serving_heads"].structured_outputs
+    assert ("arm_conf" in heads) == (design == "tiled_anchors")
+
+
+def test_xla(network, tmp_path):
+    plain, _ = export_saved_model(*network, tmp_path)
+    compiled, comparisons = export_saved_model(*network, tmp_path, options=ExportOptions(xla=True))
+    for comparison in comparisons:
+        assert comparison.detections > 200 and comparison.lost == 0
+    # The attribute with which TensorFlow marks what must be compiled, and its value true.
+    must_compile = re.compile(rb"_XlaMustCompile\x12\x02\(\x01")
+    assert must_compile.search(graph_text(compiled)) and not must_compile.search(graph_text(plain))
+
+
+def test_bfloat16(network, tmp_path):
+    model, config = network
+    wide, _ = export_saved_model(model, config, tmp_path)
+    narrow, comparisons = export_saved_model(
+        model, config, tmp_path, options=ExportOptions(precision="bfloat16")
+    )
+    *served, stated = comparisons
+    for comparison in served:
+        assert comparison.detections > 200 and comparison.lost == 0 and comparison.scores < 1e-2
+    assert stated.name == "bfloat16 beside float32"
+    assert 0 < stated.scores <= 0.05 and stated.lost < 0.3 * stated.detections
+    size_of = {folder: (folder / "variables" / "variables.data-00000-of-00001").stat().st_size
+               for folder in (wide, narrow)}  # fmt: skip
+    assert 0.45 < size_of[narrow] / size_of[wide] < 0.6
+
+
+def test_network_in_bfloat16_has_the_same_weights(network):
+    model, config = network
+    narrow = in_bfloat16(model, config)
+    assert narrow.get_layer("tcb3").compute_dtype == "bfloat16"
+    for one, other in zip(model.get_weights(), narrow.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_limits_become_part_of_the_graph(network, tmp_path):
+    model, config = network
+    limits = dataclasses.replace(config.postprocess, score_threshold=0.4, nms_iou=0.3, max_detections=7)
+    config = dataclasses.replace(config, postprocess=limits)
+    folder, _ = export_saved_model(model, config, tmp_path)
+    image = np.random.default_rng(0).integers(0, 256, (1, 60, 80, 3), np.uint8)
+    outputs = tf.saved_model.load(str(folder)).signatures["serving_tensor"](images=tf.constant(image))
+    assert outputs["detection_scores"].shape == (1, 7)
+    (result,) = Detector(model, config)(list(image))
+    found = int(outputs["num_detections"][0])
+    assert found == len(result["scores"]) > 0
+    assert outputs["detection_scores"][0, found - 1] > 0.4
+
+
+def test_images_without_detections(network, tmp_path):
+    model, config = network
+    limits = dataclasses.replace(config.postprocess, score_threshold=0.999)
+    config = dataclasses.replace(config, postprocess=limits)
+    folder, comparisons = export_saved_model(model, config, tmp_path)
+    assert {(comparison.detections, comparison.lost) for comparison in comparisons} == {(0, 0)}
+    images = tf.zeros([2, 60, 80, 3], tf.uint8)
+    outputs = tf.saved_model.load(str(folder)).signatures["serving_tensor"](images=images)
+    assert outputs["num_detections"].numpy().tolist() == [0, 0]
+    assert not any(value.numpy().any() for value in outputs.values())
+
+
+def test_free_image_size(network, tmp_path):
+    """A network of any size is exported for one."""
+    config = config_of(image_size=None)
+    model = network_of(config)
+    with pytest.raises(InputError, match="model.image_size is null"):
+        export_saved_model(model, config, tmp_path / "none")
+    folder, _ = export_saved_model(model, config, tmp_path, image_size=(64, 128))
+    signature = tf.saved_model.load(str(folder)).signatures["serving_heads"]
+    assert signature.structured_input_signature[1]["images"].shape.as_list() == [None, 64, 128, 3]
+
+
+def test_onnx_is_float32(network):
+    with pytest.raises(InputError, match="ONNX files are float32"):
+        ExportOptions(precision="bfloat16", onnx=True)
+    with pytest.raises(InputError, match="at least 1, got 0"):
+        ExportOptions(onnx=True, onnx_batch=0)

@@ -1,0 +1,173 @@
+"""The ONNX files, in onnxruntime."""
+
+import dataclasses
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tensorflow as tf
+from stand_in_model import stand_in_config, stand_in_model
+
+from refinedet_tf.anchors import tile_anchors
+from refinedet_tf.config import PostprocessConfig
+from refinedet_tf.data.images import warp_image
+from refinedet_tf.errors import InputError
+from refinedet_tf.export import onnx_files as onnx_export
+from refinedet_tf.export.graphs import DetectionGraphs
+from refinedet_tf.export.onnx_files import write_onnx
+from refinedet_tf.inference.detector import Detector
+from refinedet_tf.inference.postprocessing import candidates
+
+SIZE = (64, 128)
+DESCRIPTION = json.dumps({"classes": ["circle", "square", "triangle"]})
+
+
+@pytest.fixture(scope="module")
+def config():
+    return stand_in_config(SIZE)
+
+
+@pytest.fixture(scope="module")
+def model(config):
+    return stand_in_model(config)
+
+
+@pytest.fixture(scope="module")
+def folder(model, config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx") / "dynamic"
+    write_onnx(DetectionGraphs(model, config), DESCRIPTION, folder)
+    return folder
+
+
+def session_of(file):
+    return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+
+def run(file, images):
+    session = session_of(file)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+
+def images_of(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
+
+
+def assert_same_detections(outputs, results):
+    assert len(outputs["num_detections"]) == len(results)
+    for row, result in enumerate(results):
+        n = outputs["num_detections"][row]
+        assert n == len(result["scores"]) > 3
+        boxes = outputs["detection_boxes"][row, :n] * np.tile(result["image_size"], 2)
+        np.testing.assert_allclose(boxes, result["boxes"], atol=1e-3 * max(result["image_size"]))
+        np.testing.assert_allclose(outputs["detection_scores"][row, :n], result["scores"], atol=1e-4)
+        np.testing.assert_array_equal(outputs["detection_classes"][row, :n], result["labels"])
+        assert not outputs["detection_scores"][row, n:].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 128), (3, 50, 90), (2, 300, 200), (1, 1, 1)])
+def test_detector_of_any_batch_and_size(folder, model, config, shape):
+    images = images_of(*shape)
+    outputs = run(folder / "detector.onnx", images)
+    assert_same_detections(outputs, Detector(model, config)(list(images)))
+
+
+def test_heads_boxes_and_scores(model, config, tmp_path):
+    limits = PostprocessConfig(objectness_threshold=0.4, score_threshold=0.3)
+    config = dataclasses.replace(config, postprocess=limits)
+    write_onnx(DetectionGraphs(model, config), DESCRIPTION, tmp_path / "onnx")
+    images = warp_image(images_of(2, 40, 60), SIZE)
+    outputs = run(tmp_path / "onnx" / "heads.onnx", images.numpy())
+    heads = model(images, training=False)
+    for name, head in heads.items():
+        np.testing.assert_allclose(outputs[name], head, rtol=1e-4, atol=1e-4)
+    boxes, scores = candidates(heads, tile_anchors(SIZE), config)
+    np.testing.assert_allclose(outputs["boxes"], boxes, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(outputs["scores"], scores, atol=1e-5)
+    objectness = tf.nn.softmax(outputs["arm_conf"])[..., 1].numpy()
+    dropped = (outputs["scores"] == 0).all(axis=2)
+    assert dropped[objectness < 0.4].all() and 0 < (objectness < 0.4).sum() < dropped.sum()
+    kept = outputs["scores"][outputs["scores"] > 0]
+    assert kept.min() > 0.3 and 0.1 < kept.size / outputs["scores"].size < 0.9
+
+
+def test_a_suppression_of_the_runtime_finds_the_same(folder, model, config):
+    """Boxes and scores of heads.onnx through TensorFlow's own NMS, where no limit cuts."""
+    limits = PostprocessConfig(pre_nms_per_image=None, max_detections=2000)
+    image = images_of(1, 64, 128)
+    outputs = run(folder / "heads.onnx", warp_image(image, SIZE).numpy())
+    found = tf.image.combined_non_max_suppression(
+        outputs["boxes"][:, :, None],
+        outputs["scores"],
+        max_output_size_per_class=2000,
+        max_total_size=2000,
+        iou_threshold=limits.nms_iou,
+        score_threshold=limits.score_threshold,
+        clip_boxes=True,
+    )
+    count = int(found.valid_detections[0])
+    (result,) = Detector(model, dataclasses.replace(config, postprocess=limits))(image)
+    assert count == len(result["scores"]) > 50
+    np.testing.assert_allclose(found.nmsed_scores[0, :count], result["scores"], atol=1e-5)
+    np.testing.assert_array_equal(found.nmsed_classes[0, :count] + 1, result["labels"])
+    boxes = found.nmsed_boxes[0, :count] * np.tile(result["image_size"], 2)
+    np.testing.assert_allclose(boxes, result["boxes"], atol=0.1)
+
+
+def test_warp_is_that_of_tensorflow_bit_for_bit(tmp_path):
+    spec = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
+    function = tf.function(lambda images: {"warped": onnx_export._warp(images, (75, 130))}, [spec])
+    onnx_export._convert(function, DESCRIPTION, tmp_path / "warp.onnx")
+    for shape in ((1, 75, 130), (2, 33, 47), (1, 480, 640), (1, 427, 301), (1, 1, 2)):
+        images = images_of(*shape)
+        expected = warp_image(images, (75, 130))
+        np.testing.assert_array_equal(run(tmp_path / "warp.onnx", images)["warped"], expected)
+
+
+def test_names_types_and_metadata(folder):
+    session = session_of(folder / "detector.onnx")
+    (image,) = session.get_inputs()
+    assert (image.name, image.type, image.shape[3]) == ("images", "tensor(uint8)", 3)
+    assert not any(isinstance(side, int) for side in image.shape[:3])
+    assert {output.name for output in session.get_outputs()} == {
+        "detection_boxes",
+        "detection_scores",
+        "detection_classes",
+        "num_detections",
+    }
+    (image,) = session_of(folder / "heads.onnx").get_inputs()
+    assert (image.type, image.shape[1:]) == ("tensor(float)", [*SIZE, 3])
+    for name in ("detector.onnx", "heads.onnx"):
+        file = onnx.load(folder / name)
+        assert {prop.key: prop.value for prop in file.metadata_props} == {"model.json": DESCRIPTION}
+        assert {opset.domain: opset.version for opset in file.opset_import}[""] == 18
+
+
+def test_authors_limits_and_a_fixed_batch(model, config, tmp_path):
+    """Suppression class after class, a loop in the graph; heads.onnx has no such part."""
+    limits = PostprocessConfig(pre_nms_per_image=None, pre_nms_per_class=60, max_detections=100)
+    config = dataclasses.replace(config, postprocess=limits)
+    write_onnx(DetectionGraphs(model, config), DESCRIPTION, tmp_path / "fixed", batch=2)
+    images = images_of(2, 50, 90)
+    outputs = run(tmp_path / "fixed" / "detector.onnx", images)
+    assert outputs["detection_boxes"].shape == (2, 100, 4)
+    assert_same_detections(outputs, Detector(model, config)(list(images)))
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument):
+        run(tmp_path / "fixed" / "detector.onnx", images_of(3, 50, 90))
+
+
+def test_missing_packages_are_named(monkeypatch, model, config, tmp_path):
+    monkeypatch.setattr(onnx_export, "PACKAGES", ("onnx", "no_such_package"))
+    with pytest.raises(InputError, match="pip install no_such_package"):
+        write_onnx(DetectionGraphs(model, config), DESCRIPTION, tmp_path / "onnx")
+
+
+def test_what_tf2onnx_cannot_convert_is_one_line(tmp_path):
+    """Riemann's zeta function is none of ONNX's operators."""
+    spec = tf.TensorSpec([None], tf.float32)
+    function = tf.function(lambda images: tf.math.zeta(images, images), input_signature=[spec])
+    with pytest.raises(InputError, match="x.onnx: tf2onnx cannot convert this network at this size: .*Zeta"):
+        onnx_export._convert(function, DESCRIPTION, tmp_path / "x.onnx")
+    assert not (tmp_path / "x.onnx").exists()

@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from stand_in_model import CLASSES, stand_in_config, stand_in_model
+
+from refinedet_tf.anchors import tile_anchors
+from refinedet_tf.data.images import warp_image
+from refinedet_tf.errors import InputError
+from refinedet_tf.inference.compiled_detector import network_size
+from refinedet_tf.inference.detector import Detector, read_image
+from refinedet_tf.inference.postprocessing import postprocess
+
+
+@pytest.fixture(scope="module")
+def config():
+    return stand_in_config()
+
+
+@pytest.fixture(scope="module")
+def model(config):
+    return stand_in_model(config)
+
+
+@pytest.fixture(scope="module")
+def detector(model, config):
+    return Detector(model, config)
+
+
+def image_of(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def write_png(path, image):
+    path.write_bytes(tf.io.encode_png(image).numpy())
+    return path
+
+
+def assert_same(actual, expected):
+    assert actual["names"] == expected["names"]
+    assert actual["image_size"] == expected["image_size"]
+    np.testing.assert_array_equal(actual["labels"], expected["labels"])
+    np.testing.assert_allclose(actual["scores"], expected["scores"], atol=1e-6)
+    np.testing.assert_allclose(actual["boxes"], expected["boxes"], atol=1e-3)
+
+
+def test_result_is_the_postprocessed_network_in_pixels(detector, model, config):
+    image = image_of(50, 90)
+    heads = model(warp_image(image, (64, 64))[None], training=False)
+    expected = {k: v[0].numpy() for k, v in postprocess(heads, tile_anchors((64, 64)), config).items()}
+    n = expected["num_detections"]
+    assert n > 3
+    result = detector([image])[0]
+    np.testing.assert_allclose(result["scores"], expected["detection_scores"][:n], atol=1e-6)
+    pixels = expected["detection_boxes"][:n] * [50, 90, 50, 90]
+    np.testing.assert_allclose(result["boxes"], pixels, atol=1e-3)
+    assert result["labels"].tolist() == expected["detection_classes"][:n].astype(int).tolist()
+    assert result["names"] == [CLASSES[label - 1] for label in result["labels"]]
+    assert result["image_size"] == (50, 90)
+    assert (result["boxes"].dtype, result["scores"].dtype, result["labels"].dtype) == (
+        np.float32,
+        np.float32,
+        np.int32,
+    )
+
+
+def test_boxes_are_in_pixels_of_the_original_image(detector):
+    """Repeated pixels warp to the same network input, so that only the unit of the boxes differs."""
+    small = image_of(64, 64)
+    large = np.repeat(np.repeat(small, 2, axis=0), 3, axis=1)
+    one, other = detector([small, large])
+    assert other["image_size"] == (128, 192)
+    assert len(one["boxes"]) > 3
+    np.testing.assert_allclose(other["boxes"], one["boxes"] * [2, 3, 2, 3], atol=1e-2)
+    assert other["boxes"].min() >= 0
+    assert (other["boxes"].max(axis=0) <= [128, 192, 128, 192]).all()
+
+
+def test_paths_and_arrays_of_many_sizes_in_any_batches(detector, tmp_path):
+    arrays = [image_of(40 + 7 * i, 90 - 11 * i, seed=i) for i in range(5)]
+    mixed = [
+        str(write_png(tmp_path / "a.png", arrays[0])),
+        arrays[1],
+        write_png(tmp_path / "b.png", arrays[2]),
+        *arrays[3:],
+    ]
+    alone = [detector([array])[0] for array in arrays]
+    for batch_size in (1, 2, 8):
+        together = detector(mixed, batch_size=batch_size)
+        assert len(together) == 5
+        for actual, expected in zip(together, alone, strict=True):
+            assert_same(actual, expected)
+
+
+def test_no_retracing_for_other_sizes_and_batches(model, config):
+    calls = []
+
+    def counted(images, training):
+        calls.append(images.shape)
+        return model(images, training=training)
+
+    detector = Detector(counted, config)
+    detector([image_of(30, 40), image_of(50, 20), image_of(64, 64)], batch_size=2)
+    detector([image_of(31, 41)], batch_size=4)
+    assert [tuple(shape) for shape in calls] == [(None, 64, 64, 3)]
+
+
+def test_no_images(detector):
+    assert detector([]) == []
+
+
+def test_nothing_detected(model, config):
+    def blind(images, training):
+        heads = dict(model(images, training=training))
+        return heads | {
+            "arm_conf": tf.stack([heads["arm_conf"][..., 0] * 0 + 9, heads["arm_conf"][..., 0] * 0], -1)
+        }
+
+    result = Detector(blind, config)([image_of(20, 20)])[0]
+    assert result["boxes"].shape == (0, 4)
+    assert result["names"] == []
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.zeros((8, 8, 3), np.float32), r"image 1 must be .* got float32 \[8, 8, 3\]"),
+        (np.zeros((8, 8), np.uint8), r"image 1 must be .* got uint8 \[8, 8\]"),
+        (np.zeros((8, 8, 4), np.uint8), r"got uint8 \[8, 8, 4\]"),
+        (np.zeros((0, 8, 3), np.uint8), r"got uint8 \[0, 8, 3\]"),
+        ("no/such.jpg", "no/such.jpg cannot be read: No such file"),
+    ],
+)
+def test_wrong_images_are_named(detector, image, words):
+    with pytest.raises(InputError, match=words):
+        detector([image_of(8, 8), image])
+
+
+def test_a_single_path_is_no_list(detector):
+    with pytest.raises(InputError, match="list of images, got the single path street.jpg"):
+        detector("street.jpg")
+
+
+@pytest.mark.parametrize("contents", [b"", b"not an image", "truncated"])
+def test_undecodable_file_is_named(tmp_path, contents):
+    if contents == "truncated":
+        contents = tf.io.encode_png(image_of(20, 20)).numpy()[:-40]
+    (tmp_path / "broken.png").write_bytes(contents)
+    with pytest.raises(InputError, match="broken.png cannot be decoded"):
+        read_image(tmp_path / "broken.png")
+
+
+def test_read_image_returns_the_stored_pixels(tmp_path):
+    image = image_of(9, 5)
+    np.testing.assert_array_equal(read_image(write_png(tmp_path / "a.png", image)), image)
+
+
+def test_network_size():
+    free, fixed = stand_in_config(None), stand_in_config((64, 128))
+    assert network_size(free, (64, 64)) == (64, 64)
+    assert network_size(fixed) == network_size(fixed, (64, 128)) == (64, 128)
+    with pytest.raises(InputError, match="model.image_size is null"):
+        network_size(free)
+    with pytest.raises(InputError, match=r"\[64, 64\] is not the model's, \[64, 128\]"):
+        network_size(fixed, (64, 64))
+
+
+def test_model_of_any_size_takes_the_given_one(config, model, detector):
+    free = stand_in_config(None)
+    image = image_of(70, 30)
+    assert_same(Detector(stand_in_model(free), free, (64, 64))([image])[0], detector([image])[0])

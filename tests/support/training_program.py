@@ -1,0 +1,45 @@
+"""train.py on the small network, one run after the other in one process: TensorFlow starts slowly.
+
+    python training_program.py '[{"arguments": ["--config", ...], "signal": "SIGTERM", "after": 3}, ...]'
+
+With a signal, the process sends it to itself when that many steps are done. Each run that comes back
+ends with the line "exit CODE".
+"""
+
+import json
+import os
+import signal
+import sys
+
+import train
+from refinedet_tf.commands import terminal
+
+import tensorflow as tf  # isort: skip - after terminal, which sets its environment
+from small_network import use_small_backbone  # isort: skip
+
+from refinedet_tf.training.log import ProgressLog
+
+
+def main(runs):
+    use_small_backbone()
+    # Rewriting the graphs takes longer than the few steps that they run.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    report_step = ProgressLog.step
+    for run in runs:
+
+        def step(self, done, *arguments, run=run):
+            report_step(self, done, *arguments)
+            if done == run.get("after"):
+                os.kill(os.getpid(), signal.Signals[run["signal"]])
+
+        ProgressLog.step = step
+        code = 0
+        try:
+            terminal.run(train.main, run["arguments"])
+        except SystemExit as stopped:
+            code = stopped.code
+        print(f"exit {code}", flush=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,170 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from golden_arrays import GOLDEN_FOLDER
+
+from refinedet_tf.config import TrainingConfig
+from refinedet_tf.config_files import load_config
+from refinedet_tf.layers import L2Normalize
+from refinedet_tf.training.optimizer import CaffeSGD
+from refinedet_tf.training.schedule import MultiStepSchedule
+
+GOLDEN = np.load(GOLDEN_FOLDER / "sgd.npz")
+STEPS = "after each of 12 steps, two drops of the rate"
+
+
+def rates(schedule, steps):
+    return [float(schedule(step)) for step in steps]
+
+
+def test_rate_drops_at_the_milestone():
+    schedule = MultiStepSchedule.from_training(load_config("voc320.json").training)
+    steps = [0, 79_999, 80_000, 99_999, 100_000, 119_999]
+    np.testing.assert_allclose(rates(schedule, steps), [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-5)
+
+
+def test_other_decay_factor_and_no_milestones():
+    schedule = MultiStepSchedule(5e-5, (80, 120), decay_factor=0.2)
+    np.testing.assert_allclose(rates(schedule, [79, 80, 119, 120]), [5e-5, 1e-5, 1e-5, 2e-6], rtol=1e-5)
+    np.testing.assert_allclose(rates(MultiStepSchedule(0.5), [0, 10**6]), [0.5, 0.5])
+
+
+def test_warm_up_is_linear_and_ends():
+    schedule = MultiStepSchedule(0.1, (6,), warmup_steps=4)
+    expected = [0.025, 0.05, 0.075, 0.1, 0.1, 0.1, 0.01]
+    np.testing.assert_allclose(rates(schedule, range(7)), expected, rtol=1e-5)
+
+
+def test_schedule_accepts_tensors_and_survives_its_config():
+    schedule = MultiStepSchedule(0.1, (6, 9), 0.5, 3)
+    compiled = tf.function(lambda step: schedule(step))
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
+    for step in range(11):
+        assert float(compiled(tf.constant(step, tf.int64))) == pytest.approx(float(schedule(step)))
+        assert float(copy(step)) == float(schedule(step))
+
+
+def golden_network():
+    """Normalize, 3x3 and ReLU, 1x1; with the initial variables of the authors' run."""
+    images = keras.Input((8, 8, 3))
+    normalize = L2Normalize(1.0, name="n1")
+    first = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="c1")
+    second = keras.layers.Conv2D(4, 1, name="c2")
+    model = keras.Model(images, second(first(normalize(images))))
+    variables = {
+        "n1/0": normalize.scale,
+        "c1/0": first.kernel,
+        "c1/1": first.bias,
+        "c2/0": second.kernel,
+        "c2/1": second.bias,
+    }
+    for name, variable in variables.items():
+        variable.assign(keras_layout(GOLDEN[f"init/{name}"]))
+    return model, variables
+
+
+def keras_layout(array):
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+
+
+def channels_last(array):
+    return array.transpose(0, 2, 3, 1)
+
+
+def test_twelve_steps_of_the_authors_solver(compare):
+    model, variables = golden_network()
+    optimizer = CaffeSGD.from_training(
+        TrainingConfig(steps=12, learning_rate=1e-3, milestones=(6, 9), weight_decay=0.05)
+    )
+    optimizer.build(model.trainable_variables)
+    data, target = channels_last(GOLDEN["data"]), channels_last(GOLDEN["target"])
+    for step in range(12):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(model(data) - target)) / (2 * len(data))
+        gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
+        optimizer.apply(gradients, model.trainable_variables)
+        compare("loss", STEPS, loss, GOLDEN["loss"][step], 1e-5, relative_to="each")
+        for name, variable in variables.items():
+            expected = keras_layout(GOLDEN[f"iter{step + 1}/{name}"])
+            compare("every variable", STEPS, variable, expected, 1e-6, relative_to="largest")
+
+
+def variable(value, name):
+    return keras.Variable(np.asarray(value, np.float32), name=name)
+
+
+@pytest.mark.parametrize("name", ["kernel", "scale", "gamma", "beta"])
+def test_weights_take_decay_and_the_plain_rate(name):
+    weight = variable([1.0, -2.0], name)
+    optimizer = CaffeSGD(0.1, momentum=0.5, l2=0.25)
+    optimizer.build([weight])
+    gradient = np.array([1.0, 3.0], np.float32)
+    expected, velocity = np.array([1.0, -2.0]), np.zeros(2)
+    for _ in range(3):
+        optimizer.apply([tf.constant(gradient)], [weight])
+        velocity = 0.5 * velocity - 0.1 * (gradient + 0.25 * expected)
+        expected = expected + velocity
+        np.testing.assert_allclose(np.asarray(weight), expected, rtol=1e-6)
+
+
+def test_biases_take_twice_the_rate_and_no_decay():
+    bias = variable([1.0, -2.0], "bias")
+    optimizer = CaffeSGD(0.1, momentum=0.5, l2=0.25)
+    optimizer.build([bias])
+    gradient = np.array([1.0, 0.0], np.float32)
+    optimizer.apply([tf.constant(gradient)], [bias])
+    np.testing.assert_allclose(np.asarray(bias), [0.8, -2.0], rtol=1e-6)
+    optimizer.apply([tf.constant(gradient)], [bias])
+    np.testing.assert_allclose(np.asarray(bias), [0.8 - 0.2 - 0.1, -2.0], rtol=1e-6)
+
+
+def test_the_rate_is_inside_the_momentum():
+    """After a drop of the rate the old velocity keeps its size, as in Caffe."""
+    weight = variable([0.0], "kernel")
+    optimizer = CaffeSGD(MultiStepSchedule(1.0, (1,)), momentum=0.5, l2=0.0)
+    optimizer.build([weight])
+    optimizer.apply([tf.constant([1.0])], [weight])
+    optimizer.apply([tf.constant([1.0])], [weight])
+    np.testing.assert_allclose(np.asarray(weight), [-1.0 - 0.5 - 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["kernel", "bias"])
+def test_a_nan_gradient_leaves_variable_and_momentum_alone(name):
+    weight = variable([1.0, 1.0], name)
+    optimizer = CaffeSGD(0.1, momentum=0.5, l2=0.0)
+    optimizer.build([weight])
+    optimizer.apply([tf.constant([1.0, 1.0])], [weight])
+    before, momentum = np.array(weight), np.array(optimizer.momentums[0])
+    optimizer.apply([tf.constant([np.nan, np.nan])], [weight])
+    np.testing.assert_array_equal(np.asarray(weight), before)
+    np.testing.assert_array_equal(np.asarray(optimizer.momentums[0]), momentum)
+    assert momentum.all()
+    optimizer.apply([tf.constant([np.nan, 1.0])], [weight])
+    assert np.asarray(weight)[0] == before[0]
+    assert np.asarray(weight)[1] < before[1]
+
+
+def test_update_is_the_same_inside_a_graph():
+    def run(wrap):
+        weight, bias = variable([1.0, -2.0], "kernel"), variable([0.5], "bias")
+        optimizer = CaffeSGD(MultiStepSchedule(0.1, (2,)), l2=0.1)
+        optimizer.build([weight, bias])
+
+        @wrap
+        def step():
+            optimizer.apply([tf.constant([1.0, 2.0]), tf.constant([3.0])], [weight, bias])
+
+        for _ in range(4):
+            step()
+        return np.concatenate([np.asarray(weight), np.asarray(bias)])
+
+    np.testing.assert_allclose(run(tf.function), run(lambda f: f), rtol=1e-6)
+
+
+def test_optimizer_survives_its_config():
+    optimizer = CaffeSGD.from_training(TrainingConfig(momentum=0.8, weight_decay=1e-3))
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
+    assert isinstance(copy, CaffeSGD)
+    assert (copy.l2, copy.momentum) == (1e-3, 0.8)
+    assert copy.get_config() == optimizer.get_config()

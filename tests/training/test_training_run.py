@@ -1,0 +1,282 @@
+"""Whole runs of train.py on a small network: what they write, and that they survive being stopped."""
+
+import json
+import os
+import shutil
+import signal
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import STEPS
+from PIL import Image
+
+import train
+from refinedet_tf.config import with_classes
+from refinedet_tf.config_files import config_to_json, load_config
+from refinedet_tf.data.dataset import read_dataset
+from refinedet_tf.data.pipeline import training_batches
+from refinedet_tf.data.shapes import CLASS_NAMES
+from refinedet_tf.losses import TERMS
+from refinedet_tf.model import build_model
+from refinedet_tf.training import loop
+
+
+def log_entries(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def weights_in(file):
+    arrays = {}
+    with h5py.File(file) as content:
+        content.visititems(
+            lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+        )
+    assert len(arrays) > 50
+    return arrays
+
+
+def assert_equal_weights(one, other):
+    one, other = weights_in(one), weights_in(other)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert value.tobytes() == other[name].tobytes(), name
+
+
+def test_config_is_the_resolved_one(interrupted, config_file):
+    expected = with_classes(load_config(config_file, ["training.deterministic=true"]), CLASS_NAMES)
+    assert load_config(interrupted.undisturbed) == expected
+
+
+def test_log_has_every_step_with_all_numbers(interrupted):
+    entries = log_entries(interrupted.undisturbed)
+    steps = [entry for entry in entries if "loss" in entry]
+    assert [entry["step"] for entry in steps] == list(range(1, STEPS + 1))
+    for entry in steps:
+        assert entry["loss"] == pytest.approx(sum(entry[name] for name in TERMS))
+        assert all(entry[name] > 0 for name in (*TERMS, "num_arm_positives", "num_odm_positives"))
+        assert entry["images_per_second"] > 0 and 0 <= entry["data_wait"] <= 1
+    rates = [entry["learning_rate"] for entry in steps]
+    np.testing.assert_allclose(rates, [0.005, *[0.01] * 4, 0.001], rtol=1e-5)
+    assert steps[-1]["seconds_left"] == 0 < steps[0]["seconds_left"]
+    validations = [entry for entry in entries if "validation" in entry]
+    assert [entry["step"] for entry in validations] == [3, 6]
+    for entry in validations:
+        assert list(entry["validation"]["AP"]) == list(CLASS_NAMES)
+    assert [entry["step"] for entry in entries] == [1, 2, 3, 3, 4, 5, 6, 6]
+
+
+def test_terminal_shows_progress(interrupted):
+    lines = interrupted.output.splitlines()
+    first = next(line for line in lines if line.startswith("step 1/6  "))
+    for text in ("loss ", *(f"{name} " for name in TERMS), "lr 5.00e-03", " images/s", "left 0:0"):
+        assert text in first
+    assert sum(line.startswith("step ") for line in lines) == STEPS
+    assert any(line.startswith("validation at step 3: mAP 0.") and "(best so far)" in line for line in lines)
+    count = len(read_dataset(load_config(interrupted.undisturbed).data, "train").labels)
+    assert f"training images: 8, objects: {count}; {count} boxes, none dropped or clipped" in lines
+    assert (
+        lines[-1]
+        == f"done: {interrupted.undisturbed}; next: python evaluate.py --config {interrupted.undisturbed}"
+    )
+
+
+def test_files_of_a_run(interrupted):
+    folder = interrupted.undisturbed
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "augmented.png",
+        "best.weights.h5",
+        "checkpoints",
+        "config.json",
+        "final.weights.h5",
+        "log.jsonl",
+        "tensorboard",
+    ]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-4", "step-6"]
+    # Four images of 64 x 64 on a sheet, showing more than one colour.
+    picture = np.asarray(Image.open(folder / "augmented.png"))
+    assert picture.shape[0] * picture.shape[1] >= 4 * 64 * 64 and picture.std() > 10
+
+
+def test_best_weights_are_those_of_the_best_validation(interrupted):
+    folder = interrupted.undisturbed
+    scores = {e["step"]: e["validation"] for e in log_entries(folder) if "validation" in e}
+    assert scores[3]["best"] is True
+    assert scores[6]["best"] == (scores[6]["mAP"] > scores[3]["mAP"])
+    best, final = (weights_in(folder / f"{name}.weights.h5") for name in ("best", "final"))
+    same = all(np.array_equal(best[name], final[name]) for name in final)
+    assert same == scores[6]["best"]
+
+
+def test_tensorboard_holds_scalars_and_pictures(interrupted):
+    (file,) = (interrupted.undisturbed / "tensorboard").iterdir()
+    tags = {}
+    for record in tf.data.TFRecordDataset(str(file)):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        for value in event.summary.value:
+            tags.setdefault(value.tag, []).append(event.step)
+    every_step = list(range(1, STEPS + 1))
+    for name in (*(f"loss/{term}" for term in TERMS), "loss", "learning_rate", "images_per_second"):
+        assert tags[name] == every_step, name
+    for name in ("validation/mAP", "validation/AP/circle", "detections"):
+        assert tags[name] == [3, 6], name
+
+
+def test_sigterm_leaves_a_checkpoint_and_sigkill_none(interrupted):
+    code, out, err = interrupted.killed
+    assert code == -signal.SIGKILL
+    assert out.count("exit 0") == 1 and out.count("exit 1") == 1
+    assert "error: stopped by SIGTERM after step 2; continue with --resume" in err
+    # Step 2 is no multiple of `checkpoint_every`; step 5 came after the last checkpoint.
+    assert interrupted.checkpoints_left == ["step-2", "step-4"]
+    assert "continuing after step 2" in out
+    assert "continuing after step 4" in interrupted.resumed[1]
+
+
+def test_resumed_run_equals_the_undisturbed_one(interrupted):
+    """Bit for bit, with deterministic kernels."""
+    assert interrupted.resumed[0] == 0, interrupted.resumed[2]
+    for name in ("final.weights.h5", "best.weights.h5"):
+        assert_equal_weights(interrupted.disturbed / name, interrupted.undisturbed / name)
+    ours, theirs = log_entries(interrupted.disturbed), log_entries(interrupted.undisturbed)
+    for entry in (*ours, *theirs):
+        for name in ("images_per_second", "data_wait", "seconds_left"):
+            entry.pop(name, None)
+    assert ours == theirs
+
+
+@pytest.fixture
+def finished(interrupted, tmp_path):
+    """A copy of the undisturbed run."""
+    folder = shutil.copytree(interrupted.undisturbed, tmp_path / "finished")
+    # Without deterministic kernels, which could not be switched off again in this process.
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"deterministic": true', '"deterministic": false'))
+    return folder
+
+
+def test_finished_run_says_so(finished, config_file, command, small_network):
+    before = (finished / "log.jsonl").read_text(), (finished / "final.weights.h5").read_bytes()
+    result = command(train, "--config", config_file, "--resume", "--output", finished)
+    assert result.code == 0, result.err
+    assert "all 6 steps are done already" in result.out
+    assert before == ((finished / "log.jsonl").read_text(), (finished / "final.weights.h5").read_bytes())
+
+
+def test_resume_with_more_steps(finished, interrupted, config_file, command, eagerly):
+    more = ("--set", "training.steps=7", "--set", "data.validation=[]")
+    result = command(train, "--config", config_file, *more, "--resume", "--output", finished)
+    assert result.code == 0, result.err
+    assert "continuing after step 6" in result.out and "step 7/7  " in result.out
+    assert [entry["step"] for entry in log_entries(finished) if "loss" in entry] == list(range(1, 8))
+    assert load_config(finished).training.steps == 7
+    old, new = (weights_in(folder / "final.weights.h5") for folder in (interrupted.undisturbed, finished))
+    assert any(not np.array_equal(old[name], new[name]) for name in old)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.batch_size=2", "training.batch_size was 4, is 2"),
+        ("model.tcb_channels=32", "model.tcb_channels was 16, is 32"),
+        ("augmentation.hue=0.0", "augmentation.hue was 18.0, is 0.0"),
+    ],
+)
+def test_resume_with_another_config(finished, config_file, refused, override, message):
+    line = refused(train, "--config", config_file, "--set", override, "--resume", "--output", finished)
+    assert line == f"error: --resume with another config: {message}; start a new --output"
+
+
+def test_folder_that_is_not_empty(interrupted, config_file, refused):
+    before = sorted(interrupted.undisturbed.iterdir())
+    line = refused(train, "--config", config_file, "--output", interrupted.undisturbed)
+    assert "undisturbed is not empty: continue that run with --resume, or name another --output" in line
+    assert sorted(interrupted.undisturbed.iterdir()) == before
+
+
+def test_signal_during_a_validation(config_file, command, eagerly, monkeypatch, tmp_path):
+    """It must not claim a checkpoint that is not there: the next step is done and saved."""
+    validate = loop.evaluate
+
+    def interrupted_validation(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*arguments)
+
+    monkeypatch.setattr(loop, "evaluate", interrupted_validation)
+    before = signal.getsignal(signal.SIGTERM)
+    often = ("--set", "training.validate_every=1")
+    result = command(train, "--config", config_file, *often, "--output", tmp_path / "run")
+    assert result.code == 1
+    assert result.err == "error: stopped by SIGTERM after step 2; continue with --resume\n"
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-2"]
+    assert not (tmp_path / "run" / "final.weights.h5").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def images_of_step(config, step):
+    dataset = read_dataset(config.data, "train")
+    batch = next(iter(training_batches(dataset, with_classes(config, dataset.class_names), step)))
+    return [dataset.image_ids[index] for index in batch["image_indices"].numpy()]
+
+
+def test_loss_that_is_not_finite_stops_the_run(config_file, command, eagerly, monkeypatch, tmp_path):
+    config = with_classes(load_config(config_file), CLASS_NAMES)
+    network = build_model(config)
+    head = network.get_layer("odm_conf3")
+    head.bias.assign(np.where(np.arange(head.bias.shape[0]) == 2, np.nan, 0))
+    network.save_weights(tmp_path / "poisoned.weights.h5")
+    trainers = []
+
+    class Watched(loop.RefineDetTrainer):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            trainers.append(self)
+
+    monkeypatch.setattr(loop, "RefineDetTrainer", Watched)
+    weights = f"model.weights={tmp_path / 'poisoned.weights.h5'}"
+    result = command(train, "--config", config_file, "--set", weights, "--output", tmp_path / "run")
+    assert result.code == 1
+    (line,) = result.err.splitlines()
+    assert line.startswith("error: step 1: loss term odm_conf is nan; the gradient of ")
+    assert "The weights were not changed. " in line
+    assert f"Images: {', '.join(images_of_step(config, 0))}." in line
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    (trainer,) = trainers
+    for ours, theirs in zip(trainer.network.variables, network.variables, strict=True):
+        assert ours.numpy().tobytes() == theirs.numpy().tobytes(), ours.path
+    assert all(not velocity.numpy().any() for velocity in trainer.optimizer.momentums)
+
+
+class NotFiniteGradient(keras.layers.Layer):
+    def call(self, values):
+        @tf.custom_gradient
+        def identity(x):
+            return tf.identity(x), lambda upstream: upstream * np.inf
+
+        return identity(values)
+
+
+def test_gradient_that_is_not_finite_stops_the_run(config_file, command, eagerly, monkeypatch, tmp_path):
+    """The loss is fine, but not the gradients of what leads to the ARM's offsets."""
+
+    def poisoned(config):
+        network = build_model(config)
+        heads = network.output
+        layer = NotFiniteGradient()
+        return keras.Model(network.input, {**heads, "arm_loc": layer(heads["arm_loc"])})
+
+    monkeypatch.setattr(loop, "build_model", poisoned)
+    result = command(train, "--config", config_file, "--output", tmp_path / "run")
+    assert result.code == 1
+    (line,) = result.err.splitlines()
+    assert line.startswith("error: step 1: the loss is finite; the gradient of ")
+    assert " is not finite. The weights were not changed." in line
+    assert "arm_loc" in line or " more is not finite" in line
+
+
+def test_config_text_is_stable(interrupted):
+    """What a run writes is what `config_to_json` makes of what is read back."""
+    text = (interrupted.undisturbed / "config.json").read_text()
+    assert config_to_json(load_config(interrupted.undisturbed)) == text

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+from thin_vgg import thin_vgg
+
+from refinedet_tf.config_files import load_config
+from refinedet_tf.errors import InputError
+from refinedet_tf.weights import class_subset, load_weights, save_weights
+from refinedet_tf.weights.class_subset import VOC_TO_COCO, copy_classes, matching_labels
+
+VOC = load_config("voc320.json").data.classes
+COCO = load_config("coco320.json").data.classes
+
+
+def filled(num_classes, seed):
+    model, generator = thin_vgg(num_classes), np.random.default_rng(seed)
+    for variable in model.weights:
+        variable.assign(generator.normal(0, 0.1, variable.shape))
+    return model
+
+
+def test_every_voc_class_has_its_coco_class():
+    labels = matching_labels(VOC, COCO, VOC_TO_COCO)
+    # COCO's own numbers of the 80 categories, counted without gaps.
+    expected = {"aeroplane": 5, "bicycle": 2, "diningtable": 61, "person": 1, "sofa": 58, "tvmonitor": 63}
+    assert {name: labels[VOC.index(name)] for name in expected} == expected
+    assert len(set(labels)) == 20
+
+
+def test_scores_and_boxes_of_the_picked_classes_stay():
+    trained, target = filled(5, seed=0), filled(2, seed=1)
+    copy_classes(trained, target, [4, 2])
+    images = np.random.default_rng(2).integers(0, 256, (1, 64, 128, 3), np.uint8)
+    before, after = trained(images), target(images)
+    for name in ("arm_loc", "arm_conf", "odm_loc"):
+        np.testing.assert_array_equal(after[name], before[name])
+    np.testing.assert_allclose(
+        after["odm_conf"], np.asarray(before["odm_conf"])[..., [0, 4, 2]], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_other_network_is_refused():
+    trained, target = filled(5, seed=0), thin_vgg(2, tcb_channels=12)
+    with pytest.raises(
+        InputError, match=r"--target is another network: tcb\d/TL\d_1/kernel is .*12\], trained"
+    ):
+        copy_classes(trained, target, [4, 2])
+
+
+def test_class_without_counterpart():
+    with pytest.raises(InputError, match="the class sofa has no counterpart 'sofa' among the trained"):
+        matching_labels(["person", "sofa"], COCO, {})
+    with pytest.raises(InputError, match="the class airoplane .*is it airplane\\? Then --map"):
+        matching_labels(["airoplane"], COCO, {})
+    with pytest.raises(InputError, match="--map: chair is none of the target's classes"):
+        matching_labels(["person"], COCO, {"chair": "couch"})
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A trained file and two configs that differ in their classes; thin networks stand in."""
+    from refinedet_tf import model as model_module
+
+    def thin(config):
+        return thin_vgg(config.num_classes)
+
+    monkeypatch.setattr(model_module, "build_model", thin)
+    save_weights(filled(3, seed=0), tmp_path / "trained.weights.h5")
+    (tmp_path / "trained.json").write_text('{"data": {"classes": ["cat", "couch", "dog"]}}')
+    (tmp_path / "target.json").write_text('{"data": {"classes": ["dog", "sofa"]}}')
+    return tmp_path
+
+
+def arguments(folder, *more, weights="trained.weights.h5", output="new.weights.h5"):
+    named = {"config": "trained.json", "weights": weights, "target": "target.json", "output": output}
+    return [part for name, file in named.items() for part in (f"--{name}", folder / file)] + list(more)
+
+
+def test_command(files, command):
+    result = command(class_subset, *arguments(files))
+    assert result.code == 0, result.err
+    assert [line.split() for line in result.out.splitlines()[:2]] == [
+        ["dog", "<-", "dog"],
+        ["sofa", "<-", "couch"],
+    ]
+    model, trained = thin_vgg(2), filled(3, seed=0)
+    load_weights(model, files / "new.weights.h5")
+    bias = np.asarray(trained.get_layer("odm_conf4").bias).reshape(3, 4)
+    np.testing.assert_array_equal(
+        np.asarray(model.get_layer("odm_conf4").bias).reshape(3, 3), bias[:, [0, 3, 2]]
+    )
+
+
+def test_command_with_a_name_of_ones_own(files, command):
+    assert command(class_subset, *arguments(files, "--map", "sofa=cat")).code == 0
+    model, trained = thin_vgg(2), filled(3, seed=0)
+    load_weights(model, files / "new.weights.h5")
+    bias = np.asarray(trained.get_layer("odm_conf4").bias).reshape(3, 4)
+    np.testing.assert_array_equal(
+        np.asarray(model.get_layer("odm_conf4").bias).reshape(3, 3), bias[:, [0, 3, 1]]
+    )
+
+
+def test_mistakes_on_the_command_line(files, refused):
+    assert "must end in .weights.h5" in refused(class_subset, *arguments(files, output="new.h5"))
+    assert "does not exist" in refused(class_subset, *arguments(files, output="no/new.weights.h5"))
+    assert "write TARGET=TRAINED" in refused(class_subset, *arguments(files, "--map", "sofa"))
+    assert "weights not found" in refused(class_subset, *arguments(files, weights="gone.weights.h5"))
+    assert not (files / "new.weights.h5").exists()
