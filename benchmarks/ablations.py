@@ -1,9 +1,9 @@
 """The paper's ablations (Table 3) at small scale: python benchmarks/ablations.py --output runs/ablations
 
-Trains the four variants with MobileNetV2 on the generated set, each with the same steps and several
-seeds, measures them on its test images and prints a Markdown table: mean mAP, sample standard deviation
-and every seed. What is finished already is not trained again, so that a stopped run goes on. Twelve
-trainings of 500 steps take about half an hour on two CPU cores.
+Trains the four variants with MobileNetV2 on the generated set, each with the same number of steps and
+several seeds, measures them on its test images and prints a Markdown table: mean mAP, sample standard
+deviation and the mAP of every seed. What is finished already is not trained again, so that a stopped run
+goes on. Twelve trainings of 500 steps take about half an hour on two CPU cores.
 """
 
 import argparse
@@ -11,14 +11,15 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-from refinedet_tf import cli
+import networks
+
+from refinedet_tf.commands.terminal import run
 
 NO_FILTER = ["loss.objectness_threshold=0.0", "postprocess.objectness_threshold=0.0"]
-VARIANTS = {
+VARIANTS: dict[str, list[str]] = {
     "RefineDet": [],
     "without negative anchor filtering": NO_FILTER,
     "also without the cascade": [*NO_FILTER, "model.design=tiled_anchors"],
@@ -26,13 +27,13 @@ VARIANTS = {
 }
 
 
-def main(arguments=None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line, trains, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
-    cli.add_config_options(parser, required=False)
-    parser.set_defaults(config="shapes.json")
-    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "ablations", metavar="FOLDER")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each variant (default: 3)")
-    parser.add_argument("--steps", type=int, default=500, help="steps of each training (default: 500)")
+    networks.add_config_options_with_default(parser, "shapes.json")
+    parser.add_argument("--output", type=Path, default=Path("runs/ablations"), metavar="FOLDER")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings per variant (default: 3)")
+    parser.add_argument("--steps", type=int, default=500, help="steps per training (default: 500)")
     options = parser.parse_args(arguments)
     budget = {
         "steps": options.steps,
@@ -42,7 +43,7 @@ def main(arguments=None) -> None:
     }
     shared = [f"training.{key}={json.dumps(value)}" for key, value in budget.items()]
     shared += ["data.validation=[]", *options.overrides]
-    measured = {name: [] for name in VARIANTS}
+    measured: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for seed in range(options.seeds):
         for number, (name, overrides) in enumerate(VARIANTS.items()):
             folder = options.output / f"variant{number}_seed{seed}"
@@ -52,7 +53,7 @@ def main(arguments=None) -> None:
     print(table(measured))
 
 
-def table(measured: dict[str, list[float]]) -> str:
+def table(measured: Mapping[str, Sequence[float]]) -> str:
     """A Markdown table of {variant: mAP of each seed}; at least two seeds."""
     lines = ["| variant | mAP | standard deviation | seeds |", "|---|--:|--:|---|"]
     for name, values in measured.items():
@@ -62,19 +63,22 @@ def table(measured: dict[str, list[float]]) -> str:
     return "\n".join(lines)
 
 
-def _mean_ap(config: str, overrides: list[str], folder: Path) -> float:
+def _mean_ap(config: str, overrides: Sequence[str], folder: Path) -> float:
+    """The mAP on the test images after training with the overrides; read from the folder if it is there."""
     result = folder / "test.json"
     if not result.is_file():
         changes = [part for override in overrides for part in ("--set", override)]
         arguments = ["--config", config, *changes, "--output", str(folder), "--resume"]
-        _run("train.py", *arguments)
-        _run("evaluate.py", "--config", str(folder), "--json", str(result))
+        _refinedet("train", *arguments)
+        _refinedet("evaluate", "--config", str(folder), "--json", str(result))
     return json.loads(result.read_text(encoding="utf-8"))["mAP"]
 
 
-def _run(script: str, *arguments: str) -> None:
-    subprocess.run([sys.executable, str(ROOT / script), *arguments], check=True, stdout=subprocess.DEVNULL)
+def _refinedet(*arguments: str) -> None:
+    """Runs a command of the project in a process of its own, whose memory is free afterwards."""
+    command = [sys.executable, "-m", "refinedet_tf", *arguments]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

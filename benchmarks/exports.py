@@ -3,44 +3,55 @@
 Compares the network in this process with its SavedModel and its ONNX files (onnxruntime on the CPU) on
 batches of 1, 8 and 32 images, in turns, after a warm-up: the network alone, from pixels of its own size to
 raw heads, and the whole detector, from 640 x 480 pixels (and for `serving_default` JPEG files) to detections.
-Prints one JSON line; `ratio` is the time beside that of the network in this process. Without --weights the
-weights are random.
+Prints one JSON line; `ratio` is the time divided by that of the network in this process. Without --weights
+the weights are random.
 """
 
 import argparse
 import json
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import networks
 import numpy as np
+import timing
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from refinedet_tf import cli
+from refinedet_tf.commands.terminal import run
+from refinedet_tf.config import Config
+from refinedet_tf.tensors import Tensor
+
+if TYPE_CHECKING:
+    import keras
 
 IMAGE_SIZE = (480, 640)
+"""(height, width) in pixels of the images that the whole detector takes."""
+
+Form = tuple[Callable[[Tensor], object], str]
+"""A function of a batch, and the name of the input that it takes."""
 
 
-def main(arguments=None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line, exports, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    cli.add_config_options(parser, required=False)
-    parser.set_defaults(config="voc320.json")
-    parser.add_argument("--weights", metavar="FILE", help="trained weights (default: random)")
+    networks.add_network_options(parser)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], metavar="N")
     parser.add_argument("--runs", type=int, default=10, help="measured runs of each (default: 10)")
     options = parser.parse_args(arguments)
 
-    config, model = _load(options)
+    config, model = networks.load_network(options)
     import tensorflow as tf
 
     from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
 
     with tempfile.TemporaryDirectory() as output:
-        narrow = ExportOptions(precision="bfloat16")
+        bfloat16 = ExportOptions(precision="bfloat16")
         folder, _ = export_saved_model(model, config, output, options=ExportOptions(onnx=True))
-        narrow_folder, _ = export_saved_model(model, config, output, options=narrow)
-        groups = _calls(model, config, folder, narrow_folder)
+        bfloat16_folder, _ = export_saved_model(model, config, output, options=bfloat16)
+        stages = _forms(model, config, folder, bfloat16_folder)
         rows = []
         for batch in options.batches:
             images = _scenes(batch)
@@ -49,24 +60,13 @@ def main(arguments=None) -> None:
                 "images": tf.constant(images),
                 "files": tf.constant([tf.io.encode_jpeg(image).numpy() for image in images]),
             }
-            for stage, calls in groups.items():
-                rows += _measure(stage, calls, inputs, batch, options.runs)
-    device = (tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("CPU"))[0].name
+            for stage, forms in stages.items():
+                rows += _measure(stage, forms, inputs, batch, options.runs)
     about = {"config": config.name, "backbone": config.model.backbone, "image_size": config.model.image_size}
-    print(json.dumps({**about, "device": device, "runs": options.runs, "rows": rows}))
+    print(json.dumps({**about, "device": networks.device_name(), "runs": options.runs, "rows": rows}))
 
 
-def _load(options):
-    if options.weights:
-        return cli.load_model(options)
-    config = cli.config_from(options)
-    cli.import_tensorflow()
-    from refinedet_tf.model import build_model
-
-    return config, build_model(config)
-
-
-def _scenes(count):
+def _scenes(count: int) -> np.ndarray:
     """Images of the generated set: uint8 [count, H, W, 3]."""
     from PIL import Image
 
@@ -76,34 +76,33 @@ def _scenes(count):
     return np.stack([np.asarray(scene.resize(IMAGE_SIZE[::-1])) for scene in scenes])
 
 
-def _calls(model, config, folder, narrow_folder):
-    """{stage: {name: (function, the input it takes)}}; the first one is what the others are compared with."""
+def _forms(
+    model: "keras.Model", config: Config, folder: Path, bfloat16_folder: Path
+) -> dict[str, dict[str, Form]]:
+    """{stage: {name: form}}; the others of a stage are compared with its first form."""
     import onnxruntime
     import tensorflow as tf
 
-    from refinedet_tf.anchors import tile_anchors
-    from refinedet_tf.inference.postprocessing import postprocess
+    from refinedet_tf.data.images import warp_image
+    from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
 
-    anchors, size = tile_anchors(config.model.image_size), config.model.image_size
-    network = tf.function(lambda images: model(images, training=False))
-    whole = tf.function(
-        lambda images: postprocess(model(tf.image.resize(images, size), training=False), anchors, config)
-    )
-    saved, narrow = (tf.saved_model.load(str(path)) for path in (folder, narrow_folder))
+    detector = CompiledDetector(inference_network(model), config)
+    whole = tf.function(lambda images: detector(warp_image(images, detector.image_size)))
+    saved, saved_bfloat16 = (tf.saved_model.load(str(path)) for path in (folder, bfloat16_folder))
 
-    def signature(loaded, name, argument):
+    def signature(loaded: Tensor, name: str, argument: str) -> Callable[[Tensor], object]:
         # Through `loaded`, which keeps the variables alive.
         return lambda value: loaded.signatures[name](**{argument: value})
 
-    def session(name):
+    def session(name: str) -> Callable[[Tensor], object]:
         session = onnxruntime.InferenceSession(folder / "onnx" / name, providers=["CPUExecutionProvider"])
         return lambda images: session.run(None, {"images": images.numpy()})
 
     return {
         "network": {
-            "model": (network, "warped"),
+            "model": (detector.heads, "warped"),
             "serving_heads": (signature(saved, "serving_heads", "images"), "warped"),
-            "serving_heads bfloat16": (signature(narrow, "serving_heads", "images"), "warped"),
+            "serving_heads bfloat16": (signature(saved_bfloat16, "serving_heads", "images"), "warped"),
             "heads.onnx": (session("heads.onnx"), "warped"),
         },
         "whole": {
@@ -115,29 +114,24 @@ def _calls(model, config, folder, narrow_folder):
     }
 
 
-def _measure(stage, calls, inputs, batch, runs):
-    import tensorflow as tf
-
-    milliseconds = {name: [] for name in calls}
-    for run in range(runs + 2):
-        for name, (function, argument) in calls.items():
-            started = time.perf_counter()
-            # Reading the results waits for the device.
-            tf.nest.map_structure(np.asarray, function(inputs[argument]))
-            if run >= 2:
-                milliseconds[name].append(1e3 * (time.perf_counter() - started))
-    rows, reference = [], None
+def _measure(
+    stage: str, forms: Mapping[str, Form], inputs: Mapping[str, Tensor], batch: int, runs: int
+) -> list[dict[str, object]]:
+    """One row per form, also printed to stderr as it is made."""
+    calls = {name: partial(function, inputs[argument]) for name, (function, argument) in forms.items()}
+    milliseconds = timing.measure_in_turns(calls, runs)
+    reference = float(np.median(next(iter(milliseconds.values()))))
+    rows: list[dict[str, object]] = []
     for name, values in milliseconds.items():
-        low, median, high = np.percentile(values, (10, 50, 90)).tolist()
-        reference = reference or median
+        p10, median, p90 = np.percentile(values, (10, 50, 90)).tolist()
         rows.append(
             {
                 "stage": stage,
                 "batch": batch,
                 "form": name,
                 "ms": round(median, 1),
-                "p10": round(low, 1),
-                "p90": round(high, 1),
+                "p10": round(p10, 1),
+                "p90": round(p90, 1),
                 "images_per_second": round(1e3 * batch / median, 2),
                 "ratio": round(median / reference, 3),
             }
@@ -147,4 +141,4 @@ def _measure(stage, calls, inputs, batch, runs):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -1,21 +1,25 @@
-"""How many training images a second does one CPU core prepare?
+"""How many training images per second one CPU core prepares: python benchmarks/input_pipeline.py
 
-Measures, in one process pinned to one core, (a) reading and decoding alone and (b) the whole
-training pipeline (decode, augmentation, batches of 320x320), and prints one line of JSON. Without
-`--images` it generates photo-like 640x480 JPEGs in a temporary folder.
+Measures, in one process pinned to one core, (a) reading and decoding alone and (b) the whole training
+pipeline (decoding, augmentation, batches of 320 x 320), and prints one line of JSON. Without `--images` it
+generates photo-like JPEGs of 640 x 480 pixels in a temporary folder.
 """
 
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from refinedet_tf import cli  # before TensorFlow, whose log level it sets
+from refinedet_tf.commands.terminal import import_tensorflow, run
 from refinedet_tf.config import Config
+from refinedet_tf.errors import InputError
+
+if TYPE_CHECKING:
+    from refinedet_tf.data.dataset import DetectionDataset
 
 NUM_GENERATED = 64
 MAX_BOXES = 20
@@ -23,10 +27,12 @@ NUM_CLASSES = 20
 REPEATS = 5
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="JPEGs to use (default: generated)")
     options = parser.parse_args(arguments)
+    import_tensorflow()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as scratch:
@@ -35,7 +41,7 @@ def main(arguments=None):
         print(json.dumps(measure(options.images or Path(scratch), generated=options.images is None)))
 
 
-def generate_photos(folder):
+def generate_photos(folder: Path) -> None:
     """Writes JPEGs with the 1/f spectrum of photographs, which gives them a photograph's file size."""
     import numpy as np
     from PIL import Image
@@ -51,7 +57,8 @@ def generate_photos(folder):
         Image.fromarray(photo).save(folder / f"{number:03d}.jpg", quality=90)
 
 
-def measure(folder, generated):
+def measure(folder: Path, generated: bool) -> dict[str, object]:
+    """The rates on the JPEGs of a folder; `generated` says whether this program made them."""
     import tensorflow as tf
 
     from refinedet_tf.data.images import decode_image
@@ -62,7 +69,7 @@ def measure(folder, generated):
     one_thread = tf.data.Options()
     one_thread.threading.private_threadpool_size = 1
     one_thread.threading.max_intra_op_parallelism = 1
-    dataset = index(folder)
+    dataset = with_random_objects(folder)
 
     paths = tf.data.Dataset.from_tensor_slices(list(dataset.image_paths)).repeat()
     decoded = paths.map(lambda path: decode_image(tf.io.read_file(path))).map(tf.size)
@@ -82,8 +89,8 @@ def measure(folder, generated):
     }
 
 
-def rate(elements, count, images_each):
-    """Images a second: the best of some repetitions, because other programs disturb only one way."""
+def rate(elements: Iterable, count: int, images_per_element: int) -> float:
+    """Images per second: the best of some repetitions, because other programs only ever slow it down."""
     iterator = iter(elements)
     for _ in range(max(1, count // 4)):
         next(iterator)
@@ -93,11 +100,11 @@ def rate(elements, count, images_each):
         for _ in range(count):
             next(iterator)
         best = min(best, time.perf_counter() - start)
-    return count * images_each / best
+    return count * images_per_element / best
 
 
-def index(folder):
-    """The folder's JPEGs with random objects."""
+def with_random_objects(folder: Path) -> "DetectionDataset":
+    """The JPEGs of a folder as a data set, with random objects."""
     import numpy as np
     from PIL import Image
 
@@ -105,7 +112,7 @@ def index(folder):
 
     paths = sorted(str(path) for path in folder.glob("*.jpg"))
     if not paths:
-        sys.exit(f"error: no .jpg in {folder}")
+        raise InputError(f"no .jpg in {folder}")
     rng = np.random.default_rng(0)
     counts = rng.integers(1, MAX_BOXES + 1, len(paths))
     counts[0] = MAX_BOXES
@@ -128,4 +135,4 @@ def index(folder):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

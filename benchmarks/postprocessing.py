@@ -1,60 +1,61 @@
-"""How long post-processing takes beside the VGG-16 320 network, batch 1: python benchmarks/postprocessing.py
+"""How long post-processing takes compared with the network, batch 1: python benchmarks/postprocessing.py
 
 Prints one JSON line with the median milliseconds of both, measured in turns, and their ratio. The heads are
 a hard case: random logits that leave far more candidates than the 400 that enter the suppression.
 """
 
+import argparse
 import json
-import statistics
-import sys
-import time
-from pathlib import Path
+from collections.abc import Sequence
 
+import networks
 import numpy as np
+import timing
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from refinedet_tf import cli  # noqa: F401  (before TensorFlow, whose log level it sets)
 from refinedet_tf.anchors import tile_anchors
-from refinedet_tf.config_files import load_config
+from refinedet_tf.commands.options import config_from
+from refinedet_tf.commands.terminal import import_tensorflow, run
+from refinedet_tf.config import PostprocessConfig
+from refinedet_tf.tensors import Heads
 
-RUNS = 11
 
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line, measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    networks.add_config_options_with_default(parser)
+    parser.add_argument("--runs", type=int, default=11, help="measured runs of each (default: 11)")
+    options = parser.parse_args(arguments)
+    config = config_from(options)
+    import_tensorflow()
     import tensorflow as tf
 
+    from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
     from refinedet_tf.model import build_model
-    from refinedet_tf.inference.postprocessing import postprocess
 
-    config = load_config("voc320.json")
-    anchors = tile_anchors(config.model.image_size)
-    model = build_model(config)
-    heads = _hard_heads(len(anchors), config.num_classes)
-    image = np.random.default_rng(1).uniform(0, 255, (1, *config.model.image_size, 3)).astype(np.float32)
-    network = tf.function(lambda images: model(images, training=False))
-    detections = tf.function(lambda heads: postprocess(heads, anchors, config))
-    calls = {"network": (network, tf.constant(image)), "postprocessing": (detections, heads)}
-    milliseconds = {name: [] for name in calls}
-    for _ in range(RUNS + 2):
-        for name, (function, value) in calls.items():
-            start = time.perf_counter()
-            tf.nest.map_structure(lambda output: output.numpy(), function(value))
-            milliseconds[name].append(1000 * (time.perf_counter() - start))
-    # The first two rounds trace the graphs and fill caches.
-    medians = {name: statistics.median(values[2:]) for name, values in milliseconds.items()}
+    detector = CompiledDetector(inference_network(build_model(config)), config)
+    heads = _hard_heads(len(tile_anchors(detector.image_size)), config.num_classes)
+    pixels = np.random.default_rng(1).uniform(0, 255, (1, *detector.image_size, 3))
+    image = tf.constant(pixels, tf.float32)
+    calls = {
+        "network": lambda: detector.heads(image),
+        "postprocessing": lambda: detector.detections(heads),
+    }
+    milliseconds = timing.measure_in_turns(calls, options.runs)
+    medians = {name: float(np.median(values)) for name, values in milliseconds.items()}
     result = {
+        "config": config.name,
         "network_ms": round(medians["network"], 2),
         "postprocessing_ms": round(medians["postprocessing"], 2),
         "ratio": round(medians["postprocessing"] / medians["network"], 4),
-        "candidates": _count_candidates(heads, config),
-        "detections": int(detections(heads)["num_detections"][0]),
-        "runs": RUNS,
-        "device": (tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("CPU"))[0].name,
+        "candidates": _count_candidates(heads, config.postprocess),
+        "detections": int(detector.detections(heads)["num_detections"][0]),
+        "runs": options.runs,
+        "device": networks.device_name(),
     }
     print(json.dumps(result))
 
 
-def _hard_heads(num_anchors, num_classes):
+def _hard_heads(num_anchors: int, num_classes: int) -> Heads:
     """Random heads of one image: most anchors pass the objectness filter, boxes move by some tenths."""
     import tensorflow as tf
 
@@ -71,15 +72,15 @@ def _hard_heads(num_anchors, num_classes):
     }
 
 
-def _count_candidates(heads, config):
-    """(anchor, class) pairs above both thresholds."""
+def _count_candidates(heads: Heads, postprocess_config: PostprocessConfig) -> int:
+    """The number of (anchor, class) pairs above both thresholds."""
     import tensorflow as tf
 
-    limits = config.postprocess
     objectness = tf.nn.softmax(heads["arm_conf"])[..., 1:]
     scores = tf.nn.softmax(heads["odm_conf"])[..., 1:]
-    return int(np.sum((objectness >= limits.objectness_threshold) & (scores > limits.score_threshold)))
+    passes = objectness >= postprocess_config.objectness_threshold
+    return int(np.sum(passes & (scores > postprocess_config.score_threshold)))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,0 +1,42 @@
+"""The network that a benchmark measures, and the device that it runs on."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from refinedet_tf.commands.options import add_config_options, config_from
+from refinedet_tf.commands.terminal import import_tensorflow
+from refinedet_tf.commands.trained_model import load_model
+from refinedet_tf.config import Config
+
+if TYPE_CHECKING:
+    import keras
+
+
+def add_config_options_with_default(parser: argparse.ArgumentParser, config: str = "voc320.json") -> None:
+    """Adds `--config`, which may be left out, and `--set`."""
+    add_config_options(parser, required=False)
+    parser.set_defaults(config=config)
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Adds `--config`, `--set` and `--weights`, which may all be left out."""
+    add_config_options_with_default(parser)
+    parser.add_argument("--weights", metavar="FILE", help="trained weights (default: random)")
+
+
+def load_network(options: argparse.Namespace) -> tuple[Config, "keras.Model"]:
+    """(config, model) that `--config`, `--set` and `--weights` describe; random weights without a file."""
+    if options.weights:
+        return load_model(options)
+    config = config_from(options)
+    import_tensorflow()
+    from refinedet_tf.model import build_model
+
+    return config, build_model(config)
+
+
+def device_name() -> str:
+    """TensorFlow's name of the device that it computes on: the first GPU, or else the CPU."""
+    import tensorflow as tf
+
+    return (tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("CPU"))[0].name

@@ -1,0 +1,42 @@
+"""How long calls take: measured in turns after a warm-up, so that a disturbance meets all of them alike."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+WARM_UP_ROUNDS = 2
+"""The first round traces the graphs, the second fills caches."""
+
+
+def measure_in_turns(
+    calls: Mapping[str, Callable[[], object]], runs: int, warm_up_rounds: int = WARM_UP_ROUNDS
+) -> dict[str, np.ndarray]:
+    """Times several calls, one after the other in each round.
+
+    What a call returns is read back into main memory within its time, because TensorFlow returns before
+    the device has finished.
+
+    Args:
+        calls: a name for each function; a function returns a tensor, an array, or any nest of them.
+        runs: rounds that count, at least 1.
+        warm_up_rounds: rounds before them that do not count.
+
+    Returns:
+        For each name the milliseconds of its runs, float64 [runs].
+    """
+    import tensorflow as tf
+
+    milliseconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(warm_up_rounds + runs):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            tf.nest.map_structure(np.asarray, call())
+            milliseconds[name].append(1e3 * (time.perf_counter() - start))
+    return {name: np.array(values[warm_up_rounds:]) for name, values in milliseconds.items()}
+
+
+def spread(milliseconds: np.ndarray) -> dict[str, float]:
+    """The median, the 10th and the 90th percentile of some times, rounded to hundredths."""
+    p10, median, p90 = np.percentile(milliseconds, (10, 50, 90)).tolist()
+    return {"median": round(median, 2), "p10": round(p10, 2), "p90": round(p90, 2)}
