@@ -1,14 +1,15 @@
 """RefineDet (Zhang et al., CVPR 2018) in TensorFlow and Keras.
 
-The names below are the public surface; they are imported when first used, so that the network can
-run on another Keras backend where TensorFlow is not installed.
+The names in `__all__` are the public interface. Each is imported when it is first used, so that the
+network can run on another Keras backend where TensorFlow is not installed.
 """
 
 import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
-_HOME = {
+_MODULES = {
     "load_config": "refinedet_tf.config_files",
     "build_model": "refinedet_tf.model",
     "load_weights": "refinedet_tf.weights",
@@ -18,12 +19,12 @@ _HOME = {
     "Detector": "refinedet_tf.inference.detector",
 }
 
-__all__ = sorted(_HOME)
+__all__ = sorted(_MODULES)
 
 
-def __getattr__(name):
-    if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = getattr(importlib.import_module(_MODULES[name]), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,36 +1,37 @@
-"""The tiled anchors (paper, section 3.2: anchors design and matching)."""
+"""The tiled anchors (paper, section 3.2, "Anchors Design and Matching")."""
 
 import math
 
 import numpy as np
 
 STRIDES = (8, 16, 32, 64)
-"""Pixels between neighbouring cells of the four levels."""
+"""The distance in pixels between neighbouring cells, for each of the four levels."""
 
 SCALE = 4
-"""Side of a level's square anchor in units of its stride: 32, 64, 128, 256 pixels."""
+"""The side of a level's square anchor in units of its stride, which gives 32, 64, 128 and 256 pixels."""
 
 ASPECT_RATIOS = (1.0, 2.0, 0.5)
-"""width / height, in the order of the heads' channels; all anchors of a level have one area."""
+"""Width / height, in the order of the heads' channels. All anchors of a level have the same area."""
 
 ANCHORS_PER_CELL = len(ASPECT_RATIOS)
 
 
 def level_grids(image_size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Rows and columns of each level's grid for an image of [height, width] pixels."""
-    return [tuple(math.ceil(side / stride) for side in image_size) for stride in STRIDES]
+    """Returns (rows, columns) of each level's grid, stride 8 first, for (height, width) in pixels."""
+    height, width = image_size
+    return [(math.ceil(height / stride), math.ceil(width / stride)) for stride in STRIDES]
 
 
 def tile_anchors(image_size: tuple[int, int]) -> np.ndarray:
-    """All anchors of an image size.
+    """Returns all anchors for images of one size.
 
     Args:
         image_size: (height, width) in pixels.
 
     Returns:
-        float32 [A, 4], normalised `[ymin, xmin, ymax, xmax]`, not clipped to the image: level by
-        level (stride 8 first), row by row, column by column, then aspect ratio. 6,375 at 320 x 320,
-        16,320 at 512 x 512.
+        float32 [A, 4], normalised `[ymin, xmin, ymax, xmax]`, not clipped to the image. They are
+        ordered by level (stride 8 first), then row, column and aspect ratio. There are 6,375 for
+        320 x 320 pixels and 16,320 for 512 x 512.
     """
     levels = []
     for stride, (rows, columns) in zip(STRIDES, level_grids(image_size), strict=True):

@@ -1,39 +1,44 @@
-"""BatchNorm whose moving statistics are kept as the authors' program keeps them."""
+"""BatchNorm that averages its moving statistics as the authors' program does."""
+
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from refinedet_tf.tensors import Shape, Tensor
+
 
 @keras.saving.register_keras_serializable("refinedet_tf")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras' layer with Caffe's average of the statistics, which a start from nothing does not bias.
+    """Keras' layer with Caffe's moving average, which the initial values do not bias.
 
-    Of one training step with the batch's mean m and variance v over n values of a channel:
+    A training step whose batch has mean m and variance v over the n values of a channel computes
     weight <- momentum * weight + 1; mean <- mean + (m - mean) / weight;
     variance <- variance + (v * n / (n - 1) - variance) / weight.
-    So the first batch replaces the initial values, and after many steps this is the usual moving
-    average, the weight being 1 / (1 - momentum). Caffe stores the sums weight * mean and
-    weight * variance, and the weight as third blob. The batch itself is normalised with its own
-    statistics, as Caffe does where `use_global_stats` is not set.
+    So the first batch replaces the initial values. After many steps the weight is
+    1 / (1 - momentum), and this is the usual moving average. Caffe stores the sums weight * mean
+    and weight * variance, and the weight as a third blob. The batch itself is normalised with its
+    own statistics, as Caffe does when `use_global_stats` is not set.
 
     Args:
-        frozen: training normalises with the stored statistics too, and never changes them; gamma
-            and beta are trained.
-        synchronized: the statistics are those of the batches of all replicas.
+        frozen: if true, training normalises with the stored statistics, too, and never changes
+            them; gamma and beta are trained all the same.
+        kwargs: arguments of Keras' layer. With `synchronized`, the statistics are taken over the
+            batches of all replicas.
     """
 
-    def __init__(self, frozen=False, **kwargs):
+    def __init__(self, frozen: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.frozen = frozen
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.moving_weight = self.add_weight(
             name="moving_weight", shape=(1,), initializer="zeros", trainable=False, autocast=False
         )
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         if not training or self.frozen or not self.trainable:
             return super().call(inputs, training=False)
         features = ops.cast(inputs, "float32")
@@ -45,7 +50,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         return ops.cast(normalised, self.compute_dtype)
 
-    def _update(self, mean, variance, count):
+    def _update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         count = ops.cast(count, "float32")
         if self.synchronized:
             count = count * _num_replicas()
@@ -56,32 +61,41 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.moving_variance.assign(self.moving_variance + (unbiased - self.moving_variance) / weight)
 
     @property
-    def converged_weight(self):
-        """float32 [1]: the moving weight after many steps, for statistics from a finished training."""
+    def converged_weight(self) -> np.ndarray:
+        """The moving weight after many steps, float32 [1]; it fits statistics of a finished training."""
         return np.array([1.0 / (1.0 - self.momentum)], np.float32)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "frozen": self.frozen}
 
 
-def batch_normalization(name, momentum, frozen=False, epsilon=1e-5, **kwargs):
-    """BatchNorm with the authors' epsilon, its statistics taken over the batches of all replicas.
+def batch_normalization(
+    name: str, momentum: float, frozen: bool = False, epsilon: float = 1e-5, **kwargs: Any
+) -> BatchNormalization:
+    """Makes a BatchNorm layer with the authors' epsilon whose statistics cover all replicas' batches.
 
-    Only so does the result not depend on the number of replicas. (The authors' program uses the
-    statistics of each device alone.)
+    That makes the result independent of the number of replicas. (In the authors' program, each
+    device uses the statistics of its own images.)
+
+    Args:
+        name: the layer's name.
+        momentum: the momentum of the moving statistics.
+        frozen: as in `BatchNormalization`.
+        epsilon: is added to the variance.
+        kwargs: further arguments of Keras' layer.
     """
     return BatchNormalization(
         momentum=momentum,
         epsilon=epsilon,
         frozen=frozen,
-        # With one replica there is nothing to exchange; other backends refuse the argument.
+        # A single replica has nothing to exchange, and other backends refuse the argument.
         synchronized=_num_replicas() > 1,
         name=name,
         **kwargs,
     )
 
 
-def _num_replicas():
+def _num_replicas() -> int:
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf

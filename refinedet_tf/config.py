@@ -1,4 +1,4 @@
-"""Configs: frozen dataclasses with types, defaults and ranges. The only place that knows key names."""
+"""Configs: frozen dataclasses that define every key with its type, default and range."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -40,40 +40,41 @@ class ModelConfig:
         "convnext_tiny",
     ] = "vgg16"
     design: Literal["refinedet", "tiled_anchors", "single_stage"] = "refinedet"
-    """What is left of RefineDet (paper, Table 3): "tiled_anchors": no cascade, the ODM classifies and
-    moves the tiled anchors; "single_stage": no transfer connection blocks and no ODM either, the ARM
-    detects all classes directly, as SSD does. Without negative filtering: `objectness_threshold` 0."""
+    """The whole RefineDet or an ablation of it (paper, Table 3). "tiled_anchors" has no cascade: the ODM
+    classifies and moves the tiled anchors. "single_stage" also has no transfer connection blocks and no
+    ODM: the ARM detects all classes directly, as SSD does. The ablation without negative filtering is
+    `objectness_threshold` 0."""
     image_size: tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]] | None = (320, 320)
-    """[height, width] in pixels; null: any size at call time."""
+    """[height, width] in pixels; with null, the model accepts images of any size."""
     width_multiplier: Positive = 1.0
-    """Scales the channels of MobileNetV2 (its `alpha`); the other backbones ignore it."""
+    """The factor on the channels of MobileNetV2 (its `alpha`); the other backbones ignore it."""
     channel_order: Literal["bgr", "rgb"] = "bgr"
-    """What VGG-16 and the ResNets see: "bgr" as trained by Caffe, "rgb" by RefineDet.PyTorch."""
+    """The input of VGG-16 and the ResNets: "bgr" for Caffe's weights, "rgb" for RefineDet.PyTorch's."""
     tcb_channels: PositiveInt = 256
     tcb_batch_norm: bool | None = None
-    """BatchNorm in the transfer connection blocks, which training from random weights needs; null: as
-    the authors have it, with ResNet-101 only."""
+    """Whether the transfer connection blocks have BatchNorm, which training from random weights needs. With
+    null, only those of ResNet-101 have it, as in the authors' program."""
     head_blocks: bool | None = None
-    """A bottleneck block before the heads of every level and module; null: with ResNet-101 only."""
+    """Whether a bottleneck block precedes the heads of every level and module; null: with ResNet-101 only."""
     batch_norm_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Of the moving statistics of every BatchNorm; short trainings need less than the default."""
+    """The momentum of the moving statistics of every BatchNorm; a short training needs a smaller one."""
     batch_norm_statistics: Literal["moving", "frozen_backbone", "frozen"] = "moving"
-    """"moving": training normalises with the statistics of the batch and averages them, as Caffe does
-    where `use_global_stats` is not set; "frozen": with those of the initial weights, which never
-    change; "frozen_backbone": frozen there, moving in the layers that RefineDet adds."""
+    """With "moving", training normalises with the statistics of the batch and averages them, as Caffe does
+    when `use_global_stats` is not set. With "frozen", it uses those of the initial weights, which never
+    change. "frozen_backbone" freezes those of the backbone but not of the layers that RefineDet adds."""
     weights: str | None = None
-    """Initial weights: "imagenet" (downloaded by Keras), a file of ImageNet weights (Keras' own of the
-    backbone, Caffe's VGG_ILSVRC_16_layers, VGG_ILSVRC_16_layers_fc_reduced or ResNet-101-model), a
-    file for `load_weights` (a whole RefineDet), or null: random."""
+    """The initial weights: "imagenet" (downloaded by Keras); a file of ImageNet weights (Keras' file of the
+    backbone, or Caffe's VGG_ILSVRC_16_layers, VGG_ILSVRC_16_layers_fc_reduced or ResNet-101-model); a
+    file of a whole RefineDet, which `load_weights` reads; or null for random weights."""
 
     @property
     def has_tcb_batch_norm(self) -> bool:
-        """`tcb_batch_norm`, resolved."""
+        """`tcb_batch_norm`, with null replaced by its meaning for the backbone."""
         return self._is_authors_resnet if self.tcb_batch_norm is None else self.tcb_batch_norm
 
     @property
     def has_head_blocks(self) -> bool:
-        """`head_blocks`, resolved."""
+        """`head_blocks`, with null replaced by its meaning for the backbone."""
         return self._is_authors_resnet if self.head_blocks is None else self.head_blocks
 
     @property
@@ -83,22 +84,24 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
-    """Where images and boxes lie."""
+    """The data sets and the names of the classes."""
 
     format: Literal["voc", "coco"] = "voc"
     root: str = "data/VOCdevkit"
-    """VOC: the folder that holds VOC2007, VOC2012...; COCO: the folder that holds annotations/."""
+    """For VOC, the folder that holds VOC2007, VOC2012 and so on; for COCO, the folder of annotations/."""
     train: tuple[str, ...] = ()
-    """VOC: "2007/trainval" and the like; COCO: "train2017", or "file.json:image_folder". Joined."""
+    """The parts of the training set: for VOC "2007/trainval" and the like, for COCO "train2017" or
+    "file.json:image_folder"."""
     validation: tuple[str, ...] = ()
-    """Measured at intervals while training, to choose the best weights; empty: the last weights count."""
+    """The parts of the set on which training chooses the best weights; without any, the final ones count."""
     test: tuple[str, ...] = ()
+    """The parts of the set that evaluation uses."""
     classes: tuple[str, ...] | None = None
-    """Class names in label order (label 1 first); null: those of the training data, sorted."""
+    """The class names in label order (label 1 first); null: those of the training data, sorted."""
     use_difficult: bool = True
-    """Train on objects marked difficult (VOC: yes, COCO crowd regions: never)."""
+    """Whether to train on objects that VOC marks as difficult. COCO's crowd regions are never used."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.classes is not None:
             if not self.classes:
                 raise ValueError("classes must name at least one class, or be null")
@@ -108,28 +111,36 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class AugmentationConfig:
-    """Training augmentation (paper, section 3.2: data augmentation), in the order of the keys."""
+    """The augmentation of training images (paper, section 3.2), applied in the order of the keys."""
 
     distortion_probability: Fraction = 0.5
-    """Of each of brightness, contrast, saturation and hue."""
+    """The probability of each of the changes of brightness, contrast, saturation and hue."""
     brightness: NotNegative = 32.0
+    """The largest shift of brightness, in units of 0..255."""
     contrast: Range = (0.5, 1.5)
+    """The range of the factor on the contrast."""
     saturation: Range = (0.5, 1.5)
+    """The range of the factor on the saturation."""
     hue: NotNegative = 18.0
-    """Largest shift in OpenCV's 8-bit hue units (2 degrees each; 18 is a tenth of the circle)."""
+    """The largest shift in OpenCV's 8-bit hue units (2 degrees each; 18 is a tenth of the circle)."""
     expand_probability: Fraction = 0.5
     expand_ratio: tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1)]] = (1.0, 4.0)
+    """The range of the sides of the expanded canvas in units of the image's sides."""
     crop_min_ious: tuple[Fraction, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    """One sampler each, besides the whole image and the unconstrained one; empty: no crops at all."""
+    """The smallest IoU with an object of each kind of crop. Whole images and unconstrained crops are chosen
+    as well, unless this is empty: then images are never cropped."""
     crop_scale: Range = (0.3, 1.0)
+    """The range of the square root of the crop's share of the image's area."""
     crop_aspect_ratio: Range = (0.5, 2.0)
+    """The range of width / height of the crop."""
     crop_trials: PositiveInt = 50
+    """The number of random windows that each kind of crop tries."""
     random_interpolation: bool = True
-    """One of five kernels at random; otherwise bilinear."""
+    """Whether to resize with one of five kernels at random; otherwise the kernel is bilinear."""
     horizontal_flip_probability: Fraction = 0.5
     vertical_flip_probability: Fraction = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("contrast", "saturation", "expand_ratio", "crop_scale", "crop_aspect_ratio"):
             _check_range(name, getattr(self, name))
         if self.crop_scale[0] <= 0 or self.crop_scale[1] > 1:
@@ -140,85 +151,107 @@ class AugmentationConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LossConfig:
-    """Matching, hard negative mining and loss (paper, sections 3.2 and 3.3)."""
+    """The matching, hard negative mining and loss (paper, sections 3.2 and 3.3)."""
 
     positive_iou: Fraction = 0.5
+    """The smallest IoU of an anchor with its object, unless it is the object's best anchor."""
     negatives_per_positive: NotNegative = 3.0
+    """The largest number of negatives per positive of an image in hard negative mining."""
     objectness_threshold: Fraction = 0.01
-    """Anchors that the ARM gives less are no ODM negatives: 1 - theta, theta = 0.99 in the paper."""
+    """Anchors to which the ARM gives less are not negatives of the ODM. It is 1 - theta, where theta is 0.99
+    in the paper."""
     classification: Literal["mining", "focal"] = "mining"
-    """"focal": every anchor counts, weighted by the focal loss (Lin et al., ICCV 2017, equation 5)."""
+    """With "focal", all anchors count and the focal loss weights them (Lin et al., ICCV 2017, equation 5)."""
     focal_alpha: Fraction = 0.25
-    """Weight of positives; negatives have 1 - alpha."""
+    """The weight of positives in the focal loss; that of negatives is 1 - alpha."""
     focal_gamma: NotNegative = 2.0
+    """The exponent of the focal loss."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainingConfig:
-    """Optimisation (paper, section 3.4)."""
+    """The optimisation (paper, section 3.4)."""
 
     steps: PositiveInt = 120_000
     batch_size: PositiveInt = 32
-    """Images a step over all replicas."""
+    """Images per step over all replicas."""
     learning_rate: Positive = 1e-3
     milestones: tuple[PositiveInt, ...] = (80_000, 100_000)
-    """Steps at which the rate is multiplied by `decay_factor`."""
+    """The steps at which the learning rate is multiplied by `decay_factor`."""
     decay_factor: Positive = 0.1
     warmup_steps: Count = 0
-    """Steps of linear warm-up from 0 to the rate."""
+    """The number of steps of linear warm-up from 0 to the learning rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 5e-4
+    """The factor of the L2 regularisation, which is part of the gradient."""
     gradient_clip_norm: Positive | None = None
+    """The largest norm of the gradient of all variables together; null: no limit."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """The precision of the network's computations; weights and loss are always float32."""
     jit_compile: bool = False
+    """Whether XLA compiles the training step, which works on a single device."""
     strategy: Literal["mirrored", "multi_worker"] = "mirrored"
+    """The devices that share a batch: those of this machine, or those of the machines in TF_CONFIG."""
     seed: Count = 0
     deterministic: bool = False
-    """Ask TensorFlow for deterministic kernels too; the data order is deterministic always."""
+    """Whether TensorFlow uses deterministic kernels. The order of the data is always deterministic."""
     log_every: PositiveInt = 10
+    """The number of steps from one logged step to the next."""
     checkpoint_every: PositiveInt = 1_000
+    """The number of steps from one checkpoint to the next."""
     validate_every: PositiveInt = 5_000
+    """The number of steps from one validation to the next."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must increase, got {list(self.milestones)}")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PostprocessConfig:
-    """From heads to detections (paper, section 3.4; numbers that differ in the code: README)."""
+    """The way from heads to detections (paper, section 3.4; the README says how the authors' code differs)."""
 
     objectness_threshold: Fraction = 0.01
+    """Anchors to which the ARM gives less cannot be detections."""
     score_threshold: Fraction = 0.01
+    """The smallest score of a detection."""
     pre_nms_per_image: PositiveInt | None = 400
+    """The largest number of candidates per image before non-maximum suppression (NMS); null: no limit."""
     pre_nms_per_class: PositiveInt | None = None
+    """The largest number of candidates per class before NMS; null: no limit."""
     nms_iou: Fraction = 0.45
+    """Of two detections of a class with a larger IoU, NMS keeps the one of higher score."""
     max_detections: PositiveInt = 200
+    """The largest number of detections per image."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluationConfig:
-    """How accuracy is measured."""
+    """The way in which accuracy is measured."""
 
     metric: Literal["voc07", "voc", "coco"] = "voc07"
-    """"voc07": 11-point AP, "voc": area under the curve (2010 on), "coco": AP at IoU 0.50:0.95."""
+    """"voc07" is the 11-point AP, "voc" the area under the curve (since 2010), "coco" AP at IoU 0.50:0.95."""
     batch_size: PositiveInt = 8
+    """Images per batch."""
     soft_nms: bool = False
-    """Linear soft-NMS at IoU 0.30 behind the post-processing, as the authors test COCO at one scale."""
+    """Whether linear soft-NMS at IoU 0.30 follows the post-processing, as in the authors' tests of COCO at
+    one scale."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ExpectedConfig:
-    """What the config is known to reach: the claim it stands for."""
+    """The accuracy that the config is known to reach."""
 
     metric: str
+    """The name of the number, such as "mAP"."""
     value: Fraction
     source: str
+    """The publication or measurement that gives the value."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Config:
-    """A whole experiment."""
+    """The config of a whole experiment."""
 
     name: str = "refinedet"
     description: str = ""
@@ -233,7 +266,7 @@ class Config:
 
     @property
     def num_classes(self) -> int:
-        """Number of object classes C, without background.
+        """The number of object classes C, without background.
 
         Raises:
             InputError: `data.classes` is null; read them from the data first (`with_classes`).
@@ -247,17 +280,18 @@ class Config:
 
 
 def with_classes(config: Config, classes: Sequence[str]) -> Config:
-    """The same config with the class names (label order) filled in."""
+    """Returns the same config with the class names, which are in label order, filled in."""
     return dataclasses.replace(config, data=dataclasses.replace(config.data, classes=tuple(classes)))
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """The keys (`section.key`) in which two configs differ, with both values."""
-    pairs = {}
-    for key, value in dataclasses.asdict(old).items():
-        other = dataclasses.asdict(new)[key]
-        if isinstance(value, dict) and isinstance(other, dict):
-            pairs |= {f"{key}.{name}": (value[name], other[name]) for name in value}
+    """Returns the keys (`section.key`) in which two configs differ, with the old and the new value."""
+    pairs: dict[str, tuple[Any, Any]] = {}
+    new_values = dataclasses.asdict(new)
+    for key, old_value in dataclasses.asdict(old).items():
+        new_value = new_values[key]
+        if isinstance(old_value, dict) and isinstance(new_value, dict):
+            pairs |= {f"{key}.{name}": (old_value[name], new_value[name]) for name in old_value}
         else:
-            pairs[key] = (value, other)
+            pairs[key] = (old_value, new_value)
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}

@@ -1,7 +1,7 @@
-"""Config files: read strictly from JSON, with inheritance and overrides.
+"""Strict reading of configs from JSON files, with inheritance and overrides.
 
-A config file may say `"extends": "voc320.json"` and then holds only what differs. Every key can be
-overridden on the command line, `--set training.batch_size=16`.
+A config file that says `"extends": "voc320.json"` holds only the keys that differ. Every key can be
+overridden on the command line, for example by `--set training.batch_size=16`.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError
@@ -23,7 +24,7 @@ CONFIG_FOLDER = next(
     (folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()),
     _PACKAGE / "configs",
 )
-"""The configs that come with the project: inside the installed package, or beside it in a checkout."""
+"""The folder of the project's configs: inside the installed package, or next to it in a checkout."""
 
 _ADAPTER = TypeAdapter(Config)
 
@@ -32,12 +33,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a config.
 
     Args:
-        path: a JSON file, a run folder (its `config.json`), or a bare name looked up in `configs/`.
-        overrides: `"section.key=value"` strings; the value is JSON, or a plain string.
+        path: a JSON file, a run folder that holds a `config.json`, or a name of a file in `configs/`.
+        overrides: strings `"section.key=value"`, whose value is JSON or a plain string.
 
     Raises:
-        InputError: the file is missing or not JSON, or a key or value is wrong; names the key and,
-            for an unknown one, the nearest valid key.
+        InputError: the file is missing or not JSON, or a key or value is wrong. The message
+            names the key and, if it is unknown, the nearest valid key.
     """
     file = _find(path, base=None)
     tree = _read_with_parents(file, seen=())
@@ -51,11 +52,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def config_to_json(config: Config) -> str:
-    """The whole config as JSON text that `load_config` reads back to an equal config."""
+    """Returns the whole config as JSON text, from which `load_config` reads an equal config."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
 def _find(path: str | Path, base: Path | None) -> Path:
+    """Returns the config file that `path` names; it is looked up in `base` first."""
     path = Path(path)
     candidates = [path, CONFIG_FOLDER / path, CONFIG_FOLDER / f"{path}.json"]
     if base is not None:
@@ -115,8 +117,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     tree[keys[-1]] = value
 
 
-def _explain(error: dict[str, Any]) -> str:
-    """One validation error as `section.key: what is wrong`."""
+def _explain(error: ErrorDetails) -> str:
+    """Describes a validation error as `section.key: what is wrong`."""
     location = [str(part) for part in error["loc"]]
     if error["type"] == "unexpected_keyword_argument":
         valid = _keys_at(location[:-1])
@@ -139,15 +141,16 @@ def _explain(error: dict[str, Any]) -> str:
     return f"{'.'.join(location) or 'config'}: {message}{shown}{hint}"
 
 
-def _choices(error: dict[str, Any]) -> list[str]:
+def _choices(error: ErrorDetails) -> list[str]:
+    """Returns the valid values of a key that has a fixed set of them, else an empty list."""
     if error["type"] != "literal_error":
         return []
     return [part.strip(" '") for part in error["ctx"]["expected"].replace(" or ", ",").split(",")]
 
 
 def _keys_at(location: Sequence[str]) -> list[str]:
-    """The valid keys of the section that a location leads to."""
-    section = Config
+    """Returns the valid keys of the section to which a location leads."""
+    section: Any = Config
     for part in location:
         hint = get_type_hints(section).get(part)
         section = next((t for t in (hint, *get_args(hint)) if dataclasses.is_dataclass(t)), section)

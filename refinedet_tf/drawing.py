@@ -1,4 +1,4 @@
-"""Boxes, names and scores on images, and images on one sheet."""
+"""Drawing of boxes, names and scores on images, and of several images on one sheet."""
 
 import colorsys
 import math
@@ -10,17 +10,21 @@ from PIL import Image, ImageDraw, ImageFont
 from refinedet_tf.errors import InputError
 
 UNKNOWN_COLOR = (160, 160, 160)
-"""Of labels that have no class name."""
+"""The colour of labels that have no class name."""
 
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 _SMALLEST_FONT = 9
 
 
 def class_color(label: int) -> tuple[int, int, int]:
-    """The RGB colour of a label (1..C): hues a golden ratio apart, so that neighbours differ clearly."""
+    """Returns the RGB colour of a label (1..C).
+
+    The hues advance by the golden ratio, so that neighbouring labels differ clearly.
+    """
     hue = (label - 1) * _GOLDEN_RATIO % 1.0
     value, saturation = ((1.0, 0.85), (0.75, 0.95), (1.0, 0.5))[(label - 1) % 3]
-    return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, saturation, value))
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def draw_detections(
@@ -34,23 +38,22 @@ def draw_detections(
 
     Args:
         image: uint8 [H, W, 3], RGB.
-        boxes: float [n, 4], normalised `[ymin, xmin, ymax, xmax]`; parts outside are cut off.
+        boxes: float [n, 4], normalised `[ymin, xmin, ymax, xmax]`; they are clipped to the image.
         labels: int [n], 1..C; a label without a name is drawn grey, as "class 37".
         class_names: C names, label 1 first.
-        scores: float [n], shown as percentages and drawn from the lowest up, so that the best lies
-            on top; None: ground truth, in the given order.
+        scores: float [n], shown as percentages and drawn in ascending order, so that the best box
+            lies on top; None for ground truth, which is drawn in the given order.
 
     Returns:
         uint8 [H, W, 3].
 
     Raises:
-        InputError: the image is not uint8 RGB, the lengths differ, or a box is not finite or is
-            inverted.
+        InputError: the image is not uint8 RGB, the lengths differ, or a box is inverted or not finite.
     """
     _check_image(image)
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     if len(labels) != len(boxes) or (scores is not None and len(scores) != len(boxes)):
-        raise InputError("boxes, labels and scores must have one length")
+        raise InputError("boxes, labels and scores must have the same length")
     for row, box in enumerate(boxes):
         if not np.isfinite(box).all() or box[0] > box[2] or box[1] > box[3]:
             raise InputError(
@@ -76,13 +79,13 @@ def draw_detections(
 
 
 def contact_sheet(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Images side by side in a grid that is about as many cells wide as high, left to right.
+    """Places images in a grid with about as many rows as columns, from left to right.
 
     Args:
-        images: uint8 [H, W, 3] each, RGB, of any sizes; a smaller one is centred in its cell.
+        images: uint8 [H, W, 3] each, RGB, of any sizes; a smaller image is centred in its cell.
 
     Returns:
-        uint8 [rows * cell, columns * cell, 3]; the gaps are dark grey.
+        uint8 [rows * cell height, columns * cell width, 3]; the gaps are dark grey.
 
     Raises:
         InputError: there is no image, or one is not uint8 RGB.
@@ -110,10 +113,20 @@ def _check_image(image: np.ndarray) -> None:
         raise InputError(f"an image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
 
 
-def _draw_label(draw, text, left, top, color, image_size) -> None:
-    """A filled tag with `text` above (left, top), moved and shortened to stay inside the image."""
+def _draw_label(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    left: float,
+    top: float,
+    color: tuple[int, int, int],
+    image_size: tuple[int, int],
+) -> None:
+    """Draws a filled tag with `text` above (left, top), moved and shortened to stay inside the image.
+
+    `image_size` is (width, height).
+    """
     width, height = image_size
-    font, text = _fitting(draw, text, width - 4, min(height - 2, max(height // 24, 12)))
+    font, text = _fit_text(draw, text, width - 4, min(height - 2, max(height // 24, 12)))
     _, text_top, text_right, text_bottom = draw.textbbox((0, 0), text, font=font)
     tag_width, tag_height = text_right + 4, text_bottom - text_top + 4
     left = max(0, min(left, width - tag_width))
@@ -126,8 +139,13 @@ def _draw_label(draw, text, left, top, color, image_size) -> None:
     draw.text((left + 2, top + 2 - text_top), text, fill=ink, font=font)
 
 
-def _fitting(draw, text: str, width: int, size: int):
-    """The largest font up to `size` in which `text` is at most `width` pixels wide; text is cut last."""
+def _fit_text(
+    draw: ImageDraw.ImageDraw, text: str, width: int, size: int
+) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, str]:
+    """Returns a font of at most `size` in which `text` is at most `width` pixels wide, and the text.
+
+    If the smallest font is too wide, the end of the text is cut off.
+    """
     font = ImageFont.load_default(max(size, _SMALLEST_FONT))
     length = draw.textlength(text, font=font)
     if length > width:

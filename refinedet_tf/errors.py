@@ -2,17 +2,17 @@
 
 
 class InputError(ValueError):
-    """Something that the user gave is wrong: a config key, a file, a box, a folder.
+    """An input of the user is wrong: a config key, a file, a box or a folder.
 
-    The message names the thing and says what would be right. Commands print it as one line and
-    exit with `exit_code` 2.
+    The message names the input and says what would be right. Commands print it as one line and exit
+    with `exit_code` 2.
     """
 
     exit_code = 2
 
 
 class TrainingStopped(RuntimeError):
-    """Training cannot go on (a non-finite loss or gradient, a checkpoint that cannot be written).
+    """Training cannot go on, for example because a loss is not finite or a checkpoint cannot be written.
 
     Commands print the message as one line and exit with `exit_code` 1.
     """

@@ -1,4 +1,4 @@
-"""Reading and writing files: whole or not at all, and one clear line when the disk refuses."""
+"""Reading and writing files, with atomic replacement and one-line errors."""
 
 import contextlib
 import os
@@ -13,11 +13,12 @@ def explain_os_errors(path: str | os.PathLike, problem: str = "cannot be written
     """Turns an OSError of the block into the error that commands print as one line.
 
     Args:
-        path: the file or folder that the block works on, with the name of its option where there is one.
-        problem: what cannot be done with it.
+        path: the file or folder that the block works on; it may be preceded by the name of its option.
+        problem: what the block cannot do with it.
 
     Raises:
-        InputError: `path`, the problem and the system's reason.
+        InputError: the block raised an OSError; the message gives `path`, the problem and the system's
+            reason.
     """
     try:
         yield
@@ -26,14 +27,18 @@ def explain_os_errors(path: str | os.PathLike, problem: str = "cannot be written
 
 
 def write_aside(file: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write(path)` on a neighbouring path and renames the result to `file`.
+    """Calls `write(path)` with another path in the same folder and renames the result to `file`.
 
-    Whatever happens meanwhile, `file` has the old content or the new one, whole.
+    At every moment `file` has either its whole old content or its whole new content.
+
+    Args:
+        file: the file to create or replace.
+        write: a function that writes the content to the path it is given.
 
     Raises:
         OSError: the file cannot be written.
     """
-    # The ending stays, because Keras chooses the format by it.
+    # The suffix stays the same, because Keras chooses the format by it.
     aside = file.with_name(f".writing-{file.name}")
     try:
         write(aside)
@@ -44,7 +49,7 @@ def write_aside(file: Path, write: Callable[[Path], object]) -> None:
 
 
 def flush(path: Path) -> None:
-    """Has the operating system write a file or folder to the disk, so that a rename means done.
+    """Makes the operating system write a file or folder to the disk, so that it survives a crash.
 
     Raises:
         OSError: it cannot be written.
@@ -57,7 +62,9 @@ def flush(path: Path) -> None:
 
 
 def list_folder(folder: str | Path) -> list[str]:
-    """Names of the files in a folder, read in one go: a stat per image would take hours on a network disk.
+    """Returns the names of the entries of a folder.
+
+    The folder is read at once, because one stat call per image would take hours on a network disk.
 
     Raises:
         InputError: the folder is missing or cannot be read.

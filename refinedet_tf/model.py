@@ -1,7 +1,9 @@
-"""The network: image -> the four heads of RefineDet, a functional Keras model."""
+"""The network: a functional Keras model from images to the heads of RefineDet."""
 
 import contextlib
 import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -9,35 +11,37 @@ from keras import layers, ops
 from refinedet_tf.anchors import ANCHORS_PER_CELL, level_grids
 from refinedet_tf.backbones import build_features
 from refinedet_tf.backbones.resnet101 import head_block
-from refinedet_tf.config import Config
+from refinedet_tf.config import Config, ModelConfig
 from refinedet_tf.errors import InputError
 from refinedet_tf.layers import TransferConnectionBlock, caffe_xavier
+from refinedet_tf.tensors import Tensor
 
 LEVELS = (3, 4, 5, 6)
-"""Level k has stride 2 ** k."""
+"""The numbers of the levels; level k has stride 2 ** k."""
 
 FOCAL_PRIOR = 0.01
-"""Probability of an object that every anchor starts with under the focal loss, pi in RetinaNet (Lin et al.,
-ICCV 2017, section 4.1)."""
+"""The initial probability of an object at every anchor if the focal loss is used; pi in RetinaNet (Lin et
+al., ICCV 2017, section 4.1)."""
 
 
 def build_model(config: Config) -> keras.Model:
-    """The RefineDet network (paper, figure 1) with random weights.
+    """Builds the RefineDet network (paper, figure 1) with random weights.
 
-    Whoever trains or uses it loads weights: `load_initial_weights`, `load_weights` or a checkpoint.
+    Its weights are then loaded by `load_initial_weights`, by `load_weights` or from a checkpoint. The
+    design "single_stage" has only the "odm" heads, on the backbone's feature maps. The design
+    "tiled_anchors" has the same layers as "refinedet".
 
     Args:
-        config: `model` (but for `model.weights`), `training.precision`, `loss.classification` and the
+        config: `model` (except `model.weights`), `training.precision`, `loss.classification` and the
             number C of classes are used.
 
     Returns:
-        A model of images [B, H, W, 3], RGB 0..255, of any number type, to a dict of float32
-        logits and offsets, A anchors in the order of `tile_anchors((H, W))`:
+        A model that takes images [B, H, W, 3], RGB 0..255, of any number type, and returns a dict of
+        float32 logits and offsets for A anchors in the order of `tile_anchors((H, W))`:
         "arm_loc" [B, A, 4] and "odm_loc" [B, A, 4], offsets (cx, cy, w, h);
-        "arm_conf" [B, A, 2], (background, object); "odm_conf" [B, A, C + 1], background first.
-        H and W are fixed by `model.image_size`, or free if that is null.
-        Design "single_stage" has the "odm" heads alone, on the backbone's feature maps; the layers of
-        "tiled_anchors" are those of "refinedet".
+        "arm_conf" [B, A, 2], logits of (background, object);
+        "odm_conf" [B, A, C + 1], logits of the classes, background first.
+        H and W are fixed by `model.image_size`, or free if it is null.
 
     Raises:
         InputError: the class names are not known, or `model.image_size` does not fit the backbone's grids.
@@ -55,16 +59,17 @@ def build_model(config: Config) -> keras.Model:
     return keras.Model(images, heads, name="refinedet")
 
 
-def _transfer(sources, config):
-    """ODM features of the four levels, built from the deepest level up."""
-    deeper, features = None, []
+def _transfer(sources: Sequence[keras.KerasTensor], model_config: ModelConfig) -> list[keras.KerasTensor]:
+    """Builds the ODM features of the four levels, from the deepest level up."""
+    deeper: keras.KerasTensor | None = None
+    features: list[keras.KerasTensor] = []
     for level, source in reversed(list(zip(LEVELS, sources, strict=True))):
         block = TransferConnectionBlock(
             level,
-            config.tcb_channels,
-            config.has_tcb_batch_norm,
-            config.batch_norm_momentum,
-            config.batch_norm_statistics == "frozen",
+            model_config.tcb_channels,
+            model_config.has_tcb_batch_norm,
+            model_config.batch_norm_momentum,
+            model_config.batch_norm_statistics == "frozen",
             name=f"tcb{level}",
         )
         deeper = block(source) if deeper is None else block(source, deeper)
@@ -72,14 +77,16 @@ def _transfer(sources, config):
     return features
 
 
-def _module(name, features, num_classes, config):
-    """The two heads of the module "arm" or "odm", behind its bottleneck blocks where they are on."""
+def _module(
+    name: str, features: Sequence[keras.KerasTensor], num_classes: int, config: Config
+) -> dict[str, keras.KerasTensor]:
+    """Builds the two heads of the module "arm" or "odm", after its bottleneck blocks if it has them."""
     if config.model.has_head_blocks:
         features = [head_block(f, f"{name}{k}", config.model) for k, f in zip(LEVELS, features, strict=True)]
-    bias = "zeros"
+    bias: str | keras.initializers.Initializer = "zeros"
     if config.loss.classification == "focal":
-        # All anchors count, and nearly all are background. Without a prior their sum would begin a hundred
-        # times above the objects' (VGG-16 at 320: gradient norm 2900 instead of 50).
+        # All anchors count, and nearly all are background. Without a prior, their loss would at first be a
+        # hundred times the objects' (VGG-16 at 320 pixels: gradient norm 2900 instead of 50).
         bias = BackgroundPrior(FOCAL_PRIOR, num_classes)
     return {
         f"{name}_loc": _head(features, f"{name}_loc", 4),
@@ -89,29 +96,35 @@ def _module(name, features, num_classes, config):
 
 @keras.saving.register_keras_serializable("refinedet_tf")
 class BackgroundPrior(keras.initializers.Initializer):
-    """Biases of a classification head, for which the softmax gives all objects together `prior`.
+    """Biases of a classification head with which the softmax gives all objects together `prior`.
+
+    The first of each anchor's C + 1 biases is ln(C (1 - prior) / prior); the others are 0.
 
     Args:
-        prior: in 0..1, both excluded.
-        num_classes: C; of each anchor's C + 1 biases the first is ln(C (1 - prior) / prior), the others
-            are 0.
+        prior: a number above 0 and below 1.
+        num_classes: C.
     """
 
-    def __init__(self, prior: float, num_classes: int):
+    def __init__(self, prior: float, num_classes: int) -> None:
         self.prior, self.num_classes = prior, num_classes
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: Sequence[int], dtype: str | None = None) -> Tensor:
         background = math.log(self.num_classes * (1 - self.prior) / self.prior)
-        of_anchor = [background] + [0.0] * self.num_classes
-        return ops.convert_to_tensor(of_anchor * (shape[0] // len(of_anchor)), dtype)
+        anchor_biases = [background] + [0.0] * self.num_classes
+        return ops.convert_to_tensor(anchor_biases * (shape[0] // len(anchor_biases)), dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"prior": self.prior, "num_classes": self.num_classes}
 
 
-def _head(features, name, values, bias="zeros"):
-    """3x3 convolutions, one a level, joined over the levels: float32 [B, A, values]."""
-    joined = []
+def _head(
+    features: Sequence[keras.KerasTensor],
+    name: str,
+    values: int,
+    bias: str | keras.initializers.Initializer = "zeros",
+) -> keras.KerasTensor:
+    """Builds one 3x3 convolution per level and joins their outputs to float32 [B, A, values]."""
+    outputs = []
     for level, feature in zip(LEVELS, features, strict=True):
         output = layers.Conv2D(
             ANCHORS_PER_CELL * values,
@@ -121,26 +134,26 @@ def _head(features, name, values, bias="zeros"):
             bias_initializer=bias,
             name=f"{name}{level}",
         )(feature)
-        joined.append(layers.Reshape((-1, values), name=f"{name}{level}_anchors")(output))
-    joined = layers.Concatenate(axis=1, name=f"{name}_levels")(joined)
-    # Softmax, loss and decoding want float32, whatever precision the network computes in.
+        outputs.append(layers.Reshape((-1, values), name=f"{name}{level}_anchors")(output))
+    joined = layers.Concatenate(axis=1, name=f"{name}_levels")(outputs)
+    # Softmax, loss and decoding need float32, whatever the precision of the network.
     return layers.Activation("linear", dtype="float32", name=name)(joined)
 
 
-def _check_grids(sources, image_size):
+def _check_grids(sources: Sequence[keras.KerasTensor], image_size: tuple[int, int] | None) -> None:
     if image_size is None:
         return
     grids = [tuple(source.shape[1:3]) for source in sources]
     if grids != level_grids(image_size):
         raise InputError(
             f"model.image_size {list(image_size)}: the backbone's grids {grids} do not fit the anchors' "
-            f"{level_grids(image_size)}; take multiples of 64"
+            f"{level_grids(image_size)}; use multiples of 64"
         )
 
 
 @contextlib.contextmanager
-def _precision(precision):
-    """Keras' global policy, only while the layers are made; weights stay float32."""
+def _precision(precision: str) -> Iterator[None]:
+    """Sets Keras' global dtype policy while the layers are made; the weights stay float32."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     try:

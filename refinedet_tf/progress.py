@@ -1,4 +1,4 @@
-"""How far long work over many images is: images done, images per second, time left."""
+"""Progress of long work over many images: images done, images per second, time left."""
 
 import math
 import sys
@@ -9,24 +9,25 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 Progress = Callable[[int, int, float], None]
-"""Called with images done, images in all, and seconds since the start."""
+"""It is called with the number of images done, their total number, and the seconds since the start."""
 
 SECONDS_ON_A_TERMINAL = 0.5
 SECONDS_IN_A_LOG = 30.0
-"""Between two lines. On a terminal one line is rewritten; logs stay short."""
+"""The time between two lines, which is longer in a log, because every line of a log stays."""
 
 
 class ProgressPrinter:
-    """Prints progress to stderr: on a terminal one line that is rewritten, elsewhere a line now and then.
+    """Prints progress to stderr, as one rewritten line on a terminal and as occasional lines elsewhere.
 
-    The last image always gets its line, unless `quiet_seconds` have not passed since the start.
+    A line is always printed for the last image, unless `quiet_seconds` have not yet passed.
 
     Args:
-        what: goes before the numbers, such as "reading 2007/trainval".
-        quiet_seconds: nothing is printed earlier, so that quick work passes without a word.
+        what: the text before the numbers, such as "reading 2007/trainval".
+        quiet_seconds: the time since the start during which nothing is printed, so that short work
+            prints nothing.
     """
 
-    def __init__(self, what: str = "", quiet_seconds: float = 0.0):
+    def __init__(self, what: str = "", quiet_seconds: float = 0.0) -> None:
         self._prefix = f"{what}: " if what else ""
         self._quiet_seconds = quiet_seconds
         self._on_terminal = sys.stderr.isatty()
@@ -34,7 +35,7 @@ class ProgressPrinter:
         self._last = -math.inf
 
     def __call__(self, done: int, total: int, seconds: float) -> None:
-        """Notes that `done` of `total` images are finished, `seconds` after the start."""
+        """Notes that `done` of `total` images are finished `seconds` after the start."""
         if seconds < self._quiet_seconds or (done < total and seconds - self._last < self._interval):
             return
         self._last = seconds
@@ -47,7 +48,14 @@ class ProgressPrinter:
 def with_progress(
     items: Iterable[Item], total: int, progress: Progress, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Item]:
-    """Yields `items`, one per image, and calls `progress` after each."""
+    """Yields `items`, one per image, and calls `progress` after each of them.
+
+    Args:
+        items: one item per image.
+        total: the number of items.
+        progress: is called after each item.
+        clock: returns the time in seconds.
+    """
     start = clock()
     for done, item in enumerate(items, 1):
         yield item
@@ -55,13 +63,13 @@ def with_progress(
 
 
 def progress_line(done: int, total: int, seconds: float) -> str:
-    """For example `1200/4952 images, 31.2 images/s, 2:00 left`."""
+    """Returns a text such as `1200/4952 images, 31.2 images/s, 2:00 left`."""
     rate = done / max(seconds, 1e-9)
     return f"{done}/{total} images, {rate:.1f} images/s, {format_duration((total - done) / rate)} left"
 
 
 def format_duration(seconds: float) -> str:
-    """Hours, minutes and seconds, such as `1:02:03`; without hours where there are none, `2:03`."""
+    """Returns hours, minutes and seconds such as `1:02:03`, or `2:03` if it is less than an hour."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,4 +1,4 @@
-"""What lies where in the folder of one training run."""
+"""The files in the folder of a training run."""
 
 import json
 import os
@@ -11,21 +11,24 @@ from refinedet_tf.files import explain_os_errors, write_aside
 
 
 class RunFolder:
-    """The paths of a run, and its config file.
+    """The paths of a run, its config file and its log.
 
     ```
-    config.json            the resolved config, class names included
-    log.jsonl              one JSON object a logged step or validation
-    dropped_boxes.txt      annotated boxes that were not usable, where there are any
+    config.json            the resolved config, including the class names
+    log.jsonl              one JSON object per logged step or validation
+    dropped_boxes.txt      annotated boxes that could not be used, if there are any
     augmented.png          one augmented training batch
-    tensorboard/           scalars and drawn detections
-    checkpoints/step-N/    all that --resume needs
-    best.weights.h5        at the best validation so far
-    final.weights.h5       after the last step
+    tensorboard/           scalars and pictures of detections
+    checkpoints/step-N/    everything that --resume needs
+    best.weights.h5        the weights of the best validation so far
+    final.weights.h5       the weights after the last step
     ```
+
+    Args:
+        path: the run folder, which need not exist.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self.config = self.path / "config.json"
         self.log = self.path / "log.jsonl"
@@ -39,8 +42,12 @@ class RunFolder:
     def create(self, config: Config, resume: bool) -> None:
         """Makes the folder and writes the config.
 
+        Args:
+            config: the run's config with its class names.
+            resume: whether the folder may hold an earlier part of the run.
+
         Raises:
-            InputError: the folder cannot be written, or holds something and `resume` is false.
+            InputError: the folder cannot be written, or it is not empty and `resume` is false.
         """
         with explain_os_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -51,7 +58,7 @@ class RunFolder:
             write_aside(self.config, lambda file: file.write_text(config_to_json(config), encoding="utf-8"))
 
     def trained_weights(self) -> Path:
-        """The weights to use: the best by validation, or the last ones where none was made.
+        """Returns the weights to use: those of the best validation, or the final ones without validation.
 
         Raises:
             InputError: the run has written no weights yet.
@@ -62,8 +69,10 @@ class RunFolder:
         raise InputError(f"{self.path} holds no weights yet (best.weights.h5 or final.weights.h5)")
 
     def best_validation(self) -> dict | None:
-        """The log's entry of the validation that chose `best_weights`, {"step", "validation": {"mAP",
-        "AP", "best"}}; None where none did.
+        """Returns the log's entry of the validation that chose `best_weights`.
+
+        Returns:
+            {"step", "validation": {"mAP", "AP", "best"}}, or None if no validation has chosen weights.
         """
         if not self.best_weights.is_file():
             return None
@@ -71,7 +80,10 @@ class RunFolder:
         return best[-1] if best else None
 
     def log_entries(self) -> list[dict]:
-        """The entries of the log, without a line that a kill cut off; empty where there is no log."""
+        """Returns the entries of the log; the list is empty if there is no log.
+
+        A line that is not valid JSON, because the process was killed while it wrote, is left out.
+        """
         if not self.log.is_file():
             return []
         entries = map(_parse, self.log.read_text(encoding="utf-8").splitlines())
@@ -79,6 +91,7 @@ class RunFolder:
 
 
 def _parse(line: str) -> dict | None:
+    """Returns an entry of the log, or None if the line is not valid JSON."""
     try:
         return json.loads(line)
     except json.JSONDecodeError:

@@ -6,8 +6,11 @@ from typing import Any, TypeAlias
 Tensor: TypeAlias = Any
 """A tensor of Keras' backend or anything that it turns into one: `tf.Tensor`, `jax.Array`, `np.ndarray`.
 
-TensorFlow and Keras state no types that a checker could follow, hence `Any`.
+It is `Any` because TensorFlow and Keras declare no types that a type checker could follow.
 """
 
 Heads: TypeAlias = Mapping[str, Tensor]
 """The outputs of the network by name, as `build_model` describes them."""
+
+Shape: TypeAlias = tuple[int | None, ...]
+"""The shape of a tensor; None stands for an axis of unknown length."""
