@@ -209,7 +209,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PostprocessConfig:
-    """The way from heads to detections (paper, section 3.4; the README says how the authors' code differs)."""
+    """The way from heads to detections (paper, section 3.4). docs/fidelity.md has the authors' numbers."""
 
     objectness_threshold: Fraction = 0.01
     """Anchors to which the ARM gives less cannot be detections."""
@@ -243,10 +243,14 @@ class ExpectedConfig:
     """The accuracy that the config is known to reach."""
 
     metric: str
-    """The name of the number, such as "mAP"."""
+    """The name of the number and the data, such as "voc07 mAP on VOC 2007 test"."""
     value: Fraction
+    """The number, 0..1."""
     source: str
     """The publication or measurement that gives the value."""
+    hours: Positive | None = None
+    """The hours that the training takes on two cores of an AMD EPYC server (AVX-512) without a GPU; null
+    where the source does not say."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -254,7 +258,11 @@ class Config:
     """The config of a whole experiment."""
 
     name: str = "refinedet"
+    """The name of the experiment; the name of the config file if it is not given."""
     description: str = ""
+    """One sentence on what the experiment is."""
+    command: str | None = None
+    """The command that carries out the experiment, from the root of the repository."""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)

@@ -2,6 +2,10 @@
 
 A config file that says `"extends": "voc320.json"` holds only the keys that differ. Every key can be
 overridden on the command line, for example by `--set training.batch_size=16`.
+
+`name`, `description` and `command` describe a single file and are never inherited. `expected` is a claim
+about certain data: a config whose `data` differs from that of the config it extends does not inherit it.
+Overrides on the command line leave all four as they are.
 """
 
 import dataclasses
@@ -25,6 +29,9 @@ CONFIG_FOLDER = next(
     _PACKAGE / "configs",
 )
 """The folder of the project's configs: inside the installed package, or next to it in a checkout."""
+
+DESCRIBES_ONE_FILE = ("name", "description", "command")
+"""The keys that a config does not inherit."""
 
 _ADAPTER = TypeAdapter(Config)
 
@@ -90,7 +97,15 @@ def _read_with_parents(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         return tree
     if not isinstance(parent, str):
         raise InputError(f"{file.name}: extends must be a file name, got {parent!r}")
-    return _merge(_read_with_parents(_find(parent, file.parent), (*seen, file)), tree)
+    return _inherit(_read_with_parents(_find(parent, file.parent), (*seen, file)), tree)
+
+
+def _inherit(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    """Returns the child with what it inherits, as the head of this file describes."""
+    inherited = {key: value for key, value in parent.items() if key not in DESCRIBES_ONE_FILE}
+    if _merge(inherited, child).get("data") != parent.get("data"):
+        inherited.pop("expected", None)
+    return _merge(inherited, child)
 
 
 def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

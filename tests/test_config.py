@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from refinedet_tf.config import Config, DataConfig, ModelConfig, TrainingConfig, differences, with_classes
+from refinedet_tf.config import (
+    Config,
+    DataConfig,
+    ExpectedConfig,
+    ModelConfig,
+    TrainingConfig,
+    differences,
+    with_classes,
+)
 from refinedet_tf.config_files import CONFIG_FOLDER, config_to_json, load_config
 from refinedet_tf.errors import InputError
 
@@ -29,7 +37,9 @@ def error_of(*args):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_config_loads_and_survives_the_round_trip(name, tmp_path):
     config = load_config(name)
-    assert config.description
+    assert config.description.endswith(".")
+    assert config.command
+    assert config.command not in config.description
     assert config.name == Path(name).stem
     assert load_config(write(tmp_path, "config.json", config_to_json(config))) == config
 
@@ -200,6 +210,81 @@ def test_extends_finds_a_shipped_config(tmp_path):
     config = load_config(file)
     assert config.training.steps == 7
     assert config.data == load_config("voc320.json").data
+
+
+PARENT = {
+    "name": "parent",
+    "description": "A parent.",
+    "command": "make parent",
+    "expected": {"metric": "mAP on its data", "value": 0.5, "source": "this project", "hours": 2},
+    "data": {"root": "data/parent", "train": ["2007/train"], "classes": ["cat", "dog"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "inherits_expected"),
+    [
+        ({}, True),
+        ({"training": {"steps": 7}}, True),
+        ({"data": {}}, True),
+        ({"data": {"classes": ["cat", "dog"]}}, True),
+        ({"data": {"classes": ["dog", "cat"]}}, False),
+        ({"data": {"test": ["2007/test"]}}, False),
+        ({"data": {"root": "data/mine"}}, False),
+    ],
+)
+def test_what_a_config_does_not_inherit(change, inherits_expected, tmp_path):
+    write(tmp_path, "parent.json", PARENT)
+    parent = load_config(tmp_path / "parent.json")
+    child = load_config(write(tmp_path, "child.json", {"extends": "parent.json", **change}))
+    grandchild = load_config(write(tmp_path, "grandchild.json", {"extends": "child.json"}))
+    for config, name in ((child, "child"), (grandchild, "grandchild")):
+        assert (config.name, config.description, config.command) == (name, "", None)
+        assert config.expected == (parent.expected if inherits_expected else None)
+        assert config.data.train == ("2007/train",)
+
+
+def test_a_config_with_other_data_states_its_own_expectation(tmp_path):
+    write(tmp_path, "parent.json", PARENT)
+    tree = {"extends": "parent.json", "data": {"classes": None}, "command": "make child"}
+    whole = tree | {"expected": {"metric": "mAP", "value": 0.25, "source": "a paper"}}
+    config = load_config(write(tmp_path, "child.json", whole))
+    assert config.expected == ExpectedConfig(metric="mAP", value=0.25, source="a paper", hours=None)
+    assert config.command == "make child"
+    # Nothing of the parent's fills up an incomplete one.
+    message = error_of(write(tmp_path, "child.json", tree | {"expected": {"value": 0.25}}))
+    assert "expected.metric" in message and "expected.source" in message
+
+
+def test_a_config_for_data_of_a_user_expects_nothing(tmp_path):
+    """The example of docs/data.md."""
+    tree = {"extends": "shapes.json", "data": {"root": "data/mine", "classes": ["cat", "dog"]}}
+    config = load_config(write(tmp_path, "mine.json", tree))
+    assert (config.name, config.description, config.command, config.expected) == ("mine", "", None, None)
+    assert config.training == load_config("shapes.json").training
+
+
+def test_overrides_leave_the_expectation(tmp_path):
+    plain = load_config("voc320.json")
+    config = load_config("voc320.json", ["data.root=elsewhere", 'data.test=["2007/val"]'])
+    assert config.expected == plain.expected
+    assert (config.description, config.command) == (plain.description, plain.command)
+
+
+def test_config_of_an_older_run_is_read(tmp_path):
+    """It holds every key of its time: neither `command` nor `expected.hours`."""
+    config = load_config("shapes.json")
+    tree = json.loads(config_to_json(config))
+    del tree["command"], tree["expected"]["hours"]
+    older = load_config(write(tmp_path, "run/config.json", tree).parent)
+    assert older.command is None
+    assert older.expected.hours is None
+    assert differences(older, config).keys() == {"command", "expected.hours"}
+
+
+@pytest.mark.parametrize("hours", [0, -1, "2"])
+def test_expected_hours_are_a_positive_number(hours):
+    assert "expected.hours" in error_of("shapes.json", [f"expected.hours={json.dumps(hours)}"])
 
 
 @pytest.mark.parametrize("parents", [["a.json"], ["b.json", "a.json"], ["b.json", "c.json", "b.json"]])

@@ -123,10 +123,19 @@ def test_two_training_steps(name, monkeypatch):
 
 
 def test_results_page_names_every_experiment():
-    """docs/results.md has a row for each config, with its figure."""
+    """docs/results.md has a row for each config, with its command and its figure."""
     page = (Path(__file__).parent.parent / "docs" / "results.md").read_text(encoding="utf-8")
     for name in EXPERIMENTS:
-        rows = [line for line in page.splitlines() if f"{name}.json" in line]
+        config = load_config(f"{name}.json")
+        rows = [line for line in page.splitlines() if f"{name}.json" in line and line.startswith("|")]
         assert rows, name
-        expected = load_config(f"{name}.json").expected
-        assert any(f"{100 * expected.value:.1f}" in row for row in rows), name
+        assert any(f"{100 * config.expected.value:.1f}" in row for row in rows), name
+        *_, last_command = config.command.split(" && ")
+        assert any(f"`{last_command}`" in row for row in rows), name
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_command_of_a_config_names_it_and_its_hours_are_measured_here(name):
+    config = load_config(f"{name}.json")
+    assert name == "shapes" or f"train.py --config {name}.json" in config.command
+    assert (config.expected.hours is not None) == (config.expected.source == "this project")

@@ -33,6 +33,7 @@ from refinedet_tf.weights import load_initial_weights, save_weights
 FREE_ON_RESUME = (
     "name",
     "description",
+    "command",
     "expected",
     "data.root",
     "data.validation",
