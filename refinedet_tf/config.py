@@ -39,6 +39,7 @@ class ModelConfig:
         "efficientnet_v2_s",
         "convnext_tiny",
     ] = "vgg16"
+    """The network that computes the features."""
     design: Literal["refinedet", "tiled_anchors", "single_stage"] = "refinedet"
     """The whole RefineDet or an ablation of it (paper, Table 3). "tiled_anchors" has no cascade: the ODM
     classifies and moves the tiled anchors. "single_stage" also has no transfer connection blocks and no
@@ -51,6 +52,7 @@ class ModelConfig:
     channel_order: Literal["bgr", "rgb"] = "bgr"
     """The input of VGG-16 and the ResNets: "bgr" for Caffe's weights, "rgb" for RefineDet.PyTorch's."""
     tcb_channels: PositiveInt = 256
+    """The number of channels of the transfer connection blocks."""
     tcb_batch_norm: bool | None = None
     """Whether the transfer connection blocks have BatchNorm, which training from random weights needs. With
     null, only those of ResNet-101 have it, as in the authors' program."""
@@ -87,6 +89,7 @@ class DataConfig:
     """The data sets and the names of the classes."""
 
     format: Literal["voc", "coco"] = "voc"
+    """The layout of the data: XML files of PASCAL VOC, or JSON files of COCO."""
     root: str = "data/VOCdevkit"
     """For VOC, the folder that holds VOC2007, VOC2012 and so on; for COCO, the folder of annotations/."""
     train: tuple[str, ...] = ()
@@ -124,21 +127,24 @@ class AugmentationConfig:
     hue: NotNegative = 18.0
     """The largest shift in OpenCV's 8-bit hue units (2 degrees each; 18 is a tenth of the circle)."""
     expand_probability: Fraction = 0.5
+    """The probability that an image is placed on a larger canvas."""
     expand_ratio: tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1)]] = (1.0, 4.0)
     """The range of the sides of the expanded canvas in units of the image's sides."""
     crop_min_ious: tuple[Fraction, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     """The smallest IoU with an object of each kind of crop. Whole images and unconstrained crops are chosen
     as well, unless this is empty: then images are never cropped."""
     crop_scale: Range = (0.3, 1.0)
-    """The range of the square root of the crop's share of the image's area."""
+    """The range of the square root of the crop's share of the image's area, within (0, 1]."""
     crop_aspect_ratio: Range = (0.5, 2.0)
-    """The range of width / height of the crop."""
+    """The range of width / height of the crop, above 0."""
     crop_trials: PositiveInt = 50
     """The number of random windows that each kind of crop tries."""
     random_interpolation: bool = True
     """Whether to resize with one of five kernels at random; otherwise the kernel is bilinear."""
     horizontal_flip_probability: Fraction = 0.5
+    """The probability that an image is mirrored, left to right."""
     vertical_flip_probability: Fraction = 0.0
+    """The probability that an image is mirrored, top to bottom."""
 
     def __post_init__(self) -> None:
         for name in ("contrast", "saturation", "expand_ratio", "crop_scale", "crop_aspect_ratio"):
@@ -173,15 +179,19 @@ class TrainingConfig:
     """The optimisation (paper, section 3.4)."""
 
     steps: PositiveInt = 120_000
+    """The number of steps of the whole training."""
     batch_size: PositiveInt = 32
     """Images per step over all replicas."""
     learning_rate: Positive = 1e-3
+    """The learning rate after the warm-up."""
     milestones: tuple[PositiveInt, ...] = (80_000, 100_000)
-    """The steps at which the learning rate is multiplied by `decay_factor`."""
+    """The steps at which the learning rate is multiplied by `decay_factor`, in increasing order."""
     decay_factor: Positive = 0.1
+    """The factor on the learning rate at each milestone."""
     warmup_steps: Count = 0
     """The number of steps of linear warm-up from 0 to the learning rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """The momentum of the solver."""
     weight_decay: NotNegative = 5e-4
     """The factor of the L2 regularisation, which is part of the gradient."""
     gradient_clip_norm: Positive | None = None
@@ -193,6 +203,7 @@ class TrainingConfig:
     strategy: Literal["mirrored", "multi_worker"] = "mirrored"
     """The devices that share a batch: those of this machine, or those of the machines in TF_CONFIG."""
     seed: Count = 0
+    """The seed of the initial weights, of the order of the data and of its augmentation."""
     deterministic: bool = False
     """Whether TensorFlow uses deterministic kernels. The order of the data is always deterministic."""
     log_every: PositiveInt = 10
@@ -214,7 +225,7 @@ class PostprocessConfig:
     objectness_threshold: Fraction = 0.01
     """Anchors to which the ARM gives less cannot be detections."""
     score_threshold: Fraction = 0.01
-    """The smallest score of a detection."""
+    """The score that a detection must exceed."""
     pre_nms_per_image: PositiveInt | None = 400
     """The largest number of candidates per image before non-maximum suppression (NMS); null: no limit."""
     pre_nms_per_class: PositiveInt | None = None

@@ -1,0 +1,58 @@
+"""docs/configuration.md says what the dataclasses of the config say."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from refinedet_tf.config import Config
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.fixture(scope="module")
+def generator():
+    """The module docs/generate_configuration.py."""
+    spec = importlib.util.spec_from_file_location(
+        "generate_configuration", DOCS / "generate_configuration.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_page_is_up_to_date(generator):
+    written = generator.PAGE.read_text(encoding="utf-8")
+    assert written == generator.page(), "run python docs/generate_configuration.py"
+
+
+def test_every_key_has_a_meaning_and_a_row(generator):
+    page = generator.page()
+    sections = [section for section in generator.sections() if section is not Config]
+    assert len(sections) == 8
+    for section in sections:
+        names = {field.name for field in dataclasses.fields(section)}
+        assert generator.docstrings_of_keys(section).keys() == names, section
+    keys = dataclasses.asdict(Config())
+    keys["expected"] = {"metric": 0, "value": 0, "source": 0, "hours": 0}
+    for key, value in keys.items():
+        for row in [f"{key}.{name}" for name in value] if isinstance(value, dict) else [key]:
+            assert page.count(f"\n| `{row}` | ") == 1, row
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "| `training.learning_rate` | number > 0 | `0.001` | The learning rate after the warm-up. |",
+        "| `training.momentum` | number >= 0, < 1 | `0.9` | The momentum of the solver. |",
+        '| `data.format` | `"voc"`, `"coco"` | `"voc"` | ',
+        "| `data.train` | list of strings | `[]` | ",
+        "| `augmentation.crop_min_ious` | list of numbers >= 0, <= 1 | `[0.1, 0.3, 0.5, 0.7, 0.9]` | ",
+        "| `model.image_size` | [integer >= 64, integer >= 64] or null | `[320, 320]` | ",
+        "| `postprocess.pre_nms_per_class` | integer >= 1 or null | `null` | ",
+        "| `expected.value` | number >= 0, <= 1 | required | ",
+    ],
+)
+def test_rows(generator, row):
+    assert f"\n{row}" in generator.page()
