@@ -31,8 +31,8 @@ refinedet train --config voc320.json --set training.batch_size=16 --set 'data.tr
 ```
 
 The value is JSON, or else plain text. In a shell, quote values that hold brackets, quotes or spaces. An
-unknown key or a wrong value ends the command with one line that names the key and says what is valid, and with
-exit code 2.
+unknown key or a wrong value ends the command with exit code 2 and one line that names the key and says what
+is valid.
 
 A config file that says `"extends": "voc320.json"` holds only the keys that differ. `name`, `description` and
 `command` describe a single file and are never inherited. `expected` is a claim about certain data: a config
