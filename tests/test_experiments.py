@@ -12,6 +12,7 @@ from small_network import make_trainer, random_batch, state_of
 from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.config_files import CONFIG_FOLDER, load_config
 from refinedet_tf.model import build_model
+from refinedet_tf.training.loop import FREE_ON_RESUME
 
 VGG_VOC, VGG_COCO, RESNET_COCO = 34_440_884, 36_100_484, 82_608_287
 
@@ -139,3 +140,8 @@ def test_command_of_a_config_names_it_and_its_hours_are_measured_here(name):
     config = load_config(f"{name}.json")
     assert name == "shapes" or f"train.py --config {name}.json" in config.command
     assert (config.expected.hours is not None) == (config.expected.source == "this project")
+
+
+def test_a_run_is_resumed_whatever_describes_it():
+    """A run of an older version has no `command`, and its description may be another."""
+    assert {"name", "description", "command", "expected"} <= set(FREE_ON_RESUME)
