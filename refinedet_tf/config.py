@@ -209,7 +209,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PostprocessConfig:
-    """The way from heads to detections (paper, section 3.4; the README says how the authors' code differs)."""
+    """The way from heads to detections (paper, section 3.4; the README says what the authors' code does)."""
 
     objectness_threshold: Fraction = 0.01
     """Anchors to which the ARM gives less cannot be detections."""
