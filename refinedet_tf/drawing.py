@@ -53,7 +53,7 @@ def draw_detections(
     _check_image(image)
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     if len(labels) != len(boxes) or (scores is not None and len(scores) != len(boxes)):
-        raise InputError("boxes, labels and scores must have the same length")
+        raise InputError("boxes, labels and scores must have one length")
     for row, box in enumerate(boxes):
         if not np.isfinite(box).all() or box[0] > box[2] or box[1] > box[3]:
             raise InputError(

@@ -1,6 +1,11 @@
-"""Backbones: image -> feature maps of strides 8, 16, 32, 64, the input of ARM heads and TCBs."""
+"""Backbones: networks from images to feature maps of strides 8, 16, 32 and 64.
+
+The feature maps are the input of the ARM heads and the transfer connection blocks.
+"""
 
 from collections.abc import Callable
+
+import keras
 
 from refinedet_tf.backbones.applications import APPLICATIONS, application
 from refinedet_tf.backbones.resnet101 import resnet101
@@ -8,16 +13,19 @@ from refinedet_tf.backbones.resnext101 import resnext101
 from refinedet_tf.backbones.vgg16 import vgg16
 from refinedet_tf.config import ModelConfig
 
-BACKBONES: dict[str, Callable] = {
+Backbone = Callable[[keras.KerasTensor, ModelConfig], list[keras.KerasTensor]]
+"""A function of images [B, H, W, 3], RGB 0..255, and the model's config. It returns the feature maps of
+strides 8, 16, 32 and 64, [B, ceil(H / stride), ceil(W / stride), C]."""
+
+BACKBONES: dict[str, Backbone] = {
     "vgg16": vgg16,
     "resnet101": resnet101,
     "resnext101": resnext101,
     **dict.fromkeys(APPLICATIONS, application),
 }
-"""By the name in `model.backbone`. Each takes (images, config): a Keras tensor [B, H, W, 3], RGB
-0..255, and the model's config; and returns four Keras tensors [B, H/stride, W/stride, C]."""
+"""The backbones by their names in `model.backbone`."""
 
 
-def build_features(images, config: ModelConfig):
-    """The four feature maps of `images` by the configured backbone."""
-    return BACKBONES[config.backbone](images, config)
+def build_features(images: keras.KerasTensor, model_config: ModelConfig) -> list[keras.KerasTensor]:
+    """Builds the configured backbone on `images` and returns its four feature maps; see `Backbone`."""
+    return BACKBONES[model_config.backbone](images, model_config)

@@ -1,8 +1,9 @@
-"""A copy of a keras.applications network that fits RefineDet and the weights of the original."""
+"""Copies networks of keras.applications so that they fit RefineDet and the original weights."""
 
 import math
-import re
 from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,43 +11,48 @@ from keras import layers
 
 from refinedet_tf.batch_norm import BatchNormalization, batch_normalization
 from refinedet_tf.config import ModelConfig
+from refinedet_tf.tensors import Shape, Tensor
 
 
-def adapted(network: keras.Model, config: ModelConfig):
-    """A copy of a network, with these changes:
+def adapted(
+    network: keras.Model, model_config: ModelConfig
+) -> tuple[keras.Model, list[tuple[keras.layers.Layer, keras.layers.Layer]]]:
+    """Copies a network with these changes:
 
-    - BatchNorm layers are ours, with the config's momentum and frozen as configured;
-    - every padding gives ceil(size / stride) cells, for any size: "valid" becomes "same", and padding
-      layers that fit one parity of the size only are replaced by "same", which pads as much.
-      Symmetric padding layers, which fit every size, stay;
-    - a convolution with a group for each channel becomes a depthwise one. Keras computes the former
-      through XLA on CPUs, its gradient many times slower;
-    - no dropout, which here only EfficientNetV2 has, on whole residual branches. The paper trains
-      without; a step stays a function of batch and weights, whatever the number of replicas, and
-      resumes exactly;
-    - convolutions start from He's values where the network does not say otherwise (Keras' default is
-      made for layers without ReLU);
-    - layers without a name are numbered from the network's first one, not from the process's, and
-      ConvNeXt's scales of residual branches have a name: `variable.path` is the same in each process.
+    - BatchNorm layers are those of this project, with the config's momentum, and frozen as configured;
+    - every padding gives ceil(size / stride) cells for any size: "valid" becomes "same", and padding
+      layers that fit only one parity of the size are replaced by "same", which pads equally much.
+      Symmetric padding layers fit every size, and stay;
+    - a convolution with one group per channel becomes a depthwise convolution. On CPUs Keras computes
+      the former through XLA, whose gradient is many times slower;
+    - there is no dropout. Here only EfficientNetV2 has it, on whole residual branches. The paper trains
+      without dropout. A training step so remains a function of batch and weights that does not depend
+      on the number of replicas, and a resumed run continues exactly;
+    - convolutions use He's initialisation if they had Keras' default, which is meant for layers without
+      ReLU;
+    - layers without a name are numbered within the network and not within the process, and ConvNeXt's
+      scales of residual branches have names, so that `variable.path` is the same in every process.
 
     Args:
-        network: of keras.applications, made for images of any size (None, None, 3), without a top.
-        config: `batch_norm_momentum` and `batch_norm_statistics` are used.
+        network: a network of keras.applications for images of any size (None, None, 3), without its
+            classifier.
+        model_config: `batch_norm_momentum` and `batch_norm_statistics` are used.
 
     Returns:
-        The copy, and the pairs (layer, its copy) for `copy_weights`.
+        The copy, and pairs of a layer and its copy for `copy_weights`.
     """
-    names, padded, pairs = _stable_names(network), _padded(network), []
-    frozen = config.batch_norm_statistics != "moving"
+    names, padded = _stable_names(network), _padded(network)
+    pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
+    frozen = model_config.batch_norm_statistics != "moving"
 
-    def clone(layer):
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.Sequential):
             return keras.Sequential([clone(inner) for inner in layer.layers], name=layer.name)
         name = names.get(id(layer), layer.name)
         if isinstance(layer, layers.BatchNormalization):
-            own = batch_normalization(
+            copy = batch_normalization(
                 name,
-                config.batch_norm_momentum,
+                model_config.batch_norm_momentum,
                 frozen,
                 epsilon=layer.epsilon,
                 center=layer.center,
@@ -56,33 +62,38 @@ def adapted(network: keras.Model, config: ModelConfig):
         elif isinstance(layer, layers.Dropout) or (
             isinstance(layer, layers.ZeroPadding2D) and not _is_symmetric(layer)
         ):
-            # Not called: what comes in goes on to the next layer.
-            own = layers.Identity(name=name)
+            # `call` passes its input on to the next layer.
+            copy = layers.Identity(name=name)
         else:
-            own = _with_changes(layer, name, keeps_padding=id(layer) in padded)
-        pairs.append((layer, own))
-        return own
+            copy = _with_changes(layer, name, keeps_padding=id(layer) in padded)
+        pairs.append((layer, copy))
+        return copy
 
-    def call(layer, *inputs, **arguments):
+    def call(layer: keras.layers.Layer, *inputs: Any, **arguments: Any) -> Any:
         return inputs[0] if isinstance(layer, layers.Identity) else layer(*inputs, **arguments)
 
     return keras.models.clone_model(network, clone_function=clone, call_function=call), pairs
 
 
-def copy_weights(pairs) -> None:
-    """Fills the copies that `adapted` made with the weights of the originals."""
-    for layer, own in pairs:
+def copy_weights(pairs: Sequence[tuple[keras.layers.Layer, keras.layers.Layer]]) -> None:
+    """Fills the copies that `adapted` made with the weights of the originals.
+
+    Args:
+        pairs: pairs of a layer and its copy, which `adapted` returned.
+    """
+    for layer, copy in pairs:
         if not getattr(layer, "weights", None):
             continue
         weights = layer.get_weights()
-        if isinstance(own, BatchNormalization):
-            weights.append(own.converged_weight)
-        if isinstance(own, layers.DepthwiseConv2D) and not isinstance(layer, layers.DepthwiseConv2D):
+        if isinstance(copy, BatchNormalization):
+            weights.append(copy.converged_weight)
+        if isinstance(copy, layers.DepthwiseConv2D) and not isinstance(layer, layers.DepthwiseConv2D):
             weights[0] = np.swapaxes(weights[0], 2, 3)
-        own.set_weights(weights)
+        copy.set_weights(weights)
 
 
-def _with_changes(layer, name, keeps_padding):
+def _with_changes(layer: keras.layers.Layer, name: str, keeps_padding: bool) -> keras.layers.Layer:
+    """Copies a layer other than BatchNorm with the changes that `adapted` describes."""
     kind, settings = type(layer), {**layer.get_config(), "name": name}
     if kind.__name__ == "LayerScale":
         return LayerScale(layer.init_values, name=name, dtype=layer.dtype_policy)
@@ -106,27 +117,28 @@ def _with_changes(layer, name, keeps_padding):
 
 @keras.saving.register_keras_serializable("refinedet_tf")
 class LayerScale(layers.Layer):
-    """x * gamma, a learned gamma for each channel: Keras' layer inside ConvNeXt, which is not public.
+    """Multiplies each channel by a learned gamma, like Keras' layer inside ConvNeXt, which is not public.
 
     Args:
-        initial_scale: of every channel.
+        initial_scale: the initial gamma of every channel.
+        kwargs: arguments of Keras' layer.
     """
 
-    def __init__(self, initial_scale, **kwargs):
+    def __init__(self, initial_scale: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.initial_scale = initial_scale
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         initializer = keras.initializers.Constant(self.initial_scale)
         self.gamma = self.add_weight(name="gamma", shape=(input_shape[-1],), initializer=initializer)
 
-    def call(self, features):
+    def call(self, features: Tensor) -> Tensor:
         return features * self.gamma
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "initial_scale": self.initial_scale}
 
 
@@ -134,25 +146,29 @@ DEPTHWISE_SETTINGS = (
     ("name", "dtype", "trainable", "kernel_size", "strides", "padding", "dilation_rate", "activation")
     + ("data_format", "use_bias", "bias_initializer")
 )  # fmt: skip
-"""What a depthwise convolution takes over from one with groups."""
+"""The settings that a depthwise convolution shares with a convolution with groups."""
 
 
-def _he_depthwise(kernel_size):
-    """He initialisation of a depthwise kernel, whose fan-in is its taps, 9 of 3x3.
+def _he_depthwise(kernel_size: tuple[int, int]) -> keras.initializers.Initializer:
+    """Makes He's initializer for a depthwise kernel, whose fan-in is its number of taps, 9 for 3x3.
 
-    Keras counts all channels and starts many times smaller; behind BatchNorm that means huge first
-    updates, after which the weights are so large that they hardly learn.
+    Keras counts all channels and starts with values many times smaller. Before a BatchNorm such values
+    get huge first updates, after which the weights are so large that they hardly learn.
     """
     return keras.initializers.RandomNormal(stddev=math.sqrt(2 / math.prod(kernel_size)))
 
 
-def _is_symmetric(padding):
-    """Keras pads for the parity of a known size, and by (0, 1) if it knows none."""
+def _is_symmetric(padding: layers.ZeroPadding2D) -> bool:
+    """Says whether both ends of each axis get the same padding.
+
+    The padding that Keras' networks choose for the parity of a size does not, nor does their default
+    for unknown sizes, (0, 1).
+    """
     return all(before == after for before, after in padding.padding)
 
 
-def _padded(network):
-    """The ids of the layers whose input a symmetric padding layer has padded."""
+def _padded(network: keras.Model) -> set[int]:
+    """Returns the ids of the layers whose input comes from a symmetric padding layer."""
     outputs = {
         id(layer.output)
         for layer in network.layers
@@ -161,19 +177,21 @@ def _padded(network):
     return {id(layer) for layer in network.layers if id(layer.input) in outputs}
 
 
-def _stable_names(network):
-    """id -> name of the layers that Keras has named, as in a process that made no other network.
+def _stable_names(network: keras.Model) -> dict[int, str]:
+    """Returns new names, by id, for the layers that Keras has named, as if this were its first network.
 
-    Keras numbers them through all networks of a process, so that the same one would have other
-    names each time.
+    Keras numbers layers through all networks of a process, so that the same network would otherwise
+    have different names each time it is made.
     """
-    numbered = defaultdict(list)
+    numbered: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for operation in network.operations:
-        base, number = re.fullmatch(r"(.*?)(?:_(\d+))?", operation.name).groups()
+        base, _, number = operation.name.rpartition("_")
+        if not number.isdecimal():
+            base, number = operation.name, "0"
         if base.replace("_", "") == type(operation).__name__.lower():
-            numbered[base].append((int(number or 0), id(operation)))
+            numbered[base].append((int(number), id(operation)))
     return {
         identity: f"{base}_{rank}" if rank else base
-        for base, found in numbered.items()
-        for rank, (_, identity) in enumerate(sorted(found))
+        for base, members in numbered.items()
+        for rank, (_, identity) in enumerate(sorted(members))
     }

@@ -1,7 +1,7 @@
-"""Adapter from keras.applications to the four levels of RefineDet."""
+"""Backbones made of the networks of keras.applications."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import layers
@@ -12,17 +12,17 @@ from refinedet_tf.config import ModelConfig
 from refinedet_tf.layers import L2Normalize, ScaleToUnitRange, SubtractMean, caffe_xavier
 
 SOURCE_SCALE = 2.0
-"""Initial norm of a source's feature vectors, near that of conv5_3 in the paper."""
+"""The initial norm of the feature vectors of a level, near that of conv5_3 in the paper."""
 
 STRIDES = (8, 16, 32)
-"""Of the levels that the networks have; stride 64 is added."""
+"""The strides of the levels that the networks have; stride 64 is added."""
 
 PROBE_SIZE = 256
-"""Image side at which grids tell strides: a multiple of them all."""
+"""The image side at which the sides of the feature maps tell their strides; a multiple of all strides."""
 
 
 def normalize_imagenet() -> layers.Layer:
-    """RGB 0..255 to ImageNet's mean 0 and standard deviation 1 of each colour, in float32."""
+    """Makes a layer that scales RGB 0..255 to mean 0 and standard deviation 1 over ImageNet, in float32."""
     mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return layers.Rescaling(
         scale=[1 / (255 * d) for d in deviation],
@@ -32,11 +32,11 @@ def normalize_imagenet() -> layers.Layer:
     )
 
 
-def _subtract_mean(config):
-    return SubtractMean(config.channel_order, name="preprocessing")
+def _subtract_mean(model_config: ModelConfig) -> layers.Layer:
+    return SubtractMean(model_config.channel_order, name="preprocessing")
 
 
-def _unit_range(config):
+def _unit_range(model_config: ModelConfig) -> layers.Layer:
     return ScaleToUnitRange(name="preprocessing")
 
 
@@ -45,23 +45,23 @@ class Application:
     """A network of keras.applications.
 
     Attributes:
-        constructor: its name there.
-        file: what Keras calls its ImageNet weights without the classifier.
-        preprocessing: config -> the layer from RGB 0..255 to what those weights were trained on.
-        options: of the constructor.
+        constructor: the name of its function there.
+        file: the name of Keras' file of its ImageNet weights without the classifier.
+        preprocessing: makes the layer that turns RGB 0..255 into the input of those weights.
+        options: further arguments of the constructor.
     """
 
     constructor: str
     file: str
     preprocessing: Callable[[ModelConfig], layers.Layer]
-    options: dict = dataclasses.field(default_factory=dict)
+    options: dict[str, bool] = dataclasses.field(default_factory=dict)
 
 
-# EfficientNetV2 and ConvNeXt would preprocess by themselves; the same arithmetic in a layer of ours
-# stays float32 where the network computes in bfloat16.
+# EfficientNetV2 and ConvNeXt have layers for preprocessing. The layers here do the same arithmetic, and
+# stay float32 when the network computes in bfloat16.
 APPLICATIONS = {
-    # Keras' own means are 103.939, 116.779, 123.68. These are those of VGG-16 and ResNet-101 here,
-    # and of the colour that the augmentation fills with.
+    # The means in Keras are 103.939, 116.779 and 123.68. The means here are those of VGG-16 and
+    # ResNet-101, and the fill colour of the augmentation.
     "resnet50": Application(
         "ResNet50", "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", _subtract_mean
     ),
@@ -77,31 +77,31 @@ APPLICATIONS = {
     "efficientnet_v2_s": Application(
         "EfficientNetV2S",
         "efficientnetv2-s_notop.h5",
-        lambda config: layers.Rescaling(1 / 128, -1.0, dtype="float32", name="preprocessing"),
+        lambda model_config: layers.Rescaling(1 / 128, -1.0, dtype="float32", name="preprocessing"),
         {"include_preprocessing": False},
     ),
     "convnext_tiny": Application(
         "ConvNeXtTiny",
         "convnext_tiny_notop.h5",
-        lambda config: normalize_imagenet(),
+        lambda model_config: normalize_imagenet(),
         {"include_preprocessing": False},
     ),
 }
-"""By the name in `model.backbone`."""
+"""The networks by their names in `model.backbone`."""
 
 
 def application(images: keras.KerasTensor, model_config: ModelConfig) -> list[keras.KerasTensor]:
-    """A network of keras.applications, followed by one more stage of stride 64.
+    """Builds a network of keras.applications, followed by one more stage of stride 64.
 
-    Its layers are those of Keras, whose weights fit; what changes is said in `adapted`. Its levels
-    are found by `find_levels`. The whole network is one layer, called after the backbone.
+    Keras' weights fit its layers; `adapted` says how they differ from Keras'. `find_levels` finds its
+    levels. The whole network is one layer, which has the name of the backbone.
 
     Args:
-        images: Keras tensor [B, H, W, 3], RGB 0..255; H and W may be None.
+        images: [B, H, W, 3], RGB 0..255; H and W may be None.
         model_config: `backbone` is a key of `APPLICATIONS`.
 
     Returns:
-        Four Keras tensors [B, ceil(H / stride), ceil(W / stride), C] of strides 8, 16, 32, 64, each
+        Four feature maps [B, ceil(H / stride), ceil(W / stride), C] of strides 8, 16, 32 and 64, each
         after an L2 normalisation (`with_stride_64`).
     """
     trunk, _ = adapted(make_application(model_config), model_config)
@@ -112,15 +112,17 @@ def application(images: keras.KerasTensor, model_config: ModelConfig) -> list[ke
 
 
 def make_application(model_config: ModelConfig, weights: str | None = None) -> keras.Model:
-    """The network as Keras makes it, for images of any size, without its classifier.
+    """Makes a network of keras.applications for images of any size, without its classifier.
 
     Args:
-        model_config: `backbone` is a key of `APPLICATIONS`; `width_multiplier` is used by MobileNetV2.
-        weights: None, random; or what keras.applications takes: "imagenet" or a file. Whatever Keras
-            raises then comes through.
+        model_config: `backbone` is a key of `APPLICATIONS`; MobileNetV2 uses `width_multiplier`.
+        weights: None for random weights, "imagenet", or the path of Keras' file.
+
+    Raises:
+        Exception: any error of Keras' download or file reading.
     """
     known = APPLICATIONS[model_config.backbone]
-    options = dict(known.options)
+    options: dict[str, bool | float] = dict(known.options)
     if model_config.backbone == "mobilenet_v2":
         options["alpha"] = model_config.width_multiplier
     constructor = getattr(keras.applications, known.constructor)
@@ -128,61 +130,63 @@ def make_application(model_config: ModelConfig, weights: str | None = None) -> k
 
 
 def find_levels(network: keras.Model) -> list[keras.Operation]:
-    """The layers of a network whose outputs are the levels of strides 8, 16 and 32.
+    """Finds the layers of a network whose outputs are the levels of strides 8, 16 and 32.
 
-    Of each stride the last layer that all paths to the network's end go through: all that was
-    computed at that stride, as the next stride-2 layers see it. So no single branch of a block and
-    nothing that a shortcut goes around can be a level.
+    The level of a stride is the last layer of that stride through which all paths to the network's
+    end lead. It holds everything that was computed at that stride, as the next stride-2 layers see
+    it. So neither a single branch of a block nor a layer that a shortcut bypasses can be a level.
 
     Args:
-        network: a functional model with one input and one output, where an image of `PROBE_SIZE`
-            has maps of sides `PROBE_SIZE` / stride.
+        network: a functional model with one input and one output. For an image of side `PROBE_SIZE`,
+            its feature maps have the sides `PROBE_SIZE` / stride.
 
     Raises:
         ValueError: the network has no such layer of one of the strides.
     """
-    waists = _waists(network)
-    maps = keras.Model(network.input, [operation.output for operation in waists])
+    bottlenecks = _operations_on_every_path(network)
+    maps = keras.Model(network.input, [operation.output for operation in bottlenecks])
     shapes = maps.compute_output_shape((1, PROBE_SIZE, PROBE_SIZE, 3))
-    last = {PROBE_SIZE // shape[1]: operation for operation, shape in zip(waists, shapes, strict=True)}
+    last = {PROBE_SIZE // shape[1]: operation for operation, shape in zip(bottlenecks, shapes, strict=True)}
     if missing := [stride for stride in STRIDES if stride not in last]:
         raise ValueError(f"{network.name} has no level of stride {missing[0]}")
     return [last[stride] for stride in STRIDES]
 
 
-def with_stride_64(sources, config: ModelConfig):
-    """The levels of strides 8, 16 and 32 and one more behind them, each behind an L2 normalisation.
+def with_stride_64(
+    sources: Sequence[keras.KerasTensor], model_config: ModelConfig
+) -> list[keras.KerasTensor]:
+    """Adds a level of stride 64 to those of strides 8, 16 and 32, and an L2 normalisation to each level.
 
-    The normalisation is that of VGG-16's first levels: heads on hundreds of channels of unbounded
-    size would diverge at the usual learning rates.
+    The normalisation is that of VGG-16's first levels. Without it, heads on hundreds of channels of
+    unbounded size would diverge at the usual learning rates.
     """
-    sources = [*sources, _stride_64(sources[-1], config)]
+    sources = [*sources, _stride_64(sources[-1], model_config)]
     return [
         L2Normalize(SOURCE_SCALE, name=f"source{level}_norm")(source)
         for level, source in enumerate(sources, 3)
     ]
 
 
-def _waists(network):
-    """The operations that every path from the network's input to its output goes through, in order."""
+def _operations_on_every_path(network: keras.Model) -> list[keras.Operation]:
+    """Returns the operations through which every path from the input to the output leads, in order."""
     operations = network.operations
     position = {id(operation.output): index for index, operation in enumerate(operations)}
     farthest = [0] * len(operations)
     for index, operation in enumerate(operations[1:], 1):
         for tensor in keras.tree.flatten(operation.input):
             farthest[position[id(tensor)]] = index
-    waists, reached = [], 0
+    found, reached = [], 0
     for index, operation in enumerate(operations):
-        # Operations are sorted: a path around this one would have to jump from before it to behind.
+        # Operations are sorted, so a path that bypasses this one connects an earlier to a later operation.
         if reached <= index:
-            waists.append(operation)
+            found.append(operation)
         reached = max(reached, farthest[index])
-    return waists
+    return found
 
 
-def _stride_64(features, config: ModelConfig):
-    """1x1 to half the channels of VGG's extra layers, 3x3 with stride 2, each with BatchNorm."""
-    momentum, frozen = config.batch_norm_momentum, config.batch_norm_statistics == "frozen"
+def _stride_64(features: keras.KerasTensor, model_config: ModelConfig) -> keras.KerasTensor:
+    """Adds 1x1 and stride-2 3x3 convolutions with the channels of VGG-16's conv6, each with BatchNorm."""
+    momentum, frozen = model_config.batch_norm_momentum, model_config.batch_norm_statistics == "frozen"
     features = layers.Conv2D(256, 1, use_bias=False, kernel_initializer=caffe_xavier(), name="extra_1")(
         features
     )

@@ -1,31 +1,41 @@
-"""VGG-16 as RefineDet uses it: fc6 and fc7 as convolutions, conv6 added (paper, section 3.1)."""
+"""VGG-16 with fc6 and fc7 as convolutions, and with conv6 added (paper, section 3.1)."""
 
+from typing import Any
+
+import keras
 from keras import layers
 
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.layers import L2Normalize, SubtractMean, caffe_xavier
 
 STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
-"""Convolutions and channels of conv1 to conv5."""
+"""The number of convolutions of conv1 to conv5, and their channels."""
 
 
-def vgg16(images, config: ModelConfig):
-    """conv4_3 and conv5_3 (L2-normalised), fc7, conv6_2: strides 8, 16, 32, 64.
+def vgg16(images: keras.KerasTensor, model_config: ModelConfig) -> list[keras.KerasTensor]:
+    """Builds VGG-16 and returns conv4_3 and conv5_3 (L2-normalised), fc7 and conv6_2.
 
-    Layer names are those of the authors' Caffe program.
+    The layers have the names of the authors' Caffe program.
+
+    Args:
+        images: [B, H, W, 3], RGB 0..255; H and W may be None.
+        model_config: `channel_order` is used.
+
+    Returns:
+        Four feature maps [B, ceil(H / stride), ceil(W / stride), C] of strides 8, 16, 32 and 64.
     """
-    features = SubtractMean(config.channel_order, name="preprocessing")(images)
+    features = SubtractMean(model_config.channel_order, name="preprocessing")(images)
     stage_ends = []
     for stage, (convolutions, channels) in enumerate(STAGES, 1):
         for index in range(1, convolutions + 1):
             features = _convolution(features, channels, 3, f"conv{stage}_{index}")
         stage_ends.append(features)
-        # "same" rounds the size up as Caffe's pooling does.
+        # "same" rounds the size up, as Caffe's pooling does.
         features = layers.MaxPooling2D(2, padding="same", name=f"pool{stage}")(features)
     features = _convolution(features, 1024, 3, "fc6", dilation_rate=3)
     fc7 = _convolution(features, 1024, 1, "fc7")
     features = _convolution(fc7, 256, 1, "conv6_1")
-    # Keras' "same" pads an even side at one end only; Caffe pads one pixel at both.
+    # Keras' "same" pads an even side at one end only, but Caffe pads one pixel at both ends.
     padded = layers.ZeroPadding2D(1, name="conv6_2_padding")(features)
     conv6_2 = _convolution(padded, 512, 3, "conv6_2", strides=2, padding="valid")
     return [
@@ -36,7 +46,15 @@ def vgg16(images, config: ModelConfig):
     ]
 
 
-def _convolution(features, channels, kernel_size, name, padding="same", **kwargs):
+def _convolution(
+    features: keras.KerasTensor,
+    channels: int,
+    kernel_size: int,
+    name: str,
+    padding: str = "same",
+    **kwargs: Any,
+) -> keras.KerasTensor:
+    """Builds a convolution with ReLU; `kwargs` are further arguments of Keras' layer."""
     return layers.Conv2D(
         channels,
         kernel_size,

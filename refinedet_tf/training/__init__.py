@@ -1,1 +1,1 @@
-"""Training: the custom step, the solver, checkpoints, and the loop around them."""
+"""Training: the step, the optimizer, checkpoints and the loop."""

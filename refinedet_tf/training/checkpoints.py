@@ -1,44 +1,46 @@
-"""Checkpoints: everything that an exact continuation needs, whole or not at all."""
+"""Checkpoints, which are written atomically and hold everything that an exact continuation needs."""
 
 import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from refinedet_tf.errors import InputError, TrainingStopped
 from refinedet_tf.files import flush
+from refinedet_tf.training.trainer import RefineDetTrainer
 
 KEEP = 2
-"""The newest checkpoints that stay on disk."""
+"""The number of newest checkpoints that stay on disk."""
 
 
 class Checkpoints:
-    """The folders `step-N` of a run, each with variables, optimizer and the state of the loop.
+    """The folders `step-N` of a run, each with the variables, the optimizer and the state of the loop.
 
-    Data order and augmentation follow from the seed and the step, so they need no state.
+    The order and augmentation of the data follow from the seed and the step, so they need no state.
 
     Args:
-        folder: made when the first checkpoint is written.
-        trainer: its network and its built optimizer are saved.
+        folder: the folder of the checkpoints, which is made when the first one is written.
+        trainer: the trainer whose network and built optimizer are saved.
         writes: false for the workers that must take part in saving but leave no files.
     """
 
-    def __init__(self, folder: Path, trainer, writes: bool = True):
+    def __init__(self, folder: Path, trainer: RefineDetTrainer, writes: bool = True) -> None:
         self.folder = folder
         self.writes = writes
         self.variables = tf.train.Checkpoint(network=trainer.network, optimizer=trainer.optimizer)
 
-    def save(self, step: int, state: dict) -> None:
-        """Writes a checkpoint aside, renames it, and removes old ones.
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Writes a checkpoint to a temporary folder, renames it, and removes old checkpoints.
 
         Args:
-            step: the number of steps done.
-            state: what else to keep; JSON.
+            step: the number of finished steps.
+            state: further values to keep, which JSON can hold.
 
         Raises:
-            TrainingStopped: it could not be written; earlier checkpoints are untouched.
+            TrainingStopped: the checkpoint cannot be written. Earlier checkpoints are untouched.
         """
         final = self.folder / f"step-{step}"
         aside = self.folder / (f".writing-{final.name}" if self.writes else f".worker-{os.getpid()}")
@@ -66,14 +68,17 @@ class Checkpoints:
             shutil.rmtree(self.folder / f"step-{old}", ignore_errors=True)
 
     def steps(self) -> list[int]:
-        """The steps of the checkpoints on disk, ascending."""
+        """Returns the steps of the checkpoints on disk in ascending order."""
         if not self.folder.is_dir():
             return []
         names = [path.name.removeprefix("step-") for path in self.folder.glob("step-*")]
         return sorted(int(name) for name in names if name.isdigit())
 
-    def restore_latest(self) -> dict | None:
-        """Loads the newest checkpoint and returns its state with "step"; None if there is none.
+    def restore_latest(self) -> dict[str, Any] | None:
+        """Loads the newest checkpoint.
+
+        Returns:
+            Its state, to which "step" is added, or None if there is no checkpoint.
 
         Raises:
             InputError: the checkpoint is damaged or belongs to another model.

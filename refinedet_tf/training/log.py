@@ -1,10 +1,14 @@
-"""What a run tells while it goes on: lines on the terminal, a JSON log, TensorBoard."""
+"""Reports of a running training: lines on the terminal, a JSON log, TensorBoard."""
 
 import json
 import time
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from refinedet_tf.config import Config
 from refinedet_tf.losses import TERMS
 from refinedet_tf.progress import format_duration
 from refinedet_tf.run_folder import RunFolder
@@ -14,15 +18,15 @@ class ProgressLog:
     """Writes progress to the terminal, `log.jsonl` and TensorBoard.
 
     Args:
-        folder: of the run.
-        config: of the run.
-        start_step: steps done before; entries of later steps in the log are cut off, because they
-            will come again.
+        folder: the run's folder.
+        config: the run's config.
+        start_step: the number of steps that were done before. Entries of later steps are removed from
+            the log, because these steps are done again.
         writes: false for the workers that only compute.
     """
 
-    def __init__(self, folder: RunFolder, config, start_step: int, writes: bool = True):
-        self.training = config.training
+    def __init__(self, folder: RunFolder, config: Config, start_step: int, writes: bool = True) -> None:
+        self.training_config = config.training
         self.writes = writes
         if not writes:
             return
@@ -34,28 +38,28 @@ class ProgressLog:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Leaves what happened since the last logged step (validation, say) out of the speed."""
+        """Excludes the time since the last logged step, such as a validation, from the measured speed."""
         self.started = time.perf_counter()
-        self.steps = self.data_seconds = 0
+        self.steps, self.data_seconds = 0, 0.0
 
     def step(self, step: int, terms: dict[str, float], learning_rate: float, data_seconds: float) -> None:
-        """Notes a finished step, and reports every `training.log_every` of them and the last.
+        """Notes a finished step, and reports it if it is the last or a multiple of `training.log_every`.
 
         Args:
-            step: number of steps done.
+            step: the number of finished steps.
             terms: the loss terms and numbers of positives of this step.
-            learning_rate: that the step used.
-            data_seconds: time that the step waited for its batch.
+            learning_rate: the learning rate that the step used.
+            data_seconds: the time in seconds that the step waited for its batch.
         """
         if not self.writes:
             return
         self.steps += 1
         self.data_seconds += data_seconds
-        if step % self.training.log_every and step != self.training.steps:
+        if step % self.training_config.log_every and step != self.training_config.steps:
             return
         seconds = time.perf_counter() - self.started
-        speed = self.steps * self.training.batch_size / seconds
-        left = (self.training.steps - step) * seconds / self.steps
+        speed = self.steps * self.training_config.batch_size / seconds
+        left = (self.training_config.steps - step) * seconds / self.steps
         entry = {
             "step": step,
             "loss": sum(terms[name] for name in TERMS),
@@ -67,7 +71,7 @@ class ProgressLog:
         }
         parts = " ".join(f"{name} {terms[name]:.3f}" for name in TERMS)
         self.say(
-            f"step {step}/{self.training.steps}  loss {entry['loss']:.3f} ({parts})  "
+            f"step {step}/{self.training_config.steps}  loss {entry['loss']:.3f} ({parts})  "
             f"lr {learning_rate:.2e}  {speed:.1f} images/s (waiting for data {entry['data_wait']:.0%})  "
             f"left {format_duration(left)}"
         )
@@ -80,11 +84,18 @@ class ProgressLog:
     def validation(
         self, step: int, mean_ap: float | None, class_ap: dict[str, float | None], is_best: bool
     ) -> None:
-        """Reports a validation; an AP is None where there was no object to find."""
+        """Reports a validation.
+
+        Args:
+            step: the number of finished steps.
+            mean_ap: the mean average precision (mAP), 0..1; None if the set has no objects.
+            class_ap: the AP by class name; None for a class without objects.
+            is_best: whether this mAP is the best so far.
+        """
         if not self.writes:
             return
 
-        def shown(ap):
+        def shown(ap: float | None) -> str:
             return "-" if ap is None else f"{ap:.4f}"
 
         per_class = "  ".join(f"{name} {shown(ap)}" for name, ap in class_ap.items())
@@ -94,22 +105,22 @@ class ProgressLog:
         scalars = {"validation/mAP": mean_ap} | {f"validation/AP/{name}": ap for name, ap in class_ap.items()}
         self._scalars(step, {name: ap for name, ap in scalars.items() if ap is not None})
 
-    def pictures(self, step: int, name: str, images) -> None:
-        """Shows images, uint8 [N, H, W, 3], in TensorBoard."""
+    def pictures(self, step: int, name: str, images: np.ndarray) -> None:
+        """Writes images, uint8 [N, H, W, 3], to TensorBoard under the given name."""
         if self.writes:
             with self.writer.as_default(step):
                 tf.summary.image(name, images, max_outputs=len(images))
 
     def say(self, text: str) -> None:
-        """One line on the terminal."""
+        """Prints one line on the terminal."""
         if self.writes:
             print(text, flush=True)
 
-    def _append(self, entry) -> None:
+    def _append(self, entry: Mapping[str, Any]) -> None:
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
-    def _scalars(self, step, values) -> None:
+    def _scalars(self, step: int, values: Mapping[str, float]) -> None:
         with self.writer.as_default(step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)

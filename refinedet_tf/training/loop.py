@@ -1,9 +1,12 @@
-"""A whole training run: data, steps, validation, checkpoints."""
+"""The training loop: data, steps, validation and checkpoints of a run."""
 
 import math
 import signal
 import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,6 +25,7 @@ from refinedet_tf.inference.detector import Detector
 from refinedet_tf.losses import TERMS
 from refinedet_tf.model import build_model
 from refinedet_tf.run_folder import RunFolder
+from refinedet_tf.tensors import Tensor
 from refinedet_tf.training.checkpoints import Checkpoints
 from refinedet_tf.training.log import ProgressLog
 from refinedet_tf.training.optimizer import CaffeSGD
@@ -45,133 +49,160 @@ FREE_ON_RESUME = (
     "evaluation",
     "postprocess",
 )
-"""What a resumed run may change without becoming another run."""
+"""The keys of the config that may change when a run is resumed."""
 
 
 def train(config: Config, output: str | Path, resume: bool = False, strict: bool = False) -> RunFolder:
-    """Trains from the config's initial weights, or goes on where a run stopped.
+    """Trains from the config's initial weights, or continues a run that stopped.
 
     Args:
         config: the experiment.
-        output: the run folder (`RunFolder` says what lies there).
-        resume: continue from the newest checkpoint, exactly: the same weights as without the stop.
+        output: the run folder (`RunFolder` describes its files).
+        resume: whether to continue from the newest checkpoint. The resulting weights are exactly those
+            of a run that did not stop. Neither a file nor a download of `model.weights` is needed then.
             A run that has no checkpoint yet starts from the beginning.
-        strict: fail on an unusable box instead of dropping it.
+        strict: whether to fail on an unusable box instead of dropping it.
 
     Returns:
         The run folder.
 
     Raises:
-        InputError: config, data or folder are wrong.
-        TrainingStopped: a loss or gradient is not finite, a checkpoint cannot be written, or the
-            process was told to stop (then there is a checkpoint).
+        InputError: the config, the data or the folder are wrong.
+        TrainingStopped: a loss or gradient is not finite, a file cannot be written, or the process was
+            told to stop; in the last case there is a checkpoint.
     """
-    if config.model.image_size is None:
+    image_size = config.model.image_size
+    if image_size is None:
         raise InputError("model.image_size is null: training needs a size, e.g. [320, 320]")
     keras.utils.set_random_seed(config.training.seed)
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = make_strategy(config)
-    run = _Run(config, RunFolder(output), strategy, resume, strict)
+    run = _Run(config, image_size, RunFolder(output), strategy, resume, strict)
     with _StopRequest() as stop:
         run.steps(stop)
     return run.folder
 
 
 class _Run:
-    """One process' part in a run."""
+    """The part of one process in a run."""
 
-    def __init__(self, config, folder, strategy, resume, strict):
+    def __init__(
+        self,
+        config: Config,
+        image_size: tuple[int, int],
+        folder: RunFolder,
+        strategy: tf.distribute.Strategy,
+        resume: bool,
+        strict: bool,
+    ) -> None:
         self.folder, self.strategy, self.writes = folder, strategy, is_chief(strategy)
         self.train_set = read_dataset(config.data, "train", strict)
-        self.config = config = with_classes(config, self.train_set.class_names)
-        self.validation_set = None
-        if config.data.validation:
-            self.validation_set = read_dataset(config.data, "validation", strict)
-        if resume and folder.config.is_file():
-            _check_same_run(load_config(folder.config), config)
-        if self.writes:
-            folder.create(config, resume)
-
-        with strategy.scope():
-            network = build_model(config)
-            self.trainer = RefineDetTrainer(network, tile_anchors(config.model.image_size), config)
-            optimizer = CaffeSGD.from_training(config.training)
-            optimizer.build(network.trainable_variables)
-            self.trainer.compile(optimizer=optimizer)
-        self.detector = Detector(network, config)
+        self.config = with_classes(config, self.train_set.class_names)
+        has_validation = bool(config.data.validation)
+        self.validation_set = read_dataset(config.data, "validation", strict) if has_validation else None
+        self._prepare_folder(resume)
+        self.trainer = self._build_trainer(tile_anchors(image_size))
+        self.detector = Detector(self.trainer.network, self.config)
         self.checkpoints = Checkpoints(folder.checkpoints, self.trainer, self.writes)
+        state = self._restore_or_initialize(resume)
+        self.start, self.best = state["step"], state["best"]
+        self.progress = ProgressLog(folder, self.config, self.start, self.writes)
+        self._describe()
+
+    def _prepare_folder(self, resume: bool) -> None:
+        """Checks that a resumed run has the same config as before, and makes the folder."""
+        if resume and self.folder.config.is_file():
+            _check_same_run(load_config(self.folder.config), self.config)
+        if self.writes:
+            self.folder.create(self.config, resume)
+
+    def _build_trainer(self, anchors: np.ndarray) -> RefineDetTrainer:
+        with self.strategy.scope():
+            network = build_model(self.config)
+            trainer = RefineDetTrainer(network, anchors, self.config)
+            optimizer = CaffeSGD.from_training(self.config.training)
+            optimizer.build(network.trainable_variables)
+            trainer.compile(optimizer=optimizer)
+        return trainer
+
+    def _restore_or_initialize(self, resume: bool) -> dict[str, Any]:
+        """Loads the newest checkpoint or, if there is none, the initial weights; returns the loop's state."""
         state = self.checkpoints.restore_latest() if resume else None
         if state is None:
-            load_initial_weights(network, config.model)
+            load_initial_weights(self.trainer.network, self.config.model)
             state = {"step": 0, "best": None}
-        self.start, self.best = state["step"], state["best"]
-        self.progress = ProgressLog(folder, config, self.start, self.writes)
-        self._describe(network)
+        return state
 
-    def steps(self, stop):
-        """Runs all remaining steps."""
-        training = self.config.training
+    def steps(self, stop: "_StopRequest") -> None:
+        """Runs all remaining steps, or fewer if `stop` is requested."""
+        training_config = self.config.training
         batches = iter(distributed_batches(self.strategy, self.train_set, self.config, self.start))
         step_function = self._compiled_step()
         self.progress.restart_clock()
-        for step in range(self.start, training.steps):
+        for step in range(self.start, training_config.steps):
             waiting = time.perf_counter()
             batch = self._next_batch(batches, step)
             data_seconds = time.perf_counter() - waiting
             if step == self.start and self.writes:
                 local = tf.nest.map_structure(lambda value: self._local(value).numpy(), batch)
-                save_picture(batch_picture(local, self.config.data.classes), self.folder.augmented)
+                save_picture(batch_picture(local, self.train_set.class_names), self.folder.augmented)
             learning_rate = float(self.trainer.optimizer.learning_rate)
             result = step_function({name: batch[name] for name in ("images", "boxes", "labels")})
             terms = {name: float(result[name]) for name in (*TERMS, *COUNTS)}
             self._stop_if_not_finite(step, terms, result, batch)
             done = step + 1
             self.progress.step(done, terms, learning_rate, data_seconds)
-            # Read once: a signal that comes during a validation waits for the checkpoint of the next step.
+            # It is read once per step, so that after a signal during a validation the run continues until the
+            # checkpoint of the next step.
             stopped_by = stop.requested
-            self._after_step(done, last=done == training.steps or stopped_by)
-            if stopped_by and done < training.steps:
+            self._after_step(done, last=done == training_config.steps or stopped_by is not None)
+            if stopped_by and done < training_config.steps:
                 raise TrainingStopped(f"stopped by {stopped_by} after step {done}; continue with --resume")
-        if self.start >= training.steps:
-            self.progress.say(f"all {training.steps} steps are done already")
+        if self.start >= training_config.steps:
+            self.progress.say(f"all {training_config.steps} steps are done already")
 
-    def _after_step(self, done, last):
-        training = self.config.training
-        finished = done == training.steps
-        if finished or done % training.validate_every == 0:
+    def _after_step(self, done: int, last: bool) -> None:
+        """Validates and saves as the config says after `done` steps; `last` says that this process stops."""
+        training_config = self.config.training
+        finished = done == training_config.steps
+        if finished or done % training_config.validate_every == 0:
             self._validate(done)
         if finished:
-            # Before the checkpoint, after which a resumed run would find nothing left to do.
+            # This comes before the checkpoint, after which a resumed run would have nothing left to do.
             self._save_weights(self.folder.final_weights, done)
-        if last or done % training.checkpoint_every == 0:
+        if last or done % training_config.checkpoint_every == 0:
             self.checkpoints.save(done, {"best": self.best})
             self.progress.restart_clock()
 
-    def _compiled_step(self):
+    def _compiled_step(self) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+        """Returns the training step of all replicas as a function of a distributed batch."""
         replica_step = self.trainer.train_step
         if self.config.training.jit_compile:
             replica_step = tf.function(replica_step, jit_compile=True)
 
         @tf.function
-        def step(batch):
+        def step(batch: Mapping[str, Any]) -> dict[str, Any]:
             result = self.strategy.run(replica_step, args=(batch,))
             return tf.nest.map_structure(self._local, result)
 
         return step
 
-    def _local(self, value):
-        """Of a value per replica, the first one's in this process."""
+    def _local(self, value: Any) -> Tensor:
+        """Returns the value of the first replica of this process from a value per replica."""
         return self.strategy.experimental_local_results(value)[0]
 
-    def _next_batch(self, batches, step):
+    def _next_batch(self, batches: Iterator[Mapping[str, Any]], step: int) -> Mapping[str, Any]:
         try:
             return next(batches)
         except tf.errors.OpError as error:
             candidates = training_images(self.train_set, self.config, step)
             raise explain_failure(self.train_set, error, candidates) from None
 
-    def _stop_if_not_finite(self, step, terms, result, batch):
+    def _stop_if_not_finite(
+        self, step: int, terms: dict[str, float], result: dict[str, Any], batch: Mapping[str, Any]
+    ) -> None:
+        """Raises `TrainingStopped` if the step suppressed its update, after it has reset the statistics."""
         bad_terms = [f"{name} is {terms[name]}" for name in TERMS if not math.isfinite(terms[name])]
         bad_rows = np.flatnonzero(result["bad_gradients"].numpy())
         if not bad_terms and not len(bad_rows):
@@ -192,16 +223,20 @@ class _Run:
             "A lower training.learning_rate, more warmup_steps or gradient_clip_norm may help"
         )
 
-    def _validate(self, done):
+    def _validate(self, done: int) -> None:
+        """Measures the network on the validation set, and shows detections in TensorBoard."""
         if self.validation_set is not None:
             result = evaluate(self.trainer.network, self.config, self.validation_set)
-            # Without any object to find the mean is not a number, and no weights are better than others.
+            # If the set has no objects, the mean is not a number, and no weights are better than others.
             mean_ap = None if math.isnan(result.mean_ap) else result.mean_ap
             is_best = mean_ap is not None and (self.best is None or mean_ap > self.best["mAP"])
             if is_best:
                 self.best = {"mAP": mean_ap, "step": done}
                 self._save_weights(self.folder.best_weights, done)
-            class_ap = {name: None if math.isnan(one.ap) else one.ap for name, one in result.classes.items()}
+            class_ap = {
+                name: None if math.isnan(class_result.ap) else class_result.ap
+                for name, class_result in result.classes.items()
+            }
             self.progress.validation(done, mean_ap, class_ap, is_best)
         if self.writes:
             shown = self.validation_set or self.train_set
@@ -209,8 +244,8 @@ class _Run:
             self.progress.pictures(done, "detections", contact_sheet(pictures)[None])
         self.progress.restart_clock()
 
-    def _save_weights(self, file, step):
-        # Every worker reads its variables, which may take all of them; only one keeps the file.
+    def _save_weights(self, file: Path, step: int) -> None:
+        # All workers read the variables, which may be a collective operation; only the chief writes the file.
         if not self.writes:
             self.trainer.network.get_weights()
             return
@@ -221,15 +256,20 @@ class _Run:
                 f"weights of step {step} cannot be written to {file}: {error.strerror or error}"
             ) from None
 
-    def _describe(self, network):
-        data, defects = self.train_set, self.train_set.defects
+    def _describe(self) -> None:
+        """Prints the model and the data, and lists unusable boxes in a file."""
+        defects = self.train_set.defects
         say = self.progress.say
         say(
-            f"{self.config.name}: {self.config.model.backbone}, {network.count_params():,} parameters, "
-            f"{len(self.trainer.anchors):,} anchors, {self.config.num_classes} classes, "
+            f"{self.config.name}: {self.config.model.backbone}, "
+            f"{self.trainer.network.count_params():,} parameters, {len(self.trainer.anchors):,} anchors, "
+            f"{self.config.num_classes} classes, "
             f"{self.strategy.num_replicas_in_sync} replica(s)"
         )
-        say(f"training images: {len(data)}, objects: {len(data.labels)}; {defects.summary()}")
+        say(
+            f"training images: {len(self.train_set)}, objects: {len(self.train_set.labels)}; "
+            f"{defects.summary()}"
+        )
         if defects.issues and self.writes:
             write_defects(defects, self.folder.dropped_boxes)
             say(f"unusable boxes are listed in {self.folder.dropped_boxes}")
@@ -243,27 +283,33 @@ class _Run:
 
 
 class _StopRequest:
-    """Turns SIGTERM and SIGINT into a request that the loop obeys after the step in progress."""
+    """Turns SIGTERM and SIGINT into a request, which the loop obeys after the step in progress."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __enter__(self):
-        self.requested = None
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        """The name of the signal, or None as long as there was none."""
+        self.before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "_StopRequest":
         try:
             self.before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         except ValueError:
-            self.before = {}  # Not the main thread: signals are somebody else's business.
+            # This is not the main thread, and only the main thread may handle signals.
+            self.before = {}
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def _note(self, number, _):
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = signal.Signals(number).name
 
 
 def _check_same_run(stored: Config, given: Config) -> None:
+    """Raises an InputError if the configs differ in a key outside `FREE_ON_RESUME`."""
     changed = [
         f"{key} was {old!r}, is {new!r}"
         for key, (old, new) in differences(stored, given).items()

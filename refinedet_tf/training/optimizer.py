@@ -1,37 +1,56 @@
-"""The authors' solver: SGD with momentum and L2 regularisation inside the gradient."""
+"""The authors' optimizer: SGD with momentum and L2 regularisation inside the gradient."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
 from refinedet_tf.config import TrainingConfig
+from refinedet_tf.tensors import Tensor
 from refinedet_tf.training.schedule import MultiStepSchedule
 
 BIAS_RATE = 2.0
-"""Learning rate of convolution biases in units of the others'; they take no decay either."""
+"""The learning rate of convolutions' biases in units of that of the other variables."""
 
 
 @keras.saving.register_keras_serializable("refinedet_tf")
 class CaffeSGD(keras.optimizers.SGD):
-    """v <- momentum * v - rate * (g + l2 * w); w <- w + v, as Caffe's SGDSolver.
+    """Updates v <- momentum * v - rate * (g + l2 * w) and w <- w + v, as Caffe's SGDSolver does.
 
-    Biases of convolutions: g <- 2 g, l2 = 0. BatchNorm's gamma and beta and the scales of the L2
-    normalisation are treated like weights. Keras' own `weight_decay` is decoupled from the gradient:
-    not the same thing, about ten times weaker at momentum 0.9.
+    For biases of convolutions the gradient is doubled and l2 is 0. BatchNorm's gamma and beta and the
+    scales of the L2 normalisation are treated like weights. Keras' `weight_decay` is another method: it
+    is decoupled from the gradient, and about ten times weaker at momentum 0.9.
 
-    An element whose gradient is NaN is left alone, its momentum too: so the training step can hold
-    back an update (see `RefineDetTrainer`).
+    An element whose gradient is NaN does not change, and neither does its momentum. This lets the
+    training step suppress an update (see `RefineDetTrainer`).
+
+    Args:
+        learning_rate: a number or a schedule.
+        momentum: the factor of the previous update, at least 0 and below 1.
+        l2: the factor of the L2 regularisation.
+        name: the optimizer's name.
+        kwargs: further arguments of Keras' SGD.
     """
 
-    def __init__(self, learning_rate, momentum=0.9, l2=5e-4, name="caffe_sgd", **kwargs):
+    def __init__(
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+        momentum: float = 0.9,
+        l2: float = 5e-4,
+        name: str = "caffe_sgd",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(learning_rate, momentum=momentum, name=name, **kwargs)
         self.l2 = l2
 
     @classmethod
-    def from_training(cls, config: TrainingConfig) -> "CaffeSGD":
-        """The solver that a config describes."""
-        return cls(MultiStepSchedule.from_training(config), config.momentum, config.weight_decay)
+    def from_training(cls, training_config: TrainingConfig) -> "CaffeSGD":
+        """Makes the optimizer that a config describes."""
+        schedule = MultiStepSchedule.from_training(training_config)
+        return cls(schedule, training_config.momentum, training_config.weight_decay)
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         """Makes the momentum buffers and notes which variables are biases."""
         if self.built:
             return
@@ -39,7 +58,7 @@ class CaffeSGD(keras.optimizers.SGD):
         self.momentums = self.add_optimizer_variables(variables, "momentum")
         self._is_bias = [variable.name == "bias" for variable in variables]
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         """Updates one variable with the gradient summed over all replicas."""
         index = self._get_variable_index(variable)
         gradient = BIAS_RATE * gradient if self._is_bias[index] else gradient + self.l2 * variable
@@ -49,5 +68,5 @@ class CaffeSGD(keras.optimizers.SGD):
         self.assign_add(variable, ops.where(held_back, 0.0, updated))
         self.assign(velocity, ops.where(held_back, velocity, updated))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "l2": self.l2}

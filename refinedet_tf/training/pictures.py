@@ -1,38 +1,46 @@
-"""Pictures of a run: what the network is fed, and what it finds."""
+"""Pictures of a run: a training batch, and detections."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.images import decode_image
 from refinedet_tf.drawing import contact_sheet, draw_detections
 from refinedet_tf.files import write_aside
+from refinedet_tf.inference.detector import Detector
 
 SHOWN_SCORE = 0.3
-"""Detections below are not drawn; early in training there would be a box on every pixel."""
+"""The smallest score of detections that are drawn; early in training, boxes of low score cover the image."""
 
 
-def batch_picture(batch, class_names, most: int = 16) -> np.ndarray:
-    """A sheet of one training batch with its boxes, uint8 [H, W, 3].
+def batch_picture(
+    batch: Mapping[str, np.ndarray], class_names: Sequence[str], max_images: int = 16
+) -> np.ndarray:
+    """Draws one training batch with its boxes on a sheet, uint8 [H, W, 3].
 
     Args:
-        batch: numpy arrays, "images" uint8 [b, H, W, 3], "boxes" [b, G, 4], "labels" [b, G].
-        class_names: label 1 first.
-        most: images shown.
+        batch: "images" uint8 [b, H, W, 3] RGB; "boxes" float32 [b, G, 4], normalised
+            `[ymin, xmin, ymax, xmax]`; "labels" int [b, G], 1..C, and 0 for padding.
+        class_names: C names, label 1 first.
+        max_images: the largest number of images on the sheet.
     """
     drawn = []
     for image, boxes, labels in zip(batch["images"], batch["boxes"], batch["labels"], strict=True):
         real = labels > 0
         drawn.append(draw_detections(image, boxes[real], labels[real], class_names))
-    return contact_sheet(drawn[:most])
+    return contact_sheet(drawn[:max_images])
 
 
-def detection_pictures(detector, dataset, most: int = 4) -> list[np.ndarray]:
-    """The first images of a data set with the detections of a `Detector`, uint8 [H, W, 3] each."""
+def detection_pictures(
+    detector: Detector, dataset: DetectionDataset, max_images: int = 4
+) -> list[np.ndarray]:
+    """Draws the detections on the first images of a data set and returns them, uint8 [H, W, 3] each."""
     drawn = []
-    contents = [tf.io.read_file(path) for path in dataset.image_paths[:most]]
+    contents = [tf.io.read_file(path) for path in dataset.image_paths[:max_images]]
     images = [decode_image(content).numpy() for content in contents]
     for image, found in zip(images, detector(images), strict=True):
         shown = found.above(SHOWN_SCORE)
@@ -43,5 +51,5 @@ def detection_pictures(detector, dataset, most: int = 4) -> list[np.ndarray]:
 
 
 def save_picture(image: np.ndarray, path: Path) -> None:
-    """Writes uint8 [H, W, 3] as an image file."""
+    """Writes an image, uint8 [H, W, 3], to a file of the format that its suffix names."""
     write_aside(path, Image.fromarray(image).save)

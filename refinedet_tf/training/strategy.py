@@ -1,4 +1,4 @@
-"""Which devices share a batch, and how the data reaches them."""
+"""The devices that share a batch, and the distribution of the data to them."""
 
 import json
 import os
@@ -6,20 +6,21 @@ import os
 import tensorflow as tf
 
 from refinedet_tf.config import Config
+from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.pipeline import training_batches
 from refinedet_tf.errors import InputError
 
 
 def make_strategy(config: Config) -> tf.distribute.Strategy:
-    """The strategy of `training.strategy`.
+    """Makes the strategy that `training.strategy` names.
 
-    "mirrored" takes all GPUs of this machine, or its (logical) CPU devices where there is none.
+    "mirrored" uses all GPUs of this machine, or its logical CPU devices if it has no GPU.
     "multi_worker" joins the machines that the environment variable TF_CONFIG lists; it must be made
-    before TensorFlow has run anything.
+    before TensorFlow runs its first operation.
 
     Raises:
         InputError: TF_CONFIG is missing or not JSON, the batch cannot be divided evenly, or
-            `jit_compile` is asked for with several replicas.
+            `jit_compile` is true with several replicas.
     """
     if config.training.strategy == "multi_worker":
         _check_cluster()
@@ -40,11 +41,20 @@ def make_strategy(config: Config) -> tf.distribute.Strategy:
     return strategy
 
 
-def distributed_batches(strategy, dataset, config: Config, start_step: int):
-    """The training batches from a step on, each divided over the replicas in their order."""
+def distributed_batches(
+    strategy: tf.distribute.Strategy, dataset: DetectionDataset, config: Config, start_step: int
+) -> tf.distribute.DistributedDataset:
+    """Returns the training batches from `start_step` on, each divided over the replicas in order.
+
+    Args:
+        strategy: the result of `make_strategy`.
+        dataset: the training set.
+        config: the config whose `training` and `augmentation` describe the batches.
+        start_step: the number of steps that were done before.
+    """
     per_replica = config.training.batch_size // strategy.num_replicas_in_sync
 
-    def pipeline(context):
+    def pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
         shard = (context.input_pipeline_id, context.num_input_pipelines)
         batches = training_batches(dataset, config, start_step, shard)
         if strategy.num_replicas_in_sync > context.num_input_pipelines:
@@ -54,13 +64,14 @@ def distributed_batches(strategy, dataset, config: Config, start_step: int):
     return strategy.distribute_datasets_from_function(pipeline)
 
 
-def is_chief(strategy) -> bool:
-    """Whether this process writes the files of the run."""
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Says whether this process writes the files of the run."""
     resolver = strategy.cluster_resolver
     return resolver is None or not resolver.cluster_spec() or resolver.task_id == 0
 
 
 def _check_cluster() -> None:
+    """Raises an InputError if TF_CONFIG is missing, is not JSON or lists no workers."""
     example = (
         '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
     )

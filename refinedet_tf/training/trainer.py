@@ -1,4 +1,7 @@
-"""The training step: forward, loss, gradients and update over all replicas."""
+"""The training step: forward pass, loss, gradients and update over all replicas."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -6,46 +9,50 @@ import tensorflow as tf
 
 from refinedet_tf.config import Config
 from refinedet_tf.losses import TERMS, loss_sums, normalize
+from refinedet_tf.tensors import Heads, Tensor
 
 COUNTS = ("num_arm_positives", "num_odm_positives")
+"""The names of the numbers of positives."""
 
 
 class RefineDetTrainer(keras.Model):
     """A RefineDet network with its own `train_step`, for use under any `tf.distribute` strategy.
 
     The numbers of positives are summed over the replicas before the loss is divided by them, and
-    gradients are summed, so the update does not depend on how many replicas share the batch.
+    gradients are summed, so the update does not depend on the number of replicas that share the batch.
 
     Args:
-        network: of `build_model`.
-        anchors: float32 [A, 4], of `tile_anchors` for the training images.
+        network: the result of `build_model`.
+        anchors: float32 [A, 4], the result of `tile_anchors` for the training images.
         config: `loss`, `model.design` and `training.gradient_clip_norm` are used.
+        kwargs: arguments of Keras' model.
     """
 
-    def __init__(self, network: keras.Model, anchors: np.ndarray, config: Config, **kwargs):
+    def __init__(self, network: keras.Model, anchors: np.ndarray, config: Config, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.network = network
         self.anchors = anchors
         self.config = config
 
-    def call(self, images, training=False):
-        """The heads of a batch of images."""
+    def call(self, images: Tensor, training: bool = False) -> Heads:
+        """Returns the heads of a batch of images, as `build_model` describes them."""
         return self.network(images, training=training)
 
-    def train_step(self, batch):
-        """One update from this replica's share of a batch.
+    def train_step(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Updates the network from this replica's share of a batch.
 
-        Where a loss term or a gradient is not finite, on any replica, no variable of any replica
-        changes, except the moving statistics of BatchNorm: `restore_statistics` puts them back.
+        If a loss term or a gradient is not finite on any replica, no variable of any replica changes
+        except the moving statistics of BatchNorm, which `restore_statistics` resets.
 
         Args:
-            batch: "images" [b, H, W, 3] 0..255, "boxes" float32 [b, G, 4], "labels" int [b, G].
+            batch: "images" [b, H, W, 3] RGB 0..255; "boxes" float32 [b, G, 4], normalised
+                `[ymin, xmin, ymax, xmax]`; "labels" int [b, G], 1..C, and 0 for padding.
 
         Returns:
-            The loss terms and numbers of positives of the whole batch (float32 scalars, the same on
-            every replica); "bad_gradients" float32 [V], for each trainable variable the number of
-            replicas whose gradient was not finite; "statistics", the BatchNorm statistics as they
-            were before the step.
+            The loss terms and numbers of positives of the whole batch, float32 scalars that are equal
+            on all replicas; "bad_gradients" float32 [V], the number of replicas whose gradient is not
+            finite for each of the V trainable variables; "statistics", the list of the BatchNorm
+            statistics before the step.
         """
         replica = tf.distribute.get_replica_context()
         variables = self.network.trainable_variables
@@ -66,8 +73,8 @@ class RefineDetTrainer(keras.Model):
         if self.config.training.gradient_clip_norm is not None:
             gradients = self._clip(gradients, replica)
         healthy = tf.reduce_all(tf.math.is_finite(all_terms)) & (tf.reduce_sum(bad_gradients) == 0)
-        # The solver leaves elements with a NaN gradient alone. Not a condition around the update:
-        # strategies do not allow their collective operations inside one.
+        # The optimizer does not change elements with a NaN gradient. The update is not put inside a
+        # condition, because strategies do not allow their collective operations there.
         gradients = [tf.where(healthy, g, np.nan) for g in gradients]
         self.optimizer.apply(gradients, variables)
         return {
@@ -77,13 +84,17 @@ class RefineDetTrainer(keras.Model):
             "statistics": statistics,
         }
 
-    def restore_statistics(self, statistics) -> None:
-        """Takes back what a step without an update did to BatchNorm's moving statistics."""
+    def restore_statistics(self, statistics: Sequence[Tensor]) -> None:
+        """Resets BatchNorm's moving statistics after a step whose update was suppressed.
+
+        Args:
+            statistics: the "statistics" that `train_step` returned.
+        """
         for variable, value in zip(self.network.non_trainable_variables, statistics, strict=True):
             variable.assign(value)
 
-    def _clip(self, gradients, replica):
-        """Scales this replica's gradients so that their sum has at most the configured norm."""
+    def _clip(self, gradients: Sequence[Tensor], replica: tf.distribute.ReplicaContext) -> list[Tensor]:
+        """Scales this replica's gradients so that their sum over replicas has at most the configured norm."""
         summed = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         norm = tf.linalg.global_norm(summed)
         largest = self.config.training.gradient_clip_norm

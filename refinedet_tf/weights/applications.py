@@ -1,4 +1,4 @@
-"""ImageNet weights of keras.applications as the start of training."""
+"""ImageNet weights of keras.applications as the initial weights of a training."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from refinedet_tf.config import ModelConfig
 from refinedet_tf.errors import InputError
 
 MOBILENET_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
-"""Of MobileNetV2, those that Keras has ImageNet weights for."""
+"""The width multipliers of MobileNetV2 for which Keras has ImageNet weights."""
 
 
 def is_keras_file(weights: str | None) -> bool:
-    """Whether `model.weights` names what keras.applications itself can read.
+    """Says whether keras.applications can read the weights that `model.weights` names.
 
-    That is "imagenet", or an `.h5` file that is no `.weights.h5` (those are whole RefineDets).
+    These are "imagenet" and `.h5` files other than `.weights.h5`, which hold a whole RefineDet.
     """
     if weights is None:
         return False
@@ -27,16 +27,18 @@ def load_application_weights(model: keras.Model, model_config: ModelConfig) -> l
     """Fills the backbone of a RefineDet whose backbone is a network of keras.applications.
 
     Args:
-        model: of `build_model` with the same `model_config`.
-        model_config: `weights` is "imagenet", which Keras downloads, or the path of Keras' own file.
+        model: the result of `build_model` with the same `model_config`.
+        model_config: its `weights` are "imagenet", which Keras downloads, or the path of Keras' file.
 
     Returns:
-        The names of the layers that were filled: the backbone, which is one layer.
+        The names of the layers that were filled. There is one, because the backbone is one layer.
 
     Raises:
-        InputError: the weights cannot be downloaded, or their file is missing or another network's.
+        InputError: the weights cannot be downloaded, or their file is missing or of another network.
     """
-    network, pairs = adapted(_with_weights(model_config), model_config)
+    if model_config.weights is None:
+        raise InputError("model.weights is null, which names no weights to load")
+    network, pairs = adapted(_with_weights(model_config, model_config.weights), model_config)
     copy_weights(pairs)
     values = {variable.path: variable for variable in network.weights}
     trunk = model.get_layer(model_config.backbone)
@@ -45,8 +47,9 @@ def load_application_weights(model: keras.Model, model_config: ModelConfig) -> l
     return [trunk.name]
 
 
-def _with_weights(model_config: ModelConfig) -> keras.Model:
-    weights, file = model_config.weights, APPLICATIONS[model_config.backbone].file
+def _with_weights(model_config: ModelConfig, weights: str) -> keras.Model:
+    """Makes the network of keras.applications with its ImageNet weights."""
+    file = APPLICATIONS[model_config.backbone].file
     is_mobilenet = model_config.backbone == "mobilenet_v2"
     if is_mobilenet and weights == "imagenet" and model_config.width_multiplier not in MOBILENET_WIDTHS:
         raise InputError(
@@ -58,7 +61,7 @@ def _with_weights(model_config: ModelConfig) -> keras.Model:
     try:
         return make_application(model_config, weights)
     except Exception as error:
-        # Keras raises whatever its download or file code meets: any of it means no weights.
+        # Keras passes on any error of its download and file code, and each means that weights are missing.
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
             f"model.weights {weights}: {reason}; give the path of {file}, or null for random weights"

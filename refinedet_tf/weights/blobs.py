@@ -1,13 +1,19 @@
 """The variables of VGG-16 and ResNet-101 RefineDet under the names of the authors' Caffe program.
 
-A blob is known by its layer's name and its number in that layer. Layouts: convolution 0 (out, in,
-height, width) and 1 (out,); deconvolution 0 (in, out, height, width) and 1 (out,); Normalize 0 (C,);
-BatchNorm 0 sum of means (C,), 1 sum of variances (C,), 2 what both are to be divided by (1,); the
-Scale layer after it 0 gamma (C,) and 1 beta (C,). PyTorch's layouts are the same.
+A blob is identified by the name of its layer and its number in that layer. The blobs are:
+
+- of a convolution: 0 is the kernel (out, in, height, width), 1 the bias (out,);
+- of a deconvolution: 0 is the kernel (in, out, height, width), 1 the bias (out,);
+- of a Normalize layer: 0 is the scale (C,);
+- of a BatchNorm layer: 0 is the sum of means (C,), 1 the sum of variances (C,), and 2 the divisor of both
+  sums (1,);
+- of the Scale layer after it: 0 is gamma (C,), 1 is beta (C,).
+
+PyTorch's layouts are the same.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -19,34 +25,46 @@ from refinedet_tf.errors import InputError
 Blob = tuple[str, int]
 """(layer, number) as in the authors' program."""
 
+ShapePair = tuple[tuple[int, ...], tuple[int, ...]]
+"""The shapes of a blob in the file and in the model."""
+
 ARM_SOURCES = {
     "vgg16": ("conv4_3_norm", "conv5_3_norm", "fc7", "conv6_2"),
     "resnet101": tuple(f"res{source}_relu_inter" for source in ("res3b3", "res4b22", "res5c", "res6")),
 }
-"""What the layers of the ARM heads are named after, stride 8 first."""
+"""The layers after which those of the ARM heads are named, stride 8 first."""
 
 ODM_SOURCES = {
     "vgg16": ("P3", "P4", "P5", "P6"),
     "resnet101": tuple(f"resP{level}_inter" for level in (3, 4, 5, 6)),
 }
+"""The layers after which those of the ODM heads are named, stride 8 first."""
 
 FIRST_LEVEL = 3
-OWN_NUMBERS = {"kernel": 0, "bias": 1, "scale": 0, "gamma": 0, "beta": 1}
+
+PARAMETERS = {"kernel": 0, "bias": 1, "scale": 0, "gamma": 0, "beta": 1}
+"""The numbers of the blobs of trained variables."""
+
 STATISTICS = {"moving_mean": 0, "moving_variance": 1, "moving_weight": 2}
+"""The numbers of the blobs of BatchNorm's statistics."""
 
 
 def variables_by_blob(model: keras.Model, path: str | Path = "this file") -> dict[Blob, keras.Variable]:
-    """Every variable of the model by the blob that holds it.
+    """Returns every variable of a model by the blob that holds it.
+
+    Args:
+        model: the result of `build_model`.
+        path: the file that shall fill the model, for messages.
 
     Raises:
-        InputError: the network is none of the authors'; names `path`, of the file that is to fill it.
+        InputError: the network is not one of the authors'.
     """
     backbone = _backbone(model, path)
     return {_blob(variable.path, backbone): variable for variable in model.weights}
 
 
 def blob_shape(variable: keras.Variable) -> tuple[int, ...]:
-    """The shape of a variable's blob."""
+    """Returns the shape of a variable's blob."""
     shape = tuple(variable.shape)
     return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape
 
@@ -58,20 +76,21 @@ def assign_blobs(
     wanted: Collection[Blob] | None = None,
     names: Mapping[Blob, str] | None = None,
 ) -> list[str]:
-    """Fills variables from blobs; each wanted one must be there, and each one there must be wanted.
+    """Fills variables from blobs. All wanted blobs must exist, and no others may.
 
     Args:
-        model: of `build_model`.
-        blobs: arrays in the layouts above.
-        path: of the file, for messages.
-        wanted: blobs to fill, all of the model's by default.
-        names: how the file calls them, for messages.
+        model: the result of `build_model`.
+        blobs: arrays in the layouts that this module describes.
+        path: the file of the blobs, for messages.
+        wanted: the blobs whose variables are filled, by default all of the model.
+        names: the names of the blobs in the file, for messages.
 
     Returns:
         The names of the model's layers that were filled.
 
     Raises:
-        InputError: blobs are missing, left over or of another shape; lists them. Nothing was changed.
+        InputError: blobs are missing, left over or of another shape; the message lists them. The model
+            is unchanged.
     """
     variables = variables_by_blob(model, path)
     wanted = variables.keys() if wanted is None else wanted
@@ -94,7 +113,8 @@ def assign_blobs(
     return [layer.name for layer in model.layers if any(id(v) in filled for v in layer.weights)]
 
 
-def _backbone(model, path) -> str:
+def _backbone(model: keras.Model, path: str | Path) -> str:
+    """Returns "vgg16" or "resnet101", the authors' network that the model is."""
     names = {layer.name for layer in model.layers}
     backbone = "vgg16" if "conv1_1" in names else "resnet101" if "res2a_branch2a" in names else None
     has_blocks = "arm3_block_branch1" in names
@@ -107,16 +127,17 @@ def _backbone(model, path) -> str:
 
 
 def _blob(path: str, backbone: str) -> Blob:
+    """Returns the blob of the variable that has this `path` in Keras."""
     layer, kind = path.split("/")[-2:]
     if kind in STATISTICS:
         return _norm_name(layer, backbone, "bn"), STATISTICS[kind]
     if kind in ("gamma", "beta"):
-        return _norm_name(layer, backbone, "scale"), OWN_NUMBERS[kind]
-    return _caffe_name(layer, backbone), OWN_NUMBERS[kind]
+        return _norm_name(layer, backbone, "scale"), PARAMETERS[kind]
+    return _caffe_name(layer, backbone), PARAMETERS[kind]
 
 
 def _caffe_name(layer: str, backbone: str) -> str:
-    """The authors' name of a layer of ours; only heads and their blocks are called otherwise."""
+    """Returns the authors' name of a layer; only heads and their blocks have other names in the model."""
     sources = {"arm": ARM_SOURCES[backbone], "odm": ODM_SOURCES[backbone]}
     if match := re.fullmatch(r"(arm|odm)_(loc|conf)([3-6])", layer):
         module, values, level = match.groups()
@@ -128,7 +149,7 @@ def _caffe_name(layer: str, backbone: str) -> str:
 
 
 def _norm_name(layer: str, backbone: str, kind: str) -> str:
-    """The authors' BatchNorm ("bn") or Scale ("scale") layer of our BatchNorm `layer`."""
+    """Returns the authors' BatchNorm layer (`kind` "bn") or Scale layer ("scale") for a BatchNorm layer."""
     convolution = _caffe_name(layer.removesuffix("_bn"), backbone)
     if convolution == "conv1":
         return f"{kind}_conv1"
@@ -138,31 +159,38 @@ def _norm_name(layer: str, backbone: str, kind: str) -> str:
 
 
 def _same(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Old Caffe files write four numbers always, (1, 1, 1, C) for a bias."""
+    """Says whether two shapes are equal. Old files always have four numbers, (1, 1, 1, C) for a bias."""
     return found == wanted or (len(found) == 4 and found == (1,) * (4 - len(wanted)) + wanted)
 
 
-def _value(blob: Blob, variable, blobs) -> np.ndarray:
-    """A blob in the layout of Keras, statistics divided as Caffe does."""
+def _value(blob: Blob, variable: keras.Variable, blobs: Mapping[Blob, np.ndarray]) -> np.ndarray:
+    """Returns a blob in Keras' layout. Statistics are divided by their weight, as in Caffe."""
     array = np.asarray(blobs[blob], np.float32)
     if variable.name in ("moving_mean", "moving_variance"):
         weight = float(np.ravel(blobs[blob[0], 2])[0])
-        # Caffe reads a sum of no terms as zero.
+        # Caffe reads a sum without terms as zero.
         array = array / np.float32(weight) if weight else np.zeros_like(array)
     if len(variable.shape) == 4:
         return array.transpose(2, 3, 1, 0)
     return array.reshape(variable.shape)
 
 
-def _explain(missing, left_over, mismatched, names) -> str:
-    classes = [_classes(blob, shapes) for blob, shapes in mismatched.items()]
-    if classes and not missing and not left_over and None not in classes:
+def _explain(
+    missing: Sequence[Blob],
+    left_over: Sequence[Blob],
+    mismatched: Mapping[Blob, ShapePair],
+    names: Mapping[Blob, str],
+) -> str:
+    """Returns the message for blobs that do not fit, which follows the path of their file."""
+    class_counts = [_class_counts(blob, shapes) for blob, shapes in mismatched.items()]
+    if class_counts and class_counts[0] and not missing and not left_over and None not in class_counts:
+        file_classes, model_classes = class_counts[0]
         return (
-            f"holds weights for {classes[0][0]} classes, the model has {classes[0][1]}: use the config that "
+            f"holds weights for {file_classes} classes, the model has {model_classes}: use the config that "
             "they were trained with, or pick classes with python -m refinedet_tf.weights.class_subset"
         )
 
-    def name(blob):
+    def name(blob: Blob) -> str:
         return names.get(blob, f"{blob[0]} blob {blob[1]}")
 
     parts = []
@@ -176,8 +204,8 @@ def _explain(missing, left_over, mismatched, names) -> str:
     return f"does not fit the model; blobs: {'; '.join(parts)}"
 
 
-def _classes(blob: Blob, shapes) -> tuple[int, int] | None:
-    """(classes of the file, of the model) if the blob belongs to an ODM classifier, else None."""
+def _class_counts(blob: Blob, shapes: ShapePair) -> tuple[int, int] | None:
+    """Returns the number of classes in the file and in the model if the blob is of an ODM classifier."""
     is_odm = re.match(r"(res)?P[3-6]_(inter_)?mbox_conf$", blob[0])
     found, wanted = ([size for size in shape if size > 1][:1] for shape in shapes)
     if not is_odm or not found or found[0] % ANCHORS_PER_CELL:
@@ -185,6 +213,7 @@ def _classes(blob: Blob, shapes) -> tuple[int, int] | None:
     return found[0] // ANCHORS_PER_CELL - 1, wanted[0] // ANCHORS_PER_CELL - 1
 
 
-def _some(items, limit: int = 6) -> str:
+def _some(items: Iterable[str], limit: int = 6) -> str:
+    """Lists at most `limit` items."""
     items = list(items)
     return ", ".join(items[:limit]) + (", ..." if len(items) > limit else "")

@@ -1,12 +1,14 @@
-"""Caffe's weight files (`.caffemodel`) -> arrays by layer.
+"""Reading of Caffe's weight files (`.caffemodel`).
 
 Such a file is a protobuf message NetParameter (src/caffe/proto/caffe.proto of the authors' program).
-Only the fields that hold weights are declared here; protobuf passes over all others.
+Only the fields that hold weights are declared here; protobuf skips all others.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -16,26 +18,26 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.files import explain_os_errors
 
 LARGEST_VALUE = 1e10
-"""Weights and statistics of trained networks are far below. Of random bytes read as float32, more than
-a third lie above, so that a damaged run of a few dozen bytes does not pass."""
+"""The largest valid value; weights and statistics of trained networks are far below. More than a third of
+random bytes read as float32 lie above, so a few dozen damaged bytes are noticed."""
 
 MAX_AXES = 32
-"""Caffe's own limit (kMaxBlobAxes)."""
+"""Caffe's limit (kMaxBlobAxes)."""
 
 MAX_BYTES = 2**31 - 1
-"""Protobuf's own limit for a message."""
+"""Protobuf's limit for a message."""
 
 V1_TYPES = {4: "Convolution", 14: "InnerProduct", 39: "Deconvolution"}
-"""V1LayerParameter.LayerType -> today's name, of the types that have weights."""
+"""Today's names of the types in V1LayerParameter.LayerType that have weights."""
 
 _KINDS = "a prototxt or a solverstate?"
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 
-# Message: field: (number, type or message, whether it is repeated). Names and types are bytes, because
-# damaged ones need not be UTF-8. A packed run of floats looks like bytes, and read as such it becomes an
-# array at once; Blob does so, and SlowBlob reads floats as floats, packed or one by one.
-_MESSAGES = {
+# {message: {field: (number, type or message, whether it is repeated)}}. Names and types are bytes, because
+# damaged ones need not be UTF-8. Blob reads packed floats as bytes, which become an array at once;
+# SlowBlob reads floats as floats, packed or one by one.
+_MESSAGES: dict[str, dict[str, tuple[int, Any, bool]]] = {
     "Shape": {"dim": (1, _FIELD.TYPE_INT64, True)},
     "Blob": {
         "num": (1, _FIELD.TYPE_INT32, False),
@@ -63,13 +65,13 @@ _MESSAGES = {
 
 @dataclass(frozen=True)
 class CaffeLayer:
-    """A layer with weights.
+    """A layer that has weights.
 
     Attributes:
-        name: printable, not empty.
-        type: such as "Convolution"; "V1 type 18" for a type of the V1 format outside `V1_TYPES`.
-        blobs: float32 arrays, finite, of the shapes in the file (old files: always four numbers, with
-            leading ones). They are not to be written to.
+        name: a printable text that is not empty.
+        type: the type, such as "Convolution", or "V1 type 18" for a type that `V1_TYPES` does not list.
+        blobs: finite float32 arrays of the shapes in the file. (Shapes in old files always have four
+            numbers, the first of which may be 1.) The arrays are read-only.
     """
 
     name: str
@@ -81,13 +83,14 @@ def read_caffemodel(path: str | Path) -> dict[str, CaffeLayer]:
     """Reads the layers that have weights.
 
     Args:
-        path: of a `.caffemodel` file with layers of today's or of the V1 format.
+        path: a `.caffemodel` file with layers of today's format or of the V1 format.
 
     Returns:
         The layers by name, in the order of the file.
 
     Raises:
-        InputError: the file is missing, damaged or of another kind; names the layer and blob if known.
+        InputError: the file is missing, damaged or of another kind. The message names the layer and the
+            blob if they are known.
     """
     path = Path(path)
     net = _parse(
@@ -114,7 +117,8 @@ def read_caffemodel(path: str | Path) -> dict[str, CaffeLayer]:
     return layers
 
 
-def _message_classes() -> dict:
+def _message_classes() -> dict[str, Any]:
+    """Returns the protobuf classes of `_MESSAGES` by name."""
     file = descriptor_pb2.FileDescriptorProto(name="refinedet_tf/caffemodel.proto", package="refinedet_tf")
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)
@@ -125,7 +129,7 @@ def _message_classes() -> dict:
                 declared.type, declared.type_name = _FIELD.TYPE_MESSAGE, f".refinedet_tf.{kind}"
             else:
                 declared.type = kind
-    # A pool of its own, so that another package's Caffe messages cannot collide with these.
+    # A separate pool keeps these messages from colliding with the Caffe messages of another package.
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
     return {
@@ -137,7 +141,8 @@ def _message_classes() -> dict:
 _CLASSES = _message_classes()
 
 
-def _parse(message: str, content: bytes, complaint: str):
+def _parse(message: str, content: bytes, complaint: str) -> Any:
+    """Returns the message of the given name; raises an InputError with `complaint` if it is damaged."""
     try:
         return _CLASSES[message].FromString(content)
     except (DecodeError, ValueError, RecursionError):
@@ -145,6 +150,7 @@ def _parse(message: str, content: bytes, complaint: str):
 
 
 def _content(path: Path) -> bytes:
+    """Returns the bytes of the file."""
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a .caffemodel file")
     if not path.is_file():
@@ -160,13 +166,14 @@ def _content(path: Path) -> bytes:
 
 
 def _text(raw: bytes, what: str) -> str:
+    """Returns a printable text that is not empty; `what` describes it in errors."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{what} is not valid UTF-8: is the file damaged?") from None
     if not text:
         raise InputError(f"{what} is empty: is the file damaged?")
-    # Later messages print names, and have to stay one line.
+    # Messages contain names, and must be one line.
     if not text.isprintable():
         raise InputError(f"{what}, {_short(text)}, holds control characters: is the file damaged?")
     return text
@@ -176,10 +183,10 @@ def _short(name: str) -> str:
     return repr(name if len(name) <= 60 else f"{name[:57]}...")
 
 
-def _array(blob, where: str) -> np.ndarray:
-    """The values of a Blob message in its shape."""
+def _array(blob: Any, where: str) -> np.ndarray:
+    """Returns the values of a Blob message in its shape; `where` describes it in errors."""
     shape = _shape(blob, where)
-    # Python's integers: a damaged shape may want more values than 64 bits can count.
+    # Python's integers cannot overflow, whatever a damaged shape says.
     count = math.prod(shape)
     values = _values(blob, count, where)
     if values.size != count:
@@ -188,8 +195,8 @@ def _array(blob, where: str) -> np.ndarray:
     return values.astype(np.float32, copy=False).reshape(shape)
 
 
-def _shape(blob, where: str) -> list[int]:
-    """As Caffe's Blob::FromProto: one of the four old numbers is enough to make the blob an old one."""
+def _shape(blob: Any, where: str) -> list[int]:
+    """Returns the shape as Caffe's Blob::FromProto does: each of the old numbers makes a blob old-style."""
     old = ("num", "channels", "height", "width")
     if any(blob.HasField(side) for side in old):
         shape = [getattr(blob, side) for side in old]
@@ -202,13 +209,13 @@ def _shape(blob, where: str) -> list[int]:
     return list(shape)
 
 
-def _values(blob, count: int, where: str) -> np.ndarray:
-    """float32 or float64 [n], where n need not be `count` yet."""
+def _values(blob: Any, count: int, where: str) -> np.ndarray:
+    """Returns float32 or float64 [n], where n may differ from `count`, the number that the shape wants."""
     floats = _packed(blob.data, "<f4", f"{where}: data")
     doubles = _packed(blob.double_data, "<f8", f"{where}: double_data")
     if not floats.size and not doubles.size:
-        # Protobuf allows values one by one too, each behind a tag of its own. Together with runs it would
-        # allow them as well, but this way their order would be lost: they are left to be missing.
+        # Protobuf also allows single values, each after its tag. It even allows a mixture with packed values,
+        # whose order would be lost here, so that the single values of a mixture count as missing.
         slow = _parse("SlowBlob", blob.SerializeToString(), f"{where} is damaged")
         floats = np.fromiter(slow.data, np.float32, len(slow.data))
         doubles = np.fromiter(slow.double_data, np.float64, len(slow.double_data))
@@ -222,7 +229,8 @@ def _values(blob, count: int, where: str) -> np.ndarray:
     return doubles if doubles.size else floats
 
 
-def _packed(chunks, dtype: str, what: str) -> np.ndarray:
+def _packed(chunks: Iterable[bytes], dtype: str, what: str) -> np.ndarray:
+    """Joins packed values to an array [n]; `what` describes them in errors."""
     chunks, size = list(chunks), np.dtype(dtype).itemsize
     for chunk in chunks:
         if len(chunk) % size:
@@ -231,7 +239,8 @@ def _packed(chunks, dtype: str, what: str) -> np.ndarray:
 
 
 def _check(values: np.ndarray, where: str) -> None:
-    # Both ends are NaN if any value is; two passes, and no second array of the size of the first.
+    """Raises an InputError if a value is not finite or larger than `LARGEST_VALUE`."""
+    # If any value is NaN, so are the maximum and the minimum. They need no second array of that size.
     if np.maximum(values.max(), -values.min()) <= LARGEST_VALUE:
         return
     place = int(np.flatnonzero(~(np.abs(values) <= LARGEST_VALUE))[0])

@@ -1,4 +1,4 @@
-"""Weights for some of the classes of a trained detector, e.g. COCO -> VOC (paper, section 4.4, Table 4)."""
+"""Copying the weights of some classes of a trained detector (paper, section 4.4, Table 4: COCO to VOC)."""
 
 import difflib
 import runpy
@@ -18,18 +18,19 @@ VOC_TO_COCO = {
     "sofa": "couch",
     "tvmonitor": "tv",
 }
-"""The VOC classes that COCO knows by another name; the other 14 have the same."""
+"""COCO's names of the VOC classes that have another name there; the other 14 have the same names."""
 
 
 def matching_labels(target: Sequence[str], source: Sequence[str], names: Mapping[str, str]) -> list[int]:
-    """For each target class, label 1 first, the label of the same class in the source.
+    """Returns, for each target class, label 1 first, the label of the same class in the source.
 
     Args:
-        target, source: class names in label order.
-        names: the source's name of a target class where it differs.
+        target: the class names of the target in label order.
+        source: the class names of the source in label order.
+        names: the source's names of the target classes that have another name there.
 
     Raises:
-        InputError: a target class has no counterpart; names it and the nearest.
+        InputError: a target class has no counterpart. The message names it and the most similar class.
     """
     if unknown := [name for name in names if name not in target]:
         raise InputError(f"--map: {unknown[0]} is none of the target's classes ({', '.join(target)})")
@@ -45,15 +46,15 @@ def matching_labels(target: Sequence[str], source: Sequence[str], names: Mapping
 
 
 def copy_classes(trained: keras.Model, target: keras.Model, labels: Sequence[int]) -> None:
-    """Copies the weights of one RefineDet to another one with other classes.
+    """Copies the weights of a RefineDet to another RefineDet with other classes.
 
     Args:
-        trained: the model with the weights.
-        target: a model that differs in the number of classes only; it is filled.
-        labels: for each class of `target`, its label (1..C) in `trained`. The background is kept.
+        trained: the model that has the weights.
+        target: the model that is filled; it may differ only in the number of classes.
+        labels: the label (1..C) in `trained` of each class of `target`. The background is always copied.
 
     Raises:
-        InputError: the models differ elsewhere; names the first variable.
+        InputError: the models differ in another way. The message names the first variable that differs.
     """
     rows = [0, *labels]
     trained_values = {variable.path: np.asarray(variable) for variable in trained.weights}
@@ -61,7 +62,7 @@ def copy_classes(trained: keras.Model, target: keras.Model, labels: Sequence[int
     for variable in target.weights:
         value = trained_values.get(variable.path)
         if value is not None and variable.path.split("/")[-2].startswith("odm_conf"):
-            # Channels are (anchor of the cell, class).
+            # The channels are ordered by (anchor of the cell, class).
             value = value.reshape(*value.shape[:-1], ANCHORS_PER_CELL, -1)[..., rows]
             value = value.reshape(*value.shape[:-2], -1)
         if value is None or value.shape != tuple(variable.shape):
@@ -75,5 +76,5 @@ def copy_classes(trained: keras.Model, target: keras.Model, labels: Sequence[int
 
 
 if __name__ == "__main__":
-    # What the command was called before it moved.
+    # The command had this name before it moved.
     runpy.run_module("refinedet_tf.commands.subset_classes", run_name="__main__")

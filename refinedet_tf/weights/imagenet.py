@@ -1,7 +1,7 @@
-"""ImageNet classification weights as the start of training (paper, section 3.1).
+"""ImageNet classification weights as the initial weights of a training (paper, section 3.1).
 
-They come as blobs of the authors' program (see `blobs`), whatever the file: of VGG-16 conv1_1 to
-fc7, of ResNet-101 conv1 to res5c. The layers that RefineDet adds stay as they are.
+Weights of all file formats are first converted to blobs of the authors' program (see `blobs`). They fill
+conv1_1 to fc7 of VGG-16, or conv1 to res5c of ResNet-101. The layers that RefineDet adds are unchanged.
 """
 
 import math
@@ -17,33 +17,49 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.weights.blobs import Blob, assign_blobs, blob_shape, variables_by_blob
 
 KEPT_TAPS = slice(0, 7, 3)
-"""Of the 7x7 taps of VGG-16's fc6, numbers 0, 3 and 6 become the 3x3 dilated convolution."""
+"""The rows and columns 0, 3 and 6 of the 7x7 taps of VGG-16's fc6, which become a 3x3 dilated convolution."""
 
 KEPT_CHANNELS = slice(0, None, 4)
-"""Of the 4096 channels of fc6 and fc7, every fourth stays."""
+"""Every fourth of the 4096 channels of fc6 and fc7."""
 
 PRETRAINED = re.compile(r"conv[1-5]_[1-3]|fc[67]|(bn_|scale_)?conv1|(res|bn|scale)[2-5][a-c]\d*_branch\w+")
-"""Layers of the authors' networks that ImageNet weights exist for."""
+"""The layers of the authors' networks for which ImageNet weights exist."""
 
 CLASSIFIERS = ("fc8", "fc1000")
-"""Layers that only classification has."""
+"""The layers that only classification networks have."""
 
 RESNET_BRANCHES = {"branch1": 0, "branch2a": 1, "branch2b": 2, "branch2c": 3}
-"""Keras' number of each convolution of a block."""
+"""Keras' numbers of the convolutions of a block."""
 
 
 def is_classifier(blobs: Mapping[Blob, np.ndarray]) -> bool:
-    """Whether the blobs are those of a classification network, not of a detector."""
+    """Says whether the blobs belong to a classification network and not to a detector."""
     return not any("_mbox_" in layer for layer, _ in blobs)
 
 
-def assign_imagenet(model: keras.Model, blobs: Mapping[Blob, np.ndarray], path, names=None) -> list[str]:
+def assign_imagenet(
+    model: keras.Model,
+    blobs: Mapping[Blob, np.ndarray],
+    path: str | Path,
+    names: Mapping[Blob, str] | None = None,
+) -> list[str]:
     """Fills a backbone from the blobs of a classification network.
 
-    fc6 and fc7 may be those of VGG-16 itself, (4096, 25088) and (4096, 4096): then they become
-    convolutions by subsampling, as in the authors' initial weights.
+    If fc6 and fc7 are those of the original VGG-16, (4096, 25088) and (4096, 4096), they become
+    convolutions by subsampling, as in the authors' initial weights. The last layer of the classifier
+    is ignored.
 
-    Args, returns and raises: as `assign_blobs`; the classifier's own last layer is not an error.
+    Args:
+        model: the result of `build_model`.
+        blobs: arrays in the layouts that `blobs` describes.
+        path: the file of the blobs, for messages.
+        names: the names of the blobs in the file, for messages.
+
+    Returns:
+        The names of the model's layers that were filled.
+
+    Raises:
+        InputError: as in `assign_blobs`.
     """
     shapes = {blob: blob_shape(variable) for blob, variable in variables_by_blob(model, path).items()}
     wanted = {blob for blob in shapes if PRETRAINED.fullmatch(blob[0])}
@@ -56,19 +72,20 @@ def assign_imagenet(model: keras.Model, blobs: Mapping[Blob, np.ndarray], path, 
 
 
 def load_keras_imagenet(model: keras.Model, source: str | Path = "imagenet") -> list[str]:
-    """Fills the backbone of a VGG-16 or ResNet-101 RefineDet from Keras' own ImageNet weights.
+    """Fills the backbone of a VGG-16 or ResNet-101 RefineDet from Keras' ImageNet weights.
 
     Args:
-        model: of `build_model`.
-        source: "imagenet", which Keras downloads, or the path of Keras' file: of VGG-16 the one with
-            the fully connected layers, vgg16_weights_tf_dim_ordering_tf_kernels.h5; of ResNet-101
-            any, e.g. resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5.
+        model: the result of `build_model`.
+        source: "imagenet", which Keras downloads, or the path of Keras' file. For VGG-16 this is the
+            file with the fully connected layers, vgg16_weights_tf_dim_ordering_tf_kernels.h5. For
+            ResNet-101 it may have a classifier or not, as
+            resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5.
 
     Returns:
         The names of the layers that were filled.
 
     Raises:
-        InputError: the download fails, or the file is missing or another one.
+        InputError: the download fails, or the file is missing or of another network.
     """
     is_vgg = any(layer.name == "conv1_1" for layer in model.layers)
     file = "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
@@ -83,7 +100,7 @@ def load_keras_imagenet(model: keras.Model, source: str | Path = "imagenet") -> 
                 keras.applications.ResNet101(weights=str(source), include_top=has_classifier)
             )
     except Exception as error:
-        # Keras raises whatever its download or file code meets: any of it means no weights.
+        # Keras passes on any error of its download and file code, and each means that weights are missing.
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
             f"model.weights {source}: {reason}; give the path of {file}, or null for random weights"
@@ -92,7 +109,7 @@ def load_keras_imagenet(model: keras.Model, source: str | Path = "imagenet") -> 
 
 
 def _as_convolution(blob: Blob, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A blob of VGG-16's own fc6 or fc7, if it is that, as a convolution's of the shape."""
+    """Converts a blob of the original fc6 or fc7 to a convolution of the shape; returns others unchanged."""
     layer, number = blob
     if layer not in ("fc6", "fc7") or array.size == math.prod(shape):
         return array
@@ -106,8 +123,9 @@ def _as_convolution(blob: Blob, array: np.ndarray, shape: tuple[int, ...]) -> np
     return array
 
 
-def _vgg16_blobs(classifier) -> dict[Blob, np.ndarray]:
-    blobs = {}
+def _vgg16_blobs(classifier: keras.Model) -> dict[Blob, np.ndarray]:
+    """Returns the blobs of Keras' VGG-16."""
+    blobs: dict[Blob, np.ndarray] = {}
     for layer in classifier.layers:
         if not layer.weights:
             continue
@@ -118,26 +136,27 @@ def _vgg16_blobs(classifier) -> dict[Blob, np.ndarray]:
         else:
             name = {"fc1": "fc6", "fc2": "fc7", "predictions": "fc8"}[layer.name]
             if name == "fc6":
-                # Keras flattens (row, column, channel), Caffe (channel, row, column).
+                # Keras flattens (row, column, channel), but Caffe (channel, row, column).
                 kernel = kernel.reshape(7, 7, -1, kernel.shape[-1]).transpose(2, 0, 1, 3)
             kernel = kernel.reshape(-1, kernel.shape[-1]).T
         blobs |= {(name, 0): kernel, (name, 1): bias}
     return blobs
 
 
-def _resnet101_blobs(classifier) -> dict[Blob, np.ndarray]:
+def _resnet101_blobs(classifier: keras.Model) -> dict[Blob, np.ndarray]:
+    """Returns the blobs of Keras' ResNet-101."""
     pairs = {"conv1": "conv1"}
     for stage in (2, 3, 4, 5):
         for number, block in enumerate(block_names(stage), 1):
             for branch, index in RESNET_BRANCHES.items():
                 if branch != "branch1" or number == 1:
                     pairs[f"{block}_{branch}"] = f"conv{stage}_block{number}_{index}"
-    blobs = {}
+    blobs: dict[Blob, np.ndarray] = {}
     for name, keras_name in pairs.items():
         kernel, bias = classifier.get_layer(f"{keras_name}_conv").get_weights()
         gamma, beta, mean, variance = classifier.get_layer(f"{keras_name}_bn").get_weights()
         suffix = name.removeprefix("res") if name != "conv1" else "_conv1"
-        # Keras' convolutions have a bias, which the statistics' mean can carry as well.
+        # Keras' convolutions have a bias, which is subtracted from the mean instead.
         statistics = {0: mean - bias, 1: variance, 2: np.ones(1, np.float32)}
         blobs[name, 0] = _caffe_layout(kernel)
         blobs |= {(f"bn{suffix}", number): array for number, array in statistics.items()}
@@ -146,4 +165,5 @@ def _resnet101_blobs(classifier) -> dict[Blob, np.ndarray]:
 
 
 def _caffe_layout(kernel: np.ndarray) -> np.ndarray:
+    """Transposes (height, width, in, out) to (out, in, height, width)."""
     return kernel.transpose(3, 2, 0, 1)

@@ -1,8 +1,9 @@
-"""Keras' own files: `.weights.h5` and `.keras`."""
+"""Reading and writing of Keras' files, `.weights.h5` and `.keras`."""
 
 import warnings
 import zipfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -17,15 +18,15 @@ def load_keras_weights(model: keras.Model, path: Path) -> list[str]:
     """Fills every variable of `model` from a file.
 
     Args:
-        model: of `build_model`.
+        model: the result of `build_model`.
         path: a `.weights.h5` file, or a whole model saved as `.keras`.
 
     Returns:
-        The names of the layers that were filled, all those of the model that have weights.
+        The names of the layers that were filled, which are all that have weights.
 
     Raises:
-        InputError: the file is damaged, or of another model; then it lists the shapes that are
-            missing or left over, and the class counts where they differ.
+        InputError: the file is damaged or of another model. For another model, the message lists the
+            shapes that are missing or left over, or the numbers of classes if only they differ.
     """
     try:
         if path.name.endswith(".keras"):
@@ -35,7 +36,7 @@ def load_keras_weights(model: keras.Model, path: Path) -> list[str]:
         else:
             _compare(path, _shapes_in(path), model)
             with warnings.catch_warnings():
-                # Keras warns of bookkeeping containers that never held weights.
+                # Keras warns of internal containers that never have weights.
                 warnings.filterwarnings("ignore", message="Skipping nested container")
                 model.load_weights(path)
     except InputError:
@@ -47,14 +48,19 @@ def load_keras_weights(model: keras.Model, path: Path) -> list[str]:
 
 
 def save_weights(model: keras.Model, path: Path) -> None:
-    """Writes a `.weights.h5` file; the old one stays until the new one is whole."""
+    """Writes a `.weights.h5` file; an old file stays until the new one is complete.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     write_aside(Path(path), model.save_weights)
 
 
-def _shapes_in(path: Path) -> Counter:
-    shapes = Counter()
+def _shapes_in(path: Path) -> Counter[tuple[int, ...]]:
+    """Counts the shapes of the weights in a `.weights.h5` file, without those of an optimizer."""
+    shapes: Counter[tuple[int, ...]] = Counter()
 
-    def count(name, item):
+    def count(name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset) and "/vars/" in f"/{name}" and not name.startswith("optimizer"):
             shapes[tuple(item.shape)] += 1
 
@@ -63,20 +69,21 @@ def _shapes_in(path: Path) -> Counter:
     return shapes
 
 
-def _compare(path: Path, found: Counter, model: keras.Model) -> None:
+def _compare(path: Path, found: Counter[tuple[int, ...]], model: keras.Model) -> None:
+    """Raises an InputError if the shapes in a file are not those of the model."""
     wanted = Counter(tuple(variable.shape) for variable in model.weights)
     missing, left_over = wanted - found, found - wanted
     if not missing and not left_over:
         return
-    own_classes, file_classes = _classes(missing, model), _classes(left_over, model)
-    if None not in (own_classes, file_classes) and sum(missing.values()) == sum(left_over.values()):
+    model_classes, file_classes = _num_classes(missing, model), _num_classes(left_over, model)
+    if None not in (model_classes, file_classes) and sum(missing.values()) == sum(left_over.values()):
         raise InputError(
-            f"{path} holds weights for {file_classes} classes, the model has {own_classes}: "
+            f"{path} holds weights for {file_classes} classes, the model has {model_classes}: "
             "use the config that they were trained with, or pick classes with "
             "python -m refinedet_tf.weights.class_subset"
         )
-    # Keras' files name layers by class and number, so that only shapes can be compared; a layer is sure
-    # to be missing if no array of its shape is there.
+    # Keras' files name layers by class and number, so that only shapes can be compared. A layer is
+    # certainly missing if no array in the file has its shape.
     names = [v.path for v in model.weights if tuple(v.shape) in missing and tuple(v.shape) not in found]
     raise InputError(
         f"{path} holds weights of another model: {sum(missing.values())} arrays are missing "
@@ -85,8 +92,8 @@ def _compare(path: Path, found: Counter, model: keras.Model) -> None:
     )
 
 
-def _classes(shapes: Counter, model: keras.Model) -> int | None:
-    """The number of classes by the shape of the ODM's classification convolutions."""
+def _num_classes(shapes: Counter[tuple[int, ...]], model: keras.Model) -> int | None:
+    """Returns the number of classes that an ODM classifier among the shapes has; None without one."""
     inputs = next(v.shape[2] for v in model.weights if v.path.endswith("odm_conf3/kernel"))
     for shape in shapes:
         if shape[:3] == (3, 3, inputs) and shape[-1] % ANCHORS_PER_CELL == 0:
@@ -94,5 +101,6 @@ def _classes(shapes: Counter, model: keras.Model) -> int | None:
     return None
 
 
-def _some(items) -> str:
+def _some(items: Sequence[object]) -> str:
+    """Lists at most four items."""
     return ", ".join(str(item) for item in items[:4]) + (", ..." if len(items) > 4 else "")

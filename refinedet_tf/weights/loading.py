@@ -1,10 +1,12 @@
-"""`load_weights`: any file of weights that this project can read -> a model's variables."""
+"""Loading weights of all supported file formats into a model."""
 
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from refinedet_tf.backbones.applications import APPLICATIONS
 from refinedet_tf.config import ModelConfig
@@ -17,36 +19,37 @@ from refinedet_tf.weights.keras_files import load_keras_weights
 from refinedet_tf.weights.torch_files import read_checkpoint
 
 ENDINGS = (".weights.h5", ".keras", ".caffemodel", ".pth")
+"""The endings of file names that `load_weights` accepts."""
 
 TORCH_VGG = (
     {0: "conv1_1", 2: "conv1_2", 5: "conv2_1", 7: "conv2_2", 10: "conv3_1", 12: "conv3_2", 14: "conv3_3"}
     | {17: "conv4_1", 19: "conv4_2", 21: "conv4_3", 24: "conv5_1", 26: "conv5_2", 28: "conv5_3"}
     | {31: "fc6", 33: "fc7"}
 )
-"""RefineDet.PyTorch's number of each layer in `vgg`."""
+"""The layers by their numbers in RefineDet.PyTorch's `vgg`."""
 
 
 def load_weights(model: keras.Model, path: str | Path) -> list[str]:
     """Fills a model from a file.
 
-    A file of RefineDet weights must fill every variable of the model, and all of it must be used.
-    ImageNet weights of Caffe or PyTorch (a classification network's) fill the backbone, with a
-    warning; compare what is returned with the model's layers where that would not do.
+    A file of RefineDet weights must fill every variable of the model, and all its weights must be used.
+    A file of ImageNet weights from Caffe or PyTorch, which belong to a classification network, fills
+    the backbone and gives a `PartialWeightsWarning`.
 
     Args:
-        model: of `build_model`.
-        path: a `.weights.h5` file or a whole model saved as `.keras`, by this project; the authors'
-            `.caffemodel` of VGG-16 or ResNet-101 with any number of classes; a `.pth` checkpoint in
-            the layout of RefineDet.PyTorch (VGG-16). What Caffe's Python tools write (old-style
-            blobs, V1 layers, doubles) is read too.
+        model: the result of `build_model`.
+        path: a `.weights.h5` file or a whole model saved as `.keras`, both by this project; a
+            `.caffemodel` file of the authors' VGG-16 or ResNet-101 with any number of classes; or a
+            `.pth` checkpoint in the layout of RefineDet.PyTorch (VGG-16). Files that Caffe's Python
+            tools write (with old-style blobs, V1 layers or doubles) are read, too.
 
     Returns:
         The names of the layers that were filled.
 
     Raises:
-        InputError: the file is missing, of another format, damaged, or of another model; then it
-            lists what is missing, left over or of another shape, and the class counts where they
-            differ. Nothing was changed.
+        InputError: the file is missing, of another format, damaged, or of another model. For another
+            model, the message lists the weights that are missing, left over or of another shape, or the
+            numbers of classes if only they differ. The model is unchanged.
     """
     path = Path(path)
     if not path.name.endswith(ENDINGS):
@@ -67,17 +70,17 @@ def load_weights(model: keras.Model, path: str | Path) -> list[str]:
 
 
 def load_initial_weights(model: keras.Model, model_config: ModelConfig) -> list[str]:
-    """Fills a model with what `model.weights` of its config names: "imagenet" or a file.
+    """Fills a model with the weights that `model.weights` names, "imagenet" or a file.
 
     Args:
-        model: of `build_model` with the same `model_config`.
-        model_config: `weights` null leaves the model as it is.
+        model: the result of `build_model` with the same `model_config`.
+        model_config: its `weights` are used; if they are null, the model is unchanged.
 
     Returns:
         The names of the layers that were filled.
 
     Raises:
-        InputError: the weights cannot be had, or do not fit; see `load_weights`.
+        InputError: the weights cannot be downloaded or read, or do not fit; see `load_weights`.
     """
     source = model_config.weights
     if source is None:
@@ -92,16 +95,19 @@ def load_initial_weights(model: keras.Model, model_config: ModelConfig) -> list[
             )
         return load_keras_imagenet(model, source)
     with warnings.catch_warnings():
-        # A backbone alone is what training may start from.
+        # Training may start from the weights of a backbone alone.
         warnings.simplefilter("ignore", PartialWeightsWarning)
         return load_weights(model, source)
 
 
 class PartialWeightsWarning(UserWarning):
-    """A file filled the backbone only."""
+    """A file of weights filled only the backbone."""
 
 
-def _assign(model, blobs, path, names) -> list[str]:
+def _assign(
+    model: keras.Model, blobs: Mapping[Blob, np.ndarray], path: Path, names: Mapping[Blob, str]
+) -> list[str]:
+    """Fills a whole model, or its backbone from the blobs of a classification network."""
     if not is_classifier(blobs):
         return assign_blobs(model, blobs, path, names=names)
     filled = assign_imagenet(model, blobs, path, names)
@@ -113,7 +119,7 @@ def _assign(model, blobs, path, names) -> list[str]:
     return filled
 
 
-def _warn_of_channel_order(model, path) -> None:
+def _warn_of_channel_order(model: keras.Model, path: Path) -> None:
     if getattr(model.get_layer("preprocessing"), "channel_order", "rgb") == "bgr":
         warnings.warn(
             f"{path}: RefineDet.PyTorch feeds its networks RGB, this model sees BGR; set "
@@ -123,20 +129,23 @@ def _warn_of_channel_order(model, path) -> None:
 
 
 def _torch_blob(name: str) -> Blob:
-    """The authors' name of a tensor; of one that RefineDet.PyTorch does not have, its own."""
+    """Returns the blob of a tensor of RefineDet.PyTorch; an unknown tensor becomes a blob of its name."""
     layer, _, kind = name.rpartition(".")
     number = {"weight": 0, "bias": 1}.get(kind)
     caffe_name = _torch_layer(layer)
-    return (name, 0) if None in (number, caffe_name) else (caffe_name, number)
+    if number is None or caffe_name is None:
+        return name, 0
+    return caffe_name, number
 
 
 def _torch_layer(layer: str) -> str | None:
+    """Returns the authors' name of a layer of RefineDet.PyTorch; None for an unknown layer."""
     fixed = {"conv4_3_L2Norm": "conv4_3_norm", "conv5_3_L2Norm": "conv5_3_norm"}
     fixed |= {"extras.0": "conv6_1", "extras.1": "conv6_2"}
     match = re.fullmatch(r"(?:(\w+)\.)?(\d+)", layer)
     if layer in fixed or match is None:
         return fixed.get(layer)
-    # The plain VGG-16 that such trainings start from has bare numbers.
+    # The file of VGG-16 from which RefineDet.PyTorch starts has numbers without "vgg".
     part, index = match[1] or "vgg", int(match[2])
     if part == "vgg":
         return TORCH_VGG.get(index)
@@ -149,7 +158,10 @@ def _torch_layer(layer: str) -> str | None:
 
 
 def _torch_transfer_layer(part: str, index: int) -> str | None:
-    """tcb0 holds (conv, ReLU, conv) a level, tcb1 the deconvolutions, tcb2 (ReLU, conv, ReLU)."""
+    """Returns the authors' name of a layer in a transfer connection block; None for an unknown layer.
+
+    For each level, tcb0 holds (conv, ReLU, conv), tcb1 a deconvolution and tcb2 (ReLU, conv, ReLU).
+    """
     if part == "tcb1" and index < 3:
         return f"P{index + 4}-up"
     level, place = index // 3 + 3, index % 3

@@ -8,7 +8,6 @@ from PIL import Image
 
 import evaluate as command
 from refinedet_tf import boxes as box_ops
-from refinedet_tf import progress
 from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.commands import evaluate as evaluate_command
 from refinedet_tf.config import Config, DataConfig, EvaluationConfig, ExpectedConfig, ModelConfig
@@ -204,19 +203,6 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
     for write in (result_files.write_curves, result_files.write_json):
         with pytest.raises(InputError, match="missing.file cannot be written: No such file"):
             write(make_result(), tmp_path / "missing" / "file")
-
-
-def test_progress_line():
-    assert progress.progress_line(1200, 4952, 40.0) == "1200/4952 images, 30.0 images/s, 2:05 left"
-    assert progress.progress_line(1, 7203, 1.0) == "1/7203 images, 1.0 images/s, 2:00:02 left"
-
-
-def test_progress_ends_with_the_last_image(capsys):
-    printer = progress.ProgressPrinter()
-    for done in range(1, 6):
-        printer(done, 5, 0.1 * done)
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split()[0] for line in lines] == ["1/5", "5/5"]
 
 
 def test_command_prints_and_writes(dataset, tmp_path, monkeypatch, capsys):

@@ -176,6 +176,29 @@ def test_resume_with_more_steps(finished, interrupted, config_file, command, eag
     assert any(not np.array_equal(old[name], new[name]) for name in old)
 
 
+def test_resume_does_not_need_the_initial_weights(config_file, command, eagerly, tmp_path):
+    """The file is gone when the run is resumed. Without a checkpoint the run needs the file."""
+    file, folder = tmp_path / "start.weights.h5", tmp_path / "run"
+    build_model(with_classes(load_config(config_file), CLASS_NAMES)).save_weights(file)
+    arguments = ["--config", config_file, "--output", folder]
+    for override in (f"model.weights={file}", "training.checkpoint_every=1", "data.validation=[]"):
+        arguments += ["--set", override]
+    result = command(train, *arguments, "--set", "training.steps=1")
+    assert result.code == 0, result.err
+    file.unlink()
+
+    result = command(train, *arguments, "--set", "training.steps=2", "--resume")
+    assert result.code == 0, result.err
+    assert "continuing after step 1" in result.out and "step 2/2  " in result.out
+    assert load_config(folder).model.weights == str(file)
+    assert [entry["step"] for entry in log_entries(folder)] == [1, 2]
+
+    shutil.rmtree(folder / "checkpoints")
+    result = command(train, *arguments, "--set", "training.steps=2", "--resume")
+    assert result.code == 2
+    assert result.err == f"error: weights not found: {file}\n"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

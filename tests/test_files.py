@@ -1,0 +1,112 @@
+"""Atomic writing, explained errors and listed folders."""
+
+import os
+
+import pytest
+
+from refinedet_tf.errors import InputError
+from refinedet_tf.files import explain_os_errors, flush, list_folder, write_aside
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_write_aside_replaces_the_content(tmp_path):
+    file = tmp_path / "log.txt"
+    for content in ("old", "new"):
+        write_aside(file, lambda path, content=content: path.write_text(content))
+        assert file.read_text() == content
+    assert names(tmp_path) == ["log.txt"]
+
+
+def test_write_aside_keeps_the_old_content_until_the_new_one_is_complete(tmp_path):
+    file = tmp_path / "model.weights.h5"
+    file.write_text("old")
+    seen = []
+
+    def write(path):
+        path.write_text("new")
+        seen.append((path.parent, path.name.endswith(".weights.h5"), path != file, file.read_text()))
+
+    write_aside(file, write)
+    assert seen == [(tmp_path, True, True, "old")]
+    assert file.read_text() == "new"
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("a defect")])
+def test_write_aside_changes_nothing_if_the_writer_fails(tmp_path, old, error):
+    file = tmp_path / "log.txt"
+    if old is not None:
+        file.write_text(old)
+
+    def write_half(path):
+        path.write_text("half")
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        write_aside(file, write_half)
+    assert raised.value is error
+    assert names(tmp_path) == ([] if old is None else ["log.txt"])
+    assert old is None or file.read_text() == old
+
+
+def test_write_aside_changes_nothing_if_the_disk_fails(tmp_path, monkeypatch):
+    file = tmp_path / "log.txt"
+    file.write_text("old")
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_aside(file, lambda path: path.write_text("new"))
+    assert names(tmp_path) == ["log.txt"] and file.read_text() == "old"
+
+
+def test_write_aside_into_a_missing_folder(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_aside(tmp_path / "missing" / "log.txt", lambda path: path.write_text("new"))
+
+
+def test_flush_of_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        flush(tmp_path / "missing")
+
+
+def test_os_errors_become_one_line():
+    with pytest.raises(InputError) as raised, explain_os_errors("--json out.json"):
+        raise PermissionError(13, "Permission denied", "out.json")
+    assert str(raised.value) == "--json out.json cannot be written: Permission denied"
+
+
+def test_os_errors_with_another_problem_or_without_a_number():
+    with pytest.raises(InputError) as raised, explain_os_errors("image.jpg", "cannot be read"):
+        raise OSError("the file is cut off")
+    assert str(raised.value) == "image.jpg cannot be read: the file is cut off"
+
+
+def test_other_errors_stay_as_they_are():
+    with pytest.raises(KeyError), explain_os_errors("out.json"):
+        raise KeyError("key")
+
+
+def test_list_folder(tmp_path):
+    for name in ("b.jpg", "a.jpg"):
+        (tmp_path / name).touch()
+    assert sorted(list_folder(tmp_path)) == ["a.jpg", "b.jpg"]
+    assert sorted(list_folder(str(tmp_path))) == ["a.jpg", "b.jpg"]
+
+
+def test_missing_folder(tmp_path):
+    folder = tmp_path / "missing"
+    with pytest.raises(InputError) as raised:
+        list_folder(folder)
+    assert str(raised.value) == f"folder {folder} cannot be read: No such file or directory"
+
+
+def test_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="folder .*file cannot be read: Not a directory$"):
+        list_folder(tmp_path / "file")
