@@ -168,7 +168,7 @@ def test_threshold_0_lets_every_unmatched_anchor_be_a_negative(threshold, everyo
 # Post-processing
 
 
-def test_threshold_0_drops_no_anchor_at_inference():
+def test_threshold_0_drops_no_anchor_at_inference(tf_test):
     """Detections are those of heads whose ARM is sure of an object everywhere."""
     heads = heads_of("refinedet", batch=2, seed=4)
     heads["arm_conf"][:, ::2, 0] = 1e4
@@ -178,13 +178,13 @@ def test_threshold_0_drops_no_anchor_at_inference():
     found = postprocess(heads, ANCHORS, without)
     expected = postprocess(sure, ANCHORS, config_of("refinedet", limits=limits))
     for name, value in found.items():
-        np.testing.assert_array_equal(value, expected[name])
+        tf_test.assertAllEqual(value, expected[name])
     fewer = postprocess(heads, ANCHORS, config_of("refinedet", limits=limits))
     assert (fewer["num_detections"].numpy() < found["num_detections"].numpy()).all()
 
 
 @pytest.mark.parametrize("limits", [{}, {"pre_nms_per_image": None, "pre_nms_per_class": 40}])
-def test_tiled_anchors_are_what_the_odm_moves(limits):
+def test_tiled_anchors_are_what_the_odm_moves(tf_test, limits):
     heads = heads_of("tiled_anchors", batch=2, seed=5)
     found = postprocess(heads, ANCHORS, config_of("tiled_anchors", limits=limits))
     unmoved = {**heads, "arm_loc": np.zeros_like(heads["arm_loc"])}
@@ -192,11 +192,11 @@ def test_tiled_anchors_are_what_the_odm_moves(limits):
     moved = postprocess(heads, ANCHORS, config_of("refinedet", limits=limits))
     assert found["num_detections"].numpy().min() > 10
     for name, value in found.items():
-        np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-6)
+        tf_test.assertAllClose(value, expected[name], rtol=0, atol=1e-6)
     assert np.abs(found["detection_boxes"] - moved["detection_boxes"]).max() > 0.01
 
 
-def test_single_stage_detections_against_loops():
+def test_single_stage_detections_against_loops(tf_test):
     config = config_of("single_stage", limits={"objectness_threshold": 1.0})
     heads = heads_of("single_stage", batch=2, seed=6)
     result = postprocess(heads, ANCHORS, config)
@@ -205,8 +205,8 @@ def test_single_stage_detections_against_loops():
         expected = detect_plainly(no_arm() | {k: v[image] for k, v in heads.items()}, ANCHORS, limits)
         actual = rows_of(result, image)
         assert len(expected) > 10
-        np.testing.assert_array_equal(actual[:, 0], expected[:, 0])
-        np.testing.assert_allclose(actual[:, 1:], expected[:, 1:], rtol=0, atol=2e-5)
+        tf_test.assertAllEqual(actual[:, 0], expected[:, 0])
+        tf_test.assertAllClose(actual[:, 1:], expected[:, 1:], rtol=0, atol=2e-5)
 
 
 # All together
@@ -240,13 +240,13 @@ def test_training_lowers_the_loss_and_moves_every_variable(trained):
     assert all((float(result["arm_loc"]) > 0) == has_arm for result in results)
 
 
-def test_exported_graph_detects_what_the_network_detects(trained):
+def test_exported_graph_detects_what_the_network_detects(tf_test, trained):
     config, network, *_ = trained
     image = random_batch(config)["images"][0]
     (expected,) = Detector(network, config)([image])
     served = serving_signatures(DetectionGraphs(network, config))["serving_tensor"](image[None])
     count = int(served["num_detections"][0])
     assert count == len(expected["scores"]) > 0
-    np.testing.assert_allclose(served["detection_scores"][0, :count], expected["scores"], atol=1e-5)
-    np.testing.assert_allclose(served["detection_boxes"][0, :count] * 64, expected["boxes"], atol=1e-3)
-    np.testing.assert_array_equal(served["detection_classes"][0, :count], expected["labels"])
+    tf_test.assertAllClose(served["detection_scores"][0, :count], expected["scores"], rtol=1e-7, atol=1e-5)
+    tf_test.assertAllClose(served["detection_boxes"][0, :count] * 64, expected["boxes"], rtol=1e-7, atol=1e-3)
+    tf_test.assertAllEqual(served["detection_classes"][0, :count], expected["labels"])

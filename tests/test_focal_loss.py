@@ -139,20 +139,20 @@ def focal_plainly(logits, classes, alpha, gamma):
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-def test_gradients_against_finite_differences(gamma):
+def test_gradients_against_finite_differences(tf_test, gamma):
     rng = np.random.default_rng(1)
     logits, classes = rng.normal(0, 2, (40, 4)), rng.integers(0, 4, 40)
     losses, gradient = loss_and_gradient(logits, classes, 0.25, gamma)
-    np.testing.assert_allclose(losses, focal_plainly(logits, classes, 0.25, gamma), rtol=1e-4)
+    tf_test.assertAllClose(losses, focal_plainly(logits, classes, 0.25, gamma), rtol=1e-4, atol=0)
     step = 1e-5
     for column in range(4):
         change = step * np.eye(4)[column]
         up, down = (focal_plainly(logits + s * change, classes, 0.25, gamma) for s in (1, -1))
-        np.testing.assert_allclose(gradient[:, column], (up - down) / (2 * step), rtol=2e-4, atol=2e-6)
+        tf_test.assertAllClose(gradient[:, column], (up - down) / (2 * step), rtol=2e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-def test_loss_and_gradient_are_finite_for_every_probability(gamma):
+def test_loss_and_gradient_are_finite_for_every_probability(tf_test, gamma):
     """The class' logit above or below the others by anything from nothing to 1e4."""
     margins = np.array([0, 1e-6, 1, 10, 15, 17, 20, 50, 100, 1e3, 1e4])
     margins = np.concatenate([margins, -margins])
@@ -165,10 +165,10 @@ def test_loss_and_gradient_are_finite_for_every_probability(gamma):
     assert not losses[sure].any() and np.abs(gradient[sure]).max() == 0
     wrong = margins <= -10
     weight = np.where(classes > 0, 0.25, 0.75)
-    np.testing.assert_allclose(losses[wrong], (weight * -margins)[wrong], rtol=1e-3)
+    tf_test.assertAllClose(losses[wrong], (weight * -margins)[wrong], rtol=1e-3, atol=0)
     # Towards the class' own logit, the gradient of the weighted cross-entropy.
     own = gradient[np.arange(len(margins)), classes]
-    np.testing.assert_allclose(own[wrong], -weight[wrong], rtol=0.01)
+    tf_test.assertAllClose(own[wrong], -weight[wrong], rtol=0.01, atol=0)
 
 
 def gradients_of(heads, ground_truth, config):
@@ -198,25 +198,25 @@ def test_a_batch_without_objects_is_divided_by_one():
     assert all(np.isfinite(gradient).all() for gradient in gradients.values())
 
 
-def test_filtered_negatives_have_no_gradient_and_all_others_have_one():
+def test_filtered_negatives_have_no_gradient_and_all_others_have_one(tf_test):
     heads = heads_of()
     _, gradients = gradients_of(heads, ground_truth_of(), config_of(objectness_threshold=0.1))
     allowed = probabilities(heads["arm_conf"])[..., 1] >= 0.1
     allowed[0] |= is_positive(np.asarray(decode(heads["arm_loc"][0], ANCHORS)))
     assert 0 < allowed.sum() < allowed.size
-    np.testing.assert_array_equal(gradients["odm_conf"].any(axis=-1), allowed)
+    tf_test.assertAllEqual(gradients["odm_conf"].any(axis=-1), allowed)
     assert gradients["arm_conf"].any(axis=-1).all()
 
 
 @pytest.mark.parametrize("num_classes", [1, 20])
-def test_prior_of_the_background(num_classes):
+def test_prior_of_the_background(tf_test, num_classes):
     bias = np.asarray(BackgroundPrior(0.01, num_classes)((3 * (num_classes + 1),), "float32"))
     p = probabilities(bias.reshape(3, num_classes + 1))
-    np.testing.assert_allclose(p[:, 0], 0.99, rtol=1e-6)
-    np.testing.assert_allclose(p[:, 1:], 0.01 / num_classes, rtol=1e-4)
+    tf_test.assertAllClose(p[:, 0], 0.99, rtol=1e-6, atol=0)
+    tf_test.assertAllClose(p[:, 1:], 0.01 / num_classes, rtol=1e-4, atol=0)
 
 
-def test_only_the_focal_loss_starts_with_the_prior(small_network, tmp_path):
+def test_only_the_focal_loss_starts_with_the_prior(tf_test, small_network, tmp_path):
     """In the classification heads of all levels, also after a model file was read."""
     mining, focal = (build_model(config_of(classification=kind)) for kind in ("mining", "focal"))
     focal.save(tmp_path / "focal.keras")
@@ -226,7 +226,7 @@ def test_only_the_focal_loss_starts_with_the_prior(small_network, tmp_path):
         for name, classes in (("arm_conf", 1), ("odm_conf", 3)):
             biases = [np.asarray(m.get_layer(f"{name}{level}").bias) for m in (mining, focal, again)]
             assert not biases[0].any()
-            np.testing.assert_allclose(biases[1], [math.log(99 * classes), *[0] * classes] * 3, rtol=1e-6)
-            np.testing.assert_array_equal(biases[2], biases[1])
+            tf_test.assertAllClose(biases[1], [math.log(99 * classes), *[0] * classes] * 3, rtol=1e-6, atol=0)
+            tf_test.assertAllEqual(biases[2], biases[1])
         for name in ("arm_loc", "odm_loc"):
             assert not np.asarray(focal.get_layer(f"{name}{level}").bias).any()

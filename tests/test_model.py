@@ -123,7 +123,7 @@ def test_mobilenet_of_one_odd_size(fixed_mobilenet):
 
 
 @pytest.mark.parametrize("name", sorted(HEADS))
-def test_order_of_the_anchors(thin, name):
+def test_order_of_the_anchors(tf_test, thin, name):
     """Level, row, column, anchor of the cell, value: as the anchors are tiled."""
     size, values = (128, 192), HEADS[name]
     convolutions = [thin.get_layer(f"{name}{level}").output for level in LEVELS]
@@ -136,7 +136,7 @@ def test_order_of_the_anchors(thin, name):
         for column in range(columns)
         for anchor in range(3)
     ]
-    np.testing.assert_array_equal(joined, expected)
+    tf_test.assertAllEqual(joined, expected)
     assert len(np.unique(joined[:, 0])) > 0.9 * len(joined)
 
 
@@ -154,13 +154,13 @@ def test_an_anchor_sees_the_image_where_it_lies(thin):
 
 
 @pytest.mark.parametrize("network", ["thin", "free_mobilenet"])
-def test_number_type_of_the_image_does_not_matter(network, request):
+def test_number_type_of_the_image_does_not_matter(tf_test, network, request):
     model = request.getfixturevalue(network)
     images = random_images(1, 64, 64)
     wanted = model(images)
     for kind in (np.float32, np.int32):
         for name, value in model(images.astype(kind)).items():
-            np.testing.assert_array_equal(value, wanted[name])
+            tf_test.assertAllEqual(value, wanted[name])
 
 
 def test_bfloat16_computes_narrow_and_answers_in_float32(thin):

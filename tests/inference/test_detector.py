@@ -35,24 +35,24 @@ def write_png(path, image):
     return path
 
 
-def assert_same(actual, expected):
+def assert_same(tf_test, actual, expected):
     assert actual["names"] == expected["names"]
     assert actual["image_size"] == expected["image_size"]
-    np.testing.assert_array_equal(actual["labels"], expected["labels"])
-    np.testing.assert_allclose(actual["scores"], expected["scores"], atol=1e-6)
-    np.testing.assert_allclose(actual["boxes"], expected["boxes"], atol=1e-3)
+    tf_test.assertAllEqual(actual["labels"], expected["labels"])
+    tf_test.assertAllClose(actual["scores"], expected["scores"], rtol=1e-7, atol=1e-6)
+    tf_test.assertAllClose(actual["boxes"], expected["boxes"], rtol=1e-7, atol=1e-3)
 
 
-def test_result_is_the_postprocessed_network_in_pixels(detector, model, config):
+def test_result_is_the_postprocessed_network_in_pixels(tf_test, detector, model, config):
     image = image_of(50, 90)
     heads = model(warp_image(image, (64, 64))[None], training=False)
     expected = {k: v[0].numpy() for k, v in postprocess(heads, tile_anchors((64, 64)), config).items()}
     n = expected["num_detections"]
     assert n > 3
     result = detector([image])[0]
-    np.testing.assert_allclose(result["scores"], expected["detection_scores"][:n], atol=1e-6)
+    tf_test.assertAllClose(result["scores"], expected["detection_scores"][:n], rtol=1e-7, atol=1e-6)
     pixels = expected["detection_boxes"][:n] * [50, 90, 50, 90]
-    np.testing.assert_allclose(result["boxes"], pixels, atol=1e-3)
+    tf_test.assertAllClose(result["boxes"], pixels, rtol=1e-7, atol=1e-3)
     assert result["labels"].tolist() == expected["detection_classes"][:n].astype(int).tolist()
     assert result["names"] == [CLASSES[label - 1] for label in result["labels"]]
     assert result["image_size"] == (50, 90)
@@ -63,14 +63,14 @@ def test_result_is_the_postprocessed_network_in_pixels(detector, model, config):
     )
 
 
-def test_boxes_are_in_pixels_of_the_original_image(detector):
+def test_boxes_are_in_pixels_of_the_original_image(tf_test, detector):
     """Repeated pixels warp to the same network input, so that only the unit of the boxes differs."""
     small = image_of(64, 64)
     large = np.repeat(np.repeat(small, 2, axis=0), 3, axis=1)
     one, other = detector([small, large])
     assert other["image_size"] == (128, 192)
     assert len(one["boxes"]) > 3
-    np.testing.assert_allclose(other["boxes"], one["boxes"] * [2, 3, 2, 3], atol=1e-2)
+    tf_test.assertAllClose(other["boxes"], one["boxes"] * [2, 3, 2, 3], rtol=1e-7, atol=1e-2)
     assert other["boxes"].min() >= 0
     assert (other["boxes"].max(axis=0) <= [128, 192, 128, 192]).all()
 
@@ -149,9 +149,9 @@ def test_undecodable_file_is_named(tmp_path, contents):
         read_image(tmp_path / "broken.png")
 
 
-def test_read_image_returns_the_stored_pixels(tmp_path):
+def test_read_image_returns_the_stored_pixels(tf_test, tmp_path):
     image = image_of(9, 5)
-    np.testing.assert_array_equal(read_image(write_png(tmp_path / "a.png", image)), image)
+    tf_test.assertAllEqual(read_image(write_png(tmp_path / "a.png", image)), image)
 
 
 def test_network_size():

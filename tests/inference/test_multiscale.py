@@ -89,7 +89,7 @@ def by_hand(model, config, image, base):
 
 
 @pytest.mark.parametrize("metric", ["voc", "coco"])
-def test_equals_a_plain_loop_over_single_passes(metric, model, images):
+def test_equals_a_plain_loop_over_single_passes(tf_test, metric, model, images):
     config = config_of(metric, size=64)
     # COCO's passes are VOC's and one more; of two images one is wide, one upright.
     images = images if metric == "coco" else images[:2]
@@ -103,8 +103,8 @@ def test_equals_a_plain_loop_over_single_passes(metric, model, images):
         for label, (boxes, scores) in expected.items():
             chosen = result["labels"] == label
             order = np.argsort(-scores, kind="stable")
-            np.testing.assert_allclose(result["scores"][chosen], scores[order], rtol=1e-3, atol=1e-5)
-            np.testing.assert_allclose(result["boxes"][chosen], boxes[order], atol=0.05)
+            tf_test.assertAllClose(result["scores"][chosen], scores[order], rtol=1e-3, atol=1e-5)
+            tf_test.assertAllClose(result["boxes"][chosen], boxes[order], rtol=1e-7, atol=0.05)
 
 
 @pytest.mark.parametrize("base", LISTED)
@@ -123,16 +123,16 @@ def test_number_of_passes(metric, size, passes, model):
     assert len(MultiScaleDetector(model, config_of(metric, size)).passes) == passes
 
 
-def test_gates_count_one_pixel_more():
+def test_gates_count_one_pixel_more(tf_test):
     boxes = np.array([[0, 0, 31, 10], [0, 0, 31.5, 10], [0, 0, 200, 158], [0, 0, 200, 159]], np.float32)
-    np.testing.assert_array_equal(Pass(0.6, longer_above=32).counts(boxes), [False, True, True, True])
-    np.testing.assert_array_equal(Pass(1.2, shorter_below=160).counts(boxes), [True, True, True, False])
+    tf_test.assertAllEqual(Pass(0.6, longer_above=32).counts(boxes), [False, True, True, True])
+    tf_test.assertAllEqual(Pass(1.2, shorter_below=160).counts(boxes), [True, True, True, False])
     assert Pass(1.0).counts(boxes).all()
 
 
-def test_mirror():
+def test_mirror(tf_test):
     boxes = np.array([[1, 2, 3, 10], [0, 0, 5, 20]], np.float32)
-    np.testing.assert_array_equal(mirror(boxes, 20), [[1, 10, 3, 18], [0, 0, 5, 20]])
+    tf_test.assertAllEqual(mirror(boxes, 20), [[1, 10, 3, 18], [0, 0, 5, 20]])
 
 
 def test_cost_is_measured(model, images):

@@ -82,7 +82,7 @@ def test_run_folder_is_complete(workers):
     assert [entry["step"] for entry in entries] == [1, 2, 2, 3, 3]
 
 
-def test_two_workers_equal_one_process(workers, config_file, command, eagerly, tmp_path):
+def test_two_workers_equal_one_process(tf_test, workers, config_file, command, eagerly, tmp_path):
     """Same global batch, so same weights; BatchNorm's statistics too."""
     result = command(train, *arguments_for(config_file, tmp_path / "alone"))
     assert result.code == 0, result.err
@@ -95,7 +95,7 @@ def test_two_workers_equal_one_process(workers, config_file, command, eagerly, t
         def compare(name, item):
             nonlocal compared
             if isinstance(item, h5py.Dataset):
-                np.testing.assert_allclose(ours[name][()], item[()], rtol=1e-5, atol=1e-5, err_msg=name)
+                tf_test.assertAllClose(ours[name][()], item[()], rtol=1e-5, atol=1e-5, msg=name)
                 compared += 1
 
         theirs.visititems(compare)

@@ -50,7 +50,7 @@ def test_config_is_the_resolved_one(interrupted, config_file):
     assert load_config(interrupted.undisturbed) == expected
 
 
-def test_log_has_every_step_with_all_numbers(interrupted):
+def test_log_has_every_step_with_all_numbers(tf_test, interrupted):
     entries = log_entries(interrupted.undisturbed)
     steps = [entry for entry in entries if "loss" in entry]
     assert [entry["step"] for entry in steps] == list(range(1, STEPS + 1))
@@ -59,7 +59,7 @@ def test_log_has_every_step_with_all_numbers(interrupted):
         assert all(entry[name] > 0 for name in (*TERMS, "num_arm_positives", "num_odm_positives"))
         assert entry["images_per_second"] > 0 and 0 <= entry["data_wait"] <= 1
     rates = [entry["learning_rate"] for entry in steps]
-    np.testing.assert_allclose(rates, [0.005, *[0.01] * 4, 0.001], rtol=1e-5)
+    tf_test.assertAllClose(rates, [0.005, *[0.01] * 4, 0.001], rtol=1e-5, atol=0)
     assert steps[-1]["seconds_left"] == 0 < steps[0]["seconds_left"]
     validations = [entry for entry in entries if "validation" in entry]
     assert [entry["step"] for entry in validations] == [3, 6]

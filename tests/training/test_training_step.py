@@ -85,7 +85,7 @@ def test_no_two_kernels_start_equal(config_file, backbone):
     assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)
 
 
-def test_steps_equal_the_solver_by_hand(graph):
+def test_steps_equal_the_solver_by_hand(tf_test, graph):
     """Two steps, so that the momentum and the warm-up count."""
     config, trainer, step = graph
     other = rd.build_model(config)
@@ -106,9 +106,9 @@ def test_steps_equal_the_solver_by_hand(graph):
             variable.assign(value + velocity[place])
     assert sum(variable.path.endswith("/bias") for variable in other.trainable_variables) == 16
     for ours, theirs in zip(trainer.network.variables, other.variables, strict=True):
-        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=5e-6, err_msg=ours.path)
+        tf_test.assertAllClose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=5e-6, msg=ours.path)
     for ours, theirs in zip(trainer.optimizer.momentums, velocity, strict=True):
-        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-3, atol=5e-6, err_msg=ours.path)
+        tf_test.assertAllClose(ours.numpy(), theirs, rtol=1e-3, atol=5e-6, msg=ours.path)
     end = state_of(trainer)
     backbone = [path for path in end if path.startswith("level")]
     assert len(backbone) == 25 and all(np.abs(end[path] - start[path]).max() > 1e-5 for path in backbone)
@@ -166,18 +166,18 @@ def norm(gradients):
     return np.sqrt(sum(np.square(g, dtype=np.float64).sum() for g in gradients))
 
 
-def test_gradient_clipping_bounds_the_norm(config, monkeypatch):
+def test_gradient_clipping_bounds_the_norm(tf_test, config, monkeypatch):
     applied, plain = clipped_and_plain(config("training.gradient_clip_norm=1.5"), monkeypatch)
     assert norm(plain) > 3
     assert norm(applied) == pytest.approx(1.5, rel=1e-5)
     for ours, theirs in zip(applied, plain, strict=True):
-        np.testing.assert_allclose(ours, theirs * (1.5 / norm(plain)), rtol=1e-3, atol=1e-5)
+        tf_test.assertAllClose(ours, theirs * (1.5 / norm(plain)), rtol=1e-3, atol=1e-5)
 
 
-def test_gradient_clipping_leaves_small_gradients(config, monkeypatch):
+def test_gradient_clipping_leaves_small_gradients(tf_test, config, monkeypatch):
     applied, plain = clipped_and_plain(config("training.gradient_clip_norm=1e6"), monkeypatch)
     for ours, theirs in zip(applied, plain, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+        tf_test.assertAllClose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("poisoned", ["odm_conf3/kernel", "level4/kernel"])
@@ -254,131 +254,3 @@ def test_one_bad_replica_of_two_changes_nothing(replicas, backbone):
 def test_batch_must_fit_the_replicas(replicas):
     assert "training.batch_size 5 must be a multiple of the 2 replicas" in replicas["odd batch"]
     assert "training.jit_compile works with one replica, here are 2" in replicas["jit"]
-
-
-def replicas_program(config_file):
-    """Prints what the tests above look at."""
-    keras.utils.set_random_seed(0)
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    vgg = load_config(
-        config_file,
-        [CLASSES, "model.backbone=vgg16", "model.tcb_batch_norm=false", "training.learning_rate=1e-4"],
-    )
-    mobilenet = load_config(
-        config_file,
-        [
-            CLASSES,
-            "model.image_size=[128,128]",
-            "training.learning_rate=1e-5",
-            "training.gradient_clip_norm=5.0",
-        ],
-    )
-    # One of each kind: the collective operations of two strategies in one process get in each other's way.
-    two, one = make_strategy(vgg), tf.distribute.MirroredStrategy(["CPU:0"])
-    found = {
-        "vgg16": compare_replicas(vgg, two, one, HALVES, in_graph=True),
-        # Without graphs: tracing so many layers twice takes a minute.
-        "mobilenet_v2": compare_replicas(mobilenet, two, one, HALVES[:3], in_graph=False),
-    }
-    use_small_backbone()
-    found["control"] = control(mobilenet)
-    found["odd batch"] = refusal(config_file, "training.batch_size=5")
-    found["jit"] = refusal(config_file, "training.jit_compile=true")
-    print(json.dumps(found))
-
-
-def refusal(config_file, override):
-    try:
-        make_strategy(load_config(config_file, [override]))
-    except InputError as error:
-        return str(error)
-
-
-def split(strategy, batch):
-    """The batch, its rows divided over the replicas in their order."""
-    per_replica = len(batch["images"]) // strategy.num_replicas_in_sync
-
-    batch = {**batch, "images": batch["images"].astype(np.float32)}
-
-    def part(context):
-        first = context.replica_id_in_sync_group * per_replica
-        return {name: tf.constant(value[first : first + per_replica]) for name, value in batch.items()}
-
-    return strategy.experimental_distribute_values_from_function(part)
-
-
-def make_step(trainer, strategy, in_graph):
-    def step(batch):
-        result = strategy.run(trainer.train_step, args=(batch,))
-        return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], result)
-
-    return tf.function(step) if in_graph else step
-
-
-def compare_replicas(config, two, one, steps, in_graph):
-    trainers = [make_trainer(config, strategy) for strategy in (two, one)]
-    trainers[1].network.set_weights(trainers[0].network.get_weights())
-    start = state_of(trainers[0])
-    functions = [make_step(trainers[0], two, in_graph), make_step(trainers[1], one, False)]
-    terms = []
-    for number, objects in enumerate(steps):
-        batch = random_batch(config, number, objects)
-        results = [function(split(s, batch)) for function, s in zip(functions, (two, one), strict=True)]
-        values = [np.array([float(result[name]) for name in TERMS]) for result in results]
-        terms.append(float((np.abs(values[0] - values[1]) / np.maximum(values[1], 1e-3)).max()))
-    after, expected = (state_of(trainer) for trainer in trainers)
-    found = {
-        "replicas": two.num_replicas_in_sync,
-        "terms": max(terms),
-        "bad": one_bad_replica(trainers[0], two, functions[0], random_batch(config, 9)),
-    }
-    for path in after:
-        kind = "statistics" if "/moving_" in path else "momentum" if "_momentum" in path else "weights"
-        pair = [float(np.abs(after[path] - other[path]).max()) for other in (expected, start)]
-        found[kind] = [max(one, two) for one, two in zip(found.get(kind, pair), pair, strict=True)]
-    return found
-
-
-def one_bad_replica(trainer, strategy, step, batch):
-    """A pixel that is no number in the second replica's half of the batch."""
-    before = state_of(trainer)
-    batch["images"] = batch["images"].astype(np.float32)
-    batch["images"][3, 5, 5] = np.nan
-    result = step(split(strategy, batch))
-    trainer.restore_statistics(result["statistics"])
-    after = state_of(trainer)
-    return {
-        "terms_are_finite": [bool(np.isfinite(float(result[name]))) for name in TERMS],
-        "bad_replicas": sorted({int(count) for count in result["bad_gradients"].numpy() if count}),
-        "changed": [path for path in after if after[path].tobytes() != before[path].tobytes()],
-    }
-
-
-def control(config):
-    """What the two halves of the first batch give apart and together."""
-    network = rd.build_model(config)
-    anchors = rd.tile_anchors(config.model.image_size)
-    batch = random_batch(config, 0, HALVES[0])
-    heads = network(batch["images"], training=True)
-    halves = []
-    for rows in (slice(0, 2), slice(2, 4)):
-        part = {name: value[rows] for name, value in batch.items()}
-        halves.append((loss_sums({k: v[rows] for k, v in heads.items()}, part, anchors, config), part))
-    alone = [
-        sum(float(s[name]) / max(float(s[f"num_{name[:3]}_positives"]), 1) for name in TERMS)
-        for s, _ in halves
-    ]
-    together = rd.refinedet_loss(heads, batch, anchors, config)
-    of_half = network(halves[0][1]["images"], training=True)["odm_conf"]
-    return {
-        "positives": [float(sums["num_arm_positives"]) for sums, _ in halves],
-        "each_alone": sum(alone) / 2,
-        "together": sum(float(together[name]) for name in TERMS),
-        "heads_of_half_a_batch": float(np.abs(of_half - heads["odm_conf"][:2]).max()),
-    }
-
-
-if __name__ == "__main__":
-    replicas_program(sys.argv[1])
