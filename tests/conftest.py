@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest_plugins = ["fidelity"]
+pytest_plugins = ["fidelity", "tensor_assertions"]
 """The fixture `compare`."""
 
 TESTS = Path(__file__).parent

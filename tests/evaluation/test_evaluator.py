@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from config_of import config_of
 from PIL import Image
 
 import evaluate as command
@@ -11,7 +12,7 @@ from refinedet_tf import boxes as box_ops
 from refinedet_tf import progress
 from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.commands import evaluate as evaluate_command
-from refinedet_tf.config import Config, DataConfig, EvaluationConfig, ExpectedConfig, ModelConfig
+from refinedet_tf.config import ExpectedConfig
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import result_files
@@ -84,10 +85,10 @@ def dataset(tmp_path):
 
 
 def make_config(metric="voc07", image_size=(64, 64), classes=CLASSES, expected=None):
-    return Config(
-        model=ModelConfig(image_size=image_size),
-        data=DataConfig(classes=classes),
-        evaluation=EvaluationConfig(metric=metric, batch_size=BATCH_SIZE),
+    return config_of(
+        classes,
+        model={"image_size": image_size},
+        evaluation={"metric": metric, "batch_size": BATCH_SIZE},
         expected=expected,
     )
 

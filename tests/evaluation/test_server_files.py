@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from coco_layout import write_coco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from test_coco import write_coco
 
 from refinedet_tf.config import Config, DataConfig
 from refinedet_tf.config_files import load_config
