@@ -118,14 +118,14 @@ def test_a_model_that_finds_nothing_has_ap_0(dataset):
         assert result.mean_ap == 0.0
 
 
-def test_detections_belong_to_their_images_and_nothing_is_traced_twice(dataset):
+def test_detections_belong_to_their_images_and_nothing_is_traced_twice(tf_test, dataset):
     oracle, seen = Oracle(), []
     detections, _ = detect_all(oracle, make_config(), dataset, lambda *args: seen.append(args[:2]))
     assert sorted(zip(detections.images.tolist(), detections.labels.tolist(), strict=True)) == [
         (image, label) for image, label, _ in OBJECTS
     ]
     order = np.lexsort([detections.labels, detections.images])
-    np.testing.assert_allclose(detections.boxes[order], dataset.boxes, atol=1e-5)
+    tf_test.assertAllClose(detections.boxes[order], dataset.boxes, rtol=1e-7, atol=1e-5)
     assert oracle.num_traces == 1
     assert seen == [(3, 7), (6, 7), (7, 7)]
 

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from thin_vgg import thin_vgg
 
+from refinedet_tf.commands import subset_classes
 from refinedet_tf.config_files import load_config
 from refinedet_tf.errors import InputError
-from refinedet_tf.weights import class_subset, load_weights, save_weights
+from refinedet_tf.weights import load_weights, save_weights
 from refinedet_tf.weights.class_subset import VOC_TO_COCO, copy_classes, matching_labels
 
 VOC = load_config("voc320.json").data.classes
@@ -76,7 +77,7 @@ def arguments(folder, *more, weights="trained.weights.h5", output="new.weights.h
 
 
 def test_command(tf_test, files, command):
-    result = command(class_subset, *arguments(files))
+    result = command(subset_classes, *arguments(files))
     assert result.code == 0, result.err
     assert [line.split() for line in result.out.splitlines()[:2]] == [
         ["dog", "<-", "dog"],
@@ -88,8 +89,8 @@ def test_command(tf_test, files, command):
     tf_test.assertAllEqual(np.asarray(model.get_layer("odm_conf4").bias).reshape(3, 3), bias[:, [0, 3, 2]])
 
 
-def test_command_with_a_name_of_ones_own(tf_test, files, command):
-    assert command(class_subset, *arguments(files, "--map", "sofa=cat")).code == 0
+def test_command_with_a_name_that_the_user_maps(tf_test, files, command):
+    assert command(subset_classes, *arguments(files, "--map", "sofa=cat")).code == 0
     model, trained = thin_vgg(2), filled(3, seed=0)
     load_weights(model, files / "new.weights.h5")
     bias = np.asarray(trained.get_layer("odm_conf4").bias).reshape(3, 4)
@@ -97,8 +98,8 @@ def test_command_with_a_name_of_ones_own(tf_test, files, command):
 
 
 def test_mistakes_on_the_command_line(files, refused):
-    assert "must end in .weights.h5" in refused(class_subset, *arguments(files, output="new.h5"))
-    assert "does not exist" in refused(class_subset, *arguments(files, output="no/new.weights.h5"))
-    assert "write TARGET=TRAINED" in refused(class_subset, *arguments(files, "--map", "sofa"))
-    assert "weights not found" in refused(class_subset, *arguments(files, weights="gone.weights.h5"))
+    assert "must end in .weights.h5" in refused(subset_classes, *arguments(files, output="new.h5"))
+    assert "does not exist" in refused(subset_classes, *arguments(files, output="no/new.weights.h5"))
+    assert "write TARGET=TRAINED" in refused(subset_classes, *arguments(files, "--map", "sofa"))
+    assert "weights not found" in refused(subset_classes, *arguments(files, weights="gone.weights.h5"))
     assert not (files / "new.weights.h5").exists()
