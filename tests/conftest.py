@@ -11,12 +11,13 @@ pytest_plugins = ["fidelity"]
 
 @pytest.fixture
 def tf_test():
-    """The assertions of a `tf.test.TestCase`, for tensors and arrays.
+    """The assertions of a `tf.test.TestCase`, which is set up before the test and torn down after it.
 
         tf_test.assertAllClose(found, expected, rtol=1e-5, atol=0)
 
-    Before the test it seeds Python, NumPy and TensorFlow, so a fixture that sets other seeds comes
-    after it in the test's arguments.
+    They take tensors, variables and arrays, require equal shapes, and print the elements that differ.
+    The set-up seeds Python, NumPy and TensorFlow, so a fixture that sets other seeds comes after
+    `tf_test` in the arguments of the test.
     """
     from tensor_assertions import TensorAssertions
 
@@ -42,7 +43,7 @@ def devkit(tmp_path_factory):
 @pytest.fixture(scope="session")
 def config_file(devkit, tmp_path_factory):
     """A config file for `devkit`, whose backbone the fixture `small_network` replaces."""
-    from config_builders import training_tree
+    from training_config import training_tree
 
     file = tmp_path_factory.mktemp("config") / "tiny.json"
     file.write_text(json.dumps(training_tree(devkit)), encoding="utf-8")

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from config_builders import CLASSES, config_of
+from config_of import CLASSES, config_of
 from detections_by_loops import detect_by_loops, rows_of
 from loss_by_loops import single_object_loss
 from random_heads import detection_heads

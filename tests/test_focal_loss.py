@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from config_builders import CLASSES, config_of
+from config_of import CLASSES, config_of
 from loss_by_loops import softmax
 from random_heads import training_heads
 from small_network import BACKBONE

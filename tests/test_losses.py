@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from config_builders import config_of
+from config_of import config_of
 from golden_arrays import GOLDEN_FOLDER
 from loss_by_loops import single_object_loss
 from random_heads import NAMES as HEADS

@@ -4,7 +4,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from config_builders import config_of
+from config_of import config_of
 from thin_vgg import thin_vgg
 
 import refinedet_tf
@@ -19,7 +19,7 @@ HEADS = {"arm_loc": 4, "arm_conf": 2, "odm_loc": 4, "odm_conf": 4}
 
 
 def mobilenet(**model):
-    return build_model(config_of(model={"backbone": "mobilenet_v2", "tcb_channels": 16, **model}))
+    return build_model(config_of(3, model={"backbone": "mobilenet_v2", "tcb_channels": 16, **model}))
 
 
 def random_images(*shape):

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from coco_layout import write_coco
 from PIL import Image
 
 from refinedet_tf.config import DataConfig
@@ -38,15 +39,6 @@ def tree():
             {"id": 17, "name": "cat"},
         ],
     }
-
-
-def write_coco(root, tree, file="annotations/instances_train2017.json", folder="train2017"):
-    (root / "annotations").mkdir(exist_ok=True)
-    (root / folder).mkdir(exist_ok=True)
-    for image in tree.get("images", []):
-        if "file_name" in image:
-            (root / folder / str(image["file_name"])).touch()
-    (root / file).write_text(json.dumps(tree))
 
 
 def coco_config(root, **changes):

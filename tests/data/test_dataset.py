@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from test_voc import voc_object, write_unlabelled, write_voc
+from voc_layout import voc_object, write_unlabelled, write_voc
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data.dataset import read_dataset, with_progress

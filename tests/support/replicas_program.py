@@ -14,8 +14,8 @@ from refinedet_tf.commands import terminal  # noqa: F401 - sets TensorFlow's env
 import keras  # isort: skip - after terminal
 import numpy as np
 import tensorflow as tf
-from config_builders import CLASSES_OVERRIDE
 from small_network import make_trainer, random_batch, state_of, use_small_backbone
+from training_config import CLASSES_OVERRIDE
 
 import refinedet_tf as rd
 from refinedet_tf.config_files import load_config

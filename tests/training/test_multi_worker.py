@@ -4,7 +4,6 @@ import json
 import socket
 
 import h5py
-import numpy as np
 import pytest
 from conftest import finish, start_program
 

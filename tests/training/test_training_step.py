@@ -1,7 +1,6 @@
 """The training step against independent computations, and over two replicas against one."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -19,16 +18,13 @@ from small_network import (
     random_batch,
     small_backbone,
     state_of,
-    use_small_backbone,
 )
 from stand_in_model import stand_in_model
 
 import refinedet_tf as rd
 from refinedet_tf.backbones import BACKBONES
 from refinedet_tf.config_files import load_config
-from refinedet_tf.errors import InputError
-from refinedet_tf.losses import TERMS, loss_sums
-from refinedet_tf.training.strategy import make_strategy
+from refinedet_tf.losses import TERMS
 
 CLASSES = 'data.classes=["cat","dog","cow"]'
 
