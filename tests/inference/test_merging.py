@@ -75,7 +75,7 @@ def simple_iou(a, b):
 
 
 def simple_voting(boxes, scores, iou, score_threshold=None):
-    """Voting one box after the other; with a threshold, soft voting."""
+    """Votes box by box; with a threshold, it is soft voting."""
     left = sorted(range(len(boxes)), key=lambda row: (scores[row], row), reverse=True)
     result = []
     while left:
@@ -95,7 +95,7 @@ def simple_voting(boxes, scores, iou, score_threshold=None):
 
 
 def simple_soft_nms(boxes, scores, iou, score_threshold, method, sigma=0.5):
-    """Soft-NMS with a list from which boxes are taken as the authors' program takes them."""
+    """Takes boxes from a list in the order of the authors' program."""
     left, scores, result = list(range(len(boxes))), list(scores), []
     while left:
         place = max(range(len(left)), key=lambda i: scores[left[i]])
@@ -119,8 +119,8 @@ def simple_soft_nms(boxes, scores, iou, score_threshold, method, sigma=0.5):
 
 
 def crowded(generator, size):
-    """Boxes of few places and sizes, and scores of few values: identical boxes, ties, boxes of no area,
-    and overlaps that lie exactly on a threshold."""
+    """Boxes of few places and sizes, and scores of few values. There are identical boxes, ties, boxes
+    without area, and overlaps that lie exactly on a threshold."""
     corner = generator.integers(0, 6, (size, 2))
     boxes = np.concatenate([corner, corner + generator.integers(0, 5, (size, 2))], axis=1)
     return boxes.astype(np.float64), generator.integers(1, 10, size) / 10
@@ -134,15 +134,15 @@ def assert_same(tf_test, result, simple):
 
 @pytest.mark.parametrize("iou", [0.25, 0.5, 1.0])
 @pytest.mark.parametrize("seed", range(8))
-def test_merging_equals_a_simple_loop(seed, iou):
+def test_merging_equals_a_simple_loop(tf_test, seed, iou):
     boxes, scores = crowded(np.random.default_rng(seed), 1 + 6 * seed)
-    assert_same(box_voting(boxes, scores, iou), simple_voting(boxes, scores, iou))
+    assert_same(tf_test, box_voting(boxes, scores, iou), simple_voting(boxes, scores, iou))
     for threshold in (0.0, 0.3):
         soft = soft_box_voting(boxes, scores, iou, threshold)
-        assert_same(soft, simple_voting(boxes, scores, iou, threshold))
+        assert_same(tf_test, soft, simple_voting(boxes, scores, iou, threshold))
         for method in METHODS:
             simple = simple_soft_nms(boxes, scores, iou, threshold, method)
-            assert_same(soft_nms(boxes, scores, iou, threshold, method), simple)
+            assert_same(tf_test, soft_nms(boxes, scores, iou, threshold, method), simple)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -175,15 +175,16 @@ def test_soft_nms_never_raises_a_score(tf_test, method, seed):
 
 @pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_scores_descend_and_nothing_merges_to_nothing(merge, dtype):
+def test_scores_descend_and_nothing_merges_to_nothing(tf_test, merge, dtype):
     boxes, scores = crowded(np.random.default_rng(0), 60)
     merged = merge(boxes.astype(dtype), scores.astype(dtype))[1]
     assert len(merged) > 1
     assert (np.diff(merged) <= 0).all()
     boxes, scores = merge(np.zeros((0, 4), dtype), np.zeros(0, dtype))
-    assert boxes.shape == (0, 4)
-    assert scores.shape == (0,)
-    assert boxes.dtype == scores.dtype == dtype
+    tf_test.assertShapeEqual(boxes, np.zeros((0, 4)))
+    tf_test.assertShapeEqual(scores, np.zeros(0))
+    tf_test.assertDTypeEqual(boxes, dtype)
+    tf_test.assertDTypeEqual(scores, dtype)
 
 
 def test_thresholds_and_ties(tf_test):
@@ -194,7 +195,7 @@ def test_thresholds_and_ties(tf_test):
     assert len(box_voting(boxes, scores, iou=0.51)[0]) == 3
     tf_test.assertAllEqual(soft_nms(boxes, scores, iou=0.5)[1], scores)
     tf_test.assertAllEqual(soft_nms(boxes, scores, iou=0.49)[1], [0.75, 0.25, 0.25])
-    # A score equal to the threshold stays, one below goes although nothing overlaps it.
+    # A score equal to the threshold stays; a score below it goes although nothing overlaps its box.
     assert len(soft_nms(boxes, scores, 0.49, score_threshold=0.25)[0]) == 3
     assert len(soft_nms(boxes, scores, 0.49, score_threshold=0.26)[0]) == 1
     assert len(soft_nms(boxes[:1], scores[:1], score_threshold=0.9)[0]) == 1
@@ -227,7 +228,7 @@ def test_boxes_without_overlap_with_themselves_and_scores_of_zero(tf_test, merge
 
 
 def table(seed, num_images=7, rows=300, num_classes=4):
-    """Detections in no order, with equal scores; image 3 has none."""
+    """Detections in random order, some with equal scores; image 3 has none."""
     generator = np.random.default_rng(seed)
     images = generator.integers(0, num_images, rows)
     images[images == 3] = 4
@@ -259,8 +260,10 @@ def test_merge_detections_equals_a_plain_loop(tf_test, merge, clip, max_detectio
     merged = merge_detections(detections, sizes, merge, max_detections, clip=clip)
     got = np.column_stack([merged.images, merged.labels, merged.scores, merged.boxes])
     tf_test.assertAllClose(got, np.array(expected), rtol=1e-6, atol=0)
-    assert merged.boxes.dtype == merged.scores.dtype == np.float32
-    assert (merged.images.dtype, merged.labels.dtype) == (np.int64, np.int32)
+    tf_test.assertDTypeEqual(merged.boxes, np.float32)
+    tf_test.assertDTypeEqual(merged.scores, np.float32)
+    tf_test.assertDTypeEqual(merged.images, np.int64)
+    tf_test.assertDTypeEqual(merged.labels, np.int32)
 
 
 def test_merge_detections_clips_to_the_last_pixel(tf_test):

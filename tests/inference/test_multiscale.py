@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from config_of import config_of
 from thin_vgg import thin_vgg
 
 from refinedet_tf.anchors import tile_anchors
-from refinedet_tf.config import Config, DataConfig, EvaluationConfig, ModelConfig, PostprocessConfig
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.merging import box_voting, soft_box_voting
@@ -21,13 +21,13 @@ LISTED = {
 """Sides of the input, or (height, width) for a wide image, by the size of the training."""
 
 
-def config_of(metric="voc", size=320):
-    return Config(
-        data=DataConfig(classes=("a", "b", "c")),
-        model=ModelConfig(image_size=(size, size)),
-        evaluation=EvaluationConfig(metric=metric),
+def multiscale_config(metric="voc", image_size=(320, 320)):
+    return config_of(
+        "abc",
+        model={"image_size": image_size},
+        evaluation={"metric": metric},
         # Random weights score low.
-        postprocess=PostprocessConfig(score_threshold=0.05, objectness_threshold=0.0, max_detections=30),
+        postprocess={"score_threshold": 0.05, "objectness_threshold": 0.0, "max_detections": 30},
     )
 
 
@@ -90,8 +90,8 @@ def by_hand(model, config, image, base):
 
 @pytest.mark.parametrize("metric", ["voc", "coco"])
 def test_equals_a_plain_loop_over_single_passes(tf_test, metric, model, images):
-    config = config_of(metric, size=64)
-    # COCO's passes are VOC's and one more; of two images one is wide, one upright.
+    config = multiscale_config(metric, (64, 64))
+    # COCO has the passes of VOC and one more; the first image is wide, the second upright.
     images = images if metric == "coco" else images[:2]
     results = MultiScaleDetector(model, config)(images, batch_size=3)
     for image, result in zip(images, results, strict=True):
@@ -109,10 +109,10 @@ def test_equals_a_plain_loop_over_single_passes(tf_test, metric, model, images):
 
 @pytest.mark.parametrize("base", LISTED)
 def test_input_sizes(base):
-    sizes = [one.input_size(base, (300, 500)) for one in PASSES[base]]
+    sizes = [scale_pass.input_size(base, (300, 500)) for scale_pass in PASSES[base]]
     assert sizes == [size if isinstance(size, tuple) else (size, size) for size in LISTED[base]]
     assert PASSES[base][1].input_size(base, (500, 300)) == LISTED[base][1][::-1]
-    # As the authors' program, a square image is treated as an upright one.
+    # A square image is treated as an upright one, as in the authors' program.
     assert PASSES[base][1].input_size(base, (300, 300)) == LISTED[base][1][::-1]
 
 
@@ -120,7 +120,7 @@ def test_input_sizes(base):
     ("metric", "size", "passes"), [("voc07", 320, 8), ("coco", 320, 9), ("voc", 512, 6), ("coco", 512, 9)]
 )
 def test_number_of_passes(metric, size, passes, model):
-    assert len(MultiScaleDetector(model, config_of(metric, size)).passes) == passes
+    assert len(MultiScaleDetector(model, multiscale_config(metric, (size, size))).passes) == passes
 
 
 def test_gates_count_one_pixel_more(tf_test):
@@ -136,16 +136,14 @@ def test_mirror(tf_test):
 
 
 def test_cost_is_measured(model, images):
-    detector = MultiScaleDetector(model, config_of(size=64))
+    detector = MultiScaleDetector(model, multiscale_config(image_size=(64, 64)))
     detector.passes = detector.passes[:2]
     detector(images[:1])
     assert detector.seconds > detector.single_seconds > 0
 
 
 def test_refusals(model):
-    config = config_of()
-    wide = Config(data=config.data, model=ModelConfig(image_size=(320, 512)))
     with pytest.raises(InputError, match=r"needs a square model.image_size, got \[320, 512\]"):
-        MultiScaleDetector(model, wide)
+        MultiScaleDetector(model, multiscale_config(image_size=(320, 512)))
     with pytest.raises(InputError, match="model.image_size is null"):
-        MultiScaleDetector(model, Config(data=config.data, model=ModelConfig(image_size=None)))
+        MultiScaleDetector(model, multiscale_config(image_size=None))
