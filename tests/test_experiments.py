@@ -118,7 +118,7 @@ def test_two_training_steps(name, monkeypatch):
         assert not result["bad_gradients"].numpy().any()
     after = state_of(trainer)
     changed = [path for path in before if (before[path] != after[path]).any()]
-    # No object is as large as the deepest anchors, so some biases do not change; every weight at least decays.
+    # Some biases do not change, since no object is as large as the deepest anchors; every weight decays.
     weights = {v.path for v in trainer.network.trainable_variables if v.name not in ("bias", "beta")}
     assert weights <= set(changed)
 

@@ -2,15 +2,11 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
-
-if __name__ == "__main__":
-    from refinedet_tf.commands import terminal  # noqa: F401 - sets TensorFlow's environment
-
-import keras
 import tensorflow as tf
-from conftest import finish, start_program
+from processes import finish, start_program
 from small_network import (
     BACKBONE,
     assert_same_state,
@@ -20,13 +16,12 @@ from small_network import (
     state_of,
 )
 from stand_in_model import stand_in_model
+from training_config import CLASSES_OVERRIDE
 
 import refinedet_tf as rd
 from refinedet_tf.backbones import BACKBONES
 from refinedet_tf.config_files import load_config
 from refinedet_tf.losses import TERMS
-
-CLASSES = 'data.classes=["cat","dog","cow"]'
 
 
 @pytest.fixture
@@ -34,13 +29,13 @@ def config(config_file, small_network):
     keras.utils.set_random_seed(0)
 
     def make(*overrides):
-        return load_config(config_file, [CLASSES, *overrides])
+        return load_config(config_file, [CLASSES_OVERRIDE, *overrides])
 
     return make
 
 
 def plain_gradients(network, batch, config):
-    """Loss terms and gradients without anything of `refinedet_tf.training`."""
+    """Loss terms and gradients, computed without `refinedet_tf.training`."""
     anchors = rd.tile_anchors(config.model.image_size)
     with tf.GradientTape() as tape:
         terms = rd.refinedet_loss(network(batch["images"], training=True), batch, anchors, config)
@@ -55,7 +50,7 @@ def traced(config_file):
     overrides = ["learning_rate=0.003", "warmup_steps=3", "milestones=[1000]"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES, BACKBONE, small_backbone)
-        config = load_config(config_file, [CLASSES, *(f"training.{text}" for text in overrides)])
+        config = load_config(config_file, [CLASSES_OVERRIDE, *(f"training.{text}" for text in overrides)])
         keras.utils.set_random_seed(0)
         trainer = make_trainer(config)
     step = tf.function(lambda batch: tf.distribute.get_strategy().run(trainer.train_step, args=(batch,)))
@@ -64,7 +59,7 @@ def traced(config_file):
 
 @pytest.fixture
 def graph(traced, small_network):
-    """`traced` as it was at the beginning."""
+    """The fixture `traced` with the values of its beginning."""
     config, trainer, step, start = traced
     for variable, value in zip(trainer.variables + trainer.optimizer.variables, start, strict=True):
         variable.assign(value)
@@ -75,14 +70,14 @@ def graph(traced, small_network):
 def test_no_two_kernels_start_equal(config_file, backbone):
     """An initialiser that layers share gives all kernels of one shape the same values."""
     keras.utils.set_random_seed(0)
-    network = rd.build_model(load_config(config_file, [CLASSES, f"model.backbone={backbone}"]))
+    network = rd.build_model(load_config(config_file, [CLASSES_OVERRIDE, f"model.backbone={backbone}"]))
     kernels = [v.numpy() for v in network.variables if v.path.endswith("/kernel")]
     assert len(kernels) > 40
     assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)
 
 
 def test_steps_equal_the_solver_by_hand(tf_test, graph):
-    """Two steps, so that the momentum and the warm-up count."""
+    """There are two steps, so that the momentum and the warm-up matter."""
     config, trainer, step = graph
     other = rd.build_model(config)
     other.set_weights(trainer.network.get_weights())
@@ -93,7 +88,7 @@ def test_steps_equal_the_solver_by_hand(tf_test, graph):
         expected, gradients = plain_gradients(other, batch, config)
         result = step(batch)
         for name, value in expected.items():
-            assert float(result[name]) == pytest.approx(value, rel=1e-4), name
+            tf_test.assertAllClose(result[name], value, rtol=1e-4, atol=0, msg=name)
         for place, (variable, gradient) in enumerate(zip(other.trainable_variables, gradients, strict=True)):
             value = variable.numpy()
             is_bias = variable.path.endswith("/bias")
@@ -118,7 +113,7 @@ def test_total_decreases_on_one_batch(graph):
     assert max(totals[-3:]) < 0.6 * totals[0]
 
 
-def test_bfloat16_keeps_float32_variables_and_stays_finite(config):
+def test_bfloat16_keeps_float32_variables_and_stays_finite(tf_test, config):
     config = config("training.precision=bfloat16")
     trainer, batch = make_trainer(config), random_batch(config)
     convolution = trainer.network.get_layer("level4")
@@ -127,14 +122,16 @@ def test_bfloat16_keeps_float32_variables_and_stays_finite(config):
     for _ in range(2):
         result = trainer.train_step(batch)
     for name in TERMS:
-        assert result[name].dtype == tf.float32 and np.isfinite(float(result[name])) and result[name] > 0
+        tf_test.assertDTypeEqual(result[name], np.float32)
+        assert np.isfinite(float(result[name])) and result[name] > 0
     for path, value in state_of(trainer).items():
-        assert value.dtype == np.float32 and np.isfinite(value).all(), path
+        tf_test.assertDTypeEqual(value, np.float32)
+        assert np.isfinite(value).all(), path
         assert "kernel" not in path or not np.array_equal(value, before[path]), path
 
 
-def test_jit_compile_gives_the_same_losses(config):
-    """With a network of four convolutions: what XLA might refuse is the loss, and it compiles slowly."""
+def test_jit_compile_gives_the_same_losses(tf_test, config):
+    """The network has four convolutions, since XLA compiles slowly, and might refuse only the loss."""
     config = config()
     plain, jitted = (make_trainer(config, network=stand_in_model(config)) for _ in range(2))
     jitted.network.set_weights(plain.network.get_weights())
@@ -144,7 +141,7 @@ def test_jit_compile_gives_the_same_losses(config):
         batch = random_batch(config, seed=number)
         expected, result = plain.train_step(batch), run(batch)
         for name in (*TERMS, "num_arm_positives", "num_odm_positives"):
-            assert float(result[name]) == pytest.approx(float(expected[name]), rel=1e-3), name
+            tf_test.assertAllClose(result[name], expected[name], rtol=1e-3, atol=0, msg=name)
 
 
 def clipped_and_plain(config, monkeypatch):
@@ -165,7 +162,7 @@ def norm(gradients):
 def test_gradient_clipping_bounds_the_norm(tf_test, config, monkeypatch):
     applied, plain = clipped_and_plain(config("training.gradient_clip_norm=1.5"), monkeypatch)
     assert norm(plain) > 3
-    assert norm(applied) == pytest.approx(1.5, rel=1e-5)
+    tf_test.assertAllClose(norm(applied), 1.5, rtol=1e-5, atol=0)
     for ours, theirs in zip(applied, plain, strict=True):
         tf_test.assertAllClose(ours, theirs * (1.5 / norm(plain)), rtol=1e-3, atol=1e-5)
 
@@ -178,7 +175,7 @@ def test_gradient_clipping_leaves_small_gradients(tf_test, config, monkeypatch):
 
 @pytest.mark.parametrize("poisoned", ["odm_conf3/kernel", "level4/kernel"])
 def test_step_that_is_not_finite_changes_nothing(graph, poisoned):
-    """A NaN in a head reaches some loss terms, one in the backbone also the moving statistics."""
+    """A NaN in a head reaches some loss terms; a NaN in the backbone also reaches the moving statistics."""
     config, trainer, step = graph
     batch = random_batch(config)
     step(batch)  # Gives the momentum a value.
@@ -198,15 +195,10 @@ def test_step_that_is_not_finite_changes_nothing(graph, poisoned):
     assert_same_state(state_of(trainer), before)
 
 
-# Several replicas on one CPU must be set up before TensorFlow starts: a process of its own.
-
-HALVES = [(3, 2, 0, 0), (0, 0, 1, 3), (2, 1, 3, 1), (1, 0, 0, 0), (0, 2, 0, 1)]
-"""Objects on the four images of each step; the replicas take two each."""
-
-
 @pytest.fixture(scope="module")
 def replicas(config_file):
-    (code, out, err), *_ = finish(start_program("test_training_step.py", str(config_file)))
+    """What two replicas and one found, in a process that sets up two logical devices before it starts."""
+    (code, out, err), *_ = finish(start_program("replicas_program.py", str(config_file)))
     assert code == 0, err
     return json.loads(out.splitlines()[-1])
 
@@ -229,12 +221,12 @@ def test_two_replicas_equal_one(replicas, backbone):
         assert difference <= (2e-5 * movement if kind == "statistics" else min(1e-5, 0.2 * movement)), kind
 
 
-def test_normalising_each_replica_alone_would_differ(replicas):
-    """The control of the test above: its batches tell the two ways apart."""
+def test_normalising_each_replica_alone_would_differ(tf_test, replicas):
+    """The batches of the test above tell this way from the right one."""
     control = replicas["control"]
     assert control["positives"][0] > 0 and control["positives"][1] == 0
     # The mean of a loss per replica, one of which has no positives, is half the loss.
-    assert control["each_alone"] == pytest.approx(control["together"] / 2, rel=1e-4)
+    tf_test.assertAllClose(control["each_alone"], control["together"] / 2, rtol=1e-4, atol=0)
     # BatchNorm of half the batch gives other heads for the same images.
     assert control["heads_of_half_a_batch"] > 0.01
 
