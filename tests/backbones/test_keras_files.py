@@ -84,10 +84,10 @@ def test_weights_that_are_not_there(tmp_path, monkeypatch):
         load_into("resnext101", "imagenet")
     with pytest.raises(InputError, match=r"resnet101_notop.h5: Keras has no weights of resnext101"):
         load_into("resnext101", "resnet101_notop.h5")
-    other = tmp_path / "other.h5"
-    keras.Sequential([keras.Input((3,)), layers.Dense(2)]).save(other)
+    other_file = tmp_path / "other.h5"
+    keras.Sequential([keras.Input((3,)), layers.Dense(2)]).save(other_file)
     with pytest.raises(InputError, match=r"other.h5: .*; give the path of mobilenet_v2_weights.*, or null"):
-        load_into("mobilenet_v2", str(other))
+        load_into("mobilenet_v2", str(other_file))
 
     def no_download(**arguments):
         assert arguments["weights"] == "imagenet"

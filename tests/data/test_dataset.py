@@ -5,8 +5,10 @@ import pytest
 from voc_layout import voc_object, write_unlabelled, write_voc
 
 from refinedet_tf.config import DataConfig
-from refinedet_tf.data.dataset import read_dataset, with_progress
+from refinedet_tf.data import dataset as dataset_module
+from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.errors import InputError
+from refinedet_tf.progress import ProgressPrinter, with_progress
 
 DOG = voc_object("dog", (3, 2, 8, 10))
 CAT = voc_object("cat", (1, 1, 20, 5), "<difficult>1</difficult>")
@@ -177,14 +179,30 @@ def test_parts_with_and_without_annotations(tmp_path):
 
 
 def test_progress_of_a_slow_reader(capsys):
-    seconds = itertools.count()  # The clock is read once before the start and once per item.
-    assert list(with_progress("abcdefgh", 8, "reading x", 3, lambda: next(seconds))) == list("abcdefgh")
-    assert capsys.readouterr().err.splitlines() == [
-        "reading x: 2 of 8 images, 1 images/s, 9 s left",
-        "reading x: 5 of 8 images, 1 images/s, 4 s left",
+    tens = itertools.count(step=10)  # The clock is read once before the start and once after each item.
+    printer = ProgressPrinter("reading x", quiet_seconds=5)
+    assert list(with_progress("abcdefgh", 8, printer, lambda: next(tens))) == list("abcdefgh")
+    assert [line.rstrip() for line in capsys.readouterr().err.splitlines()] == [
+        "reading x: 1/8 images, 0.1 images/s, 1:10 left",
+        "reading x: 4/8 images, 0.1 images/s, 0:40 left",
+        "reading x: 7/8 images, 0.1 images/s, 0:10 left",
+        "reading x: 8/8 images, 0.1 images/s, 0:00 left",
     ]
 
 
 def test_no_progress_of_a_quick_reader(capsys):
-    list(with_progress(range(100), 100, "reading x", 3, lambda: 0.0))
+    list(with_progress(range(100), 100, ProgressPrinter("reading x", quiet_seconds=5), lambda: 0.0))
     assert capsys.readouterr().err == ""
+
+
+def test_reading_a_small_part_is_silent(tmp_path, capsys):
+    write_voc(tmp_path, a=DOG)
+    read_dataset(config(tmp_path), "train")
+    assert capsys.readouterr().err == ""
+
+
+def test_reading_a_part_names_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(dataset_module, "QUIET_SECONDS", 0.0)
+    write_voc(tmp_path, a=DOG)
+    read_dataset(config(tmp_path), "train")
+    assert capsys.readouterr().err.startswith("reading 2007/train: 1/1 images, ")
