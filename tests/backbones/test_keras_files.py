@@ -37,7 +37,7 @@ def test_keras_file_of_mobilenet(tf_test, tmp_path):
 
 
 def test_keras_file_of_convnext(tf_test, tmp_path):
-    """From the file to the values of a level, the preprocessing that Keras' network has inside included."""
+    """A level has the values of Keras' network, which has its preprocessing inside."""
     file = tmp_path / "convnext_tiny_notop.h5"
     network = keras.applications.ConvNeXtTiny(include_top=False, weights=None, input_shape=(None, None, 3))
     for variable in network.weights:

@@ -1,4 +1,4 @@
-"""What the commands say to a user's mistake: exit code 2 and one line that names the thing."""
+"""A mistake of the user ends a command with exit code 2 and one line that names the mistake."""
 
 import json
 import shutil
@@ -222,7 +222,7 @@ def test_truncated_image_in_training(refused, training, devkit_copy, eagerly):
 
 
 def test_the_one_truncated_image_is_named(refused, training, devkit_copy, eagerly):
-    """Also if another image of the same batch is whole."""
+    """The message names the right image although the others of its batch are whole."""
     broken = truncate(devkit_copy / "JPEGImages" / "train_000003.jpg")
     assert f"image {broken} cannot be decoded" in refused(train, *training, *sets("training.batch_size=8"))
 

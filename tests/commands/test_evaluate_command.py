@@ -36,7 +36,7 @@ def test_multi_scale_says_what_it_costs(arguments, command, tmp_path):
 
 
 def test_test_split_without_annotations(arguments, command, refused, devkit, tmp_path):
-    """As VOC 2012 test: nothing to measure against, but files for the server."""
+    """A split like VOC 2012 test has nothing to measure against, but files for the server are written."""
     root = tmp_path / "devkit"
     shutil.copytree(devkit, root)
     shutil.rmtree(root / "VOC2007" / "Annotations")

@@ -115,7 +115,7 @@ def test_seven_images_of_one_class(data, compare):
 
 
 def test_seven_images_in_normalised_boxes(data, compare):
-    """As the evaluation of this project sees them, float32 and normalised."""
+    """The boxes as this project's evaluation sees them, which is float32 and normalised."""
     folder, expected = data("rafaelpadilla_readme7")
     index = index_of(folder / "groundtruths_rel", ".txt")
     sizes = np.full((7, 2), 200)

@@ -166,7 +166,7 @@ import tensorflow as tf
 folder, file = sys.argv[1:]
 contents = open(file, "rb").read()
 results = [tf.saved_model.load(folder).signatures["serving_default"](image_bytes=tf.constant([contents]))]
-# As TensorFlow Serving runs it.
+# TensorFlow Serving runs it in this way.
 with tf.compat.v1.Session(graph=tf.Graph()) as session:
     signature = tf.compat.v1.saved_model.load(session, ["serve"], folder).signature_def["serving_default"]
     tensors = {name: output.name for name, output in signature.outputs.items()}

@@ -68,7 +68,7 @@ def test_order_within_equal_scores_is_free():
 
 
 def test_equal_boxes_are_told_apart_by_their_scores():
-    """As those of objects larger than the image, all cut to the same."""
+    """Objects larger than the image have such boxes, because all are cut to the image."""
     boxes, labels = np.array([[0.0, 0, 1, 1]] * 3), np.ones(3, int)
     scores = np.array([0.55, 0.53, 0.51])
     comparison = Comparison("form")

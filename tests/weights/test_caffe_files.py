@@ -150,7 +150,7 @@ def test_blob_without_shape_is_a_scalar(read):
 
 
 def test_old_numbers_go_before_the_shape(read):
-    """As in Caffe's Blob::FromProto."""
+    """Caffe's Blob::FromProto does the same."""
     sides = b"".join(field(number, side) for number, side in enumerate((1, 1, 1, 3), 1))
     assert only_blob(read(layer(sides + shape(3) + data(FINITE)))).shape == (1, 1, 1, 3)
 

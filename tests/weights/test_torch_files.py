@@ -155,7 +155,7 @@ BAD_CONTENT = {
 }
 
 FOUR = storage("Float", "s", 4)
-"""Of the 4 float32 that the file's storage holds."""
+"""The reference to a storage of 4 float32, which the file holds."""
 
 BAD_TENSORS = {
     "shape": (tensor(FOUR, 0, (5,), (1,)), "of 4 elements: shape [5], strides [1], offset 0"),
