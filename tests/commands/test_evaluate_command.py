@@ -54,7 +54,7 @@ def test_test_split_without_annotations(arguments, command, refused, devkit, tmp
     assert {len(line.split()) for line in lines} <= {6}
 
 
-def test_server_files_beside_the_measurement(arguments, command, tmp_path):
+def test_server_files_together_with_the_measurement(arguments, command, tmp_path):
     result = command(evaluate, *arguments, "--server-files", tmp_path / "upload")
     assert result.code == 0, result.err
     assert "mAP" in result.out and (tmp_path / "upload" / "results.tar.gz").is_file()
