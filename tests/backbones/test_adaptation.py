@@ -34,8 +34,8 @@ def small_network():
 @pytest.mark.parametrize("statistics", ["moving", "frozen_backbone", "frozen"])
 def test_adapted_layers(statistics):
     network = small_network()
-    config = ModelConfig(batch_norm_statistics=statistics, batch_norm_momentum=0.7)
-    copy, pairs = adapted(network, config)
+    model_config = ModelConfig(batch_norm_statistics=statistics, batch_norm_momentum=0.7)
+    copy, pairs = adapted(network, model_config)
     assert [op.name for op in find_levels(copy)] == ["level8", "level16", "level32"]
     # However many networks were made before.
     assert {layer.name for layer in copy.layers} > {"batch_normalization", "conv2d", "conv2d_1"}

@@ -50,8 +50,8 @@ def built(request):
     """A RefineDet of any size with random weights; of the adapter's also what it was adapted from."""
     found = {}
 
-    def spy(network, config):
-        trunk, pairs = adapted(network, config)
+    def spy(network, model_config):
+        trunk, pairs = adapted(network, model_config)
         found.update(original=network, trunk=trunk, pairs=pairs)
         return trunk, pairs
 
