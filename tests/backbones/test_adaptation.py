@@ -1,4 +1,4 @@
-"""The rules by which a network of Keras becomes a backbone, on one small enough to see what they do."""
+"""The rules by which a network of Keras becomes a backbone, on a network small enough to see them."""
 
 import keras
 import numpy as np
@@ -34,8 +34,8 @@ def small_network():
 @pytest.mark.parametrize("statistics", ["moving", "frozen_backbone", "frozen"])
 def test_adapted_layers(statistics):
     network = small_network()
-    config = ModelConfig(batch_norm_statistics=statistics, batch_norm_momentum=0.7)
-    copy, pairs = adapted(network, config)
+    model_config = ModelConfig(batch_norm_statistics=statistics, batch_norm_momentum=0.7)
+    copy, pairs = adapted(network, model_config)
     assert [op.name for op in find_levels(copy)] == ["level8", "level16", "level32"]
     # However many networks were made before.
     assert {layer.name for layer in copy.layers} > {"batch_normalization", "conv2d", "conv2d_1"}
@@ -65,19 +65,20 @@ def test_a_group_for_each_channel_is_a_depthwise_convolution(tf_test):
 
 
 def test_initial_values():
-    """He's, where the network has Keras' default; its own otherwise; each kernel of its own."""
+    """Kernels with the default of Keras start with different values of He; a stated initializer stays."""
     images = keras.Input((None, None, 64))
     features = layers.Conv2D(64, 3, name="first")(images)
     features = layers.Conv2D(64, 3, name="second")(features)
     features = layers.DepthwiseConv2D(3, name="depthwise")(features)
-    features = layers.Conv2D(64, 3, kernel_initializer=keras.initializers.Constant(3), name="own")(features)
+    threes = keras.initializers.Constant(3)
+    features = layers.Conv2D(64, 3, kernel_initializer=threes, name="constant")(features)
     copy, _ = adapted(keras.Model(images, features), ModelConfig())
     first, second = (np.asarray(copy.get_layer(name).kernel) for name in ("first", "second"))
     for kernel in (first, second):
         assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.05)
     assert np.abs(first - second).max() > 0.05
     assert np.asarray(copy.get_layer("depthwise").kernel).std() == pytest.approx(np.sqrt(2 / 9), rel=0.15)
-    assert (np.asarray(copy.get_layer("own").kernel) == 3).all()
+    assert (np.asarray(copy.get_layer("constant").kernel) == 3).all()
 
 
 def test_a_network_without_a_level():

@@ -50,8 +50,8 @@ def built(request):
     """A RefineDet of any size with random weights; of the adapter's also what it was adapted from."""
     found = {}
 
-    def spy(network, config):
-        trunk, pairs = adapted(network, config)
+    def spy(network, model_config):
+        trunk, pairs = adapted(network, model_config)
         found.update(original=network, trunk=trunk, pairs=pairs)
         return trunk, pairs
 
@@ -89,7 +89,7 @@ def test_levels_of_every_network(built):
 
 
 def test_grids_of_any_size(built):
-    """By the shapes that Keras infers, and of one image as it is computed."""
+    """The shapes that Keras infers and those of the outputs for one image are the grids of the anchors."""
     features = keras.Model(built.model.input, [built.model.get_layer(f"tcb{k}").output for k in LEVELS])
     for size in ((64, 64), (65, 127), (75, 130), (96, 321)):
         shapes = features.compute_output_shape((1, *size, 3))
@@ -143,7 +143,7 @@ def test_training_lowers_the_loss(built):
 
 @pytest.mark.parametrize("built", EXPORTED, indirect=True, scope="module")
 def test_export(built, tmp_path):
-    """What is exported detects the same. All networks, and ONNX files of all: test_export_backbones.py."""
+    """The exported network detects the same; `test_export_backbones.py` does this with all networks."""
     options = ExportOptions(onnx=built.name == "mobilenet_v2")
     samples = generated_samples()[:2]
     _, comparisons = export_saved_model(
@@ -156,7 +156,7 @@ def test_export(built, tmp_path):
 
 @pytest.mark.parametrize("built", list(LEVEL_LAYERS), indirect=True, scope="module")
 def test_the_adapted_network_computes_what_keras_has(tf_test, built):
-    """With the same weights, where the padding is the same: at even sizes; in Inception's inner blocks."""
+    """Both agree with the same weights where they pad alike: at even sizes, or inside the Inceptions."""
     original, before = built.original, built.model.get_weights()
     generator = np.random.default_rng(0)
     for variable in original.weights:

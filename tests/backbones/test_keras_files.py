@@ -37,7 +37,7 @@ def test_keras_file_of_mobilenet(tf_test, tmp_path):
 
 
 def test_keras_file_of_convnext(tf_test, tmp_path):
-    """From the file to the values of a level, the preprocessing that Keras' network has inside included."""
+    """A level has the values of Keras' network, which has its preprocessing inside."""
     file = tmp_path / "convnext_tiny_notop.h5"
     network = keras.applications.ConvNeXtTiny(include_top=False, weights=None, input_shape=(None, None, 3))
     for variable in network.weights:
@@ -84,10 +84,10 @@ def test_weights_that_are_not_there(tmp_path, monkeypatch):
         load_into("resnext101", "imagenet")
     with pytest.raises(InputError, match=r"resnet101_notop.h5: Keras has no weights of resnext101"):
         load_into("resnext101", "resnet101_notop.h5")
-    other = tmp_path / "other.h5"
-    keras.Sequential([keras.Input((3,)), layers.Dense(2)]).save(other)
+    other_file = tmp_path / "other.h5"
+    keras.Sequential([keras.Input((3,)), layers.Dense(2)]).save(other_file)
     with pytest.raises(InputError, match=r"other.h5: .*; give the path of mobilenet_v2_weights.*, or null"):
-        load_into("mobilenet_v2", str(other))
+        load_into("mobilenet_v2", str(other_file))
 
     def no_download(**arguments):
         assert arguments["weights"] == "imagenet"

@@ -87,7 +87,7 @@ def test_loc_and_conf_of_a_level_share_one_block(free):
                 assert free.get_layer(f"{module}_{values}{level}").input is block
 
 
-def test_head_blocks_stand_behind_the_arm_features_only_for_the_heads(free):
+def test_head_blocks_come_after_the_arm_features_only_for_the_heads(free):
     """The TCBs take the backbone's maps, not what the ARM's blocks make of them."""
     for level, source in zip(LEVELS, ("res3b3_relu", "res4b22_relu", "res5c_relu", "res6_relu"), strict=True):
         inputs = free.get_layer(f"tcb{level}").input

@@ -32,7 +32,7 @@ def test_resnext_has_the_published_number_of_parameters():
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_grouped_convolution_and_its_gradient(tf_test, stride):
-    """Against a convolution of each group's channels."""
+    """The results are those of one convolution per group on the channels of that group."""
     layer = resnext_module.GroupedConvolution(12, 3, strides=stride, groups=4, padding="same", use_bias=False)
     generator = np.random.default_rng(0)
     features = tf.constant(generator.normal(size=(2, 7, 6, 8)), tf.float32)

@@ -149,7 +149,7 @@ def test_never_more_than_a_batch_in_memory(network, tmp_path):
     paths = [save(tmp_path / f"{i}.png") for i in range(5)]
     output = tmp_path / "out"
     output.mkdir()
-    detect.detect_files(Counting(network[1], network[0]), paths, output, 0.5, batch_size=2)
+    detect_command.detect_files(Counting(network[1], network[0]), paths, output, 0.5, batch_size=2)
     assert seen == [2, 2, 1]
 
 

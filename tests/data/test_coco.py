@@ -77,17 +77,17 @@ def test_dataset_with_classes_in_the_order_of_category_ids(tmp_path, tree):
 
 def test_classes_of_the_config_are_matched_by_name(tmp_path, tree):
     write_coco(tmp_path, tree)
-    config = coco_config(tmp_path, classes=("toothbrush", "cat"))
-    np.testing.assert_array_equal(read_dataset(config, "train").labels, [2, 1, 1])
+    data_config = coco_config(tmp_path, classes=("toothbrush", "cat"))
+    np.testing.assert_array_equal(read_dataset(data_config, "train").labels, [2, 1, 1])
 
 
 def test_class_that_is_no_category(tmp_path, tree):
     write_coco(tmp_path, tree)
-    config = coco_config(tmp_path, classes=("toothbrush", "cat", "persons"))
+    data_config = coco_config(tmp_path, classes=("toothbrush", "cat", "persons"))
     with pytest.raises(
         InputError, match=r'"persons" is no category of .*2017\.json; the nearest is "person"'
     ):
-        read_dataset(config, "train")
+        read_dataset(data_config, "train")
 
 
 def test_part_with_file_and_folder(tmp_path, tree):

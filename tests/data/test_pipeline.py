@@ -89,8 +89,8 @@ def test_every_epoch_is_a_permutation_of_its_own(tf_test, dataset):
     epochs = np.concatenate([batch["image_indices"] for batch in batches]).reshape(20, 5)
     tf_test.assertAllEqual(np.sort(epochs, axis=1), np.tile(np.arange(5), (20, 1)))
     assert len({tuple(epoch) for epoch in epochs}) > 10
-    other = take(pipeline.training_batches(dataset, make_config(seed=1)), 25)
-    assert not np.array_equal(epochs.ravel(), np.concatenate([b["image_indices"] for b in other]))
+    other_seed = take(pipeline.training_batches(dataset, make_config(seed=1)), 25)
+    assert not np.array_equal(epochs.ravel(), np.concatenate([b["image_indices"] for b in other_seed]))
 
 
 def test_an_image_is_augmented_differently_each_time(dataset):

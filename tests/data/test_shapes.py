@@ -115,7 +115,7 @@ def test_hidden_shapes_are_difficult(sample):
             seen = np.count_nonzero(item.mask & ~hidden) / np.count_nonzero(item.mask)
             assert seen >= shapes.MIN_VISIBLE
             if item.difficult:
-                # Of the whole shape, so that a part outside the image makes it at most twice this.
+                # The share is that of the whole shape; a part outside the image makes it at most twice this.
                 assert seen < 2 * shapes.DIFFICULT_BELOW
                 difficult += 1
             else:

@@ -97,9 +97,9 @@ def make_config(metric="voc07", image_size=(64, 64), classes=CLASSES, expected=N
 def test_a_perfect_model_reaches_ap_1(metric, dataset):
     result = evaluate(Oracle(), make_config(metric), dataset)
     assert result.mean_ap == pytest.approx(1.0)
-    assert [one.ap for one in result.classes.values()] == pytest.approx([1.0, 1.0, np.nan], nan_ok=True)
-    assert [one.num_objects for one in result.classes.values()] == [4, 2, 0]
-    assert [one.num_detections for one in result.classes.values()] == [4, 2, 0]
+    assert [entry.ap for entry in result.classes.values()] == pytest.approx([1.0, 1.0, np.nan], nan_ok=True)
+    assert [entry.num_objects for entry in result.classes.values()] == [4, 2, 0]
+    assert [entry.num_detections for entry in result.classes.values()] == [4, 2, 0]
     assert result.num_images == NUM_IMAGES
     assert result.throughput.batch_size == BATCH_SIZE
     assert (result.coco is not None) == (metric == "coco")
@@ -108,7 +108,7 @@ def test_a_perfect_model_reaches_ap_1(metric, dataset):
 @pytest.mark.parametrize("metric,ap", [("voc07", 8 / 11), ("voc", 3 / 4), ("coco", 76 / 101)])
 def test_an_object_missed_in_the_short_last_batch_costs_recall(metric, ap, dataset):
     result = evaluate(Oracle(blind_to=[6]), make_config(metric), dataset)
-    assert [one.ap for one in result.classes.values()] == pytest.approx([ap, 1.0, np.nan], nan_ok=True)
+    assert [entry.ap for entry in result.classes.values()] == pytest.approx([ap, 1.0, np.nan], nan_ok=True)
     assert result.mean_ap == pytest.approx((ap + 1) / 2)
 
 

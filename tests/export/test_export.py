@@ -72,9 +72,9 @@ def test_bytes_of_every_format_and_size(tf_test, signatures, detector, tmp_path)
     outputs = signatures["serving_default"](image_bytes=tf.constant(contents))
     assert outputs["image_decoded"].numpy().all()
     files = []
-    for number, one in enumerate(contents):
+    for number, content in enumerate(contents):
         files.append(tmp_path / str(number))
-        files[-1].write_bytes(one)
+        files[-1].write_bytes(content)
     for row, result in enumerate(detector(files)):
         assert_agrees(tf_test, outputs, row, result)
 
@@ -166,7 +166,7 @@ import tensorflow as tf
 folder, file = sys.argv[1:]
 contents = open(file, "rb").read()
 results = [tf.saved_model.load(folder).signatures["serving_default"](image_bytes=tf.constant([contents]))]
-# As TensorFlow Serving runs it.
+# TensorFlow Serving runs it in this way.
 with tf.compat.v1.Session(graph=tf.Graph()) as session:
     signature = tf.compat.v1.saved_model.load(session, ["serve"], folder).signature_def["serving_default"]
     tensors = {name: output.name for name, output in signature.outputs.items()}

@@ -1,4 +1,4 @@
-"""What an export says of itself: model.json, labels.txt, and the requests for warming up."""
+"""The files that describe an export, model.json and labels.txt, and the requests that warm it up."""
 
 import dataclasses
 import json

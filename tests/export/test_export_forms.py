@@ -86,8 +86,8 @@ def test_network_in_bfloat16_has_the_same_weights(tf_test, network):
     model, config = network
     narrow = in_bfloat16(model, config)
     assert narrow.get_layer("tcb3").compute_dtype == "bfloat16"
-    for one, other in zip(model.get_weights(), narrow.get_weights(), strict=True):
-        tf_test.assertAllEqual(one, other)
+    for wide_values, narrow_values in zip(model.get_weights(), narrow.get_weights(), strict=True):
+        tf_test.assertAllEqual(narrow_values, wide_values)
 
 
 def test_limits_become_part_of_the_graph(network, tmp_path):
@@ -117,7 +117,7 @@ def test_images_without_detections(network, tmp_path):
 
 
 def test_free_image_size(network, tmp_path):
-    """A network of any size is exported for one."""
+    """A network that takes images of any size is exported for one size."""
     config = make_config(image_size=None)
     model = network_of(config)
     with pytest.raises(InputError, match="model.image_size is null"):

@@ -24,12 +24,12 @@ SERVING = Path(__file__).parent.parent.parent / "serving"
 @pytest.mark.parametrize("batch", [1, 2])
 def test_files_are_those_of_detect(options, served, network, images, labels, monkeypatch, tmp_path, batch):
     monkeypatch.setattr(detect_command, "load_model", lambda arguments: network)
-    one, other = tmp_path / "served", tmp_path / "local"
+    from_server, local = tmp_path / "served", tmp_path / "local"
     common = [str(images[0].parent), "--score-threshold", "0.3", "--output"]
-    client.main([*common, str(one), "--labels", str(labels), "--batch", str(batch), *options])
-    detect.main([*common, str(other), "--config", "any"])
+    client.main([*common, str(from_server), "--labels", str(labels), "--batch", str(batch), *options])
+    detect.main([*common, str(local), "--config", "any"])
     assert [count for _, count in served.asked] == ([1, 1, 1] if batch == 1 else [2, 1])
-    texts = [(folder / "detections.json").read_text(encoding="utf-8") for folder in (one, other)]
+    texts = [(folder / "detections.json").read_text(encoding="utf-8") for folder in (from_server, local)]
     assert texts[0].count("\n") == texts[1].count("\n") == len(images) + 2
     for entry, expected in zip(*map(json.loads, texts), strict=True):
         assert list(entry) == list(expected) == ["image", "picture", "height", "width", "detections"]
@@ -39,10 +39,12 @@ def test_files_are_those_of_detect(options, served, network, images, labels, mon
             assert (found["class"], list(found["box"])) == (right["class"], list(right["box"]))
             assert found["score"] == pytest.approx(right["score"], abs=1e-5)
             assert found["box"] == pytest.approx(right["box"], abs=0.02)
-    names = sorted(path.name for path in one.iterdir())
+    names = sorted(path.name for path in from_server.iterdir())
     assert names == ["a.jpg", "b.png", "c.png", "detections.json"]
     for name, file in zip(names, images, strict=False):
-        drawn, same, plain = (np.asarray(Image.open(path)) for path in (one / name, other / name, file))
+        drawn, same, plain = (
+            np.asarray(Image.open(path)) for path in (from_server / name, local / name, file)
+        )
         assert drawn.shape == plain.shape
         assert (drawn != plain).any(axis=-1).sum() > 50
         # Another JPEG decoder, and coordinates that are rounded the other way.
@@ -134,7 +136,7 @@ def test_no_image(refused, labels, tmp_path):
 
 
 def test_rest_needs_no_tensorflow(rest_url, images, labels, tmp_path):
-    """In a process of its own, started as users start it, where importing TensorFlow or Keras fails."""
+    """In another process, started as users start it, where importing TensorFlow or Keras fails."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nfor name in ('tensorflow', 'keras', 'grpc'):\n    sys.modules[name] = None\n"
     )

@@ -1,4 +1,4 @@
-"""From Caffe's files to variables: names, layouts, every blob used, every defect named."""
+"""Blobs of Caffe's files fill variables: names and layouts fit, every blob is used, every defect is named."""
 
 import formula_weights
 import numpy as np
@@ -59,7 +59,7 @@ def refused(tf_test, load):
 
 @pytest.mark.parametrize("network", formula_weights.BLOBS)
 def test_every_blob_of_the_authors_files_has_its_variable(network):
-    """Names, numbers and, but for the thin networks' channels, shapes; one to one."""
+    """Names, numbers and shapes agree one to one, except for the channels of the thin networks."""
     model = thin_vgg(num_classes=20) if network == "vgg16" else resnet(classes=80, image_size=(64, 64))
     listed = {(layer, number): shape for layer, _, number, shape, _ in formula_weights.BLOBS[network]}
     ours = {blob: blob_shape(variable) for blob, variable in variables_by_blob(model).items()}

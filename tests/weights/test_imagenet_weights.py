@@ -26,7 +26,7 @@ def pretrained_layers(model, seed=0):
 
 
 def own_values(model):
-    """What RefineDet adds, by path."""
+    """The values of the layers that RefineDet adds to the backbone, by path."""
     return {
         variable.path: np.array(variable)
         for (layer, _), variable in variables_by_blob(model).items()
@@ -159,7 +159,7 @@ def test_vgg16_of_keras(tf_test, vgg, monkeypatch):
 
 
 def test_resnet101_of_keras_computes_the_same(tf_test, tmp_path, monkeypatch):
-    """From the first pooling on, where Keras pads otherwise, to the end of the last stage."""
+    """The outputs agree from after the first pooling, which Keras pads differently, to the last stage."""
     network = keras.applications.ResNet101(weights=None, include_top=False)
     generator = np.random.default_rng(0)
     for variable in network.weights:
