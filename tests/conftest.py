@@ -1,21 +1,33 @@
-"""What the tests of training and of the commands share."""
+"""The fixtures that tests of several folders share."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 pytest_plugins = ["fidelity"]
-"""The fixture `compare`."""
+"""`fidelity` holds the fixture `compare`."""
 
-TESTS = Path(__file__).parent
 
-STEPS = 6
-"""Of `config_file`, which validates every 3 steps and writes a checkpoint every 4."""
+@pytest.fixture
+def tf_test():
+    """The assertions of a `tf.test.TestCase`, which is set up before the test and torn down after it.
+
+        tf_test.assertAllClose(found, expected, rtol=1e-5, atol=0)
+
+    They take tensors, variables and arrays, require equal shapes, and print the elements that differ.
+    The set-up seeds Python, NumPy and TensorFlow, so a fixture that sets other seeds comes after
+    `tf_test` in the arguments of the test.
+    """
+    from tensor_assertions import TensorAssertions
+
+    case = TensorAssertions()
+    case.setUp()
+    yield case
+    try:
+        case.tearDown()
+    finally:
+        case.doCleanups()
 
 
 @pytest.fixture(scope="session")
@@ -30,44 +42,17 @@ def devkit(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def config_file(devkit, tmp_path_factory):
-    """A config for `devkit`, with a backbone that `small_network` replaces."""
-    tree = {
-        "model": {
-            "backbone": "mobilenet_v2",
-            "width_multiplier": 0.35,
-            "tcb_channels": 16,
-            "tcb_batch_norm": True,
-            "batch_norm_momentum": 0.9,
-            "image_size": [64, 64],
-        },
-        "data": {
-            "root": str(devkit),
-            "train": ["2007/train"],
-            "validation": ["2007/val"],
-            "test": ["2007/val"],
-        },
-        # Of five kernels the graph takes long to build.
-        "augmentation": {"random_interpolation": False},
-        "training": {
-            "steps": STEPS,
-            "batch_size": 4,
-            "learning_rate": 0.01,
-            "milestones": [5],
-            "warmup_steps": 2,
-            "log_every": 1,
-            "checkpoint_every": 4,
-            "validate_every": 3,
-        },
-        "evaluation": {"metric": "voc", "batch_size": 4},
-    }
+    """A config file for `devkit`, whose backbone the fixture `small_network` replaces."""
+    from training_config import training_tree
+
     file = tmp_path_factory.mktemp("config") / "tiny.json"
-    file.write_text(json.dumps(tree), encoding="utf-8")
+    file.write_text(json.dumps(training_tree(devkit)), encoding="utf-8")
     return file
 
 
 @pytest.fixture
 def small_network(monkeypatch):
-    """Swaps the backbone "mobilenet_v2" for a small one."""
+    """Replaces the backbone "mobilenet_v2" with a small one."""
     from small_network import BACKBONE, small_backbone
 
     from refinedet_tf.backbones import BACKBONES
@@ -77,7 +62,7 @@ def small_network(monkeypatch):
 
 @pytest.fixture
 def eagerly(small_network):
-    """The small network without graphs, of which tracing takes most of a short run's time."""
+    """Runs the small network without graphs, since tracing them takes most of the time of a short run."""
     import tensorflow as tf
 
     tf.config.run_functions_eagerly(True)
@@ -97,8 +82,8 @@ def command(capsys):
             terminal.run(module.main, [str(argument) for argument in arguments])
         except SystemExit as stopped:
             code = stopped.code
-        said = capsys.readouterr()
-        return SimpleNamespace(code=code, out=said.out, err=said.err)
+        printed = capsys.readouterr()
+        return SimpleNamespace(code=code, out=printed.out, err=printed.err)
 
     return run
 
@@ -117,35 +102,16 @@ def refused(command):
     return run
 
 
-def start_program(file, *arguments, **environment):
-    """Starts a Python file of this folder in a process of its own, which prints to pipes."""
-    return subprocess.Popen(
-        [sys.executable, str(TESTS / file), *arguments],
-        env={**os.environ, "PYTHONPATH": str(TESTS.parent), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(*processes, seconds=300):
-    """(exit code, stdout, stderr) of each process; none of them outlives this."""
-    try:
-        outputs = [process.communicate(timeout=seconds) for process in processes]
-        return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
-    finally:
-        for process in processes:
-            process.kill()
-
-
 @pytest.fixture(scope="session")
 def interrupted(config_file, tmp_path_factory):
-    """One run without a stop, and one that SIGTERM and SIGKILL stopped and that was resumed each time.
+    """A run that nothing stopped, and a run that SIGTERM and SIGKILL stopped and that was resumed each time.
 
     Attributes: `undisturbed` and `disturbed`, the run folders; `output`, what the first run printed;
-    `killed` and `resumed`, as `finish` gives them, of the process that ended with SIGKILL and the one
-    after it; `checkpoints_left`, the names of the folders between the two.
+    `killed` and `resumed`, what `finish` returns for the process that ended with SIGKILL and for the
+    process after it; `checkpoints_left`, the names of the checkpoint folders between the two.
     """
+    from processes import finish, start_program
+
     folder = tmp_path_factory.mktemp("runs")
     undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
     deterministic = ["--set", "training.deterministic=true"]

@@ -6,14 +6,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from config_of import CLASSES, config_of
+from detections_by_loops import detect_by_loops, rows_of
+from loss_by_loops import single_object_loss
+from random_heads import detection_heads
 from small_network import BACKBONE, make_trainer, random_batch, small_backbone
-from test_losses import single_object_loss
-from test_postprocessing import detect_plainly, random_heads, rows_of
 from thin_vgg import thin_vgg
 
 from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.backbones import BACKBONES
-from refinedet_tf.config import Config, DataConfig, LossConfig, ModelConfig, PostprocessConfig, TrainingConfig
 from refinedet_tf.export.graphs import DetectionGraphs
 from refinedet_tf.export.savedmodel import serving_signatures
 from refinedet_tf.inference.detector import Detector
@@ -24,40 +25,35 @@ from refinedet_tf.model import build_model
 DESIGNS = ("refinedet", "tiled_anchors", "single_stage")
 ANCHORS = tile_anchors((64, 64))
 BOX, LABEL = [0.1, 0.2, 0.6, 0.7], 2
-CLASSES = ("cat", "dog", "cow")
 HEADS = {"arm_loc": 4, "arm_conf": 2, "odm_loc": 4, "odm_conf": 4}
 
 
-def config_of(design, loss=None, limits=None):
-    return Config(
-        model=ModelConfig(
-            design=design,
-            backbone=BACKBONE,
-            image_size=(64, 64),
-            tcb_channels=16,
-            tcb_batch_norm=True,
-            batch_norm_momentum=0.9,
-        ),
-        data=DataConfig(classes=CLASSES),
-        loss=LossConfig(**(loss or {})),
-        training=TrainingConfig(learning_rate=0.003),
-        postprocess=PostprocessConfig(**(limits or {})),
-    )
+def design_config(design, **parts):
+    """A config of a small network of a design; `parts` as in `config_of`."""
+    model = {
+        "design": design,
+        "backbone": BACKBONE,
+        "image_size": (64, 64),
+        "tcb_channels": 16,
+        "tcb_batch_norm": True,
+        "batch_norm_momentum": 0.9,
+    }
+    return config_of(CLASSES, model=model, training={"learning_rate": 0.003}, **parts)
 
 
 def heads_of(design, batch=1, seed=0):
-    """Random heads of which the ARM's scores leave some anchors below every threshold."""
-    heads = random_heads(batch, len(ANCHORS), len(CLASSES), seed)
+    """Random heads; the scores of the ARM leave some anchors below every threshold."""
+    heads = detection_heads(batch, len(ANCHORS), len(CLASSES), seed)
     return {name: value for name, value in heads.items() if design != "single_stage" or name[:3] == "odm"}
 
 
 def no_arm():
-    """What an ARM that moves nothing gives for one image."""
+    """The outputs for one image of an ARM that moves no anchor."""
     widths = {"arm_loc": 4, "arm_conf": 2}
     return {name: np.zeros((len(ANCHORS), width), np.float32) for name, width in widths.items()}
 
 
-def one_object():
+def ground_truth_of_one_object():
     return {"boxes": np.array([[BOX, [0] * 4]], np.float32), "labels": np.array([[LABEL, 0]], np.int32)}
 
 
@@ -66,7 +62,7 @@ def one_object():
 
 @pytest.fixture(scope="module")
 def thin():
-    """VGG-16 with few channels, with blocks before the heads, in each design."""
+    """For each design, VGG-16 with few channels and with blocks before the heads."""
     return {design: thin_vgg(design=design, head_blocks=True) for design in DESIGNS}
 
 
@@ -103,7 +99,7 @@ def test_single_stage_has_neither_arm_nor_transfer_connection_blocks(thin):
 
 def test_number_of_parameters_of_single_stage(small_network):
     """Each head is a 3x3 convolution of the backbone's channels, which are 16, 24, 32 and 40."""
-    network = build_model(config_of("single_stage"))
+    network = build_model(design_config("single_stage"))
     backbone = sum(np.prod(v.shape) for v in network.variables if v.path.startswith("level"))
     heads = sum((9 * channels + 1) * 3 * (4 + 4) for channels in (16, 24, 32, 40))
     assert network.count_params() == backbone + heads
@@ -114,51 +110,58 @@ def test_number_of_parameters_of_single_stage(small_network):
 # Loss
 
 
-def test_loss_of_tiled_anchors_against_loops():
+def test_loss_of_tiled_anchors_against_loops(tf_test):
     """The ODM's terms are those of heads whose ARM moves nothing; the ARM's own terms do not change."""
     heads = heads_of("tiled_anchors", seed=1)
-    terms = refinedet_loss(heads, one_object(), ANCHORS, config_of("tiled_anchors"))
-    own = {name: value[0] for name, value in heads.items()}
-    unmoved = {**own, "arm_loc": np.zeros_like(own["arm_loc"])}
-    expected = {"arm": single_object_loss(own, BOX, LABEL, ANCHORS)}
+    terms = refinedet_loss(heads, ground_truth_of_one_object(), ANCHORS, design_config("tiled_anchors"))
+    first = {name: value[0] for name, value in heads.items()}
+    unmoved = {**first, "arm_loc": np.zeros_like(first["arm_loc"])}
+    expected = {"arm": single_object_loss(first, BOX, LABEL, ANCHORS)}
     expected["odm"] = single_object_loss(unmoved, BOX, LABEL, ANCHORS)
     for module, sums in expected.items():
         count = sums[f"num_{module}_positives"]
-        assert float(terms[f"num_{module}_positives"]) == count > 0
+        assert count > 0
+        tf_test.assertAllEqual(terms[f"num_{module}_positives"], count)
         for part in ("loc", "conf"):
             wanted = sums[f"{module}_{part}"] / count
-            assert float(terms[f"{module}_{part}"]) == pytest.approx(wanted, rel=1e-4)
-    cascade = refinedet_loss(heads, one_object(), ANCHORS, config_of("refinedet"))
-    assert float(terms["arm_loc"]) == float(cascade["arm_loc"])
+            tf_test.assertAllClose(terms[f"{module}_{part}"], wanted, rtol=1e-4, atol=0)
+    cascade = refinedet_loss(heads, ground_truth_of_one_object(), ANCHORS, design_config("refinedet"))
+    tf_test.assertAllEqual(terms["arm_loc"], cascade["arm_loc"])
     assert float(terms["odm_loc"]) != float(cascade["odm_loc"])
 
 
 @pytest.mark.parametrize("threshold", [0.01, 1.0])
-def test_loss_of_single_stage_against_loops(threshold):
+def test_loss_of_single_stage_against_loops(tf_test, threshold):
     """The ODM's terms on tiled anchors; without object scores there is nothing to filter by."""
     heads = heads_of("single_stage", seed=2)
-    config = config_of("single_stage", {"objectness_threshold": threshold})
-    terms = refinedet_loss(heads, one_object(), ANCHORS, config)
-    own = {name: value[0] for name, value in heads.items()}
-    expected = single_object_loss(no_arm() | own, BOX, LABEL, ANCHORS, threshold=0.0)
+    config = design_config("single_stage", loss={"objectness_threshold": threshold})
+    terms = refinedet_loss(heads, ground_truth_of_one_object(), ANCHORS, config)
+    first = {name: value[0] for name, value in heads.items()}
+    expected = single_object_loss(no_arm() | first, BOX, LABEL, ANCHORS, threshold=0.0)
     count = expected["num_odm_positives"]
-    assert float(terms["num_odm_positives"]) == count > 0
+    assert count > 0
+    tf_test.assertAllEqual(terms["num_odm_positives"], count)
     for name in ("odm_loc", "odm_conf"):
-        assert float(terms[name]) == pytest.approx(expected[name] / count, rel=1e-4)
-    assert float(terms["arm_loc"]) == float(terms["arm_conf"]) == float(terms["num_arm_positives"]) == 0
-    assert all(value.dtype == tf.float32 and value.shape == () for value in terms.values())
+        tf_test.assertAllClose(terms[name], expected[name] / count, rtol=1e-4, atol=0)
+    for name in ("arm_loc", "arm_conf", "num_arm_positives"):
+        tf_test.assertAllEqual(terms[name], 0)
+    for value in terms.values():
+        tf_test.assertDTypeEqual(value, np.float32)
+        tf_test.assertShapeEqual(value, np.zeros(()))
 
 
 @pytest.mark.parametrize(("threshold", "everyone"), [(0.0, True), (0.01, False)])
 def test_threshold_0_lets_every_unmatched_anchor_be_a_negative(threshold, everyone):
-    """With room for all negatives, also those whose object score is 0 in float32."""
+    """All negatives may be chosen, also those whose object score is 0 in float32."""
     heads = heads_of("refinedet", seed=3)
     heads["arm_conf"][0, ::2, 0] = 1e4
     odm_conf = tf.constant(heads.pop("odm_conf"))
-    config = config_of("refinedet", {"objectness_threshold": threshold, "negatives_per_positive": 1e4})
+    config = design_config(
+        "refinedet", loss={"objectness_threshold": threshold, "negatives_per_positive": 1e4}
+    )
     with tf.GradientTape() as tape:
         tape.watch(odm_conf)
-        terms = refinedet_loss({**heads, "odm_conf": odm_conf}, one_object(), ANCHORS, config)
+        terms = refinedet_loss({**heads, "odm_conf": odm_conf}, ground_truth_of_one_object(), ANCHORS, config)
         loss = terms["odm_conf"]
     takes_part = tape.gradient(loss, odm_conf).numpy()[0].any(axis=-1)
     assert takes_part.all() == everyone
@@ -168,45 +171,46 @@ def test_threshold_0_lets_every_unmatched_anchor_be_a_negative(threshold, everyo
 # Post-processing
 
 
-def test_threshold_0_drops_no_anchor_at_inference():
-    """Detections are those of heads whose ARM is sure of an object everywhere."""
+def test_threshold_0_drops_no_anchor_at_inference(tf_test):
+    """The detections are those of heads whose ARM sees an object everywhere."""
     heads = heads_of("refinedet", batch=2, seed=4)
     heads["arm_conf"][:, ::2, 0] = 1e4
     sure = {**heads, "arm_conf": np.tile(np.array([-9, 9], np.float32), (2, len(ANCHORS), 1))}
     limits = {"pre_nms_per_image": None, "max_detections": 1000}
-    without = config_of("refinedet", limits={**limits, "objectness_threshold": 0.0})
+    without = design_config("refinedet", postprocess={**limits, "objectness_threshold": 0.0})
     found = postprocess(heads, ANCHORS, without)
-    expected = postprocess(sure, ANCHORS, config_of("refinedet", limits=limits))
+    expected = postprocess(sure, ANCHORS, design_config("refinedet", postprocess=limits))
+    assert found.keys() == expected.keys()
     for name, value in found.items():
-        np.testing.assert_array_equal(value, expected[name])
-    fewer = postprocess(heads, ANCHORS, config_of("refinedet", limits=limits))
+        tf_test.assertAllEqual(value, expected[name])
+    fewer = postprocess(heads, ANCHORS, design_config("refinedet", postprocess=limits))
     assert (fewer["num_detections"].numpy() < found["num_detections"].numpy()).all()
 
 
 @pytest.mark.parametrize("limits", [{}, {"pre_nms_per_image": None, "pre_nms_per_class": 40}])
-def test_tiled_anchors_are_what_the_odm_moves(limits):
+def test_tiled_anchors_are_what_the_odm_moves(tf_test, limits):
     heads = heads_of("tiled_anchors", batch=2, seed=5)
-    found = postprocess(heads, ANCHORS, config_of("tiled_anchors", limits=limits))
+    found = postprocess(heads, ANCHORS, design_config("tiled_anchors", postprocess=limits))
     unmoved = {**heads, "arm_loc": np.zeros_like(heads["arm_loc"])}
-    expected = postprocess(unmoved, ANCHORS, config_of("refinedet", limits=limits))
-    moved = postprocess(heads, ANCHORS, config_of("refinedet", limits=limits))
+    expected = postprocess(unmoved, ANCHORS, design_config("refinedet", postprocess=limits))
+    moved = postprocess(heads, ANCHORS, design_config("refinedet", postprocess=limits))
     assert found["num_detections"].numpy().min() > 10
-    for name, value in found.items():
-        np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-6)
+    tf_test.assertAllClose(found, expected, rtol=0, atol=1e-6)
     assert np.abs(found["detection_boxes"] - moved["detection_boxes"]).max() > 0.01
 
 
-def test_single_stage_detections_against_loops():
-    config = config_of("single_stage", limits={"objectness_threshold": 1.0})
+def test_single_stage_detections_against_loops(tf_test):
+    config = design_config("single_stage", postprocess={"objectness_threshold": 1.0})
     heads = heads_of("single_stage", batch=2, seed=6)
     result = postprocess(heads, ANCHORS, config)
-    limits = dataclasses.replace(config.postprocess, objectness_threshold=0.0)
+    without_filter = dataclasses.replace(config.postprocess, objectness_threshold=0.0)
     for image in range(2):
-        expected = detect_plainly(no_arm() | {k: v[image] for k, v in heads.items()}, ANCHORS, limits)
+        of_image = no_arm() | {name: value[image] for name, value in heads.items()}
+        expected = detect_by_loops(of_image, ANCHORS, without_filter)
         actual = rows_of(result, image)
         assert len(expected) > 10
-        np.testing.assert_array_equal(actual[:, 0], expected[:, 0])
-        np.testing.assert_allclose(actual[:, 1:], expected[:, 1:], rtol=0, atol=2e-5)
+        tf_test.assertAllEqual(actual[:, 0], expected[:, 0])
+        tf_test.assertAllClose(actual[:, 1:], expected[:, 1:], rtol=0, atol=2e-5)
 
 
 # All together
@@ -214,9 +218,9 @@ def test_single_stage_detections_against_loops():
 
 @pytest.fixture(scope="module", params=[*((d, "mining") for d in DESIGNS), ("refinedet", "focal")])
 def trained(request):
-    """Config, network, its values before, and what 12 steps on one batch reported."""
+    """The config, the network, its values before, and what 12 steps on one batch reported."""
     design, classification = request.param
-    config = config_of(design, {"classification": classification})
+    config = design_config(design, loss={"classification": classification})
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES, BACKBONE, small_backbone)
         keras.utils.set_random_seed(0)
@@ -240,13 +244,13 @@ def test_training_lowers_the_loss_and_moves_every_variable(trained):
     assert all((float(result["arm_loc"]) > 0) == has_arm for result in results)
 
 
-def test_exported_graph_detects_what_the_network_detects(trained):
+def test_exported_graph_detects_what_the_network_detects(tf_test, trained):
     config, network, *_ = trained
     image = random_batch(config)["images"][0]
     (expected,) = Detector(network, config)([image])
     served = serving_signatures(DetectionGraphs(network, config))["serving_tensor"](image[None])
     count = int(served["num_detections"][0])
     assert count == len(expected["scores"]) > 0
-    np.testing.assert_allclose(served["detection_scores"][0, :count], expected["scores"], atol=1e-5)
-    np.testing.assert_allclose(served["detection_boxes"][0, :count] * 64, expected["boxes"], atol=1e-3)
-    np.testing.assert_array_equal(served["detection_classes"][0, :count], expected["labels"])
+    tf_test.assertAllClose(served["detection_scores"][0, :count], expected["scores"], rtol=1e-7, atol=1e-5)
+    tf_test.assertAllClose(served["detection_boxes"][0, :count] * 64, expected["boxes"], rtol=1e-7, atol=1e-3)
+    tf_test.assertAllEqual(served["detection_classes"][0, :count], expected["labels"])

@@ -25,20 +25,21 @@ def tile_plainly(height, width):
 
 
 @pytest.mark.parametrize(("size", "count"), [(320, 6375), (512, 16320)])
-def test_against_the_authors_priors(size, count, compare):
+def test_against_the_authors_priors(tf_test, size, count, compare):
     anchors = tile_anchors((size, size))
-    assert anchors.shape == (count, 4)
-    assert anchors.dtype == np.float32
+    tf_test.assertShapeEqual(anchors, np.zeros((count, 4)))
+    tf_test.assertDTypeEqual(anchors, np.float32)
     x_first = GOLDEN[f"boxes_{size}"]
     compare("anchors", f"{size} x {size}", anchors, x_first[:, [1, 0, 3, 2]], 1e-6)
 
 
 @pytest.mark.parametrize("size", [(192, 320), (320, 192), (100, 130), (97, 65), (64, 64)])
-def test_against_a_plain_loop(size):
+def test_against_a_plain_loop(tf_test, size):
     expected = tile_plainly(*size)
     anchors = tile_anchors(size)
-    assert anchors.shape == expected.shape
-    np.testing.assert_allclose(anchors, expected, rtol=0, atol=1e-6)
+    tf_test.assertDTypeEqual(anchors, np.float32)
+    tf_test.assertShapeEqual(anchors, expected)
+    tf_test.assertAllClose(anchors, expected, rtol=0, atol=1e-6)
     cells = sum(rows * columns for rows, columns in level_grids(size))
     assert len(anchors) == 3 * cells
 
@@ -48,11 +49,11 @@ def test_level_grids_round_up():
     assert level_grids((320, 512)) == [(40, 64), (20, 32), (10, 16), (5, 8)]
 
 
-def test_areas_and_ratios_of_a_cell():
+def test_areas_and_ratios_of_a_cell(tf_test):
     anchors = tile_anchors((320, 320)).astype(float) * 320
     heights, widths = anchors[:, 2] - anchors[:, 0], anchors[:, 3] - anchors[:, 1]
     sides = np.repeat([32, 64, 128, 256], [4800, 1200, 300, 75])
-    np.testing.assert_allclose(heights * widths, sides**2, rtol=1e-4)
-    np.testing.assert_allclose(widths / heights, np.tile([1, 2, 0.5], 2125), rtol=1e-4)
+    tf_test.assertAllClose(heights * widths, sides**2, rtol=1e-4, atol=0)
+    tf_test.assertAllClose(widths / heights, np.tile([1, 2, 0.5], 2125), rtol=1e-4, atol=0)
     assert anchors.min() < 0
     assert anchors.max() > 320

@@ -30,36 +30,36 @@ class CaffeLayer:
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 0.999])
-def test_moving_statistics_are_caffes(momentum):
+def test_moving_statistics_are_caffes(tf_test, momentum):
     layer, caffe = built(momentum=momentum), CaffeLayer(momentum)
     for batch in batches(5):
         layer(batch, training=True)
         caffe.see(batch)
         mean, variance, weight = caffe.blobs
-        np.testing.assert_allclose(layer.moving_weight, [weight], rtol=1e-6)
-        np.testing.assert_allclose(layer.moving_mean, mean / weight, rtol=1e-5)
-        np.testing.assert_allclose(layer.moving_variance, variance / weight, rtol=1e-5)
+        tf_test.assertAllClose(layer.moving_weight, [weight], rtol=1e-6, atol=0)
+        tf_test.assertAllClose(layer.moving_mean, mean / weight, rtol=1e-5, atol=0)
+        tf_test.assertAllClose(layer.moving_variance, variance / weight, rtol=1e-5, atol=0)
 
 
-def test_training_normalises_with_the_batch():
+def test_training_normalises_with_the_batch(tf_test):
     layer, batch = built(), batches(1)[0]
     layer.gamma.assign([1.0, 2.0, 3.0])
     layer.beta.assign([0.0, 1.0, 2.0])
     mean, variance = batch.mean(axis=(0, 1, 2)), batch.var(axis=(0, 1, 2))
     expected = (batch - mean) / np.sqrt(variance + 1e-5) * [1, 2, 3] + [0, 1, 2]
-    np.testing.assert_allclose(layer(batch, training=True), expected, rtol=1e-4, atol=1e-5)
+    tf_test.assertAllClose(layer(batch, training=True), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("how", ["inference", "frozen", "not trainable"])
-def test_stored_statistics(how):
+def test_stored_statistics(tf_test, how):
     layer, batch = built(frozen=how == "frozen"), batches(1)[0]
     layer.moving_mean.assign([1.0, 2.0, 3.0])
     layer.moving_variance.assign([4.0, 9.0, 16.0])
     layer.trainable = how != "not trainable"
     found = layer(batch, training=how != "inference")
-    np.testing.assert_allclose(found, (batch - [1, 2, 3]) / [2, 3, 4], rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(layer.moving_mean, [1, 2, 3])
-    np.testing.assert_array_equal(layer.moving_weight, [0])
+    tf_test.assertAllClose(found, (batch - [1, 2, 3]) / [2, 3, 4], rtol=1e-4, atol=1e-5)
+    tf_test.assertAllEqual(layer.moving_mean, [1, 2, 3])
+    tf_test.assertAllEqual(layer.moving_weight, [0])
 
 
 def test_frozen_statistics_leave_gamma_and_beta_to_training():
@@ -71,37 +71,37 @@ def test_frozen_statistics_leave_gamma_and_beta_to_training():
         assert np.abs(gradient).min() > 0
 
 
-def test_gradient_is_that_of_keras_own_layer():
-    own, reference = built(), keras.layers.BatchNormalization(epsilon=1e-5)
+def test_gradient_is_that_of_keras_own_layer(tf_test):
+    layer_of_ours, reference = built(), keras.layers.BatchNormalization(epsilon=1e-5)
     reference.build((None, None, None, 3))
     batch = tf.constant(batches(1)[0])
     target = tf.constant(batches(1, seed=1)[0])
     gradients = []
-    for layer in (own, reference):
+    for layer in (layer_of_ours, reference):
         with tf.GradientTape() as tape:
             tape.watch(batch)
             loss = tf.reduce_sum(layer(batch, training=True) * target)
         gradients.append(tape.gradient(loss, batch))
-    np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-5)
+    tf_test.assertAllClose(*gradients, rtol=1e-4, atol=1e-5)
 
 
-def test_narrow_numbers_are_widened():
+def test_narrow_numbers_are_widened(tf_test):
     layer = batch_normalization("norm", 0.9, dtype="mixed_bfloat16")
     found = layer(tf.constant(batches(1)[0] + 1000), training=True)
-    assert found.dtype == tf.bfloat16
+    tf_test.assertDTypeEqual(found, tf.bfloat16)
     assert np.abs(tf.cast(found, tf.float32)).max() < 10
-    np.testing.assert_allclose(layer.moving_mean, 1003, atol=3)
+    tf_test.assertAllClose(layer.moving_mean, [1003] * 3, rtol=1e-7, atol=3)
 
 
-def test_converged_weight_makes_the_usual_moving_average():
+def test_converged_weight_makes_the_usual_moving_average(tf_test):
     layer = built(momentum=0.75)
     layer.moving_weight.assign(layer.converged_weight)
     layer.moving_mean.assign([1.0, 2.0, 3.0])
     batch = batches(1)[0]
     layer(batch, training=True)
     expected = 0.75 * np.array([1.0, 2.0, 3.0]) + 0.25 * batch.mean(axis=(0, 1, 2))
-    np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-5)
-    np.testing.assert_allclose(layer.moving_weight, [4.0], rtol=1e-6)
+    tf_test.assertAllClose(layer.moving_mean, expected, rtol=1e-5, atol=0)
+    tf_test.assertAllClose(layer.moving_weight, [4.0], rtol=1e-6, atol=0)
 
 
 def test_layer_survives_its_config():

@@ -5,11 +5,12 @@ import importlib
 from pathlib import Path
 
 import pytest
-import test_resnet
+import resnet
 import thin_vgg
 from small_network import make_trainer, random_batch, state_of
 
 from refinedet_tf.anchors import tile_anchors
+from refinedet_tf.config import with_classes
 from refinedet_tf.config_files import CONFIG_FOLDER, load_config
 from refinedet_tf.model import build_model
 from refinedet_tf.training.loop import FREE_ON_RESUME
@@ -49,11 +50,11 @@ SCHEDULES = {
 """Batch size, first rate, milestones and steps (paper, section 3.4; fine-tuning: the authors' code)."""
 
 
-def config_of(name):
+def experiment(name):
+    """The config of an experiment, with class names where training would read them from the data."""
     config = load_config(f"{name}.json")
     if config.data.classes is None:
-        names = tuple(f"class {i}" for i in range(EXPERIMENTS[name][2]))
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, classes=names))
+        config = with_classes(config, [f"class {i}" for i in range(EXPERIMENTS[name][2])])
     return config
 
 
@@ -77,7 +78,7 @@ def test_every_config_is_listed():
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_size_of_the_network(name, parameters_of):
-    config = config_of(name)
+    config = experiment(name)
     parameters, anchors, classes = EXPERIMENTS[name]
     assert config.num_classes == classes
     assert len(tile_anchors(config.model.image_size)) == anchors
@@ -86,27 +87,27 @@ def test_size_of_the_network(name, parameters_of):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedule(name):
-    training = config_of(name).training
+    training = experiment(name).training
     found = (training.batch_size, training.learning_rate, training.milestones, training.steps)
     assert found == SCHEDULES[name]
     assert training.decay_factor == (0.2 if "from_coco" in name else 0.1)
 
 
 def test_splits():
-    parts = {name: (config_of(name).data.train, config_of(name).data.test) for name in SCHEDULES}
+    parts = {name: (experiment(name).data.train, experiment(name).data.test) for name in SCHEDULES}
     assert parts["voc320"] == (("2007/trainval", "2012/trainval"), ("2007/test",))
     assert parts["voc2012_512"] == (("2007/trainval", "2007/test", "2012/trainval"), ("2012/test",))
     assert parts["coco512_resnet101"] == (("train2017",), ("val2017",))
-    assert config_of("voc320").data.use_difficult and not config_of("coco512").data.use_difficult
+    assert experiment("voc320").data.use_difficult and not experiment("coco512").data.use_difficult
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_two_training_steps(name, monkeypatch):
-    """With few channels and small images; solver, loss and design are the config's own."""
+    """The channels are few and the images small; solver, loss and design are those of the config."""
     monkeypatch.setattr(importlib.import_module("refinedet_tf.backbones.vgg16"), "STAGES", thin_vgg.STAGES)
-    for constant, value in test_resnet.THIN.items():
+    for constant, value in resnet.THIN.items():
         monkeypatch.setattr(importlib.import_module("refinedet_tf.backbones.resnet101"), constant, value)
-    config = config_of(name)
+    config = experiment(name)
     small = {"image_size": (64, 64), "tcb_channels": 8, "width_multiplier": 0.35}
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **small))
     trainer = make_trainer(config)
@@ -118,7 +119,7 @@ def test_two_training_steps(name, monkeypatch):
         assert not result["bad_gradients"].numpy().any()
     after = state_of(trainer)
     changed = [path for path in before if (before[path] != after[path]).any()]
-    # No object is as large as the deepest anchors, so that some biases rest; weights decay at least.
+    # Some biases do not change, since no object is as large as the deepest anchors; every weight decays.
     weights = {v.path for v in trainer.network.trainable_variables if v.name not in ("bias", "beta")}
     assert weights <= set(changed)
 

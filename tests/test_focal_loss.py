@@ -6,11 +6,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from config_of import CLASSES, config_of
+from loss_by_loops import softmax
+from random_heads import training_heads
 from small_network import BACKBONE
 
 from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.boxes import decode, pairwise_iou
-from refinedet_tf.config import Config, DataConfig, LossConfig, ModelConfig
 from refinedet_tf.losses import TERMS, focal_loss, refinedet_loss
 from refinedet_tf.model import BackgroundPrior, build_model
 
@@ -19,24 +21,19 @@ BOX, LABEL = np.array([0.1, 0.2, 0.6, 0.7], np.float32), 2
 """The object of the first image; the second image has none."""
 
 GAMMAS = [0.0, 0.3, 1.0, 2.0, 5.0]
-CLASSES = ("cat", "dog", "cow")
 
 
-def config_of(**loss):
-    return Config(
-        model=ModelConfig(backbone=BACKBONE, image_size=(64, 64), tcb_channels=8),
-        data=DataConfig(classes=CLASSES),
-        loss=LossConfig(**{"classification": "focal", **loss}),
+def focal_config(**loss):
+    """A config with the focal loss, except for the fields of its part `loss` that are given."""
+    return config_of(
+        CLASSES,
+        model={"backbone": BACKBONE, "image_size": (64, 64), "tcb_channels": 8},
+        loss={"classification": "focal", **loss},
     )
 
 
-def heads_of(seed=0):
-    """Heads of two images, whose ARM finds an object in few anchors."""
-    rng = np.random.default_rng(seed)
-    widths = {"arm_loc": 4, "arm_conf": 2, "odm_loc": 4, "odm_conf": len(CLASSES) + 1}
-    heads = {name: rng.normal(0, 1, (2, len(ANCHORS), n)).astype(np.float32) for name, n in widths.items()}
-    heads["arm_conf"][..., 0] += 3
-    return heads
+def heads_of_two_images():
+    return training_heads(2, len(ANCHORS), len(CLASSES))
 
 
 def ground_truth_of(present=True):
@@ -46,37 +43,32 @@ def ground_truth_of(present=True):
     return {"boxes": boxes, "labels": labels}
 
 
-def probabilities(logits):
-    e = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
 def is_positive(boxes):
-    """Anchors of the one object, by the rule of the matching."""
+    """Which anchors the matching gives to the object, bool [A]."""
     iou = np.asarray(pairwise_iou(boxes, BOX[None]))[:, 0]
     return (iou >= 0.5) | ((np.arange(len(boxes)) == iou.argmax()) & (iou.max() > 1e-6))
 
 
-def focal_sums_plainly(heads, config):
-    """Classification sum and number of positives of both modules, by loops."""
-    limits = config.loss
+def focal_sums_by_loops(heads, config):
+    """The classification sum and the number of positives of both modules, computed with loops."""
+    loss_config = config.loss
     sums = {"arm": 0.0, "odm": 0.0}
     counts = {"arm": 0, "odm": 0}
     for image in range(2):
         refined = np.asarray(decode(heads["arm_loc"][image], ANCHORS))
-        objectness = probabilities(heads["arm_conf"][image])[:, 1]
+        objectness = softmax(heads["arm_conf"][image])[:, 1]
         for module, boxes, label in (("arm", ANCHORS, 1), ("odm", refined, LABEL)):
-            p = probabilities(heads[f"{module}_conf"][image])
+            p = softmax(heads[f"{module}_conf"][image])
             positive = is_positive(boxes) if image == 0 else np.zeros(len(ANCHORS), bool)
             counts[module] += positive.sum()
             for a in range(len(ANCHORS)):
                 if positive[a]:
-                    weight, of_class = limits.focal_alpha, p[a, label]
-                elif module == "arm" or objectness[a] >= limits.objectness_threshold:
-                    weight, of_class = 1 - limits.focal_alpha, p[a, 0]
+                    weight, of_class = loss_config.focal_alpha, p[a, label]
+                elif module == "arm" or objectness[a] >= loss_config.objectness_threshold:
+                    weight, of_class = 1 - loss_config.focal_alpha, p[a, 0]
                 else:
                     continue
-                sums[module] -= weight * (1 - of_class) ** limits.focal_gamma * math.log(of_class)
+                sums[module] -= weight * (1 - of_class) ** loss_config.focal_gamma * math.log(of_class)
     return sums, counts
 
 
@@ -90,28 +82,30 @@ def focal_sums_plainly(heads, config):
         {"focal_gamma": 5.0, "negatives_per_positive": 0.0},
     ],
 )
-def test_against_the_definition(settings):
-    heads, config = heads_of(), config_of(**settings)
+def test_against_the_definition(tf_test, settings):
+    heads, config = heads_of_two_images(), focal_config(**settings)
     terms = refinedet_loss(heads, ground_truth_of(), ANCHORS, config)
-    sums, counts = focal_sums_plainly(heads, config)
+    sums, counts = focal_sums_by_loops(heads, config)
     for module in ("arm", "odm"):
-        assert float(terms[f"num_{module}_positives"]) == counts[module] > 0
-        assert float(terms[f"{module}_conf"]) == pytest.approx(sums[module] / counts[module], rel=1e-5)
+        assert counts[module] > 0
+        tf_test.assertAllEqual(terms[f"num_{module}_positives"], counts[module])
+        tf_test.assertAllClose(terms[f"{module}_conf"], sums[module] / counts[module], rtol=1e-5, atol=0)
 
 
-def test_regression_and_counts_are_those_of_mining():
+def test_regression_and_counts_are_those_of_mining(tf_test):
     found, wanted = (
-        refinedet_loss(heads_of(), ground_truth_of(), ANCHORS, config_of(classification=kind))
+        refinedet_loss(heads_of_two_images(), ground_truth_of(), ANCHORS, focal_config(classification=kind))
         for kind in ("focal", "mining")
     )
     for name in ("arm_loc", "odm_loc", "num_arm_positives", "num_odm_positives"):
-        assert float(found[name]) == float(wanted[name]) > 0
+        tf_test.assertAllEqual(found[name], wanted[name])
+        assert float(wanted[name]) > 0
     assert float(found["odm_conf"]) != float(wanted["odm_conf"])
 
 
-def test_without_focus_it_is_half_the_cross_entropy_of_all_anchors():
-    heads = heads_of()
-    config = config_of(focal_gamma=0.0, focal_alpha=0.5, objectness_threshold=0.0)
+def test_without_focus_it_is_half_the_cross_entropy_of_all_anchors(tf_test):
+    heads = heads_of_two_images()
+    config = focal_config(focal_gamma=0.0, focal_alpha=0.5, objectness_threshold=0.0)
     terms = refinedet_loss(heads, ground_truth_of(), ANCHORS, config)
     refined = np.asarray(decode(heads["arm_loc"], ANCHORS))
     for module, boxes, label in (("arm", ANCHORS, 1), ("odm", refined[0], LABEL)):
@@ -119,7 +113,7 @@ def test_without_focus_it_is_half_the_cross_entropy_of_all_anchors():
         classes[0, is_positive(boxes)] = label
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(classes, heads[f"{module}_conf"])
         expected = 0.5 * float(tf.reduce_sum(cross_entropy)) / np.count_nonzero(classes)
-        assert float(terms[f"{module}_conf"]) == pytest.approx(expected, rel=1e-5)
+        tf_test.assertAllClose(terms[f"{module}_conf"], expected, rtol=1e-5, atol=0)
 
 
 def loss_and_gradient(logits, classes, alpha, gamma):
@@ -133,27 +127,27 @@ def loss_and_gradient(logits, classes, alpha, gamma):
     return losses.numpy(), tape.gradient(total, logits).numpy()
 
 
-def focal_plainly(logits, classes, alpha, gamma):
-    p = np.take_along_axis(probabilities(logits), classes[:, None], axis=1)[:, 0]
+def focal_by_definition(logits, classes, alpha, gamma):
+    p = np.take_along_axis(softmax(logits), classes[:, None], axis=1)[:, 0]
     return -np.where(classes > 0, alpha, 1 - alpha) * (1 - p) ** gamma * np.log(p)
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-def test_gradients_against_finite_differences(gamma):
+def test_gradients_against_finite_differences(tf_test, gamma):
     rng = np.random.default_rng(1)
     logits, classes = rng.normal(0, 2, (40, 4)), rng.integers(0, 4, 40)
     losses, gradient = loss_and_gradient(logits, classes, 0.25, gamma)
-    np.testing.assert_allclose(losses, focal_plainly(logits, classes, 0.25, gamma), rtol=1e-4)
+    tf_test.assertAllClose(losses, focal_by_definition(logits, classes, 0.25, gamma), rtol=1e-4, atol=0)
     step = 1e-5
     for column in range(4):
         change = step * np.eye(4)[column]
-        up, down = (focal_plainly(logits + s * change, classes, 0.25, gamma) for s in (1, -1))
-        np.testing.assert_allclose(gradient[:, column], (up - down) / (2 * step), rtol=2e-4, atol=2e-6)
+        up, down = (focal_by_definition(logits + s * change, classes, 0.25, gamma) for s in (1, -1))
+        tf_test.assertAllClose(gradient[:, column], (up - down) / (2 * step), rtol=2e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-def test_loss_and_gradient_are_finite_for_every_probability(gamma):
-    """The class' logit above or below the others by anything from nothing to 1e4."""
+def test_loss_and_gradient_are_finite_for_every_probability(tf_test, gamma):
+    """The logit of the class lies above or below the others by anything between 0 and 1e4."""
     margins = np.array([0, 1e-6, 1, 10, 15, 17, 20, 50, 100, 1e3, 1e4])
     margins = np.concatenate([margins, -margins])
     classes = np.arange(len(margins)) % 2
@@ -162,13 +156,14 @@ def test_loss_and_gradient_are_finite_for_every_probability(gamma):
     losses, gradient = loss_and_gradient(logits, classes, 0.25, gamma)
     assert np.isfinite(losses).all() and np.isfinite(gradient).all()
     sure = margins >= 100
-    assert not losses[sure].any() and np.abs(gradient[sure]).max() == 0
+    tf_test.assertAllEqual(losses[sure], np.zeros_like(losses[sure]))
+    tf_test.assertAllEqual(gradient[sure], np.zeros_like(gradient[sure]))
     wrong = margins <= -10
     weight = np.where(classes > 0, 0.25, 0.75)
-    np.testing.assert_allclose(losses[wrong], (weight * -margins)[wrong], rtol=1e-3)
-    # Towards the class' own logit, the gradient of the weighted cross-entropy.
-    own = gradient[np.arange(len(margins)), classes]
-    np.testing.assert_allclose(own[wrong], -weight[wrong], rtol=0.01)
+    tf_test.assertAllClose(losses[wrong], (weight * -margins)[wrong], rtol=1e-3, atol=0)
+    # The gradient by the logit of the class is that of the weighted cross-entropy.
+    by_logit = gradient[np.arange(len(margins)), classes]
+    tf_test.assertAllClose(by_logit[wrong], -weight[wrong], rtol=0.01, atol=0)
 
 
 def gradients_of(heads, ground_truth, config):
@@ -182,43 +177,46 @@ def gradients_of(heads, ground_truth, config):
 
 def test_an_image_without_objects_counts_unlike_in_mining():
     for kind, counts in (("focal", True), ("mining", False)):
-        _, gradients = gradients_of(heads_of(), ground_truth_of(), config_of(classification=kind))
+        _, gradients = gradients_of(
+            heads_of_two_images(), ground_truth_of(), focal_config(classification=kind)
+        )
         for module in ("arm", "odm"):
             assert gradients[f"{module}_conf"][0].any()
             assert gradients[f"{module}_conf"][1].any() == counts
             assert not gradients[f"{module}_loc"][1].any()
 
 
-def test_a_batch_without_objects_is_divided_by_one():
-    terms, gradients = gradients_of(heads_of(), ground_truth_of(present=False), config_of())
-    assert float(terms["num_arm_positives"]) == float(terms["num_odm_positives"]) == 0
-    assert float(terms["arm_loc"]) == float(terms["odm_loc"]) == 0
-    p = probabilities(heads_of()["arm_conf"])[..., 0]
-    assert float(terms["arm_conf"]) == pytest.approx(-(0.75 * (1 - p) ** 2 * np.log(p)).sum(), rel=1e-5)
+def test_a_batch_without_objects_is_divided_by_one(tf_test):
+    terms, gradients = gradients_of(heads_of_two_images(), ground_truth_of(present=False), focal_config())
+    for name in ("num_arm_positives", "num_odm_positives", "arm_loc", "odm_loc"):
+        tf_test.assertAllEqual(terms[name], 0)
+    p = softmax(heads_of_two_images()["arm_conf"])[..., 0]
+    expected = -(0.75 * (1 - p) ** 2 * np.log(p)).sum()
+    tf_test.assertAllClose(terms["arm_conf"], expected, rtol=1e-5, atol=0)
     assert all(np.isfinite(gradient).all() for gradient in gradients.values())
 
 
-def test_filtered_negatives_have_no_gradient_and_all_others_have_one():
-    heads = heads_of()
-    _, gradients = gradients_of(heads, ground_truth_of(), config_of(objectness_threshold=0.1))
-    allowed = probabilities(heads["arm_conf"])[..., 1] >= 0.1
+def test_filtered_negatives_have_no_gradient_and_all_others_have_one(tf_test):
+    heads = heads_of_two_images()
+    _, gradients = gradients_of(heads, ground_truth_of(), focal_config(objectness_threshold=0.1))
+    allowed = softmax(heads["arm_conf"])[..., 1] >= 0.1
     allowed[0] |= is_positive(np.asarray(decode(heads["arm_loc"][0], ANCHORS)))
     assert 0 < allowed.sum() < allowed.size
-    np.testing.assert_array_equal(gradients["odm_conf"].any(axis=-1), allowed)
+    tf_test.assertAllEqual(gradients["odm_conf"].any(axis=-1), allowed)
     assert gradients["arm_conf"].any(axis=-1).all()
 
 
 @pytest.mark.parametrize("num_classes", [1, 20])
-def test_prior_of_the_background(num_classes):
+def test_prior_of_the_background(tf_test, num_classes):
     bias = np.asarray(BackgroundPrior(0.01, num_classes)((3 * (num_classes + 1),), "float32"))
-    p = probabilities(bias.reshape(3, num_classes + 1))
-    np.testing.assert_allclose(p[:, 0], 0.99, rtol=1e-6)
-    np.testing.assert_allclose(p[:, 1:], 0.01 / num_classes, rtol=1e-4)
+    p = softmax(bias.reshape(3, num_classes + 1))
+    tf_test.assertAllClose(p[:, 0], [0.99] * 3, rtol=1e-6, atol=0)
+    tf_test.assertAllClose(p[:, 1:], np.full((3, num_classes), 0.01 / num_classes), rtol=1e-4, atol=0)
 
 
-def test_only_the_focal_loss_starts_with_the_prior(small_network, tmp_path):
-    """In the classification heads of all levels, also after a model file was read."""
-    mining, focal = (build_model(config_of(classification=kind)) for kind in ("mining", "focal"))
+def test_only_the_focal_loss_starts_with_the_prior(tf_test, small_network, tmp_path):
+    """The prior is in the classification heads of all levels, also after a model file was read."""
+    mining, focal = (build_model(focal_config(classification=kind)) for kind in ("mining", "focal"))
     focal.save(tmp_path / "focal.keras")
     again = keras.saving.load_model(tmp_path / "focal.keras")
     assert again.get_layer("odm_conf3").get_config() == focal.get_layer("odm_conf3").get_config()
@@ -226,7 +224,7 @@ def test_only_the_focal_loss_starts_with_the_prior(small_network, tmp_path):
         for name, classes in (("arm_conf", 1), ("odm_conf", 3)):
             biases = [np.asarray(m.get_layer(f"{name}{level}").bias) for m in (mining, focal, again)]
             assert not biases[0].any()
-            np.testing.assert_allclose(biases[1], [math.log(99 * classes), *[0] * classes] * 3, rtol=1e-6)
-            np.testing.assert_array_equal(biases[2], biases[1])
+            tf_test.assertAllClose(biases[1], [math.log(99 * classes), *[0] * classes] * 3, rtol=1e-6, atol=0)
+            tf_test.assertAllEqual(biases[2], biases[1])
         for name in ("arm_loc", "odm_loc"):
             assert not np.asarray(focal.get_layer(f"{name}{level}").bias).any()

@@ -20,8 +20,9 @@ def channels_last(array):
     return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
 
 
-def relative_error(found, expected):
-    return np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()
+def assert_close_to_the_largest(tf_test, found, expected):
+    """Allows an error of 1e-5 of the largest magnitude that is expected."""
+    tf_test.assertAllClose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def randomize(layer, seed=0):
@@ -32,61 +33,61 @@ def randomize(layer, seed=0):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float32"])
-def test_subtract_mean_bgr(dtype):
+def test_subtract_mean_bgr(tf_test, dtype):
     images = np.array([[[[255, 0, 10], [1, 2, 3]]]], dtype)
     found = np.asarray(SubtractMean()(images))
-    np.testing.assert_allclose(found, [[[[10 - 104, 0 - 117, 255 - 123], [3 - 104, 2 - 117, 1 - 123]]]])
-    assert found.dtype == np.float32
+    tf_test.assertAllClose(
+        found, [[[[10 - 104, 0 - 117, 255 - 123], [3 - 104, 2 - 117, 1 - 123]]]], rtol=1e-7, atol=0
+    )
+    tf_test.assertDTypeEqual(found, np.float32)
     assert MEAN_RGB == (123, 117, 104)
-    np.testing.assert_array_equal(np.asarray(SubtractMean("rgb")(images)), found[..., ::-1])
+    tf_test.assertAllEqual(SubtractMean("rgb")(images), found[..., ::-1])
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_scale_to_unit_range(dtype):
+def test_scale_to_unit_range(tf_test, dtype):
     images = np.array([[[[0, 255, 51]]]], dtype)
-    np.testing.assert_allclose(np.asarray(ScaleToUnitRange()(images)), [[[[-1, 1, -0.6]]]], atol=1e-6)
+    tf_test.assertAllClose(ScaleToUnitRange()(images), [[[[-1, 1, -0.6]]]], rtol=1e-7, atol=1e-6)
 
 
-def test_preprocessing_subtracts_before_it_rounds():
+def test_preprocessing_subtracts_before_it_rounds(tf_test):
     """A bfloat16 network has steps of 1 from 128 on; the mean is subtracted in float32."""
     images = np.full((1, 1, 1, 3), [130.5, 120.25, 110.75], np.float32)
     found = SubtractMean(dtype="mixed_bfloat16")(images)
-    assert found.dtype == tf.bfloat16
-    np.testing.assert_array_equal(tf.cast(found, tf.float32), [[[[6.75, 3.25, 7.5]]]])
+    tf_test.assertDTypeEqual(found, tf.bfloat16)
+    tf_test.assertAllEqual(tf.cast(found, tf.float32), [[[[6.75, 3.25, 7.5]]]])
 
 
-def test_l2_normalize_forward():
+def test_l2_normalize_forward(tf_test):
     features = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
     layer = L2Normalize(8.0)
     norm = np.sqrt((features.astype(float) ** 2).sum(-1, keepdims=True))
-    np.testing.assert_allclose(np.asarray(layer(features)), 8 * features / norm, rtol=1e-5)
+    tf_test.assertAllClose(layer(features), 8 * features / norm, rtol=1e-5, atol=0)
     scale = np.arange(1, 6)
     layer.scale.assign(scale)
-    np.testing.assert_allclose(np.asarray(layer(features)), scale * features / norm, rtol=1e-5)
+    tf_test.assertAllClose(layer(features), scale * features / norm, rtol=1e-5, atol=0)
     assert layer.trainable_variables == [layer.scale]
 
 
-def test_l2_normalize_of_nothing_is_zero_with_a_finite_gradient():
+def test_l2_normalize_of_nothing_is_zero_with_a_finite_gradient(tf_test):
     features = tf.zeros((1, 2, 2, 3))
     layer = L2Normalize(10.0)
     with tf.GradientTape() as tape:
         tape.watch(features)
         output = layer(features)
-    assert (np.asarray(output) == 0).all()
+    tf_test.assertAllEqual(output, tf.zeros_like(features))
     assert np.isfinite(tape.gradient(output, features)).all()
 
 
-def test_l2_normalize_epsilon_is_added_to_the_squared_sum():
+def test_l2_normalize_epsilon_is_added_to_the_squared_sum(tf_test):
     features = np.full((1, 1, 1, 3), 1e-5, np.float32)
     expected = 1e-5 / np.sqrt(3e-10 + 1e-10)
-    np.testing.assert_allclose(
-        np.asarray(L2Normalize(1.0)(features)), np.full((1, 1, 1, 3), expected), rtol=1e-5
-    )
+    tf_test.assertAllClose(L2Normalize(1.0)(features), np.full((1, 1, 1, 3), expected), rtol=1e-5, atol=0)
 
 
 def test_l2_normalize_against_the_authors_program(compare):
-    """Output and gradients, with scales that differ; of the input's gradient the true value, since
-    the authors' formula holds for equal scales only."""
+    """Compares output and gradients, with scales that differ. The gradient of the input is compared with
+    its true value, since the authors' formula holds for equal scales only."""
     layer = L2Normalize(1.0)
     features = tf.constant(channels_last(GOLDEN["x"]))
     layer.build(features.shape)
@@ -106,7 +107,7 @@ def test_l2_normalize_against_the_authors_program(compare):
 
 
 def convolve(features, layer):
-    """3x3 cross-correlation with one pixel of zeros around, tap by tap."""
+    """Computes the 3x3 cross-correlation with one pixel of zeros around, tap by tap."""
     kernel, bias = np.asarray(layer.kernel).astype(float), np.asarray(layer.bias).astype(float)
     height, width = features.shape[1:3]
     padded = np.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -115,7 +116,7 @@ def convolve(features, layer):
 
 
 def upsample(features, layer):
-    """2x2 deconvolution with stride 2: every pixel becomes a block of its own."""
+    """Computes the 2x2 deconvolution with stride 2, where every pixel becomes a separate block."""
     kernel, bias = np.asarray(layer.kernel).astype(float), np.asarray(layer.bias).astype(float)
     batch, height, width, _ = features.shape
     output = np.zeros((batch, 2 * height, 2 * width, kernel.shape[2]))
@@ -126,33 +127,33 @@ def upsample(features, layer):
 
 
 @pytest.mark.parametrize("grid", [(4, 6), (5, 7), (5, 4), (1, 3)])
-def test_transfer_connection_block(grid):
+def test_transfer_connection_block(tf_test, grid):
     generator = np.random.default_rng(1)
     deeper_grid = [-(-side // 2) for side in grid]
     features = generator.normal(size=(2, *grid, 7)).astype(np.float32)
     deeper = generator.normal(size=(2, *deeper_grid, 4)).astype(np.float32)
     block = TransferConnectionBlock(3, 4)
-    found = np.asarray(block(features, deeper))
+    block(features, deeper)
     randomize(block)
-    found = np.asarray(block(features, deeper))
+    found = block(features, deeper)
 
     transferred = convolve(np.maximum(convolve(features.astype(float), block.first), 0), block.second)
     added = transferred + upsample(deeper.astype(float), block.upsampling)[:, : grid[0], : grid[1]]
     expected = np.maximum(convolve(np.maximum(added, 0), block.output_convolution), 0)
-    assert found.shape == (2, *grid, 4)
-    assert relative_error(found, expected) < 1e-5
+    tf_test.assertShapeEqual(found, np.zeros((2, *grid, 4)))
+    assert_close_to_the_largest(tf_test, found, expected)
     assert (expected > 0).mean() > 0.1
 
 
-def test_deepest_transfer_connection_block():
+def test_deepest_transfer_connection_block(tf_test):
     features = np.random.default_rng(2).normal(size=(1, 3, 5, 6)).astype(np.float32)
     block = TransferConnectionBlock(6, 4)
     block(features)
     randomize(block, seed=3)
-    found = np.asarray(block(features))
+    found = block(features)
     transferred = convolve(np.maximum(convolve(features.astype(float), block.first), 0), block.second)
     expected = np.maximum(convolve(np.maximum(transferred, 0), block.output_convolution), 0)
-    assert relative_error(found, expected) < 1e-5
+    assert_close_to_the_largest(tf_test, found, expected)
     assert sorted(v.path.split("/")[-2] for v in block.weights) == sorted(["TL6_1", "TL6_2", "P6"] * 2)
 
 
@@ -164,7 +165,7 @@ def test_transfer_connection_block_names_its_parts_as_the_authors_do():
     }
 
 
-def test_batch_norm_stands_after_each_convolution():
+def test_batch_norm_stands_after_each_convolution(tf_test):
     generator = np.random.default_rng(4)
     features = generator.normal(size=(2, 3, 3, 5)).astype(np.float32)
     deeper = generator.normal(size=(2, 2, 2, 4)).astype(np.float32)
@@ -186,14 +187,12 @@ def test_batch_norm_stands_after_each_convolution():
     upsampled = normalized("upsampling", np.asarray(block.upsampling(deeper)))[:, :3, :3]
     third = tf.nn.relu(second + upsampled)
     expected = np.maximum(normalized("output", np.asarray(block.output_convolution(third))), 0)
-    assert relative_error(block(features, deeper, training=False), expected) < 1e-5
+    assert_close_to_the_largest(tf_test, block(features, deeper, training=False), expected)
     before = np.array(block.first_norm.moving_mean)
     inner = np.asarray(block.first(features)).mean(axis=(0, 1, 2))
     block.first_norm.moving_weight.assign(block.first_norm.converged_weight)
     block(features, deeper, training=True)
-    np.testing.assert_allclose(
-        np.asarray(block.first_norm.moving_mean), 0.9 * before + 0.1 * inner, rtol=1e-4, atol=1e-6
-    )
+    tf_test.assertAllClose(block.first_norm.moving_mean, 0.9 * before + 0.1 * inner, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -215,9 +214,9 @@ def test_layer_is_rebuilt_from_its_config(layer):
         assert getattr(copy, attribute, None) == getattr(layer, attribute, None)
 
 
-def test_caffe_xavier_is_uniform_by_the_inputs():
+def test_caffe_xavier_is_uniform_by_the_inputs(tf_test):
     bound = np.sqrt(3 / (9 * 50))
     drawn = np.asarray(caffe_xavier()((3, 3, 50, 70)))
     assert np.abs(drawn).max() <= bound
     assert np.abs(drawn).max() > 0.99 * bound
-    np.testing.assert_allclose(drawn.std(), bound / np.sqrt(3), rtol=0.02)
+    tf_test.assertAllClose(drawn.std(), bound / np.sqrt(3), rtol=0.02, atol=0)

@@ -3,11 +3,14 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+from config_of import config_of
 from golden_arrays import GOLDEN_FOLDER
+from loss_by_loops import single_object_loss
+from random_heads import NAMES as HEADS
+from random_heads import training_heads
 
 from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.boxes import decode, pairwise_iou
-from refinedet_tf.config import Config, DataConfig, LossConfig
 from refinedet_tf.losses import TERMS, loss_sums, refinedet_loss, smooth_l1
 from refinedet_tf.matching import match
 
@@ -20,19 +23,13 @@ CASES = {
 }
 """Cases of the golden file, each 4 images; with objects one of the images has none."""
 
-HEADS = ("arm_loc", "arm_conf", "odm_loc", "odm_conf")
 ANCHORS = GOLDEN["prior_boxes"][:, [1, 0, 3, 2]]
 """Every tenth anchor of 320 x 320."""
 
 
-def config_of(num_classes, **loss):
-    names = tuple(f"class {i}" for i in range(1, num_classes + 1))
-    return Config(data=DataConfig(classes=names), loss=LossConfig(**loss))
-
-
-def padded(objects, batch, room):
-    """Rows (image, label, ymin, xmin, ymax, xmax) -> boxes [B, G, 4] and labels [B, G]."""
-    boxes, labels = np.zeros((batch, room, 4), np.float32), np.zeros((batch, room), np.int32)
+def padded(objects, batch, max_objects):
+    """Turns rows (image, label, ymin, xmin, ymax, xmax) into boxes [B, G, 4] and labels [B, G]."""
+    boxes, labels = np.zeros((batch, max_objects, 4), np.float32), np.zeros((batch, max_objects), np.int32)
     filled = [0] * batch
     for image, label, *box in objects:
         index = filled[int(image)]
@@ -47,7 +44,7 @@ def golden_ground_truth(case):
         rows = rows[:0]
     if case == "coco":
         rows = rows[rows[:, 7] == 0]
-    return padded(rows[:, [0, 1, 4, 3, 6, 5]], batch=4, room=26)
+    return padded(rows[:, [0, 1, 4, 3, 6, 5]], batch=4, max_objects=26)
 
 
 def golden_anchors(case, name, nothing):
@@ -70,7 +67,7 @@ def loss_and_gradients(heads, ground_truth, anchors, config):
 
 @pytest.fixture(scope="module", params=CASES)
 def golden(request):
-    """The case's name, and what we make of it."""
+    """The name of the case, and the terms and gradients that this project computes for it."""
     heads = {name: GOLDEN[name] for name in HEADS}
     ground_truth = golden_ground_truth(request.param)
     return request.param, *loss_and_gradients(heads, ground_truth, ANCHORS, config_of(20))
@@ -125,61 +122,6 @@ def test_gradients_against_the_authors_program(golden, compare):
             compare("gradient of each head", CASES[case], gradients[name], zeros, 0)
 
 
-# A small independent version, for what the golden case does not reach.
-
-
-def softmax(logits):
-    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
-def offsets_plainly(box, anchor):
-    (ymin, xmin, ymax, xmax), (a_ymin, a_xmin, a_ymax, a_xmax) = box, anchor
-    width, height = a_xmax - a_xmin, a_ymax - a_ymin
-    return [
-        (xmin + xmax - a_xmin - a_xmax) / 2 / width / 0.1,
-        (ymin + ymax - a_ymin - a_ymax) / 2 / height / 0.1,
-        math.log((xmax - xmin) / width) / 0.2,
-        math.log((ymax - ymin) / height) / 0.2,
-    ]
-
-
-def single_object_loss(heads, box, label, anchors, ratio=3, threshold=0.01, positive_iou=0.5):
-    """Sums and count of one image with one object, by loops."""
-    terms = {}
-    refined = np.asarray(decode(heads["arm_loc"], anchors))
-    objectness = softmax(heads["arm_conf"].astype(float))[:, 1]
-    modules = {
-        "arm": (anchors, 1, np.ones(len(anchors), bool)),
-        "odm": (refined, label, objectness >= threshold),
-    }
-    for module, (boxes, own_label, allowed) in modules.items():
-        iou = np.asarray(pairwise_iou(boxes, np.array([box], np.float32)))[:, 0]
-        positive = iou >= positive_iou
-        positive[iou.argmax()] |= iou.max() > 1e-6
-        cross_entropy = -np.log(softmax(heads[f"{module}_conf"].astype(float)))
-        negatives = sorted(np.flatnonzero(~positive & allowed), key=lambda a: -cross_entropy[a, 0])
-        negatives = negatives[: int(ratio * positive.sum())]
-        terms[f"{module}_conf"] = cross_entropy[positive, own_label].sum() + cross_entropy[negatives, 0].sum()
-        loc = 0.0
-        for a in np.flatnonzero(positive):
-            for found, wanted in zip(heads[f"{module}_loc"][a], offsets_plainly(box, boxes[a]), strict=True):
-                x = abs(float(found) - wanted)
-                loc += 0.5 * x * x if x < 1 else x - 0.5
-        terms[f"{module}_loc"] = loc
-        terms[f"num_{module}_positives"] = positive.sum()
-    return terms
-
-
-def random_heads(batch, anchors, classes, seed=0, spread=1.0):
-    generator = np.random.default_rng(seed)
-    widths = {"arm_loc": 4, "arm_conf": 2, "odm_loc": 4, "odm_conf": classes + 1}
-    shapes = {name: (batch, anchors, width) for name, width in widths.items()}
-    heads = {name: generator.normal(0, spread, shape).astype(np.float32) for name, shape in shapes.items()}
-    heads["arm_conf"][..., 0] += 3 * spread
-    return heads
-
-
 SMALL = tile_anchors((64, 64))
 BOX, OTHER_BOX = [0.1, 0.2, 0.6, 0.7], [0.3, 0.5, 0.9, 0.95]
 
@@ -194,10 +136,10 @@ BOX, OTHER_BOX = [0.1, 0.2, 0.6, 0.7], [0.3, 0.5, 0.9, 0.95]
         {"positive_iou": 0.3},
     ],
 )
-def test_one_object_against_loops(settings):
-    heads = random_heads(1, len(SMALL), 3, seed=1)
-    ground_truth = padded([(0, 2, *BOX)], batch=1, room=3)
-    terms = refinedet_loss(heads, ground_truth, SMALL, config_of(3, **settings))
+def test_one_object_against_loops(tf_test, settings):
+    heads = training_heads(1, len(SMALL), 3, seed=1)
+    ground_truth = padded([(0, 2, *BOX)], batch=1, max_objects=3)
+    terms = refinedet_loss(heads, ground_truth, SMALL, config_of(3, loss=settings))
     expected = single_object_loss(
         {name: value[0] for name, value in heads.items()},
         BOX,
@@ -209,29 +151,30 @@ def test_one_object_against_loops(settings):
     )
     for module in ("arm", "odm"):
         count = expected[f"num_{module}_positives"]
-        assert float(terms[f"num_{module}_positives"]) == count > 0
+        assert count > 0
+        tf_test.assertAllEqual(terms[f"num_{module}_positives"], count)
         for part in ("loc", "conf"):
             wanted = expected[f"{module}_{part}"] / count
-            assert float(terms[f"{module}_{part}"]) == pytest.approx(wanted, rel=1e-4)
+            tf_test.assertAllClose(terms[f"{module}_{part}"], wanted, rtol=1e-4, atol=0)
 
 
-def test_negative_anchor_filtering_changes_the_odm_alone():
-    heads = random_heads(1, len(SMALL), 3, seed=1, spread=2.0)
-    ground_truth = padded([(0, 2, *BOX)], batch=1, room=1)
+def test_negative_anchor_filtering_changes_the_odm_alone(tf_test):
+    heads = training_heads(1, len(SMALL), 3, seed=1, deviation=2.0)
+    ground_truth = padded([(0, 2, *BOX)], batch=1, max_objects=1)
     with_filter, without = (
-        refinedet_loss(heads, ground_truth, SMALL, config_of(3, objectness_threshold=threshold))
+        refinedet_loss(heads, ground_truth, SMALL, config_of(3, loss={"objectness_threshold": threshold}))
         for threshold in (0.5, 0.0)
     )
     assert float(with_filter["odm_conf"]) < float(without["odm_conf"])
     for name in ("arm_loc", "arm_conf", "odm_loc", "num_odm_positives"):
-        assert float(with_filter[name]) == float(without[name])
+        tf_test.assertAllEqual(with_filter[name], without[name])
 
 
-def test_one_divisor_for_the_whole_batch():
-    """A batch of two is (sum of the sums) / (sum of the counts), not the mean of two losses."""
-    heads = random_heads(2, len(SMALL), 3, seed=2)
+def test_one_divisor_for_the_whole_batch(tf_test):
+    """The loss of two images is (sum of the sums) / (sum of the counts), not the mean of two losses."""
+    heads = training_heads(2, len(SMALL), 3, seed=2)
     objects = [(0, 1, *BOX), (1, 3, 0.05, 0.05, 0.95, 0.95), (1, 2, *OTHER_BOX)]
-    ground_truth = padded(objects, batch=2, room=3)
+    ground_truth = padded(objects, batch=2, max_objects=3)
     config = config_of(3)
     together = refinedet_loss(heads, ground_truth, SMALL, config)
 
@@ -239,37 +182,36 @@ def test_one_divisor_for_the_whole_batch():
         return {name: value[index : index + 1] for name, value in tree.items()}
 
     sums = [loss_sums(image(heads, i), image(ground_truth, i), SMALL, config) for i in (0, 1)]
-    counts = {m: [float(one[f"num_{m}_positives"]) for one in sums] for m in ("arm", "odm")}
+    counts = {m: [float(terms[f"num_{m}_positives"]) for terms in sums] for m in ("arm", "odm")}
     assert counts["arm"][0] != counts["arm"][1]
     for name in TERMS:
-        expected = sum(float(one[name]) for one in sums) / sum(counts[name[:3]])
-        assert float(together[name]) == pytest.approx(expected, rel=1e-5)
+        expected = sum(float(terms[name]) for terms in sums) / sum(counts[name[:3]])
+        tf_test.assertAllClose(together[name], expected, rtol=1e-5, atol=0)
     for module in ("arm", "odm"):
-        assert float(together[f"num_{module}_positives"]) == sum(counts[module])
+        tf_test.assertAllEqual(together[f"num_{module}_positives"], sum(counts[module]))
 
 
-def test_padding_and_order_do_not_matter():
-    heads = random_heads(1, len(SMALL), 3, seed=3)
+def test_padding_and_order_do_not_matter(tf_test):
+    heads = training_heads(1, len(SMALL), 3, seed=3)
     objects = [(0, 1, *BOX), (0, 2, *OTHER_BOX)]
     wanted = refinedet_loss(heads, padded(objects, 1, 2), SMALL, config_of(3))
-    for other in (padded(objects, 1, 9), padded(objects[::-1], 1, 2)):
-        found = refinedet_loss(heads, other, SMALL, config_of(3))
-        for name, value in wanted.items():
-            assert float(found[name]) == pytest.approx(float(value), rel=1e-6)
+    for ground_truth in (padded(objects, 1, 9), padded(objects[::-1], 1, 2)):
+        found = refinedet_loss(heads, ground_truth, SMALL, config_of(3))
+        tf_test.assertAllClose(found, wanted, rtol=1e-6, atol=0)
 
 
-def test_gradients_without_objects_are_zero_in_a_mixed_batch():
-    heads = random_heads(2, len(SMALL), 3, seed=4)
-    ground_truth = padded([(1, 2, *BOX)], batch=2, room=2)
+def test_gradients_without_objects_are_zero_in_a_mixed_batch(tf_test):
+    heads = training_heads(2, len(SMALL), 3, seed=4)
+    ground_truth = padded([(1, 2, *BOX)], batch=2, max_objects=2)
     terms, gradients = loss_and_gradients(heads, ground_truth, SMALL, config_of(3))
     assert all(math.isfinite(value) for value in terms.values())
     for gradient in gradients.values():
-        assert (gradient[0] == 0).all()
+        tf_test.assertAllEqual(gradient[0], np.zeros_like(gradient[0]))
         assert gradient[1].any()
 
 
 def test_the_odm_loss_does_not_reach_the_arm():
-    heads = {name: tf.constant(value) for name, value in random_heads(1, len(SMALL), 3, seed=5).items()}
+    heads = {name: tf.constant(value) for name, value in training_heads(1, len(SMALL), 3, seed=5).items()}
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(heads)
         terms = refinedet_loss(heads, padded([(0, 1, *BOX)], 1, 1), SMALL, config_of(3))
@@ -285,7 +227,7 @@ def test_the_odm_loss_does_not_reach_the_arm():
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("size", [-1e4, 1e4])
 def test_extreme_heads(name, size):
-    heads = random_heads(2, len(SMALL), 3, seed=6)
+    heads = training_heads(2, len(SMALL), 3, seed=6)
     heads[name] = np.where(heads[name] > 0, size, heads[name]).astype(np.float32)
     ground_truth = padded([(0, 2, *BOX), (1, 1, *OTHER_BOX), (1, 1, *OTHER_BOX)], 2, 4)
     terms, gradients = loss_and_gradients(heads, ground_truth, SMALL, config_of(3))
@@ -296,7 +238,7 @@ def test_extreme_heads(name, size):
 
 def test_refined_anchors_without_area():
     """exp(-2000) = 0: no anchor can match, so the ODM has no positives and no loss."""
-    heads = random_heads(1, len(SMALL), 3, seed=7)
+    heads = training_heads(1, len(SMALL), 3, seed=7)
     heads["arm_loc"][...] = -1e4
     terms, gradients = loss_and_gradients(heads, padded([(0, 2, *BOX)], 1, 2), SMALL, config_of(3))
     assert terms["num_odm_positives"] == terms["odm_loc"] == terms["odm_conf"] == 0
@@ -307,9 +249,9 @@ def test_refined_anchors_without_area():
 
 
 @pytest.mark.parametrize("size", [1e4, 1e30])
-def test_offsets_of_anchors_that_do_not_match(size):
-    """What an anchor far from every object predicts is no business of the regression."""
-    heads = random_heads(1, len(SMALL), 3, seed=8)
+def test_offsets_of_anchors_that_do_not_match(tf_test, size):
+    """The regression ignores what an anchor predicts that is far from every object."""
+    heads = training_heads(1, len(SMALL), 3, seed=8)
     far = np.asarray(pairwise_iou(SMALL, np.array([BOX], np.float32)))[:, 0] < 0.3
     ground_truth = padded([(0, 2, *BOX)], 1, 2)
     wanted, wanted_gradients = loss_and_gradients(heads, ground_truth, SMALL, config_of(3))
@@ -317,25 +259,25 @@ def test_offsets_of_anchors_that_do_not_match(size):
     terms, gradients = loss_and_gradients(heads, ground_truth, SMALL, config_of(3))
     assert far.any()
     assert terms["arm_loc"] == wanted["arm_loc"]
-    np.testing.assert_array_equal(gradients["arm_loc"], wanted_gradients["arm_loc"])
+    tf_test.assertAllEqual(gradients["arm_loc"], wanted_gradients["arm_loc"])
     assert all(math.isfinite(value) for value in terms.values())
     assert all(np.isfinite(gradient).all() for gradient in gradients.values())
 
 
-def test_lower_precision_heads_are_computed_in_float32():
-    heads = {name: tf.cast(v, tf.bfloat16) for name, v in random_heads(1, len(SMALL), 3, seed=9).items()}
+def test_lower_precision_heads_are_computed_in_float32(tf_test):
+    heads = {name: tf.cast(v, tf.bfloat16) for name, v in training_heads(1, len(SMALL), 3, seed=9).items()}
     wide = {name: tf.cast(value, tf.float32) for name, value in heads.items()}
     ground_truth = padded([(0, 2, *BOX)], 1, 1)
     found, wanted = (refinedet_loss(h, ground_truth, SMALL, config_of(3)) for h in (heads, wide))
     for name in wanted:
-        assert found[name].dtype == tf.float32
-        assert float(found[name]) == float(wanted[name])
+        tf_test.assertDTypeEqual(found[name], np.float32)
+        tf_test.assertAllEqual(found[name], wanted[name])
 
 
-def test_smooth_l1():
+def test_smooth_l1(tf_test):
     x = tf.constant([-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0])
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = smooth_l1(x)
-    np.testing.assert_allclose(y, [2.5, 0.5, 0.125, 0, 0.125, 0.5, 1.5])
-    np.testing.assert_allclose(tape.gradient(y, x), [-1, -1, -0.5, 0, 0.5, 1, 1])
+    tf_test.assertAllClose(y, [2.5, 0.5, 0.125, 0, 0.125, 0.5, 1.5], rtol=1e-7, atol=0)
+    tf_test.assertAllClose(tape.gradient(y, x), [-1, -1, -0.5, 0, 0.5, 1, 1], rtol=1e-7, atol=0)

@@ -5,8 +5,8 @@ from refinedet_tf.boxes import pairwise_iou
 from refinedet_tf.matching import match, mine_hard_negatives
 
 
-def match_plainly(iou, valid, positive_iou):
-    """One image, [G, A]: the greedy rule by loops."""
+def match_by_loops(iou, valid, positive_iou):
+    """Applies the greedy rule to the IoU of one image, [G, A], with loops."""
     num_objects, num_anchors = iou.shape
     matches = [-1] * num_anchors
     waiting = [g for g in range(num_objects) if valid[g]]
@@ -31,93 +31,99 @@ def match_plainly(iou, valid, positive_iou):
     return matches
 
 
-def assert_matches_plainly(iou, valid, positive_iou=0.5):
-    iou, valid = np.asarray(iou, np.float32), np.asarray(valid, bool)
-    found = np.asarray(match(iou, valid, positive_iou))
-    expected = [match_plainly(*one, positive_iou) for one in zip(iou, valid, strict=True)]
-    np.testing.assert_array_equal(found, expected)
-    assert found.dtype == np.int32
-    return found
+@pytest.fixture
+def checked_match(tf_test):
+    """Calls `match`, compares with the loops and returns what it found, int32 [B, A]."""
+
+    def check(iou, valid, positive_iou=0.5):
+        iou, valid = np.asarray(iou, np.float32), np.asarray(valid, bool)
+        found = match(iou, valid, positive_iou)
+        images = zip(iou, valid, strict=True)
+        tf_test.assertAllEqual(found, [match_by_loops(*image, positive_iou) for image in images])
+        tf_test.assertDTypeEqual(found, np.int32)
+        return np.asarray(found)
+
+    return check
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("objects", "anchors"), [(1, 9), (5, 40), (12, 12), (9, 4)])
-def test_match_on_random_overlaps(objects, anchors, seed):
+def test_match_on_random_overlaps(checked_match, objects, anchors, seed):
     generator = np.random.default_rng(seed)
     iou = generator.uniform(0, 1, (3, objects, anchors)) * (generator.random((3, objects, anchors)) < 0.6)
     valid = np.arange(objects) < generator.integers(0, objects + 1, (3, 1))
-    assert_matches_plainly(iou, valid)
+    checked_match(iou, valid)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_match_with_many_ties(seed):
-    """Five values only, so that most maxima are shared by several anchors and objects."""
+def test_match_with_many_ties(checked_match, seed):
+    """Uses five values only, so that several anchors and objects share most maxima."""
     generator = np.random.default_rng(seed)
     iou = generator.choice([0, 0.25, 0.5, 0.75, 1], (4, 7, 15))
-    assert_matches_plainly(iou, np.ones((4, 7)))
+    checked_match(iou, np.ones((4, 7)))
 
 
-def test_match_by_hand():
+def test_match_by_hand(tf_test, checked_match):
     iou = [[[0.9, 0.8, 0.1, 0.0], [0.85, 0.2, 0.0, 0.0], [0.0, 0.0, 0.2, 0.1]]]
     # 0.9 is taken first, so object 1 is left with anchor 1, which then is not object 0's although
     # they overlap more; object 2 gets an anchor below the threshold.
-    assert assert_matches_plainly(iou, [[True] * 3]).tolist() == [[0, 1, 2, -1]]
+    tf_test.assertAllEqual(checked_match(iou, [[True] * 3]), [[0, 1, 2, -1]])
 
 
-def test_the_threshold_is_inclusive():
+def test_the_threshold_is_inclusive(tf_test, checked_match):
     iou = [[[0.9, 0.5, np.nextafter(np.float32(0.5), np.float32(0))]]]
-    assert assert_matches_plainly(iou, [[True]]).tolist() == [[0, 0, -1]]
+    tf_test.assertAllEqual(checked_match(iou, [[True]]), [[0, 0, -1]])
 
 
-def test_identical_objects_take_the_first_anchors_in_order():
+def test_identical_objects_take_the_first_anchors_in_order(tf_test, checked_match):
     iou = [[[0.3, 0.3, 0.3, 0.3], [0.3, 0.3, 0.3, 0.3]]]
-    assert assert_matches_plainly(iou, [[True, True]]).tolist() == [[0, 1, -1, -1]]
+    tf_test.assertAllEqual(checked_match(iou, [[True, True]]), [[0, 1, -1, -1]])
 
 
-def test_a_tie_goes_to_the_first_anchor_before_the_first_object():
+def test_a_tie_goes_to_the_first_anchor_before_the_first_object(tf_test, checked_match):
     iou = [[[0.1, 0.4], [0.4, 0.2]]]
-    assert assert_matches_plainly(iou, [[True, True]]).tolist() == [[1, 0]]
+    tf_test.assertAllEqual(checked_match(iou, [[True, True]]), [[1, 0]])
     iou = [[[0.0, 0.4, 0.3], [0.4, 0.4, 0.0]]]
     # Object 1 wins anchor 0; else object 0 would have won anchor 1 just the same.
-    assert assert_matches_plainly(iou, [[True, True]]).tolist() == [[1, 0, -1]]
+    tf_test.assertAllEqual(checked_match(iou, [[True, True]]), [[1, 0, -1]])
 
 
-def test_an_object_without_overlap_gets_no_anchor():
+def test_an_object_without_overlap_gets_no_anchor(tf_test, checked_match):
     iou = [[[0.0, 0.0, 1e-7], [0.7, 0.0, 0.0]]]
-    assert assert_matches_plainly(iou, [[True, True]]).tolist() == [[1, -1, -1]]
+    tf_test.assertAllEqual(checked_match(iou, [[True, True]]), [[1, -1, -1]])
 
 
-def test_tiny_overlap_is_enough():
+def test_tiny_overlap_is_enough(tf_test, checked_match):
     iou = [[[0.0, 2e-6, 1e-6]]]
-    assert assert_matches_plainly(iou, [[True]]).tolist() == [[-1, 0, -1]]
+    tf_test.assertAllEqual(checked_match(iou, [[True]]), [[-1, 0, -1]])
 
 
-def test_padding_matches_nothing():
+def test_padding_matches_nothing(tf_test, checked_match):
     iou = [[[0.9, 0.1, 0.0], [0.95, 0.8, 0.0]]]
-    assert assert_matches_plainly(iou, [[True, False]]).tolist() == [[0, -1, -1]]
-    assert assert_matches_plainly(iou, [[False, True]]).tolist() == [[1, 1, -1]]
-    assert assert_matches_plainly(iou, [[False, False]]).tolist() == [[-1, -1, -1]]
+    tf_test.assertAllEqual(checked_match(iou, [[True, False]]), [[0, -1, -1]])
+    tf_test.assertAllEqual(checked_match(iou, [[False, True]]), [[1, 1, -1]])
+    tf_test.assertAllEqual(checked_match(iou, [[False, False]]), [[-1, -1, -1]])
 
 
-def test_more_objects_than_anchors():
+def test_more_objects_than_anchors(checked_match):
     iou = np.random.default_rng(0).uniform(0.1, 1, (2, 6, 3))
-    found = assert_matches_plainly(iou, np.ones((2, 6)))
+    found = checked_match(iou, np.ones((2, 6)))
     for row in found:
         assert len(set(row.tolist())) == 3
 
 
-def test_of_real_boxes_with_duplicates():
+def test_of_real_boxes_with_duplicates(tf_test, checked_match):
     generator = np.random.default_rng(7)
     corner = generator.uniform(0, 0.8, (50, 2))
     anchors = np.concatenate([corner, corner + generator.uniform(0.1, 0.4, (50, 2))], 1).astype(np.float32)
     objects = np.concatenate([anchors[:4], anchors[:4], anchors[10:12] * 0.5, np.zeros((2, 4))])
     objects = objects.astype(np.float32)
     valid = np.arange(12)[None] < 10
-    found = assert_matches_plainly(np.asarray(pairwise_iou(objects, anchors))[None], valid)
-    assert found[0, :4].tolist() == [0, 1, 2, 3]
+    found = checked_match(np.asarray(pairwise_iou(objects, anchors))[None], valid)
+    tf_test.assertAllEqual(found[0, :4], [0, 1, 2, 3])
 
 
-def mine_plainly(loss, candidates, num_positives, ratio):
+def mine_by_loops(loss, candidates, num_positives, ratio):
     chosen = np.zeros(loss.shape, bool)
     for image, row in enumerate(loss):
         allowed = [a for a in range(len(row)) if candidates[image, a]]
@@ -126,44 +132,51 @@ def mine_plainly(loss, candidates, num_positives, ratio):
     return chosen
 
 
-def assert_mines_plainly(loss, candidates, num_positives, ratio=3.0):
-    loss, candidates = np.asarray(loss, np.float32), np.asarray(candidates, bool)
-    num_positives = np.asarray(num_positives, np.int32)
-    found = np.asarray(mine_hard_negatives(loss, candidates, num_positives, ratio))
-    np.testing.assert_array_equal(found, mine_plainly(loss, candidates, num_positives, ratio))
-    return found
+@pytest.fixture
+def checked_mining(tf_test):
+    """Calls `mine_hard_negatives`, compares with the loops and returns what it chose, bool [B, A]."""
+
+    def check(loss, candidates, num_positives, ratio=3.0):
+        loss, candidates = np.asarray(loss, np.float32), np.asarray(candidates, bool)
+        num_positives = np.asarray(num_positives, np.int32)
+        found = mine_hard_negatives(loss, candidates, num_positives, ratio)
+        tf_test.assertAllEqual(found, mine_by_loops(loss, candidates, num_positives, ratio))
+        tf_test.assertDTypeEqual(found, bool)
+        return np.asarray(found)
+
+    return check
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("ratio", [3.0, 1.0, 0.5, 0.0])
-def test_mining_on_random_losses(seed, ratio):
+def test_mining_on_random_losses(checked_mining, seed, ratio):
     generator = np.random.default_rng(seed)
     loss = generator.exponential(1, (5, 30))
     candidates = generator.random((5, 30)) < 0.7
-    assert_mines_plainly(loss, candidates, [0, 1, 2, 5, 30], ratio)
+    checked_mining(loss, candidates, [0, 1, 2, 5, 30], ratio)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_mining_with_ties_takes_the_first(seed):
+def test_mining_with_ties_takes_the_first(checked_mining, seed):
     generator = np.random.default_rng(seed)
     loss = generator.choice([0, 1, 2], (4, 25))
     candidates = generator.random((4, 25)) < 0.8
-    assert_mines_plainly(loss, candidates, [1, 2, 3, 4])
+    checked_mining(loss, candidates, [1, 2, 3, 4])
 
 
-def test_mining_by_hand():
+def test_mining_by_hand(tf_test, checked_mining):
     loss = [[0.1, 5.0, 3.0, 4.0, 2.0, 9.0]]
     candidates = [[True, True, True, True, True, False]]
-    assert assert_mines_plainly(loss, candidates, [1]).tolist() == [[False, True, True, True, False, False]]
+    tf_test.assertAllEqual(checked_mining(loss, candidates, [1]), [[False, True, True, True, False, False]])
 
 
-def test_fewer_candidates_than_wanted_takes_them_all():
+def test_fewer_candidates_than_wanted_takes_them_all(tf_test, checked_mining):
     candidates = np.array([[True, False, True, False], [False] * 4])
-    found = assert_mines_plainly([[0.0, 5.0, 0.0, 1.0]] * 2, candidates, [2, 2])
-    np.testing.assert_array_equal(found, candidates)
+    found = checked_mining([[0.0, 5.0, 0.0, 1.0]] * 2, candidates, [2, 2])
+    tf_test.assertAllEqual(found, candidates)
 
 
-def test_an_image_without_positives_gives_no_negatives():
-    found = assert_mines_plainly([[1.0, 2.0, 3.0]] * 2, np.ones((2, 3)), [0, 1])
+def test_an_image_without_positives_gives_no_negatives(checked_mining):
+    found = checked_mining([[1.0, 2.0, 3.0]] * 2, np.ones((2, 3)), [0, 1])
     assert not found[0].any()
     assert found[1].all()

@@ -4,28 +4,22 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from golden_arrays import GOLDEN_FOLDER
+from config_of import config_of
 from thin_vgg import thin_vgg
 
 import refinedet_tf
 from refinedet_tf.anchors import level_grids, tile_anchors
-from refinedet_tf.config import Config, DataConfig, ModelConfig
+from refinedet_tf.config import Config, ModelConfig
 from refinedet_tf.errors import InputError
 from refinedet_tf.model import LEVELS, build_model
 from refinedet_tf.weights import load_initial_weights
 
-GOLDEN = np.load(GOLDEN_FOLDER / "forward_vgg16_320.npz")
 HEADS = {"arm_loc": 4, "arm_conf": 2, "odm_loc": 4, "odm_conf": 4}
-"""Values an anchor of each head, with three classes."""
-
-
-def config_of(num_classes=3, **model):
-    names = tuple(f"class {i}" for i in range(1, num_classes + 1))
-    return Config(data=DataConfig(classes=names), model=ModelConfig(**model))
+"""The number of values per anchor of each head, with three classes."""
 
 
 def mobilenet(**model):
-    return build_model(config_of(backbone="mobilenet_v2", tcb_channels=16, **model))
+    return build_model(config_of(3, model={"backbone": "mobilenet_v2", "tcb_channels": 16, **model}))
 
 
 def random_images(*shape):
@@ -34,13 +28,13 @@ def random_images(*shape):
 
 @pytest.fixture(scope="module")
 def vgg():
-    """The network of the paper; `test_vgg16_against_the_authors_program` fills its weights."""
+    """The network of the paper for the classes of VOC."""
     return build_model(config_of(20))
 
 
 @pytest.fixture(scope="module")
 def thin():
-    """A thin VGG-16 that takes any size, as it is initialised."""
+    """A VGG-16 with few channels that takes any size, with its initial weights."""
     return thin_vgg()
 
 
@@ -51,7 +45,7 @@ def free_mobilenet():
 
 @pytest.fixture(scope="module")
 def fixed_mobilenet():
-    """As free_mobilenet, with everything else set otherwise."""
+    """A MobileNetV2 of which every setting differs from `free_mobilenet`."""
     return mobilenet(
         image_size=(97, 130), width_multiplier=0.75, tcb_batch_norm=True, batch_norm_momentum=0.9
     )
@@ -76,13 +70,14 @@ def test_vgg16_number_of_parameters(vgg):
     assert len(vgg.trainable_weights) == 98
 
 
-def test_vgg16_initial_values(thin):
+def test_vgg16_initial_values(tf_test, thin):
     for variable in thin.weights:
         value = np.asarray(variable)
         if variable.name == "bias":
-            assert (value == 0).all()
+            tf_test.assertAllEqual(value, np.zeros_like(value))
         elif variable.name == "scale":
-            assert (value == (10 if variable.path.startswith("conv4_3") else 8)).all()
+            scale = 10 if variable.path.startswith("conv4_3") else 8
+            tf_test.assertAllEqual(value, np.full_like(value, scale))
         elif not variable.path.endswith("-up/kernel"):
             bound = np.sqrt(3 / np.prod(value.shape[:-1]))
             assert 0.9 * bound < np.abs(value).max() <= bound * (1 + 1e-6)
@@ -100,31 +95,34 @@ def test_vgg16_heads_fit_the_anchors(vgg):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 160), (97, 130), (100, 65)])
-def test_vgg16_of_any_size(thin, size):
+def test_vgg16_of_any_size(tf_test, thin, size):
     features = [thin.get_layer(f"tcb{level}").output for level in LEVELS]
     heads, features = keras.Model(thin.input, [thin.output, features])(random_images(2, *size))
     assert [tuple(feature.shape[1:3]) for feature in features] == level_grids(size)
     for name, values in HEADS.items():
-        assert heads[name].shape == (2, len(tile_anchors(size)), values)
+        tf_test.assertShapeEqual(heads[name], np.zeros((2, len(tile_anchors(size)), values)))
+        tf_test.assertDTypeEqual(heads[name], np.float32)
         assert np.isfinite(heads[name]).all()
 
 
 @pytest.mark.parametrize("size", [(64, 96), (192, 128), (97, 130)])
-def test_mobilenet_of_any_size(free_mobilenet, size):
+def test_mobilenet_of_any_size(tf_test, free_mobilenet, size):
     heads = free_mobilenet(random_images(2, *size))
     for name, values in HEADS.items():
-        assert heads[name].shape == (2, len(tile_anchors(size)), values)
+        tf_test.assertShapeEqual(heads[name], np.zeros((2, len(tile_anchors(size)), values)))
+        tf_test.assertDTypeEqual(heads[name], np.float32)
 
 
-def test_mobilenet_of_one_odd_size(fixed_mobilenet):
+def test_mobilenet_of_one_odd_size(tf_test, fixed_mobilenet):
     heads = fixed_mobilenet(random_images(1, 97, 130))
     for name, values in HEADS.items():
-        assert heads[name].shape == (1, len(tile_anchors((97, 130))), values)
+        tf_test.assertShapeEqual(heads[name], np.zeros((1, len(tile_anchors((97, 130))), values)))
+        tf_test.assertDTypeEqual(heads[name], np.float32)
 
 
 @pytest.mark.parametrize("name", sorted(HEADS))
-def test_order_of_the_anchors(thin, name):
-    """Level, row, column, anchor of the cell, value: as the anchors are tiled."""
+def test_order_of_the_anchors(tf_test, thin, name):
+    """The order is that of the tiled anchors: level, row, column, anchor of the cell, value."""
     size, values = (128, 192), HEADS[name]
     convolutions = [thin.get_layer(f"{name}{level}").output for level in LEVELS]
     joined, *maps = keras.Model(thin.input, [thin.output[name], *convolutions])(random_images(1, *size))
@@ -136,7 +134,7 @@ def test_order_of_the_anchors(thin, name):
         for column in range(columns)
         for anchor in range(3)
     ]
-    np.testing.assert_array_equal(joined, expected)
+    tf_test.assertAllEqual(joined, expected)
     assert len(np.unique(joined[:, 0])) > 0.9 * len(joined)
 
 
@@ -154,16 +152,16 @@ def test_an_anchor_sees_the_image_where_it_lies(thin):
 
 
 @pytest.mark.parametrize("network", ["thin", "free_mobilenet"])
-def test_number_type_of_the_image_does_not_matter(network, request):
+def test_number_type_of_the_image_does_not_matter(tf_test, network, request):
     model = request.getfixturevalue(network)
     images = random_images(1, 64, 64)
     wanted = model(images)
     for kind in (np.float32, np.int32):
         for name, value in model(images.astype(kind)).items():
-            np.testing.assert_array_equal(value, wanted[name])
+            tf_test.assertAllEqual(value, wanted[name])
 
 
-def test_bfloat16_computes_narrow_and_answers_in_float32(thin):
+def test_bfloat16_computes_narrow_and_answers_in_float32(tf_test, thin):
     before = keras.config.dtype_policy().name
     narrow = thin_vgg(precision="bfloat16")
     assert keras.config.dtype_policy().name == before
@@ -171,7 +169,7 @@ def test_bfloat16_computes_narrow_and_answers_in_float32(thin):
     images = random_images(1, 64, 64)
     wanted, found = thin(images), narrow(images)
     for name in HEADS:
-        assert keras.backend.standardize_dtype(found[name].dtype) == "float32"
+        tf_test.assertDTypeEqual(found[name], np.float32)
         error = np.abs(np.asarray(found[name]) - np.asarray(wanted[name])).max()
         assert 0 < error < 0.1 * np.abs(wanted[name]).max()
     assert narrow.get_layer("tcb3").compute_dtype == "bfloat16"
@@ -191,7 +189,7 @@ def test_batch_norm_of_the_transfer_blocks_is_optional(free_mobilenet, fixed_mob
     def count(model, kind):
         return sum(v.path.startswith("tcb") and v.name == kind for v in model.weights)
 
-    # Three convolutions a block, and three upsamplings.
+    # Each of the four blocks has three convolutions, and three blocks have an upsampling.
     assert (count(free_mobilenet, "bias"), count(free_mobilenet, "gamma")) == (15, 0)
     assert (count(fixed_mobilenet, "bias"), count(fixed_mobilenet, "gamma")) == (0, 15)
 
@@ -217,7 +215,7 @@ def test_classes_must_be_known():
 
 
 def imports_of(file):
-    """The modules that a file of the package imports when it is imported itself."""
+    """The modules that are imported when a file of the package is imported."""
     body = ast.parse(file.read_text(encoding="utf-8")).body
     at_once = [node for node in body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
     found = set()
@@ -231,7 +229,7 @@ def imports_of(file):
 
 
 def file_of(module):
-    """The file of a module of the package; None if it is no module, or another package's."""
+    """The file of a module of the package; None for anything else."""
     path = Path(refinedet_tf.__file__).parent.parent.joinpath(*module.split("."))
     files = [path.with_suffix(".py"), path / "__init__.py"]
     return next((file for file in files if module.startswith("refinedet_tf") and file.is_file()), None)

@@ -1,29 +1,12 @@
-import importlib
-
 import keras
 import numpy as np
 import pytest
+from config_of import config_of
+from resnet import resnet
 
 from refinedet_tf.anchors import level_grids, tile_anchors
 from refinedet_tf.batch_norm import BatchNormalization
-from refinedet_tf.config import Config, DataConfig, ModelConfig
 from refinedet_tf.model import LEVELS, build_model
-
-THIN = {"STAGES": ((3, 4), (4, 4), (23, 4), (3, 4)), "RES6_CHANNELS": (4, 8), "HEAD_BLOCK_CHANNELS": (4, 12)}
-"""All the layers with few channels. Inputs per stage stay a multiple of the expansion."""
-
-
-def resnet(thin=True, classes=2, **model):
-    """A ResNet-101 RefineDet, as the config makes it or with few channels."""
-    config = Config(
-        data=DataConfig(classes=tuple(f"class {i}" for i in range(classes))),
-        model=ModelConfig(**{"backbone": "resnet101", "tcb_channels": 8 if thin else 256, **model}),
-    )
-    module = importlib.import_module("refinedet_tf.backbones.resnet101")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in THIN.items() if thin else ():
-            patch.setattr(module, name, value)
-        return build_model(config)
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +63,13 @@ def test_any_size(free, size):
 
 
 @pytest.mark.parametrize("size", [8, 9, 10, 11])
-def test_first_pooling_starts_at_pixel_0_and_rounds_up(free, size):
+def test_first_pooling_starts_at_pixel_0_and_rounds_up(tf_test, free, size):
     pool = keras.Model(free.get_layer("conv1_relu").output, free.get_layer("pool1").output)
     features = np.random.default_rng(size).uniform(0, 1, (1, size, size, 64)).astype(np.float32)
     found = np.asarray(pool(features))
     starts = range(0, size, 2)
     expected = [[features[:, y : y + 3, x : x + 3].max(axis=(1, 2)) for x in starts] for y in starts]
-    np.testing.assert_array_equal(found, np.array(expected).transpose(2, 0, 1, 3))
+    tf_test.assertAllEqual(found, np.array(expected).transpose(2, 0, 1, 3))
 
 
 def test_stride_sits_in_the_first_1x1(free):
@@ -104,7 +87,7 @@ def test_loc_and_conf_of_a_level_share_one_block(free):
                 assert free.get_layer(f"{module}_{values}{level}").input is block
 
 
-def test_head_blocks_stand_behind_the_arm_features_only_for_the_heads(free):
+def test_head_blocks_come_after_the_arm_features_only_for_the_heads(free):
     """The TCBs take the backbone's maps, not what the ARM's blocks make of them."""
     for level, source in zip(LEVELS, ("res3b3_relu", "res4b22_relu", "res5c_relu", "res6_relu"), strict=True):
         inputs = free.get_layer(f"tcb{level}").input
@@ -137,14 +120,8 @@ def test_frozen_statistics_by_config(statistics, frozen):
 
 def test_other_backbones_have_the_authors_extras_only_by_config():
     def layers_of(**model):
-        names = ("a", "b")
-        config = Config(
-            data=DataConfig(classes=names),
-            model=ModelConfig(
-                backbone="mobilenet_v2", width_multiplier=0.35, tcb_channels=8, image_size=(64, 64), **model
-            ),
-        )
-        model = build_model(config)
+        small = {"backbone": "mobilenet_v2", "width_multiplier": 0.35, "tcb_channels": 8}
+        model = build_model(config_of(("a", "b"), model={**small, "image_size": (64, 64), **model}))
         return {layer.name for layer in model._flatten_layers()}
 
     plain, full = layers_of(), layers_of(head_blocks=True, tcb_batch_norm=True)
@@ -153,7 +130,7 @@ def test_other_backbones_have_the_authors_extras_only_by_config():
         assert name in full
 
 
-def test_bgr_or_rgb(free):
+def test_bgr_or_rgb(tf_test, free):
     def first_layer(model):
         return keras.Model(model.input, model.get_layer("conv1").output)
 
@@ -163,5 +140,5 @@ def test_bgr_or_rgb(free):
     # The mean of each colour stays with its colour.
     swapped = images[..., ::-1] - [104, 117, 123] + [123, 117, 104]
     expected = np.asarray(first_layer(free)(images))
-    np.testing.assert_allclose(first_layer(rgb)(swapped), expected, rtol=1e-3, atol=1e-3)
+    tf_test.assertAllClose(first_layer(rgb)(swapped), expected, rtol=1e-3, atol=1e-3)
     assert np.abs(np.asarray(first_layer(rgb)(images)) - expected).max() > 1

@@ -1,4 +1,4 @@
-"""What the commands say to a user's mistake: exit code 2 and one line that names the thing."""
+"""A mistake of the user ends a command with exit code 2 and one line that names the mistake."""
 
 import json
 import shutil
@@ -22,15 +22,15 @@ def sets(*overrides):
 
 
 @pytest.fixture
-def own_devkit(devkit, tmp_path):
+def devkit_copy(devkit, tmp_path):
     """A copy of the devkit to spoil: its VOC2007 folder."""
-    return shutil.copytree(devkit, tmp_path / "own") / "VOC2007"
+    return shutil.copytree(devkit, tmp_path / "copy") / "VOC2007"
 
 
 @pytest.fixture
-def training(config_file, own_devkit, tmp_path):
-    """The arguments of a run of one step on `own_devkit`, without validation."""
-    short = sets(f"data.root={own_devkit.parent}", "data.validation=[]", "training.steps=1")
+def training(config_file, devkit_copy, tmp_path):
+    """The arguments of a run of one step on `devkit_copy`, without validation."""
+    short = sets(f"data.root={devkit_copy.parent}", "data.validation=[]", "training.steps=1")
     return ["--config", config_file, "--output", tmp_path / "run", *short]
 
 
@@ -121,7 +121,7 @@ def test_missing_data_folder(refused, training, tmp_path):
 
 def test_output_in_an_unwritable_place(refused, training, tmp_path):
     (tmp_path / "file").touch()
-    arguments = [tmp_path / "file" / "run" if one == tmp_path / "run" else one for one in training]
+    arguments = [tmp_path / "file" / "run" if part == tmp_path / "run" else part for part in training]
     assert f"{tmp_path / 'file' / 'run'} cannot be written: Not a directory" in refused(train, *arguments)
 
 
@@ -134,9 +134,9 @@ def test_output_in_an_unwritable_place(refused, training, tmp_path):
     ],
 )
 def test_split_names_a_missing_file(
-    refused, training, own_devkit, weights, small_network, module, kind, ending, message
+    refused, training, devkit_copy, weights, small_network, module, kind, ending, message
 ):
-    file = own_devkit / kind / f"{first_id(own_devkit, 'train' if module is train else 'val')}.{ending}"
+    file = devkit_copy / kind / f"{first_id(devkit_copy, 'train' if module is train else 'val')}.{ending}"
     file.unlink()
     arguments = training if module is train else evaluation(training, weights)
     line = refused(module, *arguments)
@@ -150,25 +150,25 @@ def evaluation(training, weights):
     return [*rest, *sets(*sets_of_classes(CLASS_NAMES)), "--weights", weights]
 
 
-def test_empty_split(refused, training, own_devkit):
-    (own_devkit / "ImageSets" / "Main" / "train.txt").write_text("\n")
+def test_empty_split(refused, training, devkit_copy):
+    (devkit_copy / "ImageSets" / "Main" / "train.txt").write_text("\n")
     assert "data.train (2007/train in " in refused(train, *training)
     assert "data.train is empty: name at least one part" in refused(train, *training, *sets("data.train=[]"))
 
 
-def test_class_that_is_not_in_the_list(refused, training, own_devkit):
+def test_class_that_is_not_in_the_list(refused, training, devkit_copy):
     names = [name for name in CLASS_NAMES if name != "ring"]
     line = refused(train, *training, *sets(*sets_of_classes(names)))
     assert 'class "ring" is not in data.classes' in line
-    assert f"{own_devkit / 'Annotations'}" in line
+    assert f"{devkit_copy / 'Annotations'}" in line
 
 
 # Boxes
 
 
-def spoil_boxes(own_devkit):
+def spoil_boxes(devkit_copy):
     """One box without area and one outside the image, in the first image that has two objects."""
-    for file in sorted((own_devkit / "Annotations").glob("train_*.xml")):
+    for file in sorted((devkit_copy / "Annotations").glob("train_*.xml")):
         parts = file.read_text().split("<bndbox>")
         if len(parts) > 2:
             for place, box in ((1, (5, 9, 5, 30)), (2, (5000, 10, 5040, 50))):
@@ -180,9 +180,11 @@ def spoil_boxes(own_devkit):
     raise AssertionError("no image with two objects")
 
 
-def test_unusable_boxes_are_dropped_and_counted(command, training, own_devkit, eagerly, tmp_path):
-    objects = sum(file.read_text().count("<bndbox>") for file in (own_devkit / "Annotations").glob("train_*"))
-    file = spoil_boxes(own_devkit)
+def test_unusable_boxes_are_dropped_and_counted(command, training, devkit_copy, eagerly, tmp_path):
+    objects = sum(
+        file.read_text().count("<bndbox>") for file in (devkit_copy / "Annotations").glob("train_*")
+    )
+    file = spoil_boxes(devkit_copy)
     result = command(train, *training)
     assert result.code == 0, result.err
     said = f"training images: 8, objects: {objects - 2}; 2 boxes dropped: 1 without area, e.g. "
@@ -195,8 +197,8 @@ def test_unusable_boxes_are_dropped_and_counted(command, training, own_devkit, e
     ]
 
 
-def test_strict_refuses_them(refused, training, own_devkit, tmp_path):
-    file = spoil_boxes(own_devkit)
+def test_strict_refuses_them(refused, training, devkit_copy, tmp_path):
+    file = spoil_boxes(devkit_copy)
     line = refused(train, *training, "--strict")
     assert line.startswith(f"error: {file}: the box [5, 9, 5, 30] (")
     assert f"of image {file.stem} is without area; remove it" in line
@@ -211,22 +213,22 @@ def truncate(file):
     return file
 
 
-def test_truncated_image_in_training(refused, training, own_devkit, eagerly):
-    for file in (own_devkit / "JPEGImages").glob("train_*.jpg"):
+def test_truncated_image_in_training(refused, training, devkit_copy, eagerly):
+    for file in (devkit_copy / "JPEGImages").glob("train_*.jpg"):
         truncate(file)
     line = refused(train, *training)
-    assert f"image {own_devkit / 'JPEGImages' / 'train_'}" in line
+    assert f"image {devkit_copy / 'JPEGImages' / 'train_'}" in line
     assert "cannot be decoded: it is truncated, broken, or not a JPEG" in line
 
 
-def test_the_one_truncated_image_is_named(refused, training, own_devkit, eagerly):
-    """Also if another image of the same batch is whole."""
-    broken = truncate(own_devkit / "JPEGImages" / "train_000003.jpg")
+def test_the_one_truncated_image_is_named(refused, training, devkit_copy, eagerly):
+    """The message names the right image although the others of its batch are whole."""
+    broken = truncate(devkit_copy / "JPEGImages" / "train_000003.jpg")
     assert f"image {broken} cannot be decoded" in refused(train, *training, *sets("training.batch_size=8"))
 
 
-def test_truncated_image_in_evaluation(refused, training, own_devkit, weights, eagerly):
-    broken = truncate(own_devkit / "JPEGImages" / "val_000002.jpg")
+def test_truncated_image_in_evaluation(refused, training, devkit_copy, weights, eagerly):
+    broken = truncate(devkit_copy / "JPEGImages" / "val_000002.jpg")
     assert f"image {broken} cannot be decoded" in refused(evaluate, *evaluation(training, weights))
 
 
@@ -234,12 +236,12 @@ ORIENTATION = 274
 
 
 @pytest.fixture
-def odd_images(own_devkit):
+def odd_images(devkit_copy):
     """A split "odd" of unusual but good images, each 90 wide and 60 high with one object."""
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
     exif = Image.Exif()
     exif[ORIENTATION] = 6  # Shown turned by 90 degrees; boxes are those of the stored image.
-    images = own_devkit / "JPEGImages"
+    images = devkit_copy / "JPEGImages"
     photo.save(images / "png.jpg", format="PNG")
     photo.convert("L").save(images / "gray.jpg")
     photo.convert("CMYK").save(images / "cmyk.jpg")
@@ -247,11 +249,11 @@ def odd_images(own_devkit):
     names = ("png", "gray", "cmyk", "turned")
     for name in names:
         box = "<xmin>50</xmin><ymin>11</ymin><xmax>90</xmax><ymax>50</ymax>"
-        (own_devkit / "Annotations" / f"{name}.xml").write_text(
+        (devkit_copy / "Annotations" / f"{name}.xml").write_text(
             "<annotation><size><width>90</width><height>60</height></size>"
             f"<object><name>ring</name><bndbox>{box}</bndbox></object></annotation>"
         )
-    (own_devkit / "ImageSets" / "Main" / "odd.txt").write_text("\n".join(names))
+    (devkit_copy / "ImageSets" / "Main" / "odd.txt").write_text("\n".join(names))
     return [images / f"{name}.jpg" for name in names]
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_files import save
 from PIL import Image
 from stand_in_model import stand_in_config, stand_in_model
 
@@ -13,13 +14,6 @@ from refinedet_tf.config_files import config_to_json, load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference import detection_files
 from refinedet_tf.inference.detector import Detector
-
-
-def save(path, height=40, width=60, seed=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +149,7 @@ def test_never_more_than_a_batch_in_memory(network, tmp_path):
     paths = [save(tmp_path / f"{i}.png") for i in range(5)]
     output = tmp_path / "out"
     output.mkdir()
-    detect.detect_files(Counting(network[1], network[0]), paths, output, 0.5, batch_size=2)
+    detect_command.detect_files(Counting(network[1], network[0]), paths, output, 0.5, batch_size=2)
     assert seen == [2, 2, 1]
 
 

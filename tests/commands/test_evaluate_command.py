@@ -36,7 +36,7 @@ def test_multi_scale_says_what_it_costs(arguments, command, tmp_path):
 
 
 def test_test_split_without_annotations(arguments, command, refused, devkit, tmp_path):
-    """As VOC 2012 test: nothing to measure against, but files for the server."""
+    """A split like VOC 2012 test has nothing to measure against, but files for the server are written."""
     root = tmp_path / "devkit"
     shutil.copytree(devkit, root)
     shutil.rmtree(root / "VOC2007" / "Annotations")
@@ -54,7 +54,7 @@ def test_test_split_without_annotations(arguments, command, refused, devkit, tmp
     assert {len(line.split()) for line in lines} <= {6}
 
 
-def test_server_files_beside_the_measurement(arguments, command, tmp_path):
+def test_server_files_together_with_the_measurement(arguments, command, tmp_path):
     result = command(evaluate, *arguments, "--server-files", tmp_path / "upload")
     assert result.code == 0, result.err
     assert "mAP" in result.out and (tmp_path / "upload" / "results.tar.gz").is_file()

@@ -4,6 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from config_of import PLAIN
 
 from refinedet_tf.config import AugmentationConfig
 from refinedet_tf.data import crop
@@ -12,13 +13,6 @@ from refinedet_tf.data.color import adjust_saturation_and_hue, distort_color
 from refinedet_tf.data.images import warp_image
 
 DEFAULT = AugmentationConfig()
-NOTHING = AugmentationConfig(
-    distortion_probability=0.0,
-    expand_probability=0.0,
-    crop_min_ious=(),
-    random_interpolation=False,
-    horizontal_flip_probability=0.0,
-)
 BOXES = np.array([[0.1, 0.2, 0.5, 0.6], [0.3, 0.3, 0.9, 0.95], [0.6, 0.1, 0.7, 0.2]], np.float32)
 LABELS = np.array([1, 2, 3], np.int32)
 
@@ -47,32 +41,32 @@ def noise(height=48, width=64):
 # Windows
 
 
-def test_window_coordinates_round_trip():
+def test_window_coordinates_round_trip(tf_test):
     window = tf.constant([-0.5, -1.0, 1.5, 1.0])
     inside = crop.into_window(tf.constant([[0.0, 0.0, 1.0, 1.0]]), window)
-    np.testing.assert_allclose(inside, [[0.25, 0.5, 0.75, 1.0]])
-    np.testing.assert_allclose(crop.out_of_window(inside, window), [[0, 0, 1, 1]], atol=1e-6)
+    tf_test.assertAllClose(inside, [[0.25, 0.5, 0.75, 1.0]], rtol=1e-7, atol=0)
+    tf_test.assertAllClose(crop.out_of_window(inside, window), [[0, 0, 1, 1]], rtol=1e-7, atol=1e-6)
 
 
-def test_objects_stay_by_their_centers_and_are_cut():
+def test_objects_stay_by_their_centers_and_are_cut(tf_test):
     boxes = tf.constant([[0.0, 0.0, 0.7, 0.8], [0.0, 0.0, 0.4, 0.4], [0.5, 0.5, 1.0, 1.0]])
     moved, keep = crop.boxes_in_window(boxes, tf.constant([0.25, 0.25, 0.75, 0.75]))
-    np.testing.assert_array_equal(keep, [True, False, True])
-    np.testing.assert_allclose(moved.numpy()[keep], [[0, 0, 0.9, 1], [0.5, 0.5, 1, 1]], atol=1e-6)
+    tf_test.assertAllEqual(keep, [True, False, True])
+    tf_test.assertAllClose(moved.numpy()[keep], [[0, 0, 0.9, 1], [0.5, 0.5, 1, 1]], rtol=1e-7, atol=1e-6)
 
 
-def test_expansion_happens_with_its_probability_and_covers_the_image():
+def test_expansion_happens_with_its_probability_and_covers_the_image(tf_test):
     windows = draw(lambda seed: crop.sample_expansion(seed, DEFAULT), 2000)
     height, width = (windows[:, 2:] - windows[:, :2]).T
-    np.testing.assert_allclose(height, width, rtol=1e-5)
+    tf_test.assertAllClose(height, width, rtol=1e-5, atol=0)
     expanded = height > 1
     assert abs(expanded.mean() - 0.5) < 0.05
     assert height.max() <= 4 + 1e-5
     assert abs(height[expanded].mean() - 2.5) < 0.1
     assert windows[:, :2].max() <= 0 and windows[:, 2:].min() >= 1 - 1e-5
-    np.testing.assert_array_equal(windows[~expanded], [[0, 0, 1, 1]] * (~expanded).sum())
+    tf_test.assertAllEqual(windows[~expanded], [[0, 0, 1, 1]] * (~expanded).sum())
     place = -windows[expanded, :2] / (height[expanded, None] - 1)
-    np.testing.assert_allclose(place.mean(axis=0), [0.5, 0.5], atol=0.05)
+    tf_test.assertAllClose(place.mean(axis=0), [0.5, 0.5], rtol=1e-7, atol=0.05)
 
 
 def test_trials_keep_scale_and_aspect_ratio_limits():
@@ -125,7 +119,7 @@ def test_crop_probabilities_when_every_sampler_succeeds():
 # Colours
 
 
-def test_saturation_and_hue_against_colorsys():
+def test_saturation_and_hue_against_colorsys(tf_test):
     pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3)).astype(np.float32)
     pixels[0] = 128  # gray has no hue
     pixels[1, 0] = 0
@@ -134,8 +128,11 @@ def test_saturation_and_hue_against_colorsys():
         for place in np.ndindex(pixels.shape[:2]):
             h, s, v = colorsys.rgb_to_hsv(*(pixels[place] / 255))
             expected[place] = colorsys.hsv_to_rgb((h + hue / 180) % 1, min(s * saturation, 1), v)
-        np.testing.assert_allclose(
-            adjust_saturation_and_hue(tf.constant(pixels), saturation, hue), expected * 255, atol=0.01
+        tf_test.assertAllClose(
+            adjust_saturation_and_hue(tf.constant(pixels), saturation, hue),
+            expected * 255,
+            rtol=1e-7,
+            atol=0.01,
         )
 
 
@@ -145,17 +142,17 @@ def only(**ranges):
     return AugmentationConfig(distortion_probability=1.0, **{**neutral, **ranges})
 
 
-def test_each_distortion_keeps_its_range():
+def test_each_distortion_keeps_its_range(tf_test):
     pixel = tf.constant([[[100.0, 80.0, 60.0]]])
 
     def distorted(config):
         return draw(lambda seed: distort_color(pixel, seed, config)[0, 0], 500)
 
     added = distorted(only(brightness=32.0)) - [100, 80, 60]
-    np.testing.assert_allclose(added, added[:, :1] * np.ones(3), atol=1e-4)
+    tf_test.assertAllClose(added, added[:, :1] * np.ones(3), rtol=1e-7, atol=1e-4)
     assert -32 <= added.min() < -30 and 30 < added.max() <= 32
     factor = distorted(only(contrast=(0.5, 1.5))) / [100, 80, 60]
-    np.testing.assert_allclose(factor, factor[:, :1] * np.ones(3), atol=1e-5)
+    tf_test.assertAllClose(factor, factor[:, :1] * np.ones(3), rtol=1e-7, atol=1e-5)
     assert 0.5 <= factor.min() < 0.52 and 1.48 < factor.max() <= 1.5
     saturated = np.array([colorsys.rgb_to_hsv(*p) for p in distorted(only(saturation=(0.5, 1.5)))])
     assert 0.2 - 1e-4 <= saturated[:, 1].min() < 0.21 and 0.59 < saturated[:, 1].max() <= 0.6 + 1e-4
@@ -183,37 +180,37 @@ def test_contrast_comes_before_saturation_or_after_it_evenly():
     assert abs(contrast_first.mean() - 0.5) < 0.06
 
 
-def test_values_are_clipped():
+def test_values_are_clipped(tf_test):
     image = tf.constant([[[-30.0, 300.0, 128.0]]])
-    np.testing.assert_array_equal(distort_color(image, [0, 0], NOTHING), [[[0, 255, 128]]])
+    tf_test.assertAllEqual(distort_color(image, [0, 0], PLAIN), [[[0, 255, 128]]])
 
 
 # Whole samples
 
 
-def test_nothing_drawn_is_the_plain_warp():
-    image, boxes, labels = augment(noise(), BOXES, LABELS, [0, 0], (40, 56), NOTHING)
-    assert image.dtype == tf.uint8
-    np.testing.assert_array_equal(image, np.round(warp_image(noise(), (40, 56))))
-    np.testing.assert_allclose(boxes, BOXES, atol=1e-6)
-    np.testing.assert_array_equal(labels, LABELS)
+def test_nothing_drawn_is_the_plain_warp(tf_test):
+    image, boxes, labels = augment(noise(), BOXES, LABELS, [0, 0], (40, 56), PLAIN)
+    tf_test.assertDTypeEqual(image, np.uint8)
+    tf_test.assertAllEqual(image, np.round(warp_image(noise(), (40, 56))))
+    tf_test.assertAllClose(boxes, BOXES, rtol=1e-7, atol=1e-6)
+    tf_test.assertAllEqual(labels, LABELS)
 
 
 @pytest.mark.parametrize(("horizontal", "vertical"), [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
-def test_flips(horizontal, vertical):
-    config = change(NOTHING, horizontal_flip_probability=horizontal, vertical_flip_probability=vertical)
+def test_flips(tf_test, horizontal, vertical):
+    config = change(PLAIN, horizontal_flip_probability=horizontal, vertical_flip_probability=vertical)
     image, boxes, _ = augment(noise(), BOXES, LABELS, [0, 0], (48, 64), config)
     expected, corners = noise(), BOXES.copy()
     if horizontal:
         expected, corners[:, [1, 3]] = expected[:, ::-1], 1 - corners[:, [3, 1]]
     if vertical:
         expected, corners[:, [0, 2]] = expected[::-1], 1 - corners[:, [2, 0]]
-    np.testing.assert_array_equal(image, expected)
-    np.testing.assert_allclose(boxes, corners, atol=1e-6)
+    tf_test.assertAllEqual(image, expected)
+    tf_test.assertAllClose(boxes, corners, rtol=1e-7, atol=1e-6)
 
 
 def test_horizontal_flip_has_probability_one_half():
-    config = change(NOTHING, horizontal_flip_probability=0.5)
+    config = change(PLAIN, horizontal_flip_probability=0.5)
     box = BOXES[:1]
     corners = draw(lambda seed: augment(noise(4, 4), box, LABELS[:1], seed, (4, 4), config)[1][0], 1000)
     flipped = np.isclose(corners[:, 1], 1 - box[0, 3])
@@ -222,7 +219,7 @@ def test_horizontal_flip_has_probability_one_half():
 
 
 def test_expansion_fills_with_the_mean_color_whatever_the_distortion():
-    config = change(NOTHING, expand_probability=1.0, expand_ratio=(4.0, 4.0), distortion_probability=1.0)
+    config = change(PLAIN, expand_probability=1.0, expand_ratio=(4.0, 4.0), distortion_probability=1.0)
     black = np.zeros((30, 30, 3), np.uint8)
     full = np.array([[0, 0, 1, 1]], np.float32)
     images, boxes = draw(
@@ -235,7 +232,7 @@ def test_expansion_fills_with_the_mean_color_whatever_the_distortion():
         assert 19 <= ymax - ymin <= 21 and 19 <= xmax - xmin <= 21
 
 
-def test_boxes_bound_their_objects():
+def test_boxes_bound_their_objects(tf_test):
     image = np.full((90, 120, 3), FILL_COLOR, np.uint8)
     image[30:60, 24:72] = (250, 0, 250)
     box = np.array([[30 / 90, 24 / 120, 60 / 90, 72 / 120]], np.float32)
@@ -252,16 +249,16 @@ def test_boxes_bound_their_objects():
         rows, columns = np.flatnonzero(colored.any(axis=1)), np.flatnonzero(colored.any(axis=0))
         seen = [rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]
         # An enlarged pixel of the image is at most 6 pixels of the sample wide; its edge is blurred.
-        np.testing.assert_allclose(corners, seen, atol=3)
+        tf_test.assertAllClose(corners, seen, rtol=1e-7, atol=3)
 
 
 def test_kernels_differ_and_all_five_are_used():
-    config = change(NOTHING, random_interpolation=True)
+    config = change(PLAIN, random_interpolation=True)
     images = draw(lambda seed: augment(noise(), BOXES, LABELS, seed, (16, 16), config)[0], 60, tf.uint8)
     assert len({image.tobytes() for image in images}) == 5
 
 
-def test_samples_are_valid_and_depend_on_the_seed_alone():
+def test_samples_are_valid_and_depend_on_the_seed_alone(tf_test):
     def sample(seed):
         pixels, boxes, labels = augment(noise(), BOXES, LABELS, seed, (32, 40), DEFAULT)
         padding = 3 - tf.shape(labels)[0]
@@ -275,7 +272,7 @@ def test_samples_are_valid_and_depend_on_the_seed_alone():
     assert set(labels.ravel()) == {0, 1, 2, 3}
     again = draw(sample, 300, types)
     for first, second in zip((images, boxes, labels), again, strict=True):
-        np.testing.assert_array_equal(first, second)
+        tf_test.assertAllEqual(first, second)
     assert len({image.tobytes() for image in images}) > 290
 
 
@@ -291,10 +288,10 @@ def test_image_without_objects():
     assert (counts == 0).all()
 
 
-def test_window_that_shows_no_image(monkeypatch):
+def test_window_that_shows_no_image(tf_test, monkeypatch):
     monkeypatch.setattr(
         "refinedet_tf.data.augment.sample_window", lambda *_: tf.constant([-2.0, 0.0, -1.0, 1.0])
     )
-    image, boxes, labels = augment(noise(), BOXES, LABELS, [0, 0], (8, 8), NOTHING)
-    np.testing.assert_array_equal(image, np.full((8, 8, 3), FILL_COLOR))
+    image, boxes, labels = augment(noise(), BOXES, LABELS, [0, 0], (8, 8), PLAIN)
+    tf_test.assertAllEqual(image, np.full((8, 8, 3), FILL_COLOR))
     assert boxes.shape == (0, 4) and labels.shape == (0,)

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from coco_layout import write_coco
 from PIL import Image
 
 from refinedet_tf.config import DataConfig
@@ -40,15 +41,6 @@ def tree():
     }
 
 
-def write_coco(root, tree, file="annotations/instances_train2017.json", folder="train2017"):
-    (root / "annotations").mkdir(exist_ok=True)
-    (root / folder).mkdir(exist_ok=True)
-    for image in tree.get("images", []):
-        if "file_name" in image:
-            (root / folder / str(image["file_name"])).touch()
-    (root / file).write_text(json.dumps(tree))
-
-
 def coco_config(root, **changes):
     return DataConfig(**{"format": "coco", "root": str(root), "train": ("train2017",), **changes})
 
@@ -85,17 +77,17 @@ def test_dataset_with_classes_in_the_order_of_category_ids(tmp_path, tree):
 
 def test_classes_of_the_config_are_matched_by_name(tmp_path, tree):
     write_coco(tmp_path, tree)
-    config = coco_config(tmp_path, classes=("toothbrush", "cat"))
-    np.testing.assert_array_equal(read_dataset(config, "train").labels, [2, 1, 1])
+    data_config = coco_config(tmp_path, classes=("toothbrush", "cat"))
+    np.testing.assert_array_equal(read_dataset(data_config, "train").labels, [2, 1, 1])
 
 
 def test_class_that_is_no_category(tmp_path, tree):
     write_coco(tmp_path, tree)
-    config = coco_config(tmp_path, classes=("toothbrush", "cat", "persons"))
+    data_config = coco_config(tmp_path, classes=("toothbrush", "cat", "persons"))
     with pytest.raises(
         InputError, match=r'"persons" is no category of .*2017\.json; the nearest is "person"'
     ):
-        read_dataset(config, "train")
+        read_dataset(data_config, "train")
 
 
 def test_part_with_file_and_folder(tmp_path, tree):

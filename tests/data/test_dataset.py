@@ -2,11 +2,13 @@ import itertools
 
 import numpy as np
 import pytest
-from test_voc import voc_object, write_unlabelled, write_voc
+from voc_layout import voc_object, write_unlabelled, write_voc
 
 from refinedet_tf.config import DataConfig
-from refinedet_tf.data.dataset import read_dataset, with_progress
+from refinedet_tf.data import dataset as dataset_module
+from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.errors import InputError
+from refinedet_tf.progress import ProgressPrinter, with_progress
 
 DOG = voc_object("dog", (3, 2, 8, 10))
 CAT = voc_object("cat", (1, 1, 20, 5), "<difficult>1</difficult>")
@@ -14,14 +16,14 @@ POINT = voc_object("cat", (4, 4, 4, 4))
 WIDE = voc_object("dog", (11, 6, 40, 10))
 
 
-def config(root, *train, **changes):
+def data_config(root, *train, **changes):
     return DataConfig(root=str(root), train=train or ("2007/train",), **changes)
 
 
 def test_arrays_of_two_parts(tmp_path):
     write_voc(tmp_path, a=DOG + CAT, empty="")
     write_voc(tmp_path, "2012", size="<size><width>40</width><height>20</height></size>", b=POINT + DOG)
-    dataset = read_dataset(config(tmp_path, "2007/train", "2012/train"), "train")
+    dataset = read_dataset(data_config(tmp_path, "2007/train", "2012/train"), "train")
     assert len(dataset) == 3
     assert dataset.class_names == ("cat", "dog")
     assert dataset.image_ids == ("a", "empty", "b")
@@ -47,7 +49,7 @@ def test_arrays_of_two_parts(tmp_path):
 
 def test_image_annotations(tmp_path):
     write_voc(tmp_path, a=DOG + CAT, empty="", b=CAT)
-    dataset = read_dataset(config(tmp_path), "train")
+    dataset = read_dataset(data_config(tmp_path), "train")
     boxes, labels, difficult = dataset.image_annotations(0)
     np.testing.assert_array_equal(boxes, dataset.boxes[:2])
     np.testing.assert_array_equal(labels, [2, 1])
@@ -60,26 +62,26 @@ def test_image_annotations(tmp_path):
 
 def test_images_without_any_object(tmp_path):
     write_voc(tmp_path, a="", b="")
-    dataset = read_dataset(config(tmp_path, classes=("cat",)), "train")
+    dataset = read_dataset(data_config(tmp_path, classes=("cat",)), "train")
     assert len(dataset) == 2
     assert dataset.boxes.shape == (0, 4)
     assert dataset.max_boxes == 0
     np.testing.assert_array_equal(dataset.offsets, [0, 0, 0])
     with pytest.raises(InputError, match=r"no object in data\.train \(2007/train\), so there are no classes"):
-        read_dataset(config(tmp_path), "train")
+        read_dataset(data_config(tmp_path), "train")
 
 
 def test_labels_of_the_test_split_are_those_of_the_training_split(tmp_path):
     write_voc(tmp_path, a=CAT + DOG)
     write_voc(tmp_path, split="test", t=DOG)
-    dataset = read_dataset(config(tmp_path, test=("2007/test",)), "test")
+    dataset = read_dataset(data_config(tmp_path, test=("2007/test",)), "test")
     assert dataset.class_names == ("cat", "dog")
     np.testing.assert_array_equal(dataset.labels, [2])
 
 
 def test_labels_follow_the_config(tmp_path):
     write_voc(tmp_path, a=CAT + DOG)
-    dataset = read_dataset(config(tmp_path, classes=("dog", "cow", "cat")), "train")
+    dataset = read_dataset(data_config(tmp_path, classes=("dog", "cow", "cat")), "train")
     assert dataset.class_names == ("dog", "cow", "cat")
     np.testing.assert_array_equal(dataset.labels, [3, 1])
 
@@ -89,15 +91,15 @@ def test_unknown_class(tmp_path):
     with pytest.raises(
         InputError, match=r'b\.xml: class "cat" is not in data\.classes; the nearest is "Cats"'
     ):
-        read_dataset(config(tmp_path, classes=("dog", "Cats")), "train")
+        read_dataset(data_config(tmp_path, classes=("dog", "Cats")), "train")
     with pytest.raises(InputError, match=r'"cat" is not in data\.classes; there are dog$'):
-        read_dataset(config(tmp_path, classes=("dog",)), "train")
+        read_dataset(data_config(tmp_path, classes=("dog",)), "train")
 
 
 def test_an_id_of_two_parts_gets_the_part_in_front(tmp_path):
     write_voc(tmp_path, "2007", a=DOG, b=DOG)
     write_voc(tmp_path, "2012", a=POINT, c=DOG)
-    dataset = read_dataset(config(tmp_path, "2007/train", "2012/train"), "train")
+    dataset = read_dataset(data_config(tmp_path, "2007/train", "2012/train"), "train")
     assert dataset.image_ids == ("2007/a", "b", "2012/a", "c")
     assert dataset.defects.issues[0].image_id == "2012/a"
 
@@ -106,10 +108,10 @@ def test_an_image_listed_twice(tmp_path):
     write_voc(tmp_path, split="val", b=DOG)
     folder = write_voc(tmp_path, a=DOG, b=DOG)
     with pytest.raises(InputError, match=r"image b is listed twice \(2007/train and 2007/val\)"):
-        read_dataset(config(tmp_path, "2007/train", "2007/val"), "train")
+        read_dataset(data_config(tmp_path, "2007/train", "2007/val"), "train")
     (folder / "ImageSets" / "Main" / "train.txt").write_text("a\nb\na\n")
     with pytest.raises(InputError, match=r"image a is listed twice \(2007/train\)"):
-        read_dataset(config(tmp_path), "train")
+        read_dataset(data_config(tmp_path), "train")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_an_image_listed_twice(tmp_path):
 def test_strict_refuses_the_first_bad_box(tmp_path, bad, message):
     write_voc(tmp_path, a=DOG)
     write_voc(tmp_path, "2012", b=DOG + bad + POINT, c=POINT)
-    both = config(tmp_path, "2007/train", "2012/train")
+    both = data_config(tmp_path, "2007/train", "2012/train")
     assert sum(read_dataset(both, "train").defects.counts.values()) == 3
     with pytest.raises(InputError, match=message):
         read_dataset(both, "train", strict=True)
@@ -133,7 +135,7 @@ def test_strict_refuses_the_first_bad_box(tmp_path, bad, message):
 
 def test_strict_lets_rounding_pass(tmp_path):
     write_voc(tmp_path, a=voc_object("dog", (0, 0, 20, 10)))
-    dataset = read_dataset(config(tmp_path), "train", strict=True)
+    dataset = read_dataset(data_config(tmp_path), "train", strict=True)
     assert dataset.defects.counts == {"at most a pixel outside, clipped": 1}
     np.testing.assert_array_equal(dataset.boxes, [[0, 0, 1, 1]])
 
@@ -141,20 +143,20 @@ def test_strict_lets_rounding_pass(tmp_path):
 def test_empty_splits(tmp_path):
     folder = write_voc(tmp_path, a=DOG)
     with pytest.raises(InputError, match=r"data\.test is empty: name at least one part"):
-        read_dataset(config(tmp_path), "test")
+        read_dataset(data_config(tmp_path), "test")
     with pytest.raises(InputError, match=r"data\.train is empty: .* as data\.classes is null"):
         read_dataset(DataConfig(root=str(tmp_path), test=("2007/train",)), "test")
     (folder / "ImageSets" / "Main" / "train.txt").write_text("\n\n")
     with pytest.raises(InputError, match=r"data\.train \(2007/train in .*\) holds no image"):
-        read_dataset(config(tmp_path), "train")
+        read_dataset(data_config(tmp_path), "train")
     with pytest.raises(InputError, match=r"data\.root: folder .*nowhere does not exist"):
-        read_dataset(config(tmp_path / "nowhere"), "train")
+        read_dataset(data_config(tmp_path / "nowhere"), "train")
 
 
 def test_test_split_without_annotations(tmp_path):
     write_voc(tmp_path, a=CAT + DOG)
     write_unlabelled(tmp_path, b=(17, 9), c=(5, 8))
-    data = config(tmp_path, validation=("2012/test",), test=("2012/test",))
+    data = data_config(tmp_path, validation=("2012/test",), test=("2012/test",))
     dataset = read_dataset(data, "test", strict=True)
     assert not dataset.labelled
     assert dataset.class_names == ("cat", "dog")
@@ -171,20 +173,36 @@ def test_test_split_without_annotations(tmp_path):
 def test_parts_with_and_without_annotations(tmp_path):
     write_voc(tmp_path, split="test", a=DOG)
     write_unlabelled(tmp_path, b=(17, 9))
-    both = config(tmp_path, test=("2007/test", "2012/test"), classes=("dog",))
+    both = data_config(tmp_path, test=("2007/test", "2012/test"), classes=("dog",))
     with pytest.raises(InputError, match=r"data\.test joins parts .* without \(2012/test\); name one kind"):
         read_dataset(both, "test")
 
 
 def test_progress_of_a_slow_reader(capsys):
-    seconds = itertools.count()  # The clock is read once before the start and once per item.
-    assert list(with_progress("abcdefgh", 8, "reading x", 3, lambda: next(seconds))) == list("abcdefgh")
-    assert capsys.readouterr().err.splitlines() == [
-        "reading x: 2 of 8 images, 1 images/s, 9 s left",
-        "reading x: 5 of 8 images, 1 images/s, 4 s left",
+    tens = itertools.count(step=10)  # The clock is read once before the start and once after each item.
+    printer = ProgressPrinter("reading x", quiet_seconds=5)
+    assert list(with_progress("abcdefgh", 8, printer, lambda: next(tens))) == list("abcdefgh")
+    assert [line.rstrip() for line in capsys.readouterr().err.splitlines()] == [
+        "reading x: 1/8 images, 0.1 images/s, 1:10 left",
+        "reading x: 4/8 images, 0.1 images/s, 0:40 left",
+        "reading x: 7/8 images, 0.1 images/s, 0:10 left",
+        "reading x: 8/8 images, 0.1 images/s, 0:00 left",
     ]
 
 
 def test_no_progress_of_a_quick_reader(capsys):
-    list(with_progress(range(100), 100, "reading x", 3, lambda: 0.0))
+    list(with_progress(range(100), 100, ProgressPrinter("reading x", quiet_seconds=5), lambda: 0.0))
     assert capsys.readouterr().err == ""
+
+
+def test_reading_a_small_part_is_silent(tmp_path, capsys):
+    write_voc(tmp_path, a=DOG)
+    read_dataset(data_config(tmp_path), "train")
+    assert capsys.readouterr().err == ""
+
+
+def test_reading_a_part_names_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(dataset_module, "QUIET_SECONDS", 0.0)
+    write_voc(tmp_path, a=DOG)
+    read_dataset(data_config(tmp_path), "train")
+    assert capsys.readouterr().err.startswith("reading 2007/train: 1/1 images, ")

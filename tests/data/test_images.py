@@ -37,11 +37,11 @@ def encoded(image, file_format, **options):
         ("CMYK", "JPEG"),
     ],
 )
-def test_decodes_the_pixels_that_pillow_decodes(mode, file_format):
+def test_decodes_the_pixels_that_pillow_decodes(tf_test, mode, file_format):
     contents = encoded(Image.fromarray(quadrants()).convert(mode), file_format)
     expected = np.asarray(Image.open(io.BytesIO(contents)).convert("RGB"), np.int32)
     decoded = decode_image(contents)
-    assert decoded.dtype == tf.uint8
+    tf_test.assertDTypeEqual(decoded, np.uint8)
     # Two JPEG decoders agree away from the edges between the colours (chroma upsampling).
     difference = np.abs(decoded.numpy() - expected)
     if file_format == "JPEG":
@@ -51,18 +51,18 @@ def test_decodes_the_pixels_that_pillow_decodes(mode, file_format):
         assert difference.max() == 0
 
 
-def test_16_bit_png_keeps_the_high_byte():
+def test_16_bit_png_keeps_the_high_byte(tf_test):
     values = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
     decoded = decode_image(encoded(Image.fromarray(values), "PNG")).numpy()
-    np.testing.assert_array_equal(decoded, np.repeat((values >> 8)[..., None], 3, -1))
+    tf_test.assertAllEqual(decoded, np.repeat((values >> 8)[..., None], 3, -1))
 
 
-def test_first_frame_of_an_animation():
+def test_first_frame_of_an_animation(tf_test):
     frames = [Image.new("P", (8, 6), index) for index in (3, 7)]
     for frame in frames:
         frame.putpalette(list(range(30)) + [0] * 738)
     contents = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(decode_image(contents), np.full((6, 8, 3), [9, 10, 11]))
+    tf_test.assertAllEqual(decode_image(contents), np.full((6, 8, 3), [9, 10, 11]))
 
 
 def test_exif_orientation_is_not_applied():
@@ -105,8 +105,8 @@ def bilinear(image, height, width):
 
 
 @pytest.mark.parametrize("size", [(5, 31), (24, 11), (13, 17)])
-def test_warp_is_bilinear_with_half_pixel_centers(size):
+def test_warp_is_bilinear_with_half_pixel_centers(tf_test, size):
     image = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
     warped = warp_image(image, size)
-    assert warped.dtype == tf.float32
-    np.testing.assert_allclose(warped, bilinear(image.astype(float), *size), atol=1e-3)
+    tf_test.assertDTypeEqual(warped, np.float32)
+    tf_test.assertAllClose(warped, bilinear(image.astype(float), *size), rtol=1e-7, atol=1e-3)

@@ -4,22 +4,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from config_of import PLAIN, config_of
 from PIL import Image
 
-from refinedet_tf.config import AugmentationConfig, Config, DataConfig, ModelConfig, TrainingConfig
+from refinedet_tf.config import Config, DataConfig, ModelConfig
 from refinedet_tf.data import pipeline
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
 
 OBJECTS_PER_IMAGE = (2, 0, 3, 1, 1)
-PLAIN = AugmentationConfig(
-    distortion_probability=0.0,
-    expand_probability=0.0,
-    crop_min_ious=(),
-    random_interpolation=False,
-    horizontal_flip_probability=0.0,
-)
 
 
 def pixels_of(index):
@@ -47,11 +41,11 @@ def dataset(tmp_path):
 
 
 def make_config(augmentation=None, data=None, **training):
-    return Config(
-        model=ModelConfig(image_size=(64, 80)),
-        augmentation=augmentation or AugmentationConfig(),
-        data=data or DataConfig(),
-        training=TrainingConfig(**{"batch_size": 4, **training}),
+    return config_of(
+        model={"image_size": (64, 80)},
+        augmentation=augmentation or {},
+        data=data or {},
+        training={"batch_size": 4, **training},
     )
 
 
@@ -59,12 +53,12 @@ def take(batches, count):
     return list(batches.take(count).as_numpy_iterator())
 
 
-def assert_equal_batches(first, second):
+def assert_equal_batches(tf_test, first, second):
     assert len(first) == len(second) > 0
     for a, b in zip(first, second, strict=True):
         assert a.keys() == b.keys()
         for key in a:
-            np.testing.assert_array_equal(a[key], b[key])
+            tf_test.assertAllEqual(a[key], b[key])
 
 
 def test_training_elements_have_static_shapes(dataset):
@@ -78,25 +72,25 @@ def test_training_elements_have_static_shapes(dataset):
     assert batches.cardinality() == tf.data.INFINITE_CARDINALITY
 
 
-def test_without_augmentation_images_and_objects_are_those_of_the_index(dataset):
+def test_without_augmentation_images_and_objects_are_those_of_the_index(tf_test, dataset):
     for batch in take(pipeline.training_batches(dataset, make_config(PLAIN)), 3):
         for row, index in enumerate(batch["image_indices"]):
             expected = np.round(warp_image(pixels_of(index), (64, 80)))
-            np.testing.assert_array_equal(batch["images"][row], expected)
+            tf_test.assertAllEqual(batch["images"][row], expected)
             boxes, labels, _ = dataset.image_annotations(index)
             count = len(labels)
-            np.testing.assert_allclose(batch["boxes"][row, :count], boxes, atol=1e-6)
-            np.testing.assert_array_equal(batch["labels"][row, :count], labels)
+            tf_test.assertAllClose(batch["boxes"][row, :count], boxes, rtol=1e-7, atol=1e-6)
+            tf_test.assertAllEqual(batch["labels"][row, :count], labels)
             assert not batch["boxes"][row, count:].any() and not batch["labels"][row, count:].any()
 
 
-def test_every_epoch_is_a_permutation_of_its_own(dataset):
+def test_every_epoch_is_a_permutation_of_its_own(tf_test, dataset):
     batches = take(pipeline.training_batches(dataset, make_config()), 25)
     epochs = np.concatenate([batch["image_indices"] for batch in batches]).reshape(20, 5)
-    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(5), (20, 1)))
+    tf_test.assertAllEqual(np.sort(epochs, axis=1), np.tile(np.arange(5), (20, 1)))
     assert len({tuple(epoch) for epoch in epochs}) > 10
-    other = take(pipeline.training_batches(dataset, make_config(seed=1)), 25)
-    assert not np.array_equal(epochs.ravel(), np.concatenate([b["image_indices"] for b in other]))
+    other_seed = take(pipeline.training_batches(dataset, make_config(seed=1)), 25)
+    assert not np.array_equal(epochs.ravel(), np.concatenate([b["image_indices"] for b in other_seed]))
 
 
 def test_an_image_is_augmented_differently_each_time(dataset):
@@ -106,13 +100,15 @@ def test_an_image_is_augmented_differently_each_time(dataset):
     assert len({image.tobytes() for image in first_image}) == 8
 
 
-def test_resuming_is_exact(dataset):
+def test_resuming_is_exact(tf_test, dataset):
     config = make_config()
     whole = take(pipeline.training_batches(dataset, config), 7)
-    assert_equal_batches(take(pipeline.training_batches(dataset, config, start_step=3), 4), whole[3:])
+    assert_equal_batches(
+        tf_test, take(pipeline.training_batches(dataset, config, start_step=3), 4), whole[3:]
+    )
 
 
-def test_workers_share_the_batch(dataset):
+def test_workers_share_the_batch(tf_test, dataset):
     config = make_config()
     whole = take(pipeline.training_batches(dataset, config, start_step=2), 3)
     parts = [
@@ -120,7 +116,7 @@ def test_workers_share_the_batch(dataset):
         for index in range(2)
     ]
     joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts, strict=True)]
-    assert_equal_batches(joined, whole)
+    assert_equal_batches(tf_test, joined, whole)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +127,7 @@ def test_workers_share_the_batch(dataset):
         (DataConfig(format="coco", use_difficult=True), True),
     ],
 )
-def test_difficult_objects(dataset, data, drops):
+def test_difficult_objects(tf_test, dataset, data, drops):
     batches = take(pipeline.training_batches(dataset, make_config(PLAIN, data)), 5)
     counts = {}
     for batch in batches:
@@ -140,8 +136,8 @@ def test_difficult_objects(dataset, data, drops):
             boxes, labels, difficult = dataset.image_annotations(index)
             kept = ~difficult if drops else np.ones(len(labels), bool)
             real = batch["labels"][row] > 0
-            np.testing.assert_array_equal(batch["labels"][row][real], labels[kept])
-            np.testing.assert_allclose(batch["boxes"][row][real], boxes[kept], atol=1e-6)
+            tf_test.assertAllEqual(batch["labels"][row][real], labels[kept])
+            tf_test.assertAllClose(batch["boxes"][row][real], boxes[kept], rtol=1e-7, atol=1e-6)
     assert counts.keys() == set(range(5))
     assert sum(counts.values()) == (4 if drops else 7)
 
@@ -158,13 +154,13 @@ def test_data_without_any_object_still_has_a_padding_row(dataset):
     assert batch["boxes"].shape == (4, 1, 4) and not batch["boxes"].any() and not batch["labels"].any()
 
 
-def test_evaluation_reads_every_image_once_in_order(dataset):
+def test_evaluation_reads_every_image_once_in_order(tf_test, dataset):
     batches = take(pipeline.evaluation_batches(dataset, (16, 24), 2), -1)
     assert [batch["image_indices"].tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
     images = np.concatenate([batch["images"] for batch in batches])
-    assert images.dtype == np.float32
+    tf_test.assertDTypeEqual(images, np.float32)
     for index in range(5):
-        np.testing.assert_array_equal(images[index], warp_image(pixels_of(index), (16, 24)))
+        tf_test.assertAllEqual(images[index], warp_image(pixels_of(index), (16, 24)))
 
 
 def test_training_images_are_those_of_the_next_steps(dataset, monkeypatch):

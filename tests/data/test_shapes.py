@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from refinedet_tf.commands import generate_shapes
 from refinedet_tf.commands.terminal import run
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data import shapes
@@ -114,7 +115,7 @@ def test_hidden_shapes_are_difficult(sample):
             seen = np.count_nonzero(item.mask & ~hidden) / np.count_nonzero(item.mask)
             assert seen >= shapes.MIN_VISIBLE
             if item.difficult:
-                # Of the whole shape, so that a part outside the image makes it at most twice this.
+                # The share is that of the whole shape; a part outside the image makes it at most twice this.
                 assert seen < 2 * shapes.DIFFICULT_BELOW
                 difficult += 1
             else:
@@ -174,16 +175,16 @@ def test_smaller_set_is_the_beginning_of_a_larger_one(written, tmp_path):
 def test_command(tmp_path, capsys):
     root = tmp_path / "set"
     arguments = [str(root), "--train", "2", "--val", "1", "--test", "1", "--seed", "9"]
-    run(shapes.main, arguments)
+    run(generate_shapes.main, arguments)
     assert json.loads((root / "shapes.json").read_text())["seed"] == 9
     assert (root / "VOC2007/ImageSets/Main/test.txt").read_text() == "test_000000\n"
-    run(shapes.main, arguments)
+    run(generate_shapes.main, arguments)
     assert capsys.readouterr().out.splitlines() == [
         f"{root}: 2 images for train, 1 images for val, 1 images for test, seed 9",
         f"{root}: 2 images for train, 1 images for val, 1 images for test, seed 9 (already there)",
     ]
     with pytest.raises(SystemExit) as stopped:
-        run(shapes.main, [*arguments, "--seed", "8"])
+        run(generate_shapes.main, [*arguments, "--seed", "8"])
     assert stopped.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 

@@ -78,9 +78,9 @@ def test_perfect_detections_and_a_class_without_objects(capsys):
     measured = [name for name in SUMMARY_NAMES if not np.isnan(summary[name])]
     assert measured == [name for name in SUMMARY_NAMES if not name.endswith("medium")]
     np.testing.assert_allclose([summary[name] for name in measured], 1.0, rtol=1e-9)
-    assert [one.ap for one in classes.values()] == pytest.approx([1.0, 1.0, np.nan], nan_ok=True)
-    assert [one.num_objects for one in classes.values()] == [1, 1, 0]
-    assert [one.num_detections for one in classes.values()] == [1, 1, 1]
+    assert [result.ap for result in classes.values()] == pytest.approx([1.0, 1.0, np.nan], nan_ok=True)
+    assert [result.num_objects for result in classes.values()] == [1, 1, 0]
+    assert [result.num_detections for result in classes.values()] == [1, 1, 1]
     assert capsys.readouterr().out == ""
 
 
@@ -105,8 +105,8 @@ def test_classes_are_found_by_name_and_images_by_id():
     )
     rows = [(0, 1, 0.9, LARGE), (1, 2, 0.9, [50, 50, 60, 60]), (1, 2, 0.8, SMALL)]
     summary, classes = coco_average_precisions(make_detections(rows), dataset)
-    assert [one.ap for one in classes.values()] == pytest.approx([1.0, 0.5, 0.0])
-    assert [one.num_detections for one in classes.values()] == [1, 2, 0]
+    assert [result.ap for result in classes.values()] == pytest.approx([1.0, 0.5, 0.0])
+    assert [result.num_detections for result in classes.values()] == [1, 2, 0]
     assert summary["AP"] == pytest.approx(0.5)
 
 
@@ -123,13 +123,13 @@ def test_without_any_detection_ap_is_0():
     summary, classes = coco_average_precisions(make_detections([]), dataset)
     assert summary["AP"] == 0.0
     assert summary["AR100"] == 0.0
-    assert [one.ap for one in classes.values()] == pytest.approx([0.0, 0.0, np.nan], nan_ok=True)
+    assert [result.ap for result in classes.values()] == pytest.approx([0.0, 0.0, np.nan], nan_ok=True)
 
 
 def test_without_any_object_everything_is_nan():
     summary, classes = coco_average_precisions(make_detections([(0, 1, 0.9, LARGE)]), make_dataset([]))
     assert all(np.isnan(value) for value in summary.values())
-    assert all(np.isnan(one.ap) for one in classes.values())
+    assert all(np.isnan(result.ap) for result in classes.values())
 
 
 def test_a_difficult_object_counts_neither_way_and_forgives_only_what_fits_it():

@@ -4,13 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from config_of import config_of
 from PIL import Image
 
 import evaluate as command
 from refinedet_tf import boxes as box_ops
 from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.commands import evaluate as evaluate_command
-from refinedet_tf.config import Config, DataConfig, EvaluationConfig, ExpectedConfig, ModelConfig
+from refinedet_tf.config import ExpectedConfig
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import result_files
@@ -83,10 +84,10 @@ def dataset(tmp_path):
 
 
 def make_config(metric="voc07", image_size=(64, 64), classes=CLASSES, expected=None):
-    return Config(
-        model=ModelConfig(image_size=image_size),
-        data=DataConfig(classes=classes),
-        evaluation=EvaluationConfig(metric=metric, batch_size=BATCH_SIZE),
+    return config_of(
+        classes,
+        model={"image_size": image_size},
+        evaluation={"metric": metric, "batch_size": BATCH_SIZE},
         expected=expected,
     )
 
@@ -95,9 +96,9 @@ def make_config(metric="voc07", image_size=(64, 64), classes=CLASSES, expected=N
 def test_a_perfect_model_reaches_ap_1(metric, dataset):
     result = evaluate(Oracle(), make_config(metric), dataset)
     assert result.mean_ap == pytest.approx(1.0)
-    assert [one.ap for one in result.classes.values()] == pytest.approx([1.0, 1.0, np.nan], nan_ok=True)
-    assert [one.num_objects for one in result.classes.values()] == [4, 2, 0]
-    assert [one.num_detections for one in result.classes.values()] == [4, 2, 0]
+    assert [entry.ap for entry in result.classes.values()] == pytest.approx([1.0, 1.0, np.nan], nan_ok=True)
+    assert [entry.num_objects for entry in result.classes.values()] == [4, 2, 0]
+    assert [entry.num_detections for entry in result.classes.values()] == [4, 2, 0]
     assert result.num_images == NUM_IMAGES
     assert result.throughput.batch_size == BATCH_SIZE
     assert (result.coco is not None) == (metric == "coco")
@@ -106,7 +107,7 @@ def test_a_perfect_model_reaches_ap_1(metric, dataset):
 @pytest.mark.parametrize("metric,ap", [("voc07", 8 / 11), ("voc", 3 / 4), ("coco", 76 / 101)])
 def test_an_object_missed_in_the_short_last_batch_costs_recall(metric, ap, dataset):
     result = evaluate(Oracle(blind_to=[6]), make_config(metric), dataset)
-    assert [one.ap for one in result.classes.values()] == pytest.approx([ap, 1.0, np.nan], nan_ok=True)
+    assert [entry.ap for entry in result.classes.values()] == pytest.approx([ap, 1.0, np.nan], nan_ok=True)
     assert result.mean_ap == pytest.approx((ap + 1) / 2)
 
 
@@ -116,14 +117,14 @@ def test_a_model_that_finds_nothing_has_ap_0(dataset):
         assert result.mean_ap == 0.0
 
 
-def test_detections_belong_to_their_images_and_nothing_is_traced_twice(dataset):
+def test_detections_belong_to_their_images_and_nothing_is_traced_twice(tf_test, dataset):
     oracle, seen = Oracle(), []
     detections, _ = detect_all(oracle, make_config(), dataset, lambda *args: seen.append(args[:2]))
     assert sorted(zip(detections.images.tolist(), detections.labels.tolist(), strict=True)) == [
         (image, label) for image, label, _ in OBJECTS
     ]
     order = np.lexsort([detections.labels, detections.images])
-    np.testing.assert_allclose(detections.boxes[order], dataset.boxes, atol=1e-5)
+    tf_test.assertAllClose(detections.boxes[order], dataset.boxes, rtol=1e-7, atol=1e-5)
     assert oracle.num_traces == 1
     assert seen == [(3, 7), (6, 7), (7, 7)]
 

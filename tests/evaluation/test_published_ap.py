@@ -101,8 +101,8 @@ def test_seven_images_of_one_class(data, compare):
     objects = with_corners(rows(folder / "groundtruths", index, 4))
     detections = with_corners(rows(folder / "detections", index, 5))
     on = "Object-Detection-Metrics, 7 images, 15 objects; IoU 0.1, 0.3, 0.5, 0.75"
-    figures = [one for one in expected["published"] if "ap_by_iou" in one]
-    assert {one["interp"] for one in figures} == set(METRICS)
+    figures = [figure for figure in expected["published"] if "ap_by_iou" in figure]
+    assert {figure["interp"] for figure in figures} == set(METRICS)
     for figure in figures:
         for iou, ap in figure["ap_by_iou"].items():
             found = class_result(objects, detections, METRICS[figure["interp"]], float(iou)).ap
@@ -115,7 +115,7 @@ def test_seven_images_of_one_class(data, compare):
 
 
 def test_seven_images_in_normalised_boxes(data, compare):
-    """As the evaluation of this project sees them, float32 and normalised."""
+    """The boxes as this project's evaluation sees them, which is float32 and normalised."""
     folder, expected = data("rafaelpadilla_readme7")
     index = index_of(folder / "groundtruths_rel", ".txt")
     sizes = np.full((7, 2), 200)
@@ -133,7 +133,7 @@ def test_seven_images_in_normalised_boxes(data, compare):
     scores = numbers[:, 0].astype(np.float32)
     detections = DatasetDetections(images, np.ones(len(images), int), scores, normalised(numbers[:, 1:]))
     on = "Object-Detection-Metrics, the same from relative coordinates, normalised boxes in float32"
-    for figure in (one for one in expected["published"] if "ap_by_iou" in one):
+    for figure in (entry for entry in expected["published"] if "ap_by_iou" in entry):
         for iou, ap in figure["ap_by_iou"].items():
             metric = METRICS[figure["interp"]]
             found = average_precisions(detections, truth, ["person"], metric, float(iou))["person"].ap
@@ -204,14 +204,14 @@ def coco_summary(ground_truth_file, detection_file, dtype):
         coco=truth,
     )
     found = json.loads(detection_file.read_text(encoding="utf-8"))
-    images = np.array([place[one["image_id"]] for one in found])
-    x, y, width, height = np.array([one["bbox"] for one in found]).T
+    images = np.array([place[detection["image_id"]] for detection in found])
+    x, y, width, height = np.array([detection["bbox"] for detection in found]).T
     corners = np.stack([y, x, y + height, x + width], axis=1)
-    labels = np.array([list(categories).index(one["category_id"]) + 1 for one in found])
+    labels = np.array([list(categories).index(detection["category_id"]) + 1 for detection in found])
     detections = DatasetDetections(
         images,
         labels,
-        np.array([one["score"] for one in found], np.float32),
+        np.array([detection["score"] for detection in found], np.float32),
         (corners / np.tile(dataset.image_sizes[images], 2)).astype(dtype),
     )
     summary, _ = coco_average_precisions(detections, dataset)

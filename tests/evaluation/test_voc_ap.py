@@ -223,7 +223,7 @@ def test_average_precisions_splits_classes_and_converts_boxes():
     results = average_precisions(detections, truth, names, "voc07")
     assert list(results) == list(names)
     expected = [1 / 3, 0.43636363636363634, 0.5810335497835498, 0.0, np.nan]
-    np.testing.assert_allclose([one.ap for one in results.values()], expected, rtol=1e-9)
+    np.testing.assert_allclose([result.ap for result in results.values()], expected, rtol=1e-9)
     assert mean_average_precision(results) == pytest.approx(sum(expected[:4]) / 4)
 
 

@@ -57,29 +57,29 @@ def image_of(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def assert_agrees(outputs, row, result):
+def assert_agrees(tf_test, outputs, row, result):
     n = int(outputs["num_detections"][row])
     assert n == len(result["scores"]) > 3
     height, width = result["image_size"]
     boxes = np.asarray(outputs["detection_boxes"])[row, :n] * [height, width, height, width]
-    np.testing.assert_allclose(boxes, result["boxes"], atol=1e-3 * max(height, width))
-    np.testing.assert_allclose(outputs["detection_scores"][row, :n], result["scores"], atol=1e-5)
-    np.testing.assert_array_equal(outputs["detection_classes"][row, :n], result["labels"])
+    tf_test.assertAllClose(boxes, result["boxes"], rtol=1e-7, atol=1e-3 * max(height, width))
+    tf_test.assertAllClose(outputs["detection_scores"][row, :n], result["scores"], rtol=1e-7, atol=1e-5)
+    tf_test.assertAllEqual(outputs["detection_classes"][row, :n], result["labels"])
 
 
-def test_bytes_of_every_format_and_size(signatures, detector, tmp_path):
+def test_bytes_of_every_format_and_size(tf_test, signatures, detector, tmp_path):
     contents = [contents for contents, _ in hostile_images.readable().values()]
     outputs = signatures["serving_default"](image_bytes=tf.constant(contents))
     assert outputs["image_decoded"].numpy().all()
     files = []
-    for number, one in enumerate(contents):
+    for number, content in enumerate(contents):
         files.append(tmp_path / str(number))
-        files[-1].write_bytes(one)
+        files[-1].write_bytes(content)
     for row, result in enumerate(detector(files)):
-        assert_agrees(outputs, row, result)
+        assert_agrees(tf_test, outputs, row, result)
 
 
-def test_a_broken_file_has_an_empty_result_and_the_others_their_own(signatures, detector):
+def test_a_broken_file_has_an_empty_result_and_the_others_their_own(tf_test, signatures, detector):
     image = image_of(50, 70)
     good = tf.io.encode_png(image).numpy()
     bad = list(hostile_images.unreadable().values())
@@ -88,7 +88,7 @@ def test_a_broken_file_has_an_empty_result_and_the_others_their_own(signatures, 
     assert not outputs["num_detections"][:-1].numpy().any()
     for name in ("detection_boxes", "detection_scores", "detection_classes"):
         assert not outputs[name][:-1].numpy().any()
-    assert_agrees(outputs, -1, detector([image])[0])
+    assert_agrees(tf_test, outputs, -1, detector([image])[0])
 
 
 def test_no_images(signatures):
@@ -96,21 +96,21 @@ def test_no_images(signatures):
     assert outputs["detection_boxes"].shape == (0, 200, 4)
 
 
-def test_tensors_of_any_size(signatures, detector):
+def test_tensors_of_any_size(tf_test, signatures, detector):
     for height, width in ((64, 128), (33, 47), (1, 1)):
         images = np.stack([image_of(height, width, seed) for seed in (1, 2)])
         outputs = signatures["serving_tensor"](images=images)
         for row, result in enumerate(detector(list(images))):
-            assert_agrees(outputs, row, result)
+            assert_agrees(tf_test, outputs, row, result)
 
 
-def test_heads(signatures, model):
+def test_heads(tf_test, signatures, model):
     images = np.stack([warp_image(image_of(33, 47, seed), (64, 128)) for seed in (1, 2)])
     expected = model(images, training=False)
     heads = signatures["serving_heads"](images=images)
     assert heads.keys() == expected.keys() == {"arm_loc", "arm_conf", "odm_loc", "odm_conf"}
     for name, head in heads.items():
-        np.testing.assert_allclose(head, expected[name], rtol=1e-5, atol=1e-5)
+        tf_test.assertAllClose(head, expected[name], rtol=1e-5, atol=1e-5)
 
 
 def test_signature_names_and_types(signatures):
@@ -166,7 +166,7 @@ import tensorflow as tf
 folder, file = sys.argv[1:]
 contents = open(file, "rb").read()
 results = [tf.saved_model.load(folder).signatures["serving_default"](image_bytes=tf.constant([contents]))]
-# As TensorFlow Serving runs it.
+# TensorFlow Serving runs it in this way.
 with tf.compat.v1.Session(graph=tf.Graph()) as session:
     signature = tf.compat.v1.saved_model.load(session, ["serve"], folder).signature_def["serving_default"]
     tensors = {name: output.name for name, output in signature.outputs.items()}
@@ -198,7 +198,7 @@ def test_loads_without_keras_and_without_this_package(exported, detector, tmp_pa
         assert float(score) == pytest.approx(result["scores"][0], abs=1e-5)
 
 
-def test_saved_model_cli(exported, detector, tmp_path):
+def test_saved_model_cli(tf_test, exported, detector, tmp_path):
     image = image_of(40, 60)
     np.save(tmp_path / "images.npy", image[None])
     command = Path(sys.executable).parent / "saved_model_cli"
@@ -206,7 +206,7 @@ def test_saved_model_cli(exported, detector, tmp_path):
     choice = ("--tag_set", "serve", "--signature_def", "serving_tensor")
     child(command, "run", "--dir", exported[0], *choice, "--inputs", inputs, "--outdir", tmp_path)
     outputs = {file.stem: np.load(file) for file in tmp_path.glob("*.npy")}
-    assert_agrees(outputs, 0, detector([image])[0])
+    assert_agrees(tf_test, outputs, 0, detector([image])[0])
 
 
 def test_many_requests_neither_trace_nor_grow(signatures):

@@ -5,8 +5,9 @@ import typing
 
 import keras
 import pytest
+from config_of import config_of
 
-from refinedet_tf.config import Config, DataConfig, ModelConfig
+from refinedet_tf.config import ModelConfig
 from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
 from refinedet_tf.model import build_model
 
@@ -16,9 +17,7 @@ NAMES = typing.get_args({f.name: f.type for f in dataclasses.fields(ModelConfig)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_export(name, tmp_path):
-    config = Config(
-        model=ModelConfig(backbone=name, image_size=(128, 192)), data=DataConfig(classes=("a", "b", "c"))
-    )
+    config = config_of(("a", "b", "c"), model={"backbone": name, "image_size": (128, 192)})
     keras.utils.set_random_seed(0)
     model = build_model(config)
     # A random network gives all anchors about the same box and score.

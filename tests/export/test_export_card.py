@@ -1,4 +1,4 @@
-"""What an export says of itself: model.json, labels.txt, and the requests for warming up."""
+"""The files that describe an export, model.json and labels.txt, and the requests that warm it up."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def test_model_json():
     assert tree["versions"]["tensorflow"] == tf.__version__
 
 
-def test_model_json_is_enough_to_decode_heads():
+def test_model_json_is_enough_to_decode_heads(tf_test):
     """Anchors made of nothing but the file, in plain Python, are those of the project."""
     from refinedet_tf.anchors import tile_anchors
 
@@ -45,7 +45,7 @@ def test_model_json_is_enough_to_decode_heads():
                     box = ((cy - h / 2) / height, (cx - w / 2) / width)
                     anchors.append((*box, (cy + h / 2) / height, (cx + w / 2) / width))
     assert len(anchors) == tree["anchors"]["count"]
-    np.testing.assert_allclose(anchors, tile_anchors((96, 160)), atol=1e-6)
+    tf_test.assertAllClose(anchors, tile_anchors((96, 160)), rtol=1e-7, atol=1e-6)
     # One unit of the first offset moves the centre by the variance, in widths of the anchor.
     moved = np.asarray(decode(np.array([[1.0, 0, 0, 0]], np.float32), np.array([[0, 0, 1, 0.5]], np.float32)))
     assert moved[0, 1] == pytest.approx(0.5 * tree["anchors"]["variances"][0])

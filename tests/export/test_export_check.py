@@ -27,13 +27,13 @@ LABELS = np.array([1, 1, 2])
 
 
 def compared(boxes=BOXES, scores=SCORES, labels=LABELS):
-    comparison = Comparison("one")
+    comparison = Comparison("form")
     comparison.add((BOXES, SCORES, LABELS), (boxes, scores, labels))
     return comparison
 
 
 def test_equal_detections():
-    assert compared() == Comparison("one", detections=3)
+    assert compared() == Comparison("form", detections=3)
     assert compared().within(TOLERANCES["float32"])
 
 
@@ -50,7 +50,7 @@ def test_shifts_are_measured(box_shift, score_shift):
 
 
 def test_another_class_and_another_number_are_lost():
-    # On both sides, as neither has the other's.
+    # Each side lacks what the other side has, so that both count.
     assert compared(labels=np.array([1, 2, 2])).lost == 2
     assert compared(BOXES[:2], SCORES[:2], LABELS[:2]).lost == 1
     doubled = [np.repeat(column, 2, axis=0) for column in (BOXES, SCORES, LABELS)]
@@ -62,32 +62,32 @@ def test_another_class_and_another_number_are_lost():
 
 def test_order_within_equal_scores_is_free():
     scores = np.array([0.9, 0.9, 0.3])
-    comparison = Comparison("one")
+    comparison = Comparison("form")
     comparison.add((BOXES, scores, LABELS), (BOXES[[1, 0, 2]], scores, LABELS))
-    assert comparison == Comparison("one", detections=3)
+    assert comparison == Comparison("form", detections=3)
 
 
 def test_equal_boxes_are_told_apart_by_their_scores():
-    """As those of objects larger than the image, all cut to the same."""
+    """Objects larger than the image have such boxes, because all are cut to the image."""
     boxes, labels = np.array([[0.0, 0, 1, 1]] * 3), np.ones(3, int)
     scores = np.array([0.55, 0.53, 0.51])
-    comparison = Comparison("one")
+    comparison = Comparison("form")
     comparison.add((boxes, scores, labels), (boxes + 1e-7, scores, labels))
     assert (comparison.lost, comparison.scores) == (0, 0)
     assert comparison.boxes == pytest.approx(1e-7)
 
 
 def test_order_and_finiteness_are_required():
-    with pytest.raises(ExportMismatch, match="one does not give its detections by descending score"):
+    with pytest.raises(ExportMismatch, match="form does not give its detections by descending score"):
         compared(BOXES[::-1], SCORES[::-1], LABELS[::-1])
-    with pytest.raises(ExportMismatch, match="one gives a box or score that is not finite"):
+    with pytest.raises(ExportMismatch, match="form gives a box or score that is not finite"):
         compared(scores=np.array([np.nan, 0.8, 0.3]))
 
 
 def test_few_may_be_lost_among_many():
-    assert Comparison("one", detections=1000, lost=5).within(TOLERANCES["float32"])
-    assert not Comparison("one", detections=1000, lost=6).within(TOLERANCES["float32"])
-    assert not Comparison("one", detections=199, lost=1).within(TOLERANCES["float32"])
+    assert Comparison("form", detections=1000, lost=5).within(TOLERANCES["float32"])
+    assert not Comparison("form", detections=1000, lost=6).within(TOLERANCES["float32"])
+    assert not Comparison("form", detections=199, lost=1).within(TOLERANCES["float32"])
 
 
 def test_sample_of_a_file(tmp_path):
@@ -99,11 +99,11 @@ def test_sample_of_a_file(tmp_path):
         Sample.of_file(tmp_path / "none.jpg")
 
 
-def test_generated_samples():
+def test_generated_samples(tf_test):
     samples = generated_samples()
     assert len({sample.pixels.shape for sample in samples}) == len(samples) == 4
     for sample in samples:
-        np.testing.assert_array_equal(decode_image(sample.contents), sample.pixels)
+        tf_test.assertAllEqual(decode_image(sample.contents), sample.pixels)
         assert sample.pixels.std() > 10
 
 

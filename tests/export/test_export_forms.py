@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from config_of import config_of
 
-from refinedet_tf.config import Config, DataConfig, ModelConfig
 from refinedet_tf.errors import InputError
 from refinedet_tf.export.graphs import in_bfloat16
 from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
@@ -18,9 +18,9 @@ from refinedet_tf.model import build_model
 SIZE = (96, 128)
 
 
-def config_of(**model):
-    model = {"backbone": "mobilenet_v2", "image_size": SIZE, "tcb_channels": 32, **model}
-    return Config(model=ModelConfig(**model), data=DataConfig(classes=("a", "b", "c")))
+def make_config(**model):
+    small = {"backbone": "mobilenet_v2", "image_size": SIZE, "tcb_channels": 32}
+    return config_of(("a", "b", "c"), model={**small, **model})
 
 
 def network_of(config):
@@ -35,7 +35,7 @@ def network_of(config):
 
 @pytest.fixture
 def network(small_network):
-    config = config_of()
+    config = make_config()
     return network_of(config), config
 
 
@@ -45,7 +45,7 @@ def graph_text(folder):
 
 @pytest.mark.parametrize("design", ["tiled_anchors", "single_stage"])
 def test_designs(small_network, tmp_path, design):
-    config = config_of(design=design)
+    config = make_config(design=design)
     folder, comparisons = export_saved_model(
         network_of(config), config, tmp_path, options=ExportOptions(onnx=True)
     )
@@ -82,12 +82,12 @@ def test_bfloat16(network, tmp_path):
     assert 0.45 < size_of[narrow] / size_of[wide] < 0.6
 
 
-def test_network_in_bfloat16_has_the_same_weights(network):
+def test_network_in_bfloat16_has_the_same_weights(tf_test, network):
     model, config = network
     narrow = in_bfloat16(model, config)
     assert narrow.get_layer("tcb3").compute_dtype == "bfloat16"
-    for one, other in zip(model.get_weights(), narrow.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for wide_values, narrow_values in zip(model.get_weights(), narrow.get_weights(), strict=True):
+        tf_test.assertAllEqual(narrow_values, wide_values)
 
 
 def test_limits_become_part_of_the_graph(network, tmp_path):
@@ -117,8 +117,8 @@ def test_images_without_detections(network, tmp_path):
 
 
 def test_free_image_size(network, tmp_path):
-    """A network of any size is exported for one."""
-    config = config_of(image_size=None)
+    """A network that takes images of any size is exported for one size."""
+    config = make_config(image_size=None)
     model = network_of(config)
     with pytest.raises(InputError, match="model.image_size is null"):
         export_saved_model(model, config, tmp_path / "none")

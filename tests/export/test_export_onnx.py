@@ -55,26 +55,26 @@ def images_of(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
 
 
-def assert_same_detections(outputs, results):
+def assert_same_detections(tf_test, outputs, results):
     assert len(outputs["num_detections"]) == len(results)
     for row, result in enumerate(results):
         n = outputs["num_detections"][row]
         assert n == len(result["scores"]) > 3
         boxes = outputs["detection_boxes"][row, :n] * np.tile(result["image_size"], 2)
-        np.testing.assert_allclose(boxes, result["boxes"], atol=1e-3 * max(result["image_size"]))
-        np.testing.assert_allclose(outputs["detection_scores"][row, :n], result["scores"], atol=1e-4)
-        np.testing.assert_array_equal(outputs["detection_classes"][row, :n], result["labels"])
+        tf_test.assertAllClose(boxes, result["boxes"], rtol=1e-7, atol=1e-3 * max(result["image_size"]))
+        tf_test.assertAllClose(outputs["detection_scores"][row, :n], result["scores"], rtol=1e-7, atol=1e-4)
+        tf_test.assertAllEqual(outputs["detection_classes"][row, :n], result["labels"])
         assert not outputs["detection_scores"][row, n:].any()
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 128), (3, 50, 90), (2, 300, 200), (1, 1, 1)])
-def test_detector_of_any_batch_and_size(folder, model, config, shape):
+def test_detector_of_any_batch_and_size(tf_test, folder, model, config, shape):
     images = images_of(*shape)
     outputs = run(folder / "detector.onnx", images)
-    assert_same_detections(outputs, Detector(model, config)(list(images)))
+    assert_same_detections(tf_test, outputs, Detector(model, config)(list(images)))
 
 
-def test_heads_boxes_and_scores(model, config, tmp_path):
+def test_heads_boxes_and_scores(tf_test, model, config, tmp_path):
     limits = PostprocessConfig(objectness_threshold=0.4, score_threshold=0.3)
     config = dataclasses.replace(config, postprocess=limits)
     write_onnx(DetectionGraphs(model, config), DESCRIPTION, tmp_path / "onnx")
@@ -82,10 +82,10 @@ def test_heads_boxes_and_scores(model, config, tmp_path):
     outputs = run(tmp_path / "onnx" / "heads.onnx", images.numpy())
     heads = model(images, training=False)
     for name, head in heads.items():
-        np.testing.assert_allclose(outputs[name], head, rtol=1e-4, atol=1e-4)
+        tf_test.assertAllClose(outputs[name], head, rtol=1e-4, atol=1e-4)
     boxes, scores = candidates(heads, tile_anchors(SIZE), config)
-    np.testing.assert_allclose(outputs["boxes"], boxes, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(outputs["scores"], scores, atol=1e-5)
+    tf_test.assertAllClose(outputs["boxes"], boxes, rtol=1e-4, atol=1e-4)
+    tf_test.assertAllClose(outputs["scores"], scores, rtol=1e-7, atol=1e-5)
     objectness = tf.nn.softmax(outputs["arm_conf"])[..., 1].numpy()
     dropped = (outputs["scores"] == 0).all(axis=2)
     assert dropped[objectness < 0.4].all() and 0 < (objectness < 0.4).sum() < dropped.sum()
@@ -93,7 +93,7 @@ def test_heads_boxes_and_scores(model, config, tmp_path):
     assert kept.min() > 0.3 and 0.1 < kept.size / outputs["scores"].size < 0.9
 
 
-def test_a_suppression_of_the_runtime_finds_the_same(folder, model, config):
+def test_a_suppression_of_the_runtime_finds_the_same(tf_test, folder, model, config):
     """Boxes and scores of heads.onnx through TensorFlow's own NMS, where no limit cuts."""
     limits = PostprocessConfig(pre_nms_per_image=None, max_detections=2000)
     image = images_of(1, 64, 128)
@@ -110,20 +110,20 @@ def test_a_suppression_of_the_runtime_finds_the_same(folder, model, config):
     count = int(found.valid_detections[0])
     (result,) = Detector(model, dataclasses.replace(config, postprocess=limits))(image)
     assert count == len(result["scores"]) > 50
-    np.testing.assert_allclose(found.nmsed_scores[0, :count], result["scores"], atol=1e-5)
-    np.testing.assert_array_equal(found.nmsed_classes[0, :count] + 1, result["labels"])
+    tf_test.assertAllClose(found.nmsed_scores[0, :count], result["scores"], rtol=1e-7, atol=1e-5)
+    tf_test.assertAllEqual(found.nmsed_classes[0, :count] + 1, result["labels"])
     boxes = found.nmsed_boxes[0, :count] * np.tile(result["image_size"], 2)
-    np.testing.assert_allclose(boxes, result["boxes"], atol=0.1)
+    tf_test.assertAllClose(boxes, result["boxes"], rtol=1e-7, atol=0.1)
 
 
-def test_warp_is_that_of_tensorflow_bit_for_bit(tmp_path):
+def test_warp_is_that_of_tensorflow_bit_for_bit(tf_test, tmp_path):
     spec = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
     function = tf.function(lambda images: {"warped": onnx_export._warp(images, (75, 130))}, [spec])
     onnx_export._convert(function, DESCRIPTION, tmp_path / "warp.onnx")
     for shape in ((1, 75, 130), (2, 33, 47), (1, 480, 640), (1, 427, 301), (1, 1, 2)):
         images = images_of(*shape)
         expected = warp_image(images, (75, 130))
-        np.testing.assert_array_equal(run(tmp_path / "warp.onnx", images)["warped"], expected)
+        tf_test.assertAllEqual(run(tmp_path / "warp.onnx", images)["warped"], expected)
 
 
 def test_names_types_and_metadata(folder):
@@ -145,7 +145,7 @@ def test_names_types_and_metadata(folder):
         assert {opset.domain: opset.version for opset in file.opset_import}[""] == 18
 
 
-def test_authors_limits_and_a_fixed_batch(model, config, tmp_path):
+def test_authors_limits_and_a_fixed_batch(tf_test, model, config, tmp_path):
     """Suppression class after class, a loop in the graph; heads.onnx has no such part."""
     limits = PostprocessConfig(pre_nms_per_image=None, pre_nms_per_class=60, max_detections=100)
     config = dataclasses.replace(config, postprocess=limits)
@@ -153,7 +153,7 @@ def test_authors_limits_and_a_fixed_batch(model, config, tmp_path):
     images = images_of(2, 50, 90)
     outputs = run(tmp_path / "fixed" / "detector.onnx", images)
     assert outputs["detection_boxes"].shape == (2, 100, 4)
-    assert_same_detections(outputs, Detector(model, config)(list(images)))
+    assert_same_detections(tf_test, outputs, Detector(model, config)(list(images)))
     with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument):
         run(tmp_path / "fixed" / "detector.onnx", images_of(3, 50, 90))
 

@@ -35,47 +35,45 @@ def write_png(path, image):
     return path
 
 
-def assert_same(actual, expected):
+def assert_same(tf_test, actual, expected):
     assert actual["names"] == expected["names"]
     assert actual["image_size"] == expected["image_size"]
-    np.testing.assert_array_equal(actual["labels"], expected["labels"])
-    np.testing.assert_allclose(actual["scores"], expected["scores"], atol=1e-6)
-    np.testing.assert_allclose(actual["boxes"], expected["boxes"], atol=1e-3)
+    tf_test.assertAllEqual(actual["labels"], expected["labels"])
+    tf_test.assertAllClose(actual["scores"], expected["scores"], rtol=1e-7, atol=1e-6)
+    tf_test.assertAllClose(actual["boxes"], expected["boxes"], rtol=1e-7, atol=1e-3)
 
 
-def test_result_is_the_postprocessed_network_in_pixels(detector, model, config):
+def test_result_is_the_postprocessed_network_in_pixels(tf_test, detector, model, config):
     image = image_of(50, 90)
     heads = model(warp_image(image, (64, 64))[None], training=False)
     expected = {k: v[0].numpy() for k, v in postprocess(heads, tile_anchors((64, 64)), config).items()}
     n = expected["num_detections"]
     assert n > 3
     result = detector([image])[0]
-    np.testing.assert_allclose(result["scores"], expected["detection_scores"][:n], atol=1e-6)
+    tf_test.assertAllClose(result["scores"], expected["detection_scores"][:n], rtol=1e-7, atol=1e-6)
     pixels = expected["detection_boxes"][:n] * [50, 90, 50, 90]
-    np.testing.assert_allclose(result["boxes"], pixels, atol=1e-3)
-    assert result["labels"].tolist() == expected["detection_classes"][:n].astype(int).tolist()
+    tf_test.assertAllClose(result["boxes"], pixels, rtol=1e-7, atol=1e-3)
+    tf_test.assertAllEqual(result["labels"], expected["detection_classes"][:n])
     assert result["names"] == [CLASSES[label - 1] for label in result["labels"]]
     assert result["image_size"] == (50, 90)
-    assert (result["boxes"].dtype, result["scores"].dtype, result["labels"].dtype) == (
-        np.float32,
-        np.float32,
-        np.int32,
-    )
+    for name, dtype in (("boxes", np.float32), ("scores", np.float32), ("labels", np.int32)):
+        tf_test.assertDTypeEqual(result[name], dtype)
 
 
-def test_boxes_are_in_pixels_of_the_original_image(detector):
-    """Repeated pixels warp to the same network input, so that only the unit of the boxes differs."""
+def test_boxes_are_in_pixels_of_the_original_image(tf_test, detector):
+    """Repeated pixels give the network the same input, so only the unit of the boxes differs."""
     small = image_of(64, 64)
     large = np.repeat(np.repeat(small, 2, axis=0), 3, axis=1)
-    one, other = detector([small, large])
-    assert other["image_size"] == (128, 192)
-    assert len(one["boxes"]) > 3
-    np.testing.assert_allclose(other["boxes"], one["boxes"] * [2, 3, 2, 3], atol=1e-2)
-    assert other["boxes"].min() >= 0
-    assert (other["boxes"].max(axis=0) <= [128, 192, 128, 192]).all()
+    of_small, of_large = detector([small, large])
+    assert of_large["image_size"] == (128, 192)
+    assert len(of_small["boxes"]) > 3
+    boxes = of_large["boxes"]
+    tf_test.assertAllClose(boxes, of_small["boxes"] * [2, 3, 2, 3], rtol=1e-7, atol=1e-2)
+    tf_test.assertAllInRange(boxes[:, ::2], 0, 128)
+    tf_test.assertAllInRange(boxes[:, 1::2], 0, 192)
 
 
-def test_paths_and_arrays_of_many_sizes_in_any_batches(detector, tmp_path):
+def test_paths_and_arrays_of_many_sizes_in_any_batches(tf_test, detector, tmp_path):
     arrays = [image_of(40 + 7 * i, 90 - 11 * i, seed=i) for i in range(5)]
     mixed = [
         str(write_png(tmp_path / "a.png", arrays[0])),
@@ -88,7 +86,7 @@ def test_paths_and_arrays_of_many_sizes_in_any_batches(detector, tmp_path):
         together = detector(mixed, batch_size=batch_size)
         assert len(together) == 5
         for actual, expected in zip(together, alone, strict=True):
-            assert_same(actual, expected)
+            assert_same(tf_test, actual, expected)
 
 
 def test_no_retracing_for_other_sizes_and_batches(model, config):
@@ -108,7 +106,7 @@ def test_no_images(detector):
     assert detector([]) == []
 
 
-def test_nothing_detected(model, config):
+def test_nothing_detected(tf_test, model, config):
     def blind(images, training):
         heads = dict(model(images, training=training))
         return heads | {
@@ -116,7 +114,7 @@ def test_nothing_detected(model, config):
         }
 
     result = Detector(blind, config)([image_of(20, 20)])[0]
-    assert result["boxes"].shape == (0, 4)
+    tf_test.assertShapeEqual(result["boxes"], np.zeros((0, 4)))
     assert result["names"] == []
 
 
@@ -149,9 +147,9 @@ def test_undecodable_file_is_named(tmp_path, contents):
         read_image(tmp_path / "broken.png")
 
 
-def test_read_image_returns_the_stored_pixels(tmp_path):
+def test_read_image_returns_the_stored_pixels(tf_test, tmp_path):
     image = image_of(9, 5)
-    np.testing.assert_array_equal(read_image(write_png(tmp_path / "a.png", image)), image)
+    tf_test.assertAllEqual(read_image(write_png(tmp_path / "a.png", image)), image)
 
 
 def test_network_size():
@@ -164,7 +162,7 @@ def test_network_size():
         network_size(fixed, (64, 64))
 
 
-def test_model_of_any_size_takes_the_given_one(config, model, detector):
+def test_model_of_any_size_takes_the_given_one(tf_test, model, detector):
     free = stand_in_config(None)
     image = image_of(70, 30)
-    assert_same(Detector(stand_in_model(free), free, (64, 64))([image])[0], detector([image])[0])
+    assert_same(tf_test, Detector(stand_in_model(free), free, (64, 64))([image])[0], detector([image])[0])

@@ -75,7 +75,7 @@ def simple_iou(a, b):
 
 
 def simple_voting(boxes, scores, iou, score_threshold=None):
-    """Voting one box after the other; with a threshold, soft voting."""
+    """Votes box by box; with a threshold, it is soft voting."""
     left = sorted(range(len(boxes)), key=lambda row: (scores[row], row), reverse=True)
     result = []
     while left:
@@ -95,7 +95,7 @@ def simple_voting(boxes, scores, iou, score_threshold=None):
 
 
 def simple_soft_nms(boxes, scores, iou, score_threshold, method, sigma=0.5):
-    """Soft-NMS with a list from which boxes are taken as the authors' program takes them."""
+    """Takes boxes from a list in the order of the authors' program."""
     left, scores, result = list(range(len(boxes))), list(scores), []
     while left:
         place = max(range(len(left)), key=lambda i: scores[left[i]])
@@ -119,30 +119,30 @@ def simple_soft_nms(boxes, scores, iou, score_threshold, method, sigma=0.5):
 
 
 def crowded(generator, size):
-    """Boxes of few places and sizes, and scores of few values: identical boxes, ties, boxes of no area,
-    and overlaps that lie exactly on a threshold."""
+    """Boxes of few places and sizes, and scores of few values. There are identical boxes, ties, boxes
+    without area, and overlaps that lie exactly on a threshold."""
     corner = generator.integers(0, 6, (size, 2))
     boxes = np.concatenate([corner, corner + generator.integers(0, 5, (size, 2))], axis=1)
     return boxes.astype(np.float64), generator.integers(1, 10, size) / 10
 
 
-def assert_same(result, simple):
+def assert_same(tf_test, result, simple):
     boxes, scores = result
-    np.testing.assert_allclose(scores, [score for _, score in simple], rtol=1e-12)
-    np.testing.assert_allclose(boxes, [box for box, _ in simple], rtol=1e-12)
+    tf_test.assertAllClose(scores, [score for _, score in simple], rtol=1e-12, atol=0)
+    tf_test.assertAllClose(boxes, [box for box, _ in simple], rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("iou", [0.25, 0.5, 1.0])
 @pytest.mark.parametrize("seed", range(8))
-def test_merging_equals_a_simple_loop(seed, iou):
+def test_merging_equals_a_simple_loop(tf_test, seed, iou):
     boxes, scores = crowded(np.random.default_rng(seed), 1 + 6 * seed)
-    assert_same(box_voting(boxes, scores, iou), simple_voting(boxes, scores, iou))
+    assert_same(tf_test, box_voting(boxes, scores, iou), simple_voting(boxes, scores, iou))
     for threshold in (0.0, 0.3):
         soft = soft_box_voting(boxes, scores, iou, threshold)
-        assert_same(soft, simple_voting(boxes, scores, iou, threshold))
+        assert_same(tf_test, soft, simple_voting(boxes, scores, iou, threshold))
         for method in METHODS:
             simple = simple_soft_nms(boxes, scores, iou, threshold, method)
-            assert_same(soft_nms(boxes, scores, iou, threshold, method), simple)
+            assert_same(tf_test, soft_nms(boxes, scores, iou, threshold, method), simple)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -157,7 +157,7 @@ def test_box_voting_never_enlarges_the_set(seed):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("seed", range(5))
-def test_soft_nms_never_raises_a_score(method, seed):
+def test_soft_nms_never_raises_a_score(tf_test, method, seed):
     generator = np.random.default_rng(seed)
     boxes, scores = crowded(generator, 60)
     boxes += 0.01 * np.arange(60)[:, None]  # a box can be recognised
@@ -167,7 +167,7 @@ def test_soft_nms_never_raises_a_score(method, seed):
     assert (left_scores <= originals).all()
     assert left_scores[0] == originals[0] == scores.max()
     if method == "hard":
-        np.testing.assert_array_equal(left_scores, originals)
+        tf_test.assertAllEqual(left_scores, originals)
         assert len(left_boxes) < len(boxes)
     else:
         assert (left_scores < originals).any()
@@ -175,26 +175,27 @@ def test_soft_nms_never_raises_a_score(method, seed):
 
 @pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_scores_descend_and_nothing_merges_to_nothing(merge, dtype):
+def test_scores_descend_and_nothing_merges_to_nothing(tf_test, merge, dtype):
     boxes, scores = crowded(np.random.default_rng(0), 60)
     merged = merge(boxes.astype(dtype), scores.astype(dtype))[1]
     assert len(merged) > 1
     assert (np.diff(merged) <= 0).all()
     boxes, scores = merge(np.zeros((0, 4), dtype), np.zeros(0, dtype))
-    assert boxes.shape == (0, 4)
-    assert scores.shape == (0,)
-    assert boxes.dtype == scores.dtype == dtype
+    tf_test.assertShapeEqual(boxes, np.zeros((0, 4)))
+    tf_test.assertShapeEqual(scores, np.zeros(0))
+    tf_test.assertDTypeEqual(boxes, dtype)
+    tf_test.assertDTypeEqual(scores, dtype)
 
 
-def test_thresholds_and_ties():
+def test_thresholds_and_ties(tf_test):
     # The second box lies in the first and covers exactly half of it; the third is far away.
     boxes = np.array([[0, 0, 9, 9], [0, 0, 9, 4], [50, 50, 59, 59]], np.float32)
     scores = np.array([0.75, 0.5, 0.25], np.float32)
     assert len(box_voting(boxes, scores, iou=0.5)[0]) == 2
     assert len(box_voting(boxes, scores, iou=0.51)[0]) == 3
-    np.testing.assert_array_equal(soft_nms(boxes, scores, iou=0.5)[1], scores)
-    np.testing.assert_array_equal(soft_nms(boxes, scores, iou=0.49)[1], [0.75, 0.25, 0.25])
-    # A score equal to the threshold stays, one below goes although nothing overlaps it.
+    tf_test.assertAllEqual(soft_nms(boxes, scores, iou=0.5)[1], scores)
+    tf_test.assertAllEqual(soft_nms(boxes, scores, iou=0.49)[1], [0.75, 0.25, 0.25])
+    # A score equal to the threshold stays; a score below it goes although nothing overlaps its box.
     assert len(soft_nms(boxes, scores, 0.49, score_threshold=0.25)[0]) == 3
     assert len(soft_nms(boxes, scores, 0.49, score_threshold=0.26)[0]) == 1
     assert len(soft_nms(boxes[:1], scores[:1], score_threshold=0.9)[0]) == 1
@@ -203,31 +204,31 @@ def test_thresholds_and_ties():
     assert len(soft_box_voting(boxes[:1], scores[:1], score_threshold=0.9)[0]) == 1
     # Of two equal scores voting begins with the last row, soft-NMS with the first.
     equal = np.full(3, 0.5, np.float32)
-    np.testing.assert_array_equal(box_voting(boxes, equal, iou=1.0)[0], boxes[::-1])
-    np.testing.assert_array_equal(soft_nms(boxes, equal)[0], boxes[[0, 2, 1]])
+    tf_test.assertAllEqual(box_voting(boxes, equal, iou=1.0)[0], boxes[::-1])
+    tf_test.assertAllEqual(soft_nms(boxes, equal)[0], boxes[[0, 2, 1]])
 
 
-def test_merging_leaves_its_input_alone():
+def test_merging_leaves_its_input_alone(tf_test):
     boxes, scores = golden("n40/dets")
     for merge in MERGES:
         given = boxes.copy(), scores.copy()
         merge(*given)
-        np.testing.assert_array_equal(given[0], boxes)
-        np.testing.assert_array_equal(given[1], scores)
+        tf_test.assertAllEqual(given[0], boxes)
+        tf_test.assertAllEqual(given[1], scores)
 
 
 @pytest.mark.parametrize("merge", MERGES)
-def test_boxes_without_overlap_with_themselves_and_scores_of_zero(merge):
+def test_boxes_without_overlap_with_themselves_and_scores_of_zero(tf_test, merge):
     inverted = np.array([[5, 5, 1, 1], [9, 9, 4, 4], [0, 0, 5, 5]], np.float32)
     boxes, _ = merge(inverted, np.array([0.9, 0.5, 0.3], np.float32))
-    np.testing.assert_array_equal(boxes, inverted)
+    tf_test.assertAllEqual(boxes, inverted)
     boxes, scores = merge(inverted[[2, 2]], np.zeros(2, np.float32))
-    np.testing.assert_array_equal(boxes, inverted[[2]])
-    np.testing.assert_array_equal(scores, [0])
+    tf_test.assertAllEqual(boxes, inverted[[2]])
+    tf_test.assertAllEqual(scores, [0])
 
 
 def table(seed, num_images=7, rows=300, num_classes=4):
-    """Detections in no order, with equal scores; image 3 has none."""
+    """Detections in random order, some with equal scores; image 3 has none."""
     generator = np.random.default_rng(seed)
     images = generator.integers(0, num_images, rows)
     images[images == 3] = 4
@@ -242,7 +243,7 @@ def table(seed, num_images=7, rows=300, num_classes=4):
 @pytest.mark.parametrize("max_detections", [None, 1, 12])
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("merge", [box_voting, soft_box_voting, partial(soft_nms, iou=0.2)])
-def test_merge_detections_equals_a_plain_loop(merge, clip, max_detections):
+def test_merge_detections_equals_a_plain_loop(tf_test, merge, clip, max_detections):
     detections, sizes = table(0)
     expected = []
     for image, (height, width) in enumerate(sizes):
@@ -258,21 +259,23 @@ def test_merge_detections_equals_a_plain_loop(merge, clip, max_detections):
         expected += sorted(found, key=lambda row: -row[2])[:max_detections]
     merged = merge_detections(detections, sizes, merge, max_detections, clip=clip)
     got = np.column_stack([merged.images, merged.labels, merged.scores, merged.boxes])
-    np.testing.assert_allclose(got, np.array(expected), rtol=1e-6)
-    assert merged.boxes.dtype == merged.scores.dtype == np.float32
-    assert (merged.images.dtype, merged.labels.dtype) == (np.int64, np.int32)
+    tf_test.assertAllClose(got, np.array(expected), rtol=1e-6, atol=0)
+    tf_test.assertDTypeEqual(merged.boxes, np.float32)
+    tf_test.assertDTypeEqual(merged.scores, np.float32)
+    tf_test.assertDTypeEqual(merged.images, np.int64)
+    tf_test.assertDTypeEqual(merged.labels, np.int32)
 
 
-def test_merge_detections_clips_to_the_last_pixel():
+def test_merge_detections_clips_to_the_last_pixel(tf_test):
     whole = DatasetDetections(
         np.array([1]), np.array([1]), np.array([0.5]), np.array([[-0.5, 0.25, 1.0, 1.5]])
     )
     sizes = np.array([[10, 10], [100, 200]])
     merged = merge_detections(whole, sizes, box_voting, None)
-    np.testing.assert_allclose(merged.boxes, [[0, 0.25, 0.99, 0.995]], rtol=1e-6)
+    tf_test.assertAllClose(merged.boxes, [[0, 0.25, 0.99, 0.995]], rtol=1e-6, atol=0)
     merged = merge_detections(whole, sizes, box_voting, None, clip=False)
-    np.testing.assert_allclose(merged.boxes, whole.boxes, rtol=1e-6)
-    np.testing.assert_array_equal(pixel_boxes(whole.boxes, sizes[1]), [[0, 50, 99, 199]])
+    tf_test.assertAllClose(merged.boxes, whole.boxes, rtol=1e-6, atol=0)
+    tf_test.assertAllEqual(pixel_boxes(whole.boxes, sizes[1]), [[0, 50, 99, 199]])
 
 
 @pytest.mark.parametrize("merge", MERGES)

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from config_of import config_of
 from thin_vgg import thin_vgg
 
 from refinedet_tf.anchors import tile_anchors
-from refinedet_tf.config import Config, DataConfig, EvaluationConfig, ModelConfig, PostprocessConfig
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.merging import box_voting, soft_box_voting
@@ -21,13 +21,13 @@ LISTED = {
 """Sides of the input, or (height, width) for a wide image, by the size of the training."""
 
 
-def config_of(metric="voc", size=320):
-    return Config(
-        data=DataConfig(classes=("a", "b", "c")),
-        model=ModelConfig(image_size=(size, size)),
-        evaluation=EvaluationConfig(metric=metric),
+def multiscale_config(metric="voc", image_size=(320, 320)):
+    return config_of(
+        "abc",
+        model={"image_size": image_size},
+        evaluation={"metric": metric},
         # Random weights score low.
-        postprocess=PostprocessConfig(score_threshold=0.05, objectness_threshold=0.0, max_detections=30),
+        postprocess={"score_threshold": 0.05, "objectness_threshold": 0.0, "max_detections": 30},
     )
 
 
@@ -89,9 +89,9 @@ def by_hand(model, config, image, base):
 
 
 @pytest.mark.parametrize("metric", ["voc", "coco"])
-def test_equals_a_plain_loop_over_single_passes(metric, model, images):
-    config = config_of(metric, size=64)
-    # COCO's passes are VOC's and one more; of two images one is wide, one upright.
+def test_equals_a_plain_loop_over_single_passes(tf_test, metric, model, images):
+    config = multiscale_config(metric, (64, 64))
+    # COCO has the passes of VOC and one more; the first image is wide, the second upright.
     images = images if metric == "coco" else images[:2]
     results = MultiScaleDetector(model, config)(images, batch_size=3)
     for image, result in zip(images, results, strict=True):
@@ -103,16 +103,16 @@ def test_equals_a_plain_loop_over_single_passes(metric, model, images):
         for label, (boxes, scores) in expected.items():
             chosen = result["labels"] == label
             order = np.argsort(-scores, kind="stable")
-            np.testing.assert_allclose(result["scores"][chosen], scores[order], rtol=1e-3, atol=1e-5)
-            np.testing.assert_allclose(result["boxes"][chosen], boxes[order], atol=0.05)
+            tf_test.assertAllClose(result["scores"][chosen], scores[order], rtol=1e-3, atol=1e-5)
+            tf_test.assertAllClose(result["boxes"][chosen], boxes[order], rtol=1e-7, atol=0.05)
 
 
 @pytest.mark.parametrize("base", LISTED)
 def test_input_sizes(base):
-    sizes = [one.input_size(base, (300, 500)) for one in PASSES[base]]
+    sizes = [scale_pass.input_size(base, (300, 500)) for scale_pass in PASSES[base]]
     assert sizes == [size if isinstance(size, tuple) else (size, size) for size in LISTED[base]]
     assert PASSES[base][1].input_size(base, (500, 300)) == LISTED[base][1][::-1]
-    # As the authors' program, a square image is treated as an upright one.
+    # A square image is treated as an upright one, as in the authors' program.
     assert PASSES[base][1].input_size(base, (300, 300)) == LISTED[base][1][::-1]
 
 
@@ -120,32 +120,30 @@ def test_input_sizes(base):
     ("metric", "size", "passes"), [("voc07", 320, 8), ("coco", 320, 9), ("voc", 512, 6), ("coco", 512, 9)]
 )
 def test_number_of_passes(metric, size, passes, model):
-    assert len(MultiScaleDetector(model, config_of(metric, size)).passes) == passes
+    assert len(MultiScaleDetector(model, multiscale_config(metric, (size, size))).passes) == passes
 
 
-def test_gates_count_one_pixel_more():
+def test_gates_count_one_pixel_more(tf_test):
     boxes = np.array([[0, 0, 31, 10], [0, 0, 31.5, 10], [0, 0, 200, 158], [0, 0, 200, 159]], np.float32)
-    np.testing.assert_array_equal(Pass(0.6, longer_above=32).counts(boxes), [False, True, True, True])
-    np.testing.assert_array_equal(Pass(1.2, shorter_below=160).counts(boxes), [True, True, True, False])
+    tf_test.assertAllEqual(Pass(0.6, longer_above=32).counts(boxes), [False, True, True, True])
+    tf_test.assertAllEqual(Pass(1.2, shorter_below=160).counts(boxes), [True, True, True, False])
     assert Pass(1.0).counts(boxes).all()
 
 
-def test_mirror():
+def test_mirror(tf_test):
     boxes = np.array([[1, 2, 3, 10], [0, 0, 5, 20]], np.float32)
-    np.testing.assert_array_equal(mirror(boxes, 20), [[1, 10, 3, 18], [0, 0, 5, 20]])
+    tf_test.assertAllEqual(mirror(boxes, 20), [[1, 10, 3, 18], [0, 0, 5, 20]])
 
 
 def test_cost_is_measured(model, images):
-    detector = MultiScaleDetector(model, config_of(size=64))
+    detector = MultiScaleDetector(model, multiscale_config(image_size=(64, 64)))
     detector.passes = detector.passes[:2]
     detector(images[:1])
     assert detector.seconds > detector.single_seconds > 0
 
 
 def test_refusals(model):
-    config = config_of()
-    wide = Config(data=config.data, model=ModelConfig(image_size=(320, 512)))
     with pytest.raises(InputError, match=r"needs a square model.image_size, got \[320, 512\]"):
-        MultiScaleDetector(model, wide)
+        MultiScaleDetector(model, multiscale_config(image_size=(320, 512)))
     with pytest.raises(InputError, match="model.image_size is null"):
-        MultiScaleDetector(model, Config(data=config.data, model=ModelConfig(image_size=None)))
+        MultiScaleDetector(model, multiscale_config(image_size=None))

@@ -1,98 +1,15 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from config_of import config_of
+from detections_by_loops import detect_by_loops, rows_of
 from golden_arrays import GOLDEN_FOLDER
+from random_heads import detection_heads
 
 from refinedet_tf.anchors import tile_anchors
-from refinedet_tf.config import Config, DataConfig, PostprocessConfig
 from refinedet_tf.inference.postprocessing import postprocess
 
 GOLDEN = GOLDEN_FOLDER / "detection_output.npz"
-
-
-def config_of(num_classes=3, **limits):
-    names = tuple(f"class {i}" for i in range(1, num_classes + 1))
-    return Config(data=DataConfig(classes=names), postprocess=PostprocessConfig(**limits))
-
-
-def decode(offsets, anchors):
-    """One box from one offset and one anchor, in float64."""
-    dx, dy, dw, dh = (float(v) for v in offsets)
-    ymin, xmin, ymax, xmax = (float(v) for v in anchors)
-    width, height = xmax - xmin, ymax - ymin
-    cx = (xmin + xmax) / 2 + dx * 0.1 * width
-    cy = (ymin + ymax) / 2 + dy * 0.1 * height
-    width, height = width * np.exp(dw * 0.2), height * np.exp(dh * 0.2)
-    return np.array([cy - height / 2, cx - width / 2, cy + height / 2, cx + width / 2])
-
-
-def iou(a, b):
-    height = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
-    width = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
-    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return height * width / (areas - height * width)
-
-
-def softmax(logits):
-    e = np.exp(logits.astype(np.float64) - logits.max())
-    return e / e.sum()
-
-
-def detect_plainly(heads, anchors, limits):
-    """Rows (label, score, ymin, xmin, ymax, xmax) of one image, by loops, in descending order."""
-    candidates, boxes = [], {}
-    for a, anchor in enumerate(anchors):
-        if softmax(heads["arm_conf"][a])[1] < limits.objectness_threshold:
-            continue
-        scores = softmax(heads["odm_conf"][a])
-        boxes[a] = decode(heads["odm_loc"][a], decode(heads["arm_loc"][a], anchor))
-        candidates += [
-            (score, a, label)
-            for label, score in enumerate(scores)
-            if label and score > limits.score_threshold
-        ]
-    candidates.sort(key=lambda c: -c[0])
-    if limits.pre_nms_per_class is not None:
-        seen = {}
-        for c in candidates:
-            seen.setdefault(c[2], []).append(c)
-        allowed = {c for of_class in seen.values() for c in of_class[: limits.pre_nms_per_class]}
-        candidates = [c for c in candidates if c in allowed]
-    kept = []
-    for score, a, label in candidates[: limits.pre_nms_per_image]:
-        rivals = [k for k in kept if k[2] == label]
-        if all(iou(boxes[a], boxes[k[1]]) <= limits.nms_iou for k in rivals):
-            kept.append((score, a, label))
-    return np.array(
-        [[label, score, *np.clip(boxes[a], 0, 1)] for score, a, label in kept[: limits.max_detections]]
-    ).reshape(-1, 6)
-
-
-def rows_of(result, image):
-    """The detections of one image as `detect_plainly` gives them, after checks of the padding."""
-    n = int(result["num_detections"][image])
-    label, score, boxes = (
-        np.array(result[f"detection_{name}"][image]) for name in ("classes", "scores", "boxes")
-    )
-    assert np.all(score[:n] > 0) and np.all(np.diff(score[:n]) <= 0)
-    assert not score[n:].any() and not label[n:].any() and not boxes[n:].any()
-    return np.concatenate([label[:n, None], score[:n, None], boxes[:n]], axis=1)
-
-
-def random_heads(batch, num_anchors, num_classes, seed=0, spread=2.0):
-    rng = np.random.default_rng(seed)
-
-    def normal(depth, scale):
-        return rng.normal(0, scale, (batch, num_anchors, depth)).astype(np.float32)
-
-    return {
-        "arm_loc": normal(4, 1.0),
-        "arm_conf": normal(2, 3.0),
-        "odm_loc": normal(4, 1.0),
-        "odm_conf": normal(num_classes + 1, spread),
-    }
-
-
 ANCHORS = tile_anchors((64, 64))
 
 MODES = {
@@ -106,45 +23,49 @@ MODES = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("num_classes", [1, 5])
-def test_agrees_with_plain_loops(mode, num_classes):
-    config = config_of(num_classes, **MODES[mode])
-    heads = random_heads(2, len(ANCHORS), num_classes, seed=num_classes)
+def test_agrees_with_plain_loops(tf_test, mode, num_classes):
+    config = config_of(num_classes, postprocess=MODES[mode])
+    heads = detection_heads(2, len(ANCHORS), num_classes, seed=num_classes)
     compiled = tf.function(lambda heads: postprocess(heads, ANCHORS, config))
     result = compiled(heads)
     for image in range(2):
-        expected = detect_plainly({k: v[image] for k, v in heads.items()}, ANCHORS, config.postprocess)
+        expected = detect_by_loops({k: v[image] for k, v in heads.items()}, ANCHORS, config.postprocess)
         actual = rows_of(result, image)
         assert len(expected) > 8
-        np.testing.assert_array_equal(actual[:, 0], expected[:, 0])
-        np.testing.assert_allclose(actual[:, 1:], expected[:, 1:], rtol=0, atol=2e-5)
+        tf_test.assertAllEqual(actual[:, 0], expected[:, 0])
+        tf_test.assertAllClose(actual[:, 1:], expected[:, 1:], rtol=0, atol=2e-5)
 
 
 def test_limits_bite_in_the_random_cases():
     """The cases above would not notice a missing limit if no image exceeded it."""
-    heads = random_heads(1, len(ANCHORS), 5, seed=5)
+    heads = detection_heads(1, len(ANCHORS), 5, seed=5)
     first = {k: v[0] for k, v in heads.items()}
     for mode in ("tight", "per class", "both"):
-        limits = config_of(5, **MODES[mode]).postprocess
-        free = config_of(5, **{**MODES[mode], "pre_nms_per_image": None, "pre_nms_per_class": None})
+        limited = config_of(5, postprocess=MODES[mode])
+        free = config_of(5, postprocess={**MODES[mode], "pre_nms_per_image": None, "pre_nms_per_class": None})
         assert not np.array_equal(
-            detect_plainly(first, ANCHORS, limits), detect_plainly(first, ANCHORS, free.postprocess)
+            detect_by_loops(first, ANCHORS, limited.postprocess),
+            detect_by_loops(first, ANCHORS, free.postprocess),
         )
 
 
-def test_result_shapes_and_dtypes():
-    config = config_of(5, max_detections=7)
-    result = postprocess(random_heads(2, len(ANCHORS), 5), ANCHORS, config)
-    described = {name: (value.dtype.name, tuple(value.shape)) for name, value in result.items()}
-    assert described == {
-        "detection_boxes": ("float32", (2, 7, 4)),
-        "detection_scores": ("float32", (2, 7)),
-        "detection_classes": ("float32", (2, 7)),
-        "num_detections": ("int32", (2,)),
+def test_result_shapes_and_dtypes(tf_test):
+    config = config_of(5, postprocess={"max_detections": 7})
+    result = postprocess(detection_heads(2, len(ANCHORS), 5), ANCHORS, config)
+    expected = {
+        "detection_boxes": np.zeros((2, 7, 4), np.float32),
+        "detection_scores": np.zeros((2, 7), np.float32),
+        "detection_classes": np.zeros((2, 7), np.float32),
+        "num_detections": np.zeros(2, np.int32),
     }
+    assert result.keys() == expected.keys()
+    for name, value in result.items():
+        tf_test.assertShapeEqual(value, expected[name])
+        tf_test.assertDTypeEqual(value, expected[name].dtype)
 
 
 def heads_of_scores(object_scores, class_scores, odm_loc=None):
-    """One image's heads from probabilities [A] and [A, C]; offsets of 0 unless given."""
+    """The heads of one image from probabilities [A] and [A, C]; the offsets are 0 unless given."""
     class_scores = np.asarray(class_scores, np.float64)
     object_scores = np.asarray(object_scores, np.float64)
     background = 1 - class_scores.sum(axis=1, keepdims=True)
@@ -166,62 +87,60 @@ FOUR_APART = np.array(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_equal_scores_keep_the_order_of_anchors(mode):
+def test_equal_scores_keep_the_order_of_anchors(tf_test, mode):
     same = np.repeat(FOUR_APART, 5, axis=0)
-    config = config_of(1, **MODES[mode])
+    config = config_of(1, postprocess=MODES[mode])
     result = postprocess(heads_of_scores(np.full(20, 0.5), np.full((20, 1), 0.5)), same, config)
-    np.testing.assert_allclose(rows_of(result, 0)[:, 2:], FOUR_APART)
+    tf_test.assertAllClose(rows_of(result, 0)[:, 2:], FOUR_APART, rtol=1e-7, atol=0)
 
 
-def test_no_detection():
+def test_no_detection(tf_test):
     for mode in MODES.values():
         heads = heads_of_scores(np.full(4, 0.5), np.zeros((4, 2)))
-        result = postprocess(heads, FOUR_APART, config_of(2, **mode))
-        assert result["num_detections"].numpy().tolist() == [0]
+        result = postprocess(heads, FOUR_APART, config_of(2, postprocess=mode))
+        tf_test.assertAllEqual(result["num_detections"], [0])
         assert len(rows_of(result, 0)) == 0
 
 
-def test_thresholds():
+def test_thresholds(tf_test):
     """An anchor at the objectness threshold stays; a score at the score threshold does not."""
-    config = config_of(1, objectness_threshold=0.5, score_threshold=0.5)
+    config = config_of(1, postprocess={"objectness_threshold": 0.5, "score_threshold": 0.5})
     heads = heads_of_scores([0.49, 0.5, 0.9, 0.9], [[0.8], [0.7], [0.5], [0.51]])
     rows = rows_of(postprocess(heads, FOUR_APART, config), 0)
-    np.testing.assert_allclose(rows[:, 1], [0.7, 0.51], rtol=1e-6)
+    tf_test.assertAllClose(rows[:, 1], [0.7, 0.51], rtol=1e-6, atol=0)
 
 
-def test_iou_at_the_threshold_is_kept():
+def test_iou_at_the_threshold_is_kept(tf_test):
     pair = np.array([[0, 0, 0.5, 1], [0, 0, 0.5, 0.5]], np.float32)  # IoU exactly 0.5
     heads = heads_of_scores([0.9, 0.9], [[0.8], [0.7]])
-    counts = [
-        int(postprocess(heads, pair, config_of(1, nms_iou=threshold))["num_detections"][0])
-        for threshold in (0.5, 0.499)
-    ]
-    assert counts == [2, 1]
+    for threshold, count in ((0.5, 2), (0.499, 1)):
+        result = postprocess(heads, pair, config_of(1, postprocess={"nms_iou": threshold}))
+        tf_test.assertAllEqual(result["num_detections"], [count])
 
 
-def test_a_suppressed_box_suppresses_nothing():
-    """A chain: the first suppresses the second, which alone overlaps the third."""
+def test_a_suppressed_box_suppresses_nothing(tf_test):
+    """The first box suppresses the second, and only the second overlaps the third."""
     chain = np.array([[0, 0, 1, 0.4], [0, 0.1, 1, 0.5], [0, 0.2, 1, 0.6]], np.float32)
     heads = heads_of_scores([0.9] * 3, [[0.9], [0.8], [0.7]])
     rows = rows_of(postprocess(heads, chain, config_of(1)), 0)
-    np.testing.assert_allclose(rows[:, 1], [0.9, 0.7], rtol=1e-6)
+    tf_test.assertAllClose(rows[:, 1], [0.9, 0.7], rtol=1e-6, atol=0)
 
 
-def test_classes_do_not_suppress_each_other():
+def test_classes_do_not_suppress_each_other(tf_test):
     heads = heads_of_scores([0.9, 0.9], [[0.6, 0.3], [0.1, 0.5]])
     rows = rows_of(postprocess(heads, FOUR_APART[[0, 0]], config_of(2)), 0)
-    np.testing.assert_allclose(rows[:, :2], [[1, 0.6], [2, 0.5]], rtol=1e-6)
+    tf_test.assertAllClose(rows[:, :2], [[1, 0.6], [2, 0.5]], rtol=1e-6, atol=0)
 
 
-def test_boxes_are_clipped_only_after_the_suppression():
-    """Two boxes that coincide inside the image, but hardly overlap as they are."""
+def test_boxes_are_clipped_only_after_the_suppression(tf_test):
+    """The two boxes coincide inside the image, but hardly overlap before they are clipped."""
     wide = np.array([[0, -3, 1, 0.5], [0, 0, 1, 0.5]], np.float32)
     heads = heads_of_scores([0.9, 0.9], [[0.9], [0.8]])
     rows = rows_of(postprocess(heads, wide, config_of(1)), 0)
-    np.testing.assert_allclose(rows[:, 2:], [[0, 0, 1, 0.5], [0, 0, 1, 0.5]])
+    tf_test.assertAllClose(rows[:, 2:], [[0, 0, 1, 0.5], [0, 0, 1, 0.5]], rtol=1e-7, atol=0)
 
 
-def test_batch_of_any_size_in_one_graph():
+def test_batch_of_any_size_in_one_graph(tf_test):
     config = config_of(2)
     traces = []
 
@@ -235,21 +154,23 @@ def test_batch_of_any_size_in_one_graph():
         for name, depth in (("arm_loc", 4), ("arm_conf", 2), ("odm_loc", 4), ("odm_conf", 3))
     }
     concrete = compiled.get_concrete_function(spec)
-    heads = random_heads(3, len(ANCHORS), 2)
+    heads = detection_heads(3, len(ANCHORS), 2)
     together = concrete({k: tf.constant(v) for k, v in heads.items()})
     for image in range(3):
         alone = concrete({k: tf.constant(v[image : image + 1]) for k, v in heads.items()})
-        np.testing.assert_allclose(rows_of(alone, 0), rows_of(together, image), atol=1e-6)
+        tf_test.assertAllClose(rows_of(alone, 0), rows_of(together, image), rtol=1e-7, atol=1e-6)
     assert len(traces) == 1
 
 
 @pytest.mark.parametrize("image", [0, 1])
 @pytest.mark.parametrize("name", ["official", "paper"])
 def test_agrees_with_the_authors_detection_output_layer(name, image, compare):
-    """The authors' layer: 1000 candidates a class, 500 kept; and 400 a class, 200 kept."""
+    """The layer keeps 500 of 1,000 candidates per class, or 200 of 400."""
     golden = np.load(GOLDEN)
     per_class, keep = {"official": (1000, 500), "paper": (400, 200)}[name]
-    config = config_of(20, pre_nms_per_image=None, pre_nms_per_class=per_class, max_detections=keep)
+    config = config_of(
+        20, postprocess={"pre_nms_per_image": None, "pre_nms_per_class": per_class, "max_detections": keep}
+    )
     heads = heads_of_scores(
         golden[f"{image}/arm_score"], golden[f"{image}/odm_score"], golden[f"{image}/odm_loc"]
     )
@@ -257,7 +178,7 @@ def test_agrees_with_the_authors_detection_output_layer(name, image, compare):
     anchors = tile_anchors((320, 320))[golden[f"{image}/anchor"]]
     actual = rows_of(postprocess(heads, anchors, config), 0)
     expected = golden[f"{image}/{name}"]  # label, score, xmin, ymin, xmax, ymax, not clipped
-    # The authors list a class after the other, each by descending score.
+    # The authors list the classes in order, each by descending score.
     actual = actual[np.argsort(actual[:, 0], kind="stable")]
     on = f"{per_class} candidates a class, {keep} kept; 2 images, 20 classes"
     expected = np.concatenate([expected[:, :2], np.clip(expected[:, [3, 2, 5, 4]], 0, 1)], axis=1)

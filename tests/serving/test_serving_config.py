@@ -10,7 +10,7 @@ from google.protobuf import text_format
 from serving_stand_ins import MODEL, rest_server
 from tensorflow_serving.config import model_server_config_pb2
 
-SERVING = Path(__file__).parent.parent / "serving"
+SERVING = Path(__file__).parent.parent.parent / "serving"
 
 
 def fields_of(text):

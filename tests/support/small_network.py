@@ -13,7 +13,7 @@ from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.trainer import RefineDetTrainer
 
 BACKBONE = "mobilenet_v2"
-"""The name in a config. All of RefineDet but the backbone stays the real thing."""
+"""The name of the backbone in a config. Everything else of RefineDet is that of the package."""
 
 
 def small_backbone(images, config):
@@ -36,12 +36,12 @@ def small_backbone(images, config):
 
 
 def use_small_backbone():
-    """For processes of their own; tests in this one take the fixture `small_network`."""
+    """Replaces the backbone in a process that a test starts; tests take the fixture `small_network`."""
     BACKBONES[BACKBONE] = small_backbone
 
 
 def make_trainer(config, strategy=None, network=None):
-    """A compiled `RefineDetTrainer` of the config's network or another, as `training.loop` makes it."""
+    """A compiled `RefineDetTrainer`, as `training.loop` makes it; without `network`, that of the config."""
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         network = network or build_model(config)
@@ -55,11 +55,11 @@ def make_trainer(config, strategy=None, network=None):
 def random_batch(config, seed=0, objects=(2, 1, 3, 1)):
     """Noise with at most 3 objects on each image: numpy arrays as `training_batches` gives them."""
     rng = np.random.default_rng(seed)
-    count, most = len(objects), 3  # Of one shape, so that a graph is traced once.
-    low = rng.uniform(0, 0.5, (count, most, 2))
+    count, max_objects = len(objects), 3  # The shape is always the same, so that a graph is traced once.
+    low = rng.uniform(0, 0.5, (count, max_objects, 2))
     boxes = np.concatenate([low, low + rng.uniform(0.2, 0.5, low.shape)], axis=-1)
-    labels = rng.integers(1, config.num_classes + 1, (count, most))
-    real = np.arange(most) < np.array(objects)[:, None]
+    labels = rng.integers(1, config.num_classes + 1, (count, max_objects))
+    real = np.arange(max_objects) < np.array(objects)[:, None]
     return {
         "images": rng.integers(0, 256, (count, *config.model.image_size, 3), np.uint8),
         "boxes": np.where(real[..., None], boxes, 0).astype(np.float32),
@@ -74,7 +74,7 @@ def state_of(trainer):
 
 
 def assert_same_state(actual, expected):
-    """Bit for bit, NaN equal to NaN."""
+    """Asserts that two results of `state_of` are equal bit for bit, so that NaN equals NaN."""
     assert actual.keys() == expected.keys() and len(actual) > 10
     for path, value in expected.items():
         assert actual[path].tobytes() == value.tobytes(), path

@@ -1,20 +1,20 @@
-"""A tiny network with the heads of RefineDet, for tests of what comes after the network."""
+"""A tiny network with the heads of RefineDet, for tests of what follows the network."""
 
 import keras
+from config_of import config_of
 from keras import layers
 
 from refinedet_tf.anchors import STRIDES
-from refinedet_tf.config import Config, DataConfig, ModelConfig
 
 CLASSES = ("circle", "square", "triangle")
 
 
 def stand_in_config(image_size=(64, 64), classes=CLASSES):
-    return Config(model=ModelConfig(image_size=image_size), data=DataConfig(classes=classes))
+    return config_of(classes, model={"image_size": image_size})
 
 
 def stand_in_model(config, seed=0):
-    """Images [B, H, W, 3] -> heads whose random weights detect something on most images."""
+    """A model from images [B, H, W, 3] to heads; its random weights detect something on most images."""
     images = keras.Input((*(config.model.image_size or (None, None)), 3), dtype="float32")
     scaled = layers.Rescaling(1 / 127.5, -1)(images)
     levels = [layers.AveragePooling2D(stride)(scaled) for stride in STRIDES]

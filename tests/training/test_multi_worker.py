@@ -4,9 +4,8 @@ import json
 import socket
 
 import h5py
-import numpy as np
 import pytest
-from conftest import finish, start_program
+from processes import finish, start_program
 
 import train
 
@@ -21,12 +20,12 @@ RUN = (
 def free_ports(count):
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]
     finally:
-        for one in sockets:
-            one.close()
+        for listener in sockets:
+            listener.close()
 
 
 def arguments_for(config_file, output, *more):
@@ -36,7 +35,7 @@ def arguments_for(config_file, output, *more):
 
 @pytest.fixture(scope="module")
 def workers(config_file, tmp_path_factory):
-    """The run folder and the results of both processes, each with a working directory of its own."""
+    """The run folder, and what `finish` returns for both processes."""
     folder = tmp_path_factory.mktemp("multi") / "run"
     arguments = arguments_for(config_file, folder, 'training.strategy="multi_worker"')
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
@@ -82,32 +81,32 @@ def test_run_folder_is_complete(workers):
     assert [entry["step"] for entry in entries] == [1, 2, 2, 3, 3]
 
 
-def test_two_workers_equal_one_process(workers, config_file, command, eagerly, tmp_path):
-    """Same global batch, so same weights; BatchNorm's statistics too."""
+def test_two_workers_equal_one_process(tf_test, workers, config_file, command, eagerly, tmp_path):
+    """The global batch is the same, so the weights and the statistics of BatchNorm are, too."""
     result = command(train, *arguments_for(config_file, tmp_path / "alone"))
     assert result.code == 0, result.err
     compared = 0
     with (
-        h5py.File(workers[0] / "final.weights.h5") as ours,
-        h5py.File(tmp_path / "alone" / "final.weights.h5") as theirs,
+        h5py.File(workers[0] / "final.weights.h5") as workers_file,
+        h5py.File(tmp_path / "alone" / "final.weights.h5") as single_file,
     ):
 
         def compare(name, item):
             nonlocal compared
             if isinstance(item, h5py.Dataset):
-                np.testing.assert_allclose(ours[name][()], item[()], rtol=1e-5, atol=1e-5, err_msg=name)
+                tf_test.assertAllClose(workers_file[name][()], item[()], rtol=1e-5, atol=1e-5, msg=name)
                 compared += 1
 
-        theirs.visititems(compare)
+        single_file.visititems(compare)
     assert compared > 50
     first, second = (
         [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         for folder in (workers[0], tmp_path / "alone")
     )
-    for one, other in zip(first, second, strict=True):
-        if "loss" in one:
-            assert one["num_arm_positives"] == other["num_arm_positives"] > 0
-            assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    for ours, theirs in zip(first, second, strict=True):
+        if "loss" in ours:
+            assert ours["num_arm_positives"] == theirs["num_arm_positives"] > 0
+            tf_test.assertAllClose(ours["loss"], theirs["loss"], rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,12 @@
 """The training step against independent computations, and over two replicas against one."""
 
 import json
-import sys
-
-import numpy as np
-import pytest
-
-if __name__ == "__main__":
-    from refinedet_tf.commands import terminal  # noqa: F401 - sets TensorFlow's environment
 
 import keras
+import numpy as np
+import pytest
 import tensorflow as tf
-from conftest import finish, start_program
+from processes import finish, start_program
 from small_network import (
     BACKBONE,
     assert_same_state,
@@ -19,18 +14,14 @@ from small_network import (
     random_batch,
     small_backbone,
     state_of,
-    use_small_backbone,
 )
 from stand_in_model import stand_in_model
+from training_config import CLASSES_OVERRIDE
 
 import refinedet_tf as rd
 from refinedet_tf.backbones import BACKBONES
 from refinedet_tf.config_files import load_config
-from refinedet_tf.errors import InputError
-from refinedet_tf.losses import TERMS, loss_sums
-from refinedet_tf.training.strategy import make_strategy
-
-CLASSES = 'data.classes=["cat","dog","cow"]'
+from refinedet_tf.losses import TERMS
 
 
 @pytest.fixture
@@ -38,13 +29,13 @@ def config(config_file, small_network):
     keras.utils.set_random_seed(0)
 
     def make(*overrides):
-        return load_config(config_file, [CLASSES, *overrides])
+        return load_config(config_file, [CLASSES_OVERRIDE, *overrides])
 
     return make
 
 
 def plain_gradients(network, batch, config):
-    """Loss terms and gradients without anything of `refinedet_tf.training`."""
+    """Loss terms and gradients, computed without `refinedet_tf.training`."""
     anchors = rd.tile_anchors(config.model.image_size)
     with tf.GradientTape() as tape:
         terms = rd.refinedet_loss(network(batch["images"], training=True), batch, anchors, config)
@@ -59,7 +50,7 @@ def traced(config_file):
     overrides = ["learning_rate=0.003", "warmup_steps=3", "milestones=[1000]"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES, BACKBONE, small_backbone)
-        config = load_config(config_file, [CLASSES, *(f"training.{text}" for text in overrides)])
+        config = load_config(config_file, [CLASSES_OVERRIDE, *(f"training.{text}" for text in overrides)])
         keras.utils.set_random_seed(0)
         trainer = make_trainer(config)
     step = tf.function(lambda batch: tf.distribute.get_strategy().run(trainer.train_step, args=(batch,)))
@@ -68,7 +59,7 @@ def traced(config_file):
 
 @pytest.fixture
 def graph(traced, small_network):
-    """`traced` as it was at the beginning."""
+    """The fixture `traced` with the values of its beginning."""
     config, trainer, step, start = traced
     for variable, value in zip(trainer.variables + trainer.optimizer.variables, start, strict=True):
         variable.assign(value)
@@ -79,14 +70,14 @@ def graph(traced, small_network):
 def test_no_two_kernels_start_equal(config_file, backbone):
     """An initialiser that layers share gives all kernels of one shape the same values."""
     keras.utils.set_random_seed(0)
-    network = rd.build_model(load_config(config_file, [CLASSES, f"model.backbone={backbone}"]))
+    network = rd.build_model(load_config(config_file, [CLASSES_OVERRIDE, f"model.backbone={backbone}"]))
     kernels = [v.numpy() for v in network.variables if v.path.endswith("/kernel")]
     assert len(kernels) > 40
     assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)
 
 
-def test_steps_equal_the_solver_by_hand(graph):
-    """Two steps, so that the momentum and the warm-up count."""
+def test_steps_equal_the_solver_by_hand(tf_test, graph):
+    """There are two steps, so that the momentum and the warm-up matter."""
     config, trainer, step = graph
     other = rd.build_model(config)
     other.set_weights(trainer.network.get_weights())
@@ -97,7 +88,7 @@ def test_steps_equal_the_solver_by_hand(graph):
         expected, gradients = plain_gradients(other, batch, config)
         result = step(batch)
         for name, value in expected.items():
-            assert float(result[name]) == pytest.approx(value, rel=1e-4), name
+            tf_test.assertAllClose(result[name], value, rtol=1e-4, atol=0, msg=name)
         for place, (variable, gradient) in enumerate(zip(other.trainable_variables, gradients, strict=True)):
             value = variable.numpy()
             is_bias = variable.path.endswith("/bias")
@@ -106,9 +97,9 @@ def test_steps_equal_the_solver_by_hand(graph):
             variable.assign(value + velocity[place])
     assert sum(variable.path.endswith("/bias") for variable in other.trainable_variables) == 16
     for ours, theirs in zip(trainer.network.variables, other.variables, strict=True):
-        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=5e-6, err_msg=ours.path)
+        tf_test.assertAllClose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=5e-6, msg=ours.path)
     for ours, theirs in zip(trainer.optimizer.momentums, velocity, strict=True):
-        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-3, atol=5e-6, err_msg=ours.path)
+        tf_test.assertAllClose(ours.numpy(), theirs, rtol=1e-3, atol=5e-6, msg=ours.path)
     end = state_of(trainer)
     backbone = [path for path in end if path.startswith("level")]
     assert len(backbone) == 25 and all(np.abs(end[path] - start[path]).max() > 1e-5 for path in backbone)
@@ -122,7 +113,7 @@ def test_total_decreases_on_one_batch(graph):
     assert max(totals[-3:]) < 0.6 * totals[0]
 
 
-def test_bfloat16_keeps_float32_variables_and_stays_finite(config):
+def test_bfloat16_keeps_float32_variables_and_stays_finite(tf_test, config):
     config = config("training.precision=bfloat16")
     trainer, batch = make_trainer(config), random_batch(config)
     convolution = trainer.network.get_layer("level4")
@@ -131,14 +122,16 @@ def test_bfloat16_keeps_float32_variables_and_stays_finite(config):
     for _ in range(2):
         result = trainer.train_step(batch)
     for name in TERMS:
-        assert result[name].dtype == tf.float32 and np.isfinite(float(result[name])) and result[name] > 0
+        tf_test.assertDTypeEqual(result[name], np.float32)
+        assert np.isfinite(float(result[name])) and result[name] > 0
     for path, value in state_of(trainer).items():
-        assert value.dtype == np.float32 and np.isfinite(value).all(), path
+        tf_test.assertDTypeEqual(value, np.float32)
+        assert np.isfinite(value).all(), path
         assert "kernel" not in path or not np.array_equal(value, before[path]), path
 
 
-def test_jit_compile_gives_the_same_losses(config):
-    """With a network of four convolutions: what XLA might refuse is the loss, and it compiles slowly."""
+def test_jit_compile_gives_the_same_losses(tf_test, config):
+    """The network has four convolutions, since XLA compiles slowly, and might refuse only the loss."""
     config = config()
     plain, jitted = (make_trainer(config, network=stand_in_model(config)) for _ in range(2))
     jitted.network.set_weights(plain.network.get_weights())
@@ -148,7 +141,7 @@ def test_jit_compile_gives_the_same_losses(config):
         batch = random_batch(config, seed=number)
         expected, result = plain.train_step(batch), run(batch)
         for name in (*TERMS, "num_arm_positives", "num_odm_positives"):
-            assert float(result[name]) == pytest.approx(float(expected[name]), rel=1e-3), name
+            tf_test.assertAllClose(result[name], expected[name], rtol=1e-3, atol=0, msg=name)
 
 
 def clipped_and_plain(config, monkeypatch):
@@ -166,23 +159,23 @@ def norm(gradients):
     return np.sqrt(sum(np.square(g, dtype=np.float64).sum() for g in gradients))
 
 
-def test_gradient_clipping_bounds_the_norm(config, monkeypatch):
+def test_gradient_clipping_bounds_the_norm(tf_test, config, monkeypatch):
     applied, plain = clipped_and_plain(config("training.gradient_clip_norm=1.5"), monkeypatch)
     assert norm(plain) > 3
-    assert norm(applied) == pytest.approx(1.5, rel=1e-5)
+    tf_test.assertAllClose(norm(applied), 1.5, rtol=1e-5, atol=0)
     for ours, theirs in zip(applied, plain, strict=True):
-        np.testing.assert_allclose(ours, theirs * (1.5 / norm(plain)), rtol=1e-3, atol=1e-5)
+        tf_test.assertAllClose(ours, theirs * (1.5 / norm(plain)), rtol=1e-3, atol=1e-5)
 
 
-def test_gradient_clipping_leaves_small_gradients(config, monkeypatch):
+def test_gradient_clipping_leaves_small_gradients(tf_test, config, monkeypatch):
     applied, plain = clipped_and_plain(config("training.gradient_clip_norm=1e6"), monkeypatch)
     for ours, theirs in zip(applied, plain, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+        tf_test.assertAllClose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("poisoned", ["odm_conf3/kernel", "level4/kernel"])
 def test_step_that_is_not_finite_changes_nothing(graph, poisoned):
-    """A NaN in a head reaches some loss terms, one in the backbone also the moving statistics."""
+    """A NaN in a head reaches some loss terms; a NaN in the backbone also reaches the moving statistics."""
     config, trainer, step = graph
     batch = random_batch(config)
     step(batch)  # Gives the momentum a value.
@@ -202,15 +195,10 @@ def test_step_that_is_not_finite_changes_nothing(graph, poisoned):
     assert_same_state(state_of(trainer), before)
 
 
-# Several replicas on one CPU must be set up before TensorFlow starts: a process of its own.
-
-HALVES = [(3, 2, 0, 0), (0, 0, 1, 3), (2, 1, 3, 1), (1, 0, 0, 0), (0, 2, 0, 1)]
-"""Objects on the four images of each step; the replicas take two each."""
-
-
 @pytest.fixture(scope="module")
 def replicas(config_file):
-    (code, out, err), *_ = finish(start_program("test_training_step.py", str(config_file)))
+    """What two replicas and one found, in a process that sets up two logical devices before it starts."""
+    (code, out, err), *_ = finish(start_program("replicas_program.py", str(config_file)))
     assert code == 0, err
     return json.loads(out.splitlines()[-1])
 
@@ -233,12 +221,12 @@ def test_two_replicas_equal_one(replicas, backbone):
         assert difference <= (2e-5 * movement if kind == "statistics" else min(1e-5, 0.2 * movement)), kind
 
 
-def test_normalising_each_replica_alone_would_differ(replicas):
-    """The control of the test above: its batches tell the two ways apart."""
+def test_normalising_each_replica_alone_would_differ(tf_test, replicas):
+    """The batches of the test above tell this way from the right one."""
     control = replicas["control"]
     assert control["positives"][0] > 0 and control["positives"][1] == 0
     # The mean of a loss per replica, one of which has no positives, is half the loss.
-    assert control["each_alone"] == pytest.approx(control["together"] / 2, rel=1e-4)
+    tf_test.assertAllClose(control["each_alone"], control["together"] / 2, rtol=1e-4, atol=0)
     # BatchNorm of half the batch gives other heads for the same images.
     assert control["heads_of_half_a_batch"] > 0.01
 
@@ -254,131 +242,3 @@ def test_one_bad_replica_of_two_changes_nothing(replicas, backbone):
 def test_batch_must_fit_the_replicas(replicas):
     assert "training.batch_size 5 must be a multiple of the 2 replicas" in replicas["odd batch"]
     assert "training.jit_compile works with one replica, here are 2" in replicas["jit"]
-
-
-def replicas_program(config_file):
-    """Prints what the tests above look at."""
-    keras.utils.set_random_seed(0)
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    vgg = load_config(
-        config_file,
-        [CLASSES, "model.backbone=vgg16", "model.tcb_batch_norm=false", "training.learning_rate=1e-4"],
-    )
-    mobilenet = load_config(
-        config_file,
-        [
-            CLASSES,
-            "model.image_size=[128,128]",
-            "training.learning_rate=1e-5",
-            "training.gradient_clip_norm=5.0",
-        ],
-    )
-    # One of each kind: the collective operations of two strategies in one process get in each other's way.
-    two, one = make_strategy(vgg), tf.distribute.MirroredStrategy(["CPU:0"])
-    found = {
-        "vgg16": compare_replicas(vgg, two, one, HALVES, in_graph=True),
-        # Without graphs: tracing so many layers twice takes a minute.
-        "mobilenet_v2": compare_replicas(mobilenet, two, one, HALVES[:3], in_graph=False),
-    }
-    use_small_backbone()
-    found["control"] = control(mobilenet)
-    found["odd batch"] = refusal(config_file, "training.batch_size=5")
-    found["jit"] = refusal(config_file, "training.jit_compile=true")
-    print(json.dumps(found))
-
-
-def refusal(config_file, override):
-    try:
-        make_strategy(load_config(config_file, [override]))
-    except InputError as error:
-        return str(error)
-
-
-def split(strategy, batch):
-    """The batch, its rows divided over the replicas in their order."""
-    per_replica = len(batch["images"]) // strategy.num_replicas_in_sync
-
-    batch = {**batch, "images": batch["images"].astype(np.float32)}
-
-    def part(context):
-        first = context.replica_id_in_sync_group * per_replica
-        return {name: tf.constant(value[first : first + per_replica]) for name, value in batch.items()}
-
-    return strategy.experimental_distribute_values_from_function(part)
-
-
-def make_step(trainer, strategy, in_graph):
-    def step(batch):
-        result = strategy.run(trainer.train_step, args=(batch,))
-        return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], result)
-
-    return tf.function(step) if in_graph else step
-
-
-def compare_replicas(config, two, one, steps, in_graph):
-    trainers = [make_trainer(config, strategy) for strategy in (two, one)]
-    trainers[1].network.set_weights(trainers[0].network.get_weights())
-    start = state_of(trainers[0])
-    functions = [make_step(trainers[0], two, in_graph), make_step(trainers[1], one, False)]
-    terms = []
-    for number, objects in enumerate(steps):
-        batch = random_batch(config, number, objects)
-        results = [function(split(s, batch)) for function, s in zip(functions, (two, one), strict=True)]
-        values = [np.array([float(result[name]) for name in TERMS]) for result in results]
-        terms.append(float((np.abs(values[0] - values[1]) / np.maximum(values[1], 1e-3)).max()))
-    after, expected = (state_of(trainer) for trainer in trainers)
-    found = {
-        "replicas": two.num_replicas_in_sync,
-        "terms": max(terms),
-        "bad": one_bad_replica(trainers[0], two, functions[0], random_batch(config, 9)),
-    }
-    for path in after:
-        kind = "statistics" if "/moving_" in path else "momentum" if "_momentum" in path else "weights"
-        pair = [float(np.abs(after[path] - other[path]).max()) for other in (expected, start)]
-        found[kind] = [max(one, two) for one, two in zip(found.get(kind, pair), pair, strict=True)]
-    return found
-
-
-def one_bad_replica(trainer, strategy, step, batch):
-    """A pixel that is no number in the second replica's half of the batch."""
-    before = state_of(trainer)
-    batch["images"] = batch["images"].astype(np.float32)
-    batch["images"][3, 5, 5] = np.nan
-    result = step(split(strategy, batch))
-    trainer.restore_statistics(result["statistics"])
-    after = state_of(trainer)
-    return {
-        "terms_are_finite": [bool(np.isfinite(float(result[name]))) for name in TERMS],
-        "bad_replicas": sorted({int(count) for count in result["bad_gradients"].numpy() if count}),
-        "changed": [path for path in after if after[path].tobytes() != before[path].tobytes()],
-    }
-
-
-def control(config):
-    """What the two halves of the first batch give apart and together."""
-    network = rd.build_model(config)
-    anchors = rd.tile_anchors(config.model.image_size)
-    batch = random_batch(config, 0, HALVES[0])
-    heads = network(batch["images"], training=True)
-    halves = []
-    for rows in (slice(0, 2), slice(2, 4)):
-        part = {name: value[rows] for name, value in batch.items()}
-        halves.append((loss_sums({k: v[rows] for k, v in heads.items()}, part, anchors, config), part))
-    alone = [
-        sum(float(s[name]) / max(float(s[f"num_{name[:3]}_positives"]), 1) for name in TERMS)
-        for s, _ in halves
-    ]
-    together = rd.refinedet_loss(heads, batch, anchors, config)
-    of_half = network(halves[0][1]["images"], training=True)["odm_conf"]
-    return {
-        "positives": [float(sums["num_arm_positives"]) for sums, _ in halves],
-        "each_alone": sum(alone) / 2,
-        "together": sum(float(together[name]) for name in TERMS),
-        "heads_of_half_a_batch": float(np.abs(of_half - heads["odm_conf"][:2]).max()),
-    }
-
-
-if __name__ == "__main__":
-    replicas_program(sys.argv[1])

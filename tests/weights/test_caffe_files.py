@@ -79,8 +79,8 @@ def one_line(error, file):
 
 
 def only_blob(layers):
-    (one,) = layers.values()
-    (blob,) = one.blobs
+    (only_layer,) = layers.values()
+    (blob,) = only_layer.blobs
     return blob
 
 
@@ -92,10 +92,10 @@ def test_round_trip(options, tmp_path):
     expected = [part for part in small_net() if part[2]]
     assert list(found) == [name for name, _, _ in expected]
     for name, kind, arrays in expected:
-        one = found[name]
+        layer_read = found[name]
         in_v1 = {"BatchNorm": "V1 type 0"}.get(kind, kind) if options.get("v1") else kind
-        assert (one.name, one.type, len(one.blobs)) == (name, in_v1, len(arrays))
-        for blob, array in zip(one.blobs, arrays, strict=True):
+        assert (layer_read.name, layer_read.type, len(layer_read.blobs)) == (name, in_v1, len(arrays))
+        for blob, array in zip(layer_read.blobs, arrays, strict=True):
             leading = (1,) * (4 - array.ndim) if options.get("old_shapes") else ()
             assert blob.dtype == np.float32
             assert blob.shape == leading + array.shape
@@ -125,7 +125,7 @@ def test_v1_types(read):
         b"".join(field(2, field(4, name) + field(5, number) + blob) for name, number in numbers.items())
     )
     types = {"conv": "Convolution", "fc": "InnerProduct", "up": "Deconvolution", "prelu": "V1 type 18"}
-    assert {name: one.type for name, one in layers.items()} == types
+    assert {name: found.type for name, found in layers.items()} == types
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_blob_without_shape_is_a_scalar(read):
 
 
 def test_old_numbers_go_before_the_shape(read):
-    """As in Caffe's Blob::FromProto."""
+    """Caffe's Blob::FromProto does the same."""
     sides = b"".join(field(number, side) for number, side in enumerate((1, 1, 1, 3), 1))
     assert only_blob(read(layer(sides + shape(3) + data(FINITE)))).shape == (1, 1, 1, 3)
 
@@ -316,7 +316,7 @@ def test_random_damage_ends_in_one_line_or_in_finite_values(options, read, tmp_p
         if message:
             errors[kind] += 1
             continue
-        blobs = [blob for one in layers.values() for blob in one.blobs]
+        blobs = [blob for found in layers.values() for blob in found.blobs]
         assert blobs
         for blob in blobs:
             assert blob.dtype == np.float32

@@ -1,26 +1,16 @@
-"""From Caffe's files to variables: names, layouts, every blob used, every defect named."""
+"""Blobs of Caffe's files fill variables: names and layouts fit, every blob is used, every defect is named."""
 
 import formula_weights
 import numpy as np
 import pytest
 from caffe_writer import write_caffemodel
-from test_resnet import resnet
+from random_layers import random_layers
+from resnet import resnet
 from thin_vgg import thin_vgg
 
 from refinedet_tf.errors import InputError
 from refinedet_tf.weights import load_weights
 from refinedet_tf.weights.blobs import blob_shape, variables_by_blob
-
-
-def random_layers(model, seed=0, statistics_weight=4.0):
-    """Blobs that fit the model, (layer, type, [arrays]), as Caffe writes them."""
-    generator, layers = np.random.default_rng(seed), {}
-    for (layer, number), variable in sorted(variables_by_blob(model).items(), key=lambda pair: pair[0]):
-        values = generator.uniform(0.5, 1.5, blob_shape(variable)).astype(np.float32)
-        if variable.name == "moving_weight":
-            values[:] = statistics_weight
-        layers.setdefault(layer, {})[number] = values
-    return [(layer, "Any", [blobs[i] for i in range(len(blobs))]) for layer, blobs in layers.items()]
 
 
 def changed(layers, name, change):
@@ -51,7 +41,7 @@ def load(tmp_path):
 
 
 @pytest.fixture
-def refused(load):
+def refused(tf_test, load):
     """The message of a file that does not fit; the model must not have changed."""
 
     def message_of(model, layers):
@@ -59,7 +49,7 @@ def refused(load):
         with pytest.raises(InputError) as error:
             load(model, layers)
         for value, old in zip(model.get_weights(), before, strict=True):
-            np.testing.assert_array_equal(value, old)
+            tf_test.assertAllEqual(value, old)
         assert "\n" not in str(error.value)
         assert "net.caffemodel" in str(error.value)
         return str(error.value)
@@ -69,7 +59,7 @@ def refused(load):
 
 @pytest.mark.parametrize("network", formula_weights.BLOBS)
 def test_every_blob_of_the_authors_files_has_its_variable(network):
-    """Names, numbers and, but for the thin networks' channels, shapes; one to one."""
+    """Names, numbers and shapes agree one to one, except for the channels of the thin networks."""
     model = thin_vgg(num_classes=20) if network == "vgg16" else resnet(classes=80, image_size=(64, 64))
     listed = {(layer, number): shape for layer, _, number, shape, _ in formula_weights.BLOBS[network]}
     ours = {blob: blob_shape(variable) for blob, variable in variables_by_blob(model).items()}
@@ -83,7 +73,7 @@ def test_every_blob_of_the_authors_files_has_its_variable(network):
 
 @pytest.mark.parametrize("network", ["vgg", "thin_resnet"])
 @pytest.mark.parametrize("options", [{}, {"double": True}, {"old_shapes": True}, {"v1": True}], ids=str)
-def test_values_and_layouts(network, options, load, request):
+def test_values_and_layouts(tf_test, network, options, load, request):
     model = request.getfixturevalue(network)
     layers = random_layers(model)
     filled = load(model, [("data", "Input", []), *layers], **options)
@@ -96,7 +86,7 @@ def test_values_and_layouts(network, options, load, request):
         if expected.ndim == 4:
             # Keras: (height, width, in, out); a deconvolution (height, width, out, in).
             expected = np.moveaxis(expected, (0, 1), (3, 2))
-        np.testing.assert_array_equal(np.asarray(variable), expected, err_msg=variable.path)
+        tf_test.assertAllEqual(np.asarray(variable), expected, msg=variable.path)
 
 
 def test_statistics_of_no_terms_are_zero(thin_resnet, load):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from caffe_writer import write_caffemodel
 from keras import layers
-from test_resnet import resnet
+from resnet import resnet
 from thin_vgg import STAGES, thin_vgg
 
 from refinedet_tf.config import ModelConfig
@@ -26,7 +26,7 @@ def pretrained_layers(model, seed=0):
 
 
 def own_values(model):
-    """What RefineDet adds, by path."""
+    """The values of the layers that RefineDet adds to the backbone, by path."""
     return {
         variable.path: np.array(variable)
         for (layer, _), variable in variables_by_blob(model).items()
@@ -34,11 +34,11 @@ def own_values(model):
     }
 
 
-def assert_untouched(model, before):
+def assert_untouched(tf_test, model, before):
     after = own_values(model)
     assert len(after) > 50
     for path, value in before.items():
-        np.testing.assert_array_equal(after[path], value, err_msg=path)
+        tf_test.assertAllEqual(after[path], value, msg=path)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def full_size(layers, inputs=16):
     return [(name, kind, replaced.get(name, blobs)) for name, kind, blobs in layers], fc6, fc7, bias
 
 
-def assert_subsampled(model, fc6, fc7, bias):
+def assert_subsampled(tf_test, model, fc6, fc7, bias):
     """fc6: [4096, (channel, row, column)]: rows and columns 0, 3, 6 and every fourth output."""
     kernel = np.asarray(model.get_layer("fc6").kernel)
     for row, column, channel, output in ((0, 0, 0, 0), (1, 2, 5, 7), (2, 1, 15, 1023), (2, 2, 3, 500)):
@@ -66,12 +66,12 @@ def assert_subsampled(model, fc6, fc7, bias):
     kernel = np.asarray(model.get_layer("fc7").kernel)
     for channel, output in ((0, 0), (1, 0), (0, 1), (1023, 500)):
         assert kernel[0, 0, channel, output] == fc7[4 * output, 4 * channel]
-    np.testing.assert_array_equal(model.get_layer("fc6").bias, bias[::4])
-    np.testing.assert_array_equal(model.get_layer("fc7").bias, bias[::4] + 1)
+    tf_test.assertAllEqual(model.get_layer("fc6").bias, bias[::4])
+    tf_test.assertAllEqual(model.get_layer("fc7").bias, bias[::4] + 1)
 
 
 @pytest.mark.parametrize("v1", [False, True])
-def test_reduced_vgg16_of_caffe(v1, vgg, tmp_path):
+def test_reduced_vgg16_of_caffe(tf_test, v1, vgg, tmp_path):
     file = tmp_path / "VGG_ILSVRC_16_layers_fc_reduced.caffemodel"
     arrays = pretrained_layers(vgg)
     write_caffemodel(file, [*arrays, ("fc8", "InnerProduct", [np.ones((10, 1024))])], v1=v1, old_shapes=v1)
@@ -81,21 +81,21 @@ def test_reduced_vgg16_of_caffe(v1, vgg, tmp_path):
     stages = [f"conv{s}_{i}" for s, (count, _) in enumerate(STAGES, 1) for i in range(1, count + 1)]
     assert filled == [*stages, "fc6", "fc7"]
     for name, _, (kernel, bias) in arrays:
-        np.testing.assert_array_equal(vgg.get_layer(name).kernel, kernel.transpose(2, 3, 1, 0))
-        np.testing.assert_array_equal(vgg.get_layer(name).bias, bias)
-    assert_untouched(vgg, before)
+        tf_test.assertAllEqual(vgg.get_layer(name).kernel, kernel.transpose(2, 3, 1, 0))
+        tf_test.assertAllEqual(vgg.get_layer(name).bias, bias)
+    assert_untouched(tf_test, vgg, before)
 
 
-def test_whole_vgg16_of_caffe(vgg, tmp_path, recwarn):
+def test_whole_vgg16_of_caffe(tf_test, vgg, tmp_path, recwarn):
     file = tmp_path / "VGG_ILSVRC_16_layers.caffemodel"
     arrays, *expected = full_size(pretrained_layers(vgg))
     write_caffemodel(file, arrays, v1=True, old_shapes=True)
     load_initial_weights(vgg, ModelConfig(weights=str(file)))
-    assert_subsampled(vgg, *expected)
+    assert_subsampled(tf_test, vgg, *expected)
     assert not [w for w in recwarn if "ImageNet" in str(w.message)]
 
 
-def test_resnet101_of_caffe(tmp_path):
+def test_resnet101_of_caffe(tf_test, tmp_path):
     model = resnet(image_size=(64, 64))
     file = tmp_path / "ResNet-101-model.caffemodel"
     arrays = pretrained_layers(model)
@@ -106,11 +106,11 @@ def test_resnet101_of_caffe(tmp_path):
     blobs = {name: value for name, _, value in arrays}
     sums, variances, weight = blobs["bn4b22_branch2c"]
     norm = model.get_layer("res4b22_branch2c_bn")
-    np.testing.assert_allclose(norm.moving_mean, sums / weight, rtol=1e-6)
-    np.testing.assert_allclose(norm.moving_variance, variances / weight, rtol=1e-6)
-    np.testing.assert_array_equal(norm.gamma, blobs["scale4b22_branch2c"][0])
-    np.testing.assert_array_equal(norm.beta, blobs["scale4b22_branch2c"][1])
-    assert_untouched(model, before)
+    tf_test.assertAllClose(norm.moving_mean, sums / weight, rtol=1e-6, atol=0)
+    tf_test.assertAllClose(norm.moving_variance, variances / weight, rtol=1e-6, atol=0)
+    tf_test.assertAllEqual(norm.gamma, blobs["scale4b22_branch2c"][0])
+    tf_test.assertAllEqual(norm.beta, blobs["scale4b22_branch2c"][1])
+    assert_untouched(tf_test, model, before)
 
 
 def test_missing_and_unknown_layers_are_named(vgg, tmp_path):
@@ -135,15 +135,15 @@ def small_keras_vgg16():
     return keras.Model(images, features)
 
 
-def test_vgg16_of_keras(vgg, monkeypatch):
+def test_vgg16_of_keras(tf_test, vgg, monkeypatch):
     classifier = small_keras_vgg16()
     classifier.get_layer("block4_conv2").bias.assign(np.arange(16.0))
     monkeypatch.setattr(keras.applications, "VGG16", lambda weights: classifier)
     before = own_values(vgg)
     load_keras_imagenet(vgg, "imagenet")
     kernel, bias = classifier.get_layer("block4_conv2").get_weights()
-    np.testing.assert_array_equal(vgg.get_layer("conv4_2").kernel, kernel)
-    np.testing.assert_array_equal(vgg.get_layer("conv4_2").bias, bias)
+    tf_test.assertAllEqual(vgg.get_layer("conv4_2").kernel, kernel)
+    tf_test.assertAllEqual(vgg.get_layer("conv4_2").bias, bias)
     fc1, fc1_bias = classifier.get_layer("fc1").get_weights()
     fc2, fc2_bias = classifier.get_layer("fc2").get_weights()
     kernel = np.asarray(vgg.get_layer("fc6").kernel)
@@ -152,14 +152,14 @@ def test_vgg16_of_keras(vgg, monkeypatch):
         assert (
             kernel[row, column, channel, output] == fc1[(3 * row * 7 + 3 * column) * 16 + channel, 4 * output]
         )
-    np.testing.assert_array_equal(np.asarray(vgg.get_layer("fc7").kernel)[0, 0], fc2[::4, ::4])
-    np.testing.assert_array_equal(vgg.get_layer("fc6").bias, fc1_bias[::4])
-    np.testing.assert_array_equal(vgg.get_layer("fc7").bias, fc2_bias[::4])
-    assert_untouched(vgg, before)
+    tf_test.assertAllEqual(np.asarray(vgg.get_layer("fc7").kernel)[0, 0], fc2[::4, ::4])
+    tf_test.assertAllEqual(vgg.get_layer("fc6").bias, fc1_bias[::4])
+    tf_test.assertAllEqual(vgg.get_layer("fc7").bias, fc2_bias[::4])
+    assert_untouched(tf_test, vgg, before)
 
 
-def test_resnet101_of_keras_computes_the_same(tmp_path, monkeypatch):
-    """From the first pooling on, where Keras pads otherwise, to the end of the last stage."""
+def test_resnet101_of_keras_computes_the_same(tf_test, tmp_path, monkeypatch):
+    """The outputs agree from after the first pooling, which Keras pads differently, to the last stage."""
     network = keras.applications.ResNet101(weights=None, include_top=False)
     generator = np.random.default_rng(0)
     for variable in network.weights:
@@ -176,12 +176,12 @@ def test_resnet101_of_keras_computes_the_same(tmp_path, monkeypatch):
     features = generator.uniform(0, 1, (1, 16, 16, 64)).astype(np.float32)
     expected = np.asarray(between(network, "pool1_pool", "conv5_block3_out")(features))
     found = np.asarray(between(model, "pool1", "res5c_relu")(features))
-    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    tf_test.assertAllClose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     # conv1 lies before the pooling.
-    np.testing.assert_array_equal(model.get_layer("conv1").kernel, network.get_layer("conv1_conv").kernel)
+    tf_test.assertAllEqual(model.get_layer("conv1").kernel, network.get_layer("conv1_conv").kernel)
     bias, mean = network.get_layer("conv1_conv").bias, network.get_layer("conv1_bn").moving_mean
-    np.testing.assert_allclose(
-        model.get_layer("conv1_bn").moving_mean, np.asarray(mean) - np.asarray(bias), rtol=1e-6
+    tf_test.assertAllClose(
+        model.get_layer("conv1_bn").moving_mean, np.asarray(mean) - np.asarray(bias), rtol=1e-6, atol=0
     )
 
 

@@ -80,9 +80,9 @@ def test_keys_of_training_programs_as_names_of_tensors(write):
 
 
 def test_what_is_not_a_tensor_is_left_alone(write):
-    others = {"version": 2, "size": call("torch", "Size", (1, 2)), "type": named("torch", "float32")}
-    others["raw"] = storage("Untyped", "raw", 3, module="torch.storage")
-    file = write({**others, "module.a": FEW}, storages={"raw": np.zeros(3, "u1")})
+    other_values = {"version": 2, "size": call("torch", "Size", (1, 2)), "type": named("torch", "float32")}
+    other_values["raw"] = storage("Untyped", "raw", 3, module="torch.storage")
+    file = write({**other_values, "module.a": FEW}, storages={"raw": np.zeros(3, "u1")})
     assert_same(read_checkpoint(file), {"a": FEW})
 
 
@@ -155,7 +155,7 @@ BAD_CONTENT = {
 }
 
 FOUR = storage("Float", "s", 4)
-"""Of the 4 float32 that the file's storage holds."""
+"""The reference to a storage of 4 float32, which the file holds."""
 
 BAD_TENSORS = {
     "shape": (tensor(FOUR, 0, (5,), (1,)), "of 4 elements: shape [5], strides [1], offset 0"),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_caffe_weights import random_layers
+from random_layers import random_layers
 from thin_vgg import thin_vgg
 
 from refinedet_tf.errors import InputError
@@ -44,7 +44,7 @@ def load(monkeypatch, tmp_path):
     return load_tensors
 
 
-def test_every_tensor_fills_its_variable(load, tmp_path):
+def test_every_tensor_fills_its_variable(tf_test, load, tmp_path):
     from caffe_writer import write_caffemodel
 
     source, model = thin_vgg(2), thin_vgg(2, channel_order="rgb")
@@ -58,7 +58,7 @@ def test_every_tensor_fills_its_variable(load, tmp_path):
     filled = load(model, tensors)
     assert filled == [layer.name for layer in model.layers if layer.weights]
     for found, expected in zip(model.weights, source.weights, strict=True):
-        np.testing.assert_array_equal(found, expected, err_msg=expected.path)
+        tf_test.assertAllEqual(found, expected, msg=expected.path)
 
 
 def test_note_on_the_order_of_channels(load):
@@ -82,7 +82,7 @@ def test_messages_use_the_names_of_the_file(load):
     assert "1 of another shape (vgg.5.weight is [8, 2, 3, 3], not [8, 4, 3, 3])" in str(error.value)
 
 
-def test_plain_vgg16_of_the_same_family_is_a_start(load):
+def test_plain_vgg16_of_the_same_family_is_a_start(tf_test, load):
     """vgg16_reducedfc.pth numbers the same layers without `vgg.`."""
     model = thin_vgg(2, channel_order="rgb")
     tensors = tensors_of(random_layers(model))
@@ -90,4 +90,4 @@ def test_plain_vgg16_of_the_same_family_is_a_start(load):
     with pytest.warns(UserWarning, match="holds ImageNet weights"):
         filled = load(model, plain)
     assert filled[0] == "conv1_1" and filled[-1] == "fc7" and len(filled) == 15
-    np.testing.assert_array_equal(model.get_layer("fc7").bias, plain["33.bias"])
+    tf_test.assertAllEqual(model.get_layer("fc7").bias, plain["33.bias"])

@@ -1,4 +1,4 @@
-"""Errors of a command as one line and an exit code."""
+"""How a command ends: errors as one line and an exit code."""
 
 import errno
 import sys

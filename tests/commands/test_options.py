@@ -1,0 +1,82 @@
+"""The options and arguments that several commands have."""
+
+import argparse
+
+import pytest
+
+from refinedet_tf.commands import options
+from refinedet_tf.errors import InputError
+
+
+def parse(add_options, *arguments):
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return parser.parse_args(arguments)
+
+
+def test_config_and_overrides():
+    parsed = parse(
+        options.add_config_options,
+        *("--config", "voc320.json", "--set", "training.batch_size=8", "--set", "model.backbone=resnet101"),
+    )
+    config = options.config_from(parsed)
+    assert (config.training.batch_size, config.model.backbone) == (8, "resnet101")
+    assert config.model.image_size == (320, 320)
+
+
+def test_config_is_required_but_where_a_command_says_otherwise(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(options.add_config_options)
+    assert stopped.value.code == 2
+    assert "--config" in capsys.readouterr().err
+    assert parse(lambda parser: options.add_config_options(parser, required=False)).config is None
+
+
+def test_defaults():
+    assert parse(options.add_model_options, "--config", "voc320.json").weights is None
+    assert parse(options.add_multi_scale_option).multi_scale is False
+    assert parse(options.add_score_threshold_option).score_threshold == 0.5
+
+
+@pytest.mark.parametrize("score_threshold", [-0.1, 1.1, float("nan")])
+def test_score_threshold_outside_its_range(score_threshold):
+    with pytest.raises(InputError, match=f"--score-threshold must lie in 0..1, got {score_threshold}"):
+        options.check_score_threshold(score_threshold)
+
+
+def test_score_threshold_at_its_limits():
+    for score_threshold in (0, 0.5, 1):
+        options.check_score_threshold(score_threshold)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with images of several endings, another file, and an image one level down."""
+    for name in ("b.JPG", "a.bmp", "e[1].png", "notes.txt", "deep/c.jpeg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["."], ["a.bmp", "b.JPG", "e[1].png"]),
+        (["deep", "b.JPG"], ["deep/c.jpeg", "b.JPG"]),
+        (["*.bmp"], ["a.bmp"]),
+        (["**/*.jp*"], ["deep/c.jpeg"]),
+        (["e[1].png"], ["e[1].png"]),
+        (["notes.txt"], ["notes.txt"]),
+        (["deep/c.jpeg", "deep", "*/c.*"], ["deep/c.jpeg"]),
+    ],
+)
+def test_images_of_names(folder, names, found):
+    paths = options.find_images([f"{folder}/{name}" for name in names])
+    assert [path.resolve().relative_to(folder.resolve()).as_posix() for path in paths] == found
+
+
+@pytest.mark.parametrize("name", ["gone.png", "*.gif", "empty"])
+def test_name_without_an_image(folder, name):
+    (folder / "empty").mkdir()
+    with pytest.raises(InputError, match="no image found: .*; name files, folders with images, or patterns"):
+        options.find_images([f"{folder}/a.bmp", f"{folder}/{name}"])

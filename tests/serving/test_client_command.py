@@ -1,0 +1,173 @@
+"""The command serving/client.py, against servers that stand in for TF Serving."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import client
+import numpy as np
+import pytest
+from grpc_client import GrpcClient
+from PIL import Image
+from rest_client import RestClient
+from serving_stand_ins import MODEL, rest_server
+
+import detect
+from refinedet_tf.commands import detect as detect_command
+from refinedet_tf.errors import InputError
+
+SERVING = Path(__file__).parent.parent.parent / "serving"
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_files_are_those_of_detect(options, served, network, images, labels, monkeypatch, tmp_path, batch):
+    monkeypatch.setattr(detect_command, "load_model", lambda arguments: network)
+    from_server, local = tmp_path / "served", tmp_path / "local"
+    common = [str(images[0].parent), "--score-threshold", "0.3", "--output"]
+    client.main([*common, str(from_server), "--labels", str(labels), "--batch", str(batch), *options])
+    detect.main([*common, str(local), "--config", "any"])
+    assert [count for _, count in served.asked] == ([1, 1, 1] if batch == 1 else [2, 1])
+    texts = [(folder / "detections.json").read_text(encoding="utf-8") for folder in (from_server, local)]
+    assert texts[0].count("\n") == texts[1].count("\n") == len(images) + 2
+    for entry, expected in zip(*map(json.loads, texts), strict=True):
+        assert list(entry) == list(expected) == ["image", "picture", "height", "width", "detections"]
+        assert {**entry, "detections": 0} == {**expected, "detections": 0}
+        for found, right in zip(entry["detections"], expected["detections"], strict=True):
+            assert list(found) == ["class", "score", "box"]
+            assert (found["class"], list(found["box"])) == (right["class"], list(right["box"]))
+            assert found["score"] == pytest.approx(right["score"], abs=1e-5)
+            assert found["box"] == pytest.approx(right["box"], abs=0.02)
+    names = sorted(path.name for path in from_server.iterdir())
+    assert names == ["a.jpg", "b.png", "c.png", "detections.json"]
+    for name, file in zip(names, images, strict=False):
+        drawn, same, plain = (
+            np.asarray(Image.open(path)) for path in (from_server / name, local / name, file)
+        )
+        assert drawn.shape == plain.shape
+        assert (drawn != plain).any(axis=-1).sum() > 50
+        # Another JPEG decoder, and coordinates that are rounded the other way.
+        assert (np.abs(drawn.astype(int) - same) > 40).mean() < 0.01
+
+
+def test_undecodable_images_are_named_and_the_others_kept(refused, rest_url, images, labels, tmp_path):
+    (tmp_path / "in" / "broken.jpg").write_bytes(images[0].read_bytes()[:300])
+    (tmp_path / "in" / "text.png").write_text("no image")
+    output = tmp_path / "out"
+    line = refused(
+        client, tmp_path / "in", "--labels", labels, "--output", output, "--url", rest_url, "--batch", 3
+    )
+    assert line.startswith(f"error: 2 of 5 images left out: image {tmp_path / 'in' / 'broken.jpg'} cannot")
+    assert "text.png cannot be decoded by the server" in line
+    entries = json.loads((output / "detections.json").read_text(encoding="utf-8"))
+    assert [entry["image"] for entry in entries] == [str(path) for path in images]
+    assert len(list(output.iterdir())) == 4
+
+
+def test_no_folder_is_left_where_no_server_is(refused, images, labels, tmp_path):
+    with rest_server(None) as url:
+        pass
+    arguments = [client, *images, "--labels", labels, "--output", tmp_path / "out"]
+    assert "no connection to" in refused(*arguments, "--url", url)
+    assert "no server at" in refused(*arguments, "--grpc", url.removeprefix("http://"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_server_that_fails_later(refused, served, rest_url, images, labels, tmp_path):
+    served.change = lambda outputs: outputs if len(served.asked) < 3 else {}
+    line = refused(client, *images, "--labels", labels, "--output", tmp_path / "out", "--url", rest_url)
+    assert "no JSON with 1 `predictions`" in line
+    assert len(json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8"))) == 2
+
+
+def test_labels_of_another_model(refused, rest_url, images, labels, tmp_path):
+    arguments = [client, *images, "--output", tmp_path / "out", "--url", rest_url, "--labels", labels]
+    labels.write_text("circle\nsquare\n")
+    assert "the server found class 3, but --labels has 2 names" in refused(*arguments)
+    labels.write_text("")
+    assert "labels.txt is empty" in refused(*arguments)
+    labels.write_bytes(b"\xff\xff")
+    assert "labels.txt cannot be read" in refused(*arguments)
+    labels.unlink()
+    assert "labels.txt cannot be read" in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--batch", 0, "--batch must be at least 1, got 0"),
+        ("--timeout", 0, "--timeout must lie in 0..86400 s, got 0"),
+        ("--timeout", "nan", "--timeout must lie in 0..86400 s, got nan"),
+        ("--timeout", "inf", "--timeout must lie in 0..86400 s, got inf"),
+        ("--version", -1, "--version must be the number of a version, got -1"),
+        ("--version", 2**63, "--version must be the number of a version, got 9223372036854775808"),
+        ("--score-threshold", 50, "--score-threshold must lie in 0..1, got 50"),
+        ("--url", "localhost:8501", "--url must be like"),
+        ("--output", "in", "in is not empty"),
+    ],
+)
+def test_wrong_values(refused, monkeypatch, rest_url, images, labels, tmp_path, option, value, said):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["in", "--labels", labels, "--output", "out", "--url", rest_url, option, value]
+    assert said in refused(client, *arguments)
+
+
+def test_clients_ask_for_that_model_by_default(monkeypatch, images, labels, tmp_path):
+    asked = []
+
+    class Client(RestClient):
+        def __init__(self, url, model, version, label, timeout):
+            asked.extend((url, model, version, label, timeout))
+            raise InputError("enough")
+
+    monkeypatch.setattr(client, "RestClient", Client)
+    with pytest.raises(InputError, match="enough"):
+        client.main([str(images[0]), "--labels", str(labels), "--output", str(tmp_path / "out")])
+    assert asked == ["http://localhost:8501", MODEL, None, None, 60]
+    for make in (RestClient, GrpcClient):
+        assert make.__init__.__defaults__[1] == MODEL
+
+
+def test_no_image(refused, labels, tmp_path):
+    assert "no image found" in refused(
+        client, tmp_path / "none", "--labels", labels, "--output", tmp_path / "out"
+    )
+
+
+def test_rest_needs_no_tensorflow(rest_url, images, labels, tmp_path):
+    """In another process, started as users start it, where importing TensorFlow or Keras fails."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nfor name in ('tensorflow', 'keras', 'grpc'):\n    sys.modules[name] = None\n"
+    )
+    child = subprocess.run(
+        [sys.executable, str(SERVING / "client.py"), *map(str, images), "--labels", str(labels)]
+        + ["--output", "out", "--url", rest_url],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (child.returncode, child.stderr) == (0, "")
+    assert child.stdout.startswith("3 images, ")
+    assert len(json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8"))) == 3
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("mode", ["16-bit", "L", "RGBA", "P", "CMYK", "gif"])
+def test_pictures_show_what_the_server_saw(tmp_path, mode):
+    from refinedet_tf.inference.detector import read_image
+
+    values = np.random.default_rng(0).integers(0, 256, (30, 40, 4), np.uint8)
+    file = tmp_path / f"image.{ {'CMYK': 'jpg', 'gif': 'gif'}.get(mode, 'png') }"
+    if mode == "16-bit":
+        Image.fromarray(values[:, :, 0].astype(np.uint16) * 257 + 100).save(file)
+    else:
+        Image.fromarray(values, "RGBA").convert(
+            {"CMYK": "CMYK", "RGBA": "RGBA", "L": "L"}.get(mode, "P")
+        ).save(file)
+    pixels = client.read_pixels(file.read_bytes())
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (30, 40, 3))
+    difference = np.abs(pixels.astype(int) - read_image(file))
+    assert difference.max() <= (4 if mode == "CMYK" else 0)

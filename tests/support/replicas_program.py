@@ -1,0 +1,176 @@
+"""Training steps of two replicas and of one, on two logical CPU devices, compared.
+
+    python replicas_program.py CONFIG
+
+Devices must be set up before TensorFlow starts, so this is a program. It prints one JSON object; the
+tests in `test_training_step.py` say what its values must be.
+"""
+
+import json
+import sys
+
+from refinedet_tf.commands import terminal  # noqa: F401 - sets TensorFlow's environment
+
+import keras  # isort: skip - after terminal
+import numpy as np
+import tensorflow as tf
+from small_network import make_trainer, random_batch, state_of, use_small_backbone
+from training_config import CLASSES_OVERRIDE
+
+import refinedet_tf as rd
+from refinedet_tf.config_files import load_config
+from refinedet_tf.errors import InputError
+from refinedet_tf.losses import TERMS, loss_sums
+from refinedet_tf.training.strategy import make_strategy
+
+HALVES = [(3, 2, 0, 0), (0, 0, 1, 3), (2, 1, 3, 1), (1, 0, 0, 0), (0, 2, 0, 1)]
+"""Objects on the four images of each step; each replica takes two of the images."""
+
+
+def main(config_file):
+    """Trains both networks with both strategies and prints what was found."""
+    keras.utils.set_random_seed(0)
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    vgg = load_config(
+        config_file,
+        [
+            CLASSES_OVERRIDE,
+            "model.backbone=vgg16",
+            "model.tcb_batch_norm=false",
+            "training.learning_rate=1e-4",
+        ],
+    )
+    mobilenet = load_config(
+        config_file,
+        [
+            CLASSES_OVERRIDE,
+            "model.image_size=[128,128]",
+            "training.learning_rate=1e-5",
+            "training.gradient_clip_norm=5.0",
+        ],
+    )
+    # A single strategy of each kind, since the collective operations of several disturb each other.
+    two_replicas, single_replica = make_strategy(vgg), tf.distribute.MirroredStrategy(["CPU:0"])
+    found = {
+        "vgg16": compare_replicas(vgg, two_replicas, single_replica, HALVES, in_graph=True),
+        # Without graphs: tracing so many layers twice takes a minute.
+        "mobilenet_v2": compare_replicas(mobilenet, two_replicas, single_replica, HALVES[:3], in_graph=False),
+    }
+    use_small_backbone()
+    found["control"] = control(mobilenet)
+    found["odd batch"] = refusal(config_file, "training.batch_size=5")
+    found["jit"] = refusal(config_file, "training.jit_compile=true")
+    print(json.dumps(found))
+
+
+def refusal(config_file, override):
+    """The message of the error that the strategy of a config ends with."""
+    try:
+        make_strategy(load_config(config_file, [override]))
+    except InputError as error:
+        return str(error)
+
+
+def split(strategy, batch):
+    """The batch, its rows divided over the replicas in their order."""
+    per_replica = len(batch["images"]) // strategy.num_replicas_in_sync
+    batch = {**batch, "images": batch["images"].astype(np.float32)}
+
+    def part(context):
+        first = context.replica_id_in_sync_group * per_replica
+        return {name: tf.constant(value[first : first + per_replica]) for name, value in batch.items()}
+
+    return strategy.experimental_distribute_values_from_function(part)
+
+
+def make_step(trainer, strategy, in_graph):
+    """A function from a divided batch to what the first replica reports."""
+
+    def step(batch):
+        result = strategy.run(trainer.train_step, args=(batch,))
+        return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], result)
+
+    return tf.function(step) if in_graph else step
+
+
+def compare_replicas(config, two_replicas, single_replica, steps, in_graph):
+    """Trains on the same batches with both strategies.
+
+    Returns:
+        "replicas": the number of replicas of the first strategy; "terms": the largest relative
+        difference of a loss term; "bad": see `bad_replica`; "weights", "momentum", "statistics": the
+        largest absolute difference between the strategies, and the largest movement since the start.
+    """
+    trainers = [make_trainer(config, strategy) for strategy in (two_replicas, single_replica)]
+    trainers[1].network.set_weights(trainers[0].network.get_weights())
+    start = state_of(trainers[0])
+    functions = [
+        make_step(trainers[0], two_replicas, in_graph),
+        make_step(trainers[1], single_replica, False),
+    ]
+    terms = []
+    for number, objects in enumerate(steps):
+        batch = random_batch(config, number, objects)
+        results = [
+            function(split(strategy, batch))
+            for function, strategy in zip(functions, (two_replicas, single_replica), strict=True)
+        ]
+        values = [np.array([float(result[name]) for name in TERMS]) for result in results]
+        terms.append(float((np.abs(values[0] - values[1]) / np.maximum(values[1], 1e-3)).max()))
+    after, expected = (state_of(trainer) for trainer in trainers)
+    found = {
+        "replicas": two_replicas.num_replicas_in_sync,
+        "terms": max(terms),
+        "bad": bad_replica(trainers[0], two_replicas, functions[0], random_batch(config, 9)),
+    }
+    for path in after:
+        kind = "statistics" if "/moving_" in path else "momentum" if "_momentum" in path else "weights"
+        difference, movement = (float(np.abs(after[path] - state[path]).max()) for state in (expected, start))
+        largest_difference, largest_movement = found.get(kind, (0.0, 0.0))
+        found[kind] = (max(largest_difference, difference), max(largest_movement, movement))
+    return found
+
+
+def bad_replica(trainer, strategy, step, batch):
+    """What a step does whose second replica sees a pixel that is not a number."""
+    before = state_of(trainer)
+    batch["images"] = batch["images"].astype(np.float32)
+    batch["images"][3, 5, 5] = np.nan
+    result = step(split(strategy, batch))
+    trainer.restore_statistics(result["statistics"])
+    after = state_of(trainer)
+    return {
+        "terms_are_finite": [bool(np.isfinite(float(result[name]))) for name in TERMS],
+        "bad_replicas": sorted({int(count) for count in result["bad_gradients"].numpy() if count}),
+        "changed": [path for path in after if after[path].tobytes() != before[path].tobytes()],
+    }
+
+
+def control(config):
+    """The loss and the heads of the two halves of the first batch, alone and together."""
+    network = rd.build_model(config)
+    anchors = rd.tile_anchors(config.model.image_size)
+    batch = random_batch(config, 0, HALVES[0])
+    heads = network(batch["images"], training=True)
+    halves = []
+    for rows in (slice(0, 2), slice(2, 4)):
+        part = {name: value[rows] for name, value in batch.items()}
+        halves.append((loss_sums({k: v[rows] for k, v in heads.items()}, part, anchors, config), part))
+    alone = [
+        sum(float(s[name]) / max(float(s[f"num_{name[:3]}_positives"]), 1) for name in TERMS)
+        for s, _ in halves
+    ]
+    together = rd.refinedet_loss(heads, batch, anchors, config)
+    of_half = network(halves[0][1]["images"], training=True)["odm_conf"]
+    return {
+        "positives": [float(sums["num_arm_positives"]) for sums, _ in halves],
+        "each_alone": sum(alone) / 2,
+        "together": sum(float(together[name]) for name in TERMS),
+        "heads_of_half_a_batch": float(np.abs(of_half - heads["odm_conf"][:2]).max()),
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
