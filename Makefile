@@ -2,7 +2,8 @@
 # make test-slow: exports of all networks in full size.
 # make demo: train, evaluate, detect and export on a generated set.
 # make fidelity: run the comparisons with the authors' program and write docs/fidelity.md from them;
-# PUBLISHED_AP=FOLDER adds those with published AP (tests/test_published_ap.py says what the folder holds).
+# PUBLISHED_AP=FOLDER adds those with published AP (tests/evaluation/test_published_ap.py says what the folder holds).
+# make docs: write docs/configuration.md from the config's dataclasses.
 # All set up .venv first: GPU requirements where there is an NVIDIA driver, CPU requirements elsewhere.
 
 REQUIREMENTS := $(shell nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
@@ -13,7 +14,7 @@ IN_VENV := .venv/bin/python
 INSTALLED := .venv/installed-$(REQUIREMENTS)
 RUN := runs/shapes
 
-.PHONY: test lint format typecheck test-slow fidelity demo clean-demo
+.PHONY: test lint format typecheck test-slow fidelity docs demo clean-demo
 
 test: lint typecheck
 	$(IN_VENV) -m pytest
@@ -35,6 +36,9 @@ test-slow: $(INSTALLED)
 
 fidelity: $(INSTALLED)
 	$(IN_VENV) -m pytest -m golden --fidelity=docs/fidelity.md $(if $(PUBLISHED_AP),--published-ap=$(PUBLISHED_AP))
+
+docs: $(INSTALLED)
+	$(IN_VENV) docs/generate_configuration.py
 
 demo: $(INSTALLED)
 	$(IN_VENV) -m refinedet_tf generate-shapes data/shapes
