@@ -1,1 +1,1 @@
-"""From files on disk to batches of images, boxes and labels."""
+"""This package turns files on disk into batches of images, boxes and labels."""

@@ -1,64 +1,83 @@
 """Training augmentation of one image with its boxes (paper, section 3.2).
 
 Expansion, crop, warp and flip are composed into one window on the original image. Only the part of
-the image that the window shows is resampled, once and straight to its place in the output; no
-expanded canvas is ever built. The colours are distorted there, at output size, which differs from
-distorting first only where interpolation mixes clipped or differently coloured pixels, and costs
-less. What lies beyond the image is filled afterwards, so the fill colour is never distorted.
+the image that the window shows is resampled, once, directly to its place in the output. No expanded
+canvas is ever built. The colours are distorted after resampling, at the size of the output, because
+that costs less. The result differs from distorting first only where interpolation mixes clipped or
+differently coloured pixels. The area beyond the image is filled last, so the fill colour is never
+distorted.
 """
+
+from collections.abc import Callable
 
 import tensorflow as tf
 
+from refinedet_tf.config import AugmentationConfig
 from refinedet_tf.data.color import distort_color
 from refinedet_tf.data.crop import boxes_in_window, sample_window
 
 FILL_COLOR = (123, 117, 104)
-"""RGB beyond the image's edge: the mean colour that the network subtracts (rounded)."""
+"""The RGB colour beyond the edge of the image is the mean colour that the network subtracts, rounded."""
 
 _KERNELS = ("bilinear", "area", "nearest", "bicubic", "lanczos3")
-"""Counterparts of OpenCV's LINEAR, AREA, NEAREST, CUBIC and LANCZOS4, between which the authors draw."""
+"""They correspond to OpenCV's LINEAR, AREA, NEAREST, CUBIC and LANCZOS4, from which the authors draw."""
 
 
-def augment(image, boxes, labels, seed, size, config):
-    """Makes one training sample of an image.
+def augment(
+    image: tf.Tensor,
+    boxes: tf.Tensor,
+    labels: tf.Tensor,
+    seed: tf.Tensor,
+    size: tuple[int, int],
+    augmentation_config: AugmentationConfig,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Makes one training sample from an image.
 
     Args:
         image: uint8 [H, W, 3], RGB.
         boxes: float32 [G, 4], normalised [ymin, xmin, ymax, xmax]; G may be 0.
         labels: int32 [G].
-        seed: integer [2]; the sample depends on it and the other arguments alone.
+        seed: integer [2]; the sample depends only on the seed and the other arguments.
         size: (height, width) of the sample in pixels.
-        config: AugmentationConfig.
+        augmentation_config: the probabilities and ranges of the augmentation.
 
     Returns:
-        image uint8 [height, width, 3]; boxes float32 [K, 4] within 0..1 of the sample; labels
-        int32 [K]; K <= G, the objects whose centre is in the sample.
+        image uint8 [height, width, 3]; boxes float32 [K, 4], normalised [ymin, xmin, ymax, xmax] in
+        0..1 of the sample; labels int32 [K]. K <= G is the number of objects whose centre lies in the
+        sample.
     """
     image, boxes, labels = (tf.convert_to_tensor(value) for value in (image, boxes, labels))
     window_seed, color_seed, kernel_seed, flip_seed = tf.unstack(tf.random.split(seed, 4))
-    window = sample_window(boxes, window_seed, config)
+    window = sample_window(boxes, window_seed, augmentation_config)
     source, target, window = _snap_to_pixels(window, tf.shape(image)[:2], size)
     boxes, keep = boxes_in_window(boxes, window)
     boxes, labels = tf.boolean_mask(boxes, keep), tf.boolean_mask(labels, keep)
 
-    visible = _resample(image, source, target, kernel_seed, config)
-    visible = tf.cast(tf.round(distort_color(visible, color_seed, config)), tf.uint8)
+    visible = _resample(image, source, target, kernel_seed, augmentation_config)
+    visible = tf.cast(tf.round(distort_color(visible, color_seed, augmentation_config)), tf.uint8)
     image = _place(visible, target, size)
 
     flip = tf.random.stateless_uniform([2], flip_seed, alg="philox")
-    image, boxes = _flip(image, boxes, flip[0] < config.vertical_flip_probability, axis=0)
-    image, boxes = _flip(image, boxes, flip[1] < config.horizontal_flip_probability, axis=1)
+    image, boxes = _flip(image, boxes, flip[0] < augmentation_config.vertical_flip_probability, axis=0)
+    image, boxes = _flip(image, boxes, flip[1] < augmentation_config.horizontal_flip_probability, axis=1)
     return image, boxes, labels
 
 
-def _snap_to_pixels(window, image_size, size):
-    """Rounds the visible part of a window to whole pixels, of the image and of the sample.
+def _snap_to_pixels(
+    window: tf.Tensor, image_size: tf.Tensor, size: tuple[int, int]
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Rounds the visible part of a window to whole pixels, both of the image and of the sample.
+
+    Args:
+        window: float32 [4], as `sample_window` gives it.
+        image_size: int32 [2], height and width of the image in pixels.
+        size: (height, width) of the sample in pixels.
 
     Returns:
-        source int32 [4], the rows and columns of the image that are shown (ymin, xmin, ymax, xmax;
-        never empty); target int32 [4], those of the sample where they come to lie (empty when the
-        window shows no image); and the window that maps the one exactly onto the other, so that
-        boxes do not suffer from the rounding.
+        source int32 [4], the visible rows and columns of the image (ymin, xmin, ymax, xmax), never
+        empty; target int32 [4], the rows and columns of the sample that they fill, empty when the
+        window shows no part of the image; and the window, float32 [4], that maps the source exactly
+        onto the target, so that boxes do not suffer from the rounding.
     """
     image_size_float = tf.cast(image_size, tf.float32)
     size_float = tf.constant(size, tf.float32)
@@ -69,7 +88,7 @@ def _snap_to_pixels(window, image_size, size):
     source_high = tf.clip_by_value(_round(high * image_size_float), source_low + 1, image_size)
     target_low = tf.clip_by_value(_round((low - origin) / extent * size_float), 0, size)
     target_high = tf.clip_by_value(_round((high - origin) / extent * size_float), target_low, size)
-    # What is empty in one direction shows nothing at all.
+    # A target that is empty in one direction shows nothing, so it is made empty in both.
     target_high = tf.where(tf.reduce_all(target_high > target_low), target_high, target_low)
 
     shown = tf.cast(source_high - source_low, tf.float32) / image_size_float
@@ -84,23 +103,29 @@ def _snap_to_pixels(window, image_size, size):
     )
 
 
-def _round(values):
+def _round(values: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.round(values), tf.int32)
 
 
-def _resample(image, source, target, seed, config):
-    """The `source` part of the image at the size of `target`: float32, may overshoot 0..255."""
+def _resample(
+    image: tf.Tensor,
+    source: tf.Tensor,
+    target: tf.Tensor,
+    seed: tf.Tensor,
+    augmentation_config: AugmentationConfig,
+) -> tf.Tensor:
+    """Resizes the `source` part of the image to the size of `target`: float32, may overshoot 0..255."""
     crop = image[source[0] : source[2], source[1] : source[3]]
     shape = target[2:] - target[:2]
-    # A kernel needs at least a pixel to write; what is too much is cut off again.
+    # A kernel writes at least one pixel; an empty target is cut to its size at the end.
     out_size = tf.maximum(shape, 1)
 
-    def with_kernel(name):
+    def with_kernel(name: str) -> Callable[[], tf.Tensor]:
         return lambda: tf.cast(tf.image.resize(crop, out_size, method=name), tf.float32)
 
-    if config.random_interpolation:
+    if augmentation_config.random_interpolation:
         kernel = tf.random.stateless_uniform([], seed, 0, len(_KERNELS), tf.int32, alg="philox")
-        # Averaging over areas only makes sense when shrinking; OpenCV interpolates otherwise, too.
+        # Averaging over areas makes sense only when shrinking; OpenCV also interpolates otherwise.
         enlarges = tf.reduce_any(out_size > tf.shape(crop)[:2])
         kernel = tf.where(enlarges & (kernel == _KERNELS.index("area")), 0, kernel)
         resampled = tf.switch_case(kernel, [with_kernel(name) for name in _KERNELS])
@@ -109,11 +134,11 @@ def _resample(image, source, target, seed, config):
     return tf.ensure_shape(resampled, [None, None, 3])[: shape[0], : shape[1]]
 
 
-def _place(visible, target, size):
-    """A sample of `FILL_COLOR` with `visible` (uint8) at `target`: uint8 [height, width, 3]."""
+def _place(visible: tf.Tensor, target: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """Puts `visible` (uint8) at `target` on a sample of `FILL_COLOR`: uint8 [height, width, 3]."""
     height, width = size
 
-    def fill(rows, columns):
+    def fill(rows: tf.Tensor | int, columns: tf.Tensor | int) -> tf.Tensor:
         return tf.broadcast_to(tf.constant(FILL_COLOR, tf.uint8), [rows, columns, 3])
 
     rows = target[2] - target[0]
@@ -122,7 +147,7 @@ def _place(visible, target, size):
     return tf.ensure_shape(sample, [height, width, 3])
 
 
-def _flip(image, boxes, flip, axis):
+def _flip(image: tf.Tensor, boxes: tf.Tensor, flip: tf.Tensor, axis: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Mirrors image and boxes along `axis` (0: upside down, 1: left to right) if `flip`."""
     image = tf.cond(flip, lambda: tf.reverse(image, [axis]), lambda: image)
     low, high = axis, axis + 2

@@ -1,8 +1,9 @@
-"""The checks that every box of every format passes, and the list of those that fail."""
+"""The checks that every box of every format goes through, and the list of the boxes that fail them."""
 
 import collections
 import dataclasses
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy as np
 from refinedet_tf.files import explain_os_errors
 
 ROUNDING = 1.0
-"""Pixels by which a box may cross the border and still be taken for rounding: off-by-one files."""
+"""A box may cross the border of its image by this many pixels and still count as a rounding error, because
+some annotation files are off by one."""
 
 NOT_FINITE = "not finite"
 NO_AREA = "without area"
@@ -20,7 +22,8 @@ ROUNDED = "at most a pixel outside, clipped"
 
 DROPPED = (NOT_FINITE, NO_AREA, OUTSIDE)
 REASONS = ("", ROUNDED, CLIPPED, *DROPPED)
-"""What can be said of a box; "" is a good one. `check_boxes` returns indices into this."""
+"""The possible verdicts on a box; "" means that the box is good. `check_boxes` returns indices into
+this tuple."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,28 +35,30 @@ class BoxIssue:
     box: tuple[float, ...]
     """The numbers of the annotation file (VOC: xmin, ymin, xmax, ymax; COCO: x, y, width, height)."""
     reason: str
+    """One of `REASONS`."""
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.image_id} {self.class_name} {format_box(self.box)}"
 
 
 @dataclasses.dataclass(frozen=True)
 class BoxDefects:
-    """What the checks did to the boxes of a dataset."""
+    """The result of the checks of all boxes of a dataset."""
 
     num_boxes: int = 0
-    """Boxes in the files, good and bad."""
+    """The number of boxes in the files, good and bad."""
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
-    """Reason -> boxes, rounding included; reasons that never occurred are absent."""
+    """The number of boxes per reason, rounding included; reasons that never occurred are absent."""
     issues: tuple[BoxIssue, ...] = ()
-    """Each dropped or clipped box in the order of the files; rounding is counted, not listed."""
+    """Every dropped or clipped box, in the order of the files; rounded boxes are counted but not listed."""
 
     @property
     def num_dropped(self) -> int:
+        """The number of boxes that the dataset leaves out."""
         return sum(self.counts.get(reason, 0) for reason in DROPPED)
 
     def summary(self) -> str:
-        """One line such as "2 boxes dropped: 2 without area, e.g. img RBC [504, 337, 504, 337]"."""
+        """Returns one line such as "2 boxes dropped: 2 without area, e.g. img RBC [504, 337, 504, 337]"."""
         sentences = []
         if self.num_dropped:
             reasons = [
@@ -70,20 +75,23 @@ class BoxDefects:
         return next(issue for issue in self.issues if issue.reason == reason)
 
 
-def check_boxes(corners: np.ndarray, has_area: np.ndarray, sizes: np.ndarray):
+def check_boxes(
+    corners: np.ndarray, has_area: np.ndarray, sizes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Normalises boxes and says what is wrong with each.
 
-    A box that is not finite, has no area, or lies wholly outside its image is to be dropped. One that
-    crosses the border is clipped; by at most `ROUNDING` pixels, that is taken for rounding.
+    A box that is not finite, has no area, or lies wholly outside its image is to be dropped. A box that
+    crosses the border is clipped; if it does so by at most `ROUNDING` pixels, this counts as rounding.
 
     Args:
-        corners: float64 [M, 4], xmin, ymin, xmax, ymax in pixels, continuous (the left edge of the
-            image is 0, the right edge its width).
-        has_area: bool [M], whether the box has an area in the format's own convention.
+        corners: float64 [M, 4], xmin, ymin, xmax, ymax in continuous pixels (the left edge of the
+            image is 0, the right edge is its width).
+        has_area: bool [M], whether the box has an area by the convention of its format.
         sizes: int [M, 2], height and width of each box's image.
 
     Returns:
-        boxes: float32 [M, 4], normalised ymin, xmin, ymax, xmax in 0..1; meaningless for dropped ones.
+        boxes: float32 [M, 4], normalised ymin, xmin, ymax, xmax in 0..1; the rows of boxes that are to
+            be dropped have no meaning.
         reasons: int8 [M], indices into `REASONS`.
     """
     finite = np.isfinite(corners).all(axis=1)
@@ -100,22 +108,23 @@ def check_boxes(corners: np.ndarray, has_area: np.ndarray, sizes: np.ndarray):
 
 
 def is_dropped(reasons: np.ndarray) -> np.ndarray:
-    """bool [M]: which of `check_boxes`' reasons mean that the box is not used."""
+    """Returns bool [M]: which of the reasons [M] of `check_boxes` mean that the box is not used."""
     return np.isin(reasons, [REASONS.index(reason) for reason in DROPPED])
 
 
 def find_defects(
     reasons: np.ndarray,
     file_boxes: np.ndarray,
-    class_names: list[str],
+    class_names: Sequence[str],
     name_of: np.ndarray,
-    image_ids: list[str],
+    image_ids: Sequence[str],
     image_of: np.ndarray,
 ) -> BoxDefects:
-    """What `check_boxes` found, with the boxes named.
+    """Lists the boxes that `check_boxes` objected to, with their images and classes.
 
     Args:
-        reasons: int8 [M]. file_boxes: float64 [M, 4], the numbers of the files.
+        reasons: int8 [M], as `check_boxes` returns them.
+        file_boxes: float64 [M, 4], the numbers of the files.
         class_names, name_of: box i has the class `class_names[name_of[i]]`.
         image_ids, image_of: box i belongs to the image `image_ids[image_of[i]]`.
     """
@@ -134,7 +143,7 @@ def find_defects(
 
 
 def write_defects(defects: BoxDefects, path: str | Path) -> None:
-    """Writes them as JSON, each dropped or clipped box on a line of its own.
+    """Writes the defects as JSON, with one line per dropped or clipped box.
 
     Raises:
         InputError: the file cannot be written.
@@ -157,8 +166,8 @@ def write_defects(defects: BoxDefects, path: str | Path) -> None:
         Path(path).write_text(text, encoding="utf-8")
 
 
-def format_box(box) -> str:
-    """`[504, 337, 504.5, 337]`: whole numbers without a decimal point."""
+def format_box(box: Iterable[float]) -> str:
+    """Writes a box as `[504, 337, 504.5, 337]`: whole numbers have no decimal point."""
     return f"[{', '.join(f'{value:.10g}' for value in box)}]"
 
 

@@ -17,18 +17,18 @@ from refinedet_tf.files import explain_os_errors, list_folder
 class CocoPart:
     """One annotation file and its image folder.
 
-    "train2017" means root/annotations/instances_train2017.json and root/train2017/;
+    The part "train2017" means root/annotations/instances_train2017.json and root/train2017/;
     "file.json:folder" means root/file.json, or root/annotations/file.json, and root/folder/.
 
-    Iterating yields an `AnnotatedImage` for every entry of "images", in their order, with its id as
-    text; boxes are x, y, width, height as in the file: float pixels, 0-based. Crowd regions are
-    marked difficult. An entry without "width" and "height" gets the image file's.
+    Iterating yields one `AnnotatedImage` per entry of "images", in their order, with the entry's id as
+    text. Boxes are x, y, width, height as in the file: pixels as floating-point numbers from 0. Crowd
+    regions are marked difficult. An entry without "width" and "height" gets the size of the image file.
 
     Args:
         root: the folder that holds annotations/.
-        part: as above.
-        may_be_unlabelled: take a file without "annotations", such as COCO distributes for its test
-            images ("image_info_test-dev2017.json:test2017"). Its images have no objects.
+        part: the part's name, as described above.
+        may_be_unlabelled: accept a file without "annotations", such as the files that COCO distributes
+            for its test images ("image_info_test-dev2017.json:test2017"). Its images have no objects.
 
     Raises:
         InputError: a file or folder is missing or broken, an entry lacks a key, or an annotation
@@ -39,10 +39,10 @@ class CocoPart:
         self.name = part
         self.file, self.image_folder = _locate(Path(root), part)
         self.clash_prefix = self.image_folder.name
-        """Goes before the image ids of this part that another part has too: "train2017/73"."""
+        """This prefix goes before the image ids that another part also has: "train2017/73"."""
         tree = _read_json(self.file)
         self.labelled = "annotations" in tree or not may_be_unlabelled
-        """Whether there are annotations."""
+        """Whether the part has annotations."""
         for key in ("images", "categories", *(["annotations"] if self.labelled else [])):
             if not isinstance(tree.get(key), list):
                 raise InputError(f'{self.file} must hold a list "{key}"')
@@ -54,10 +54,10 @@ class CocoPart:
         return len(self._images)
 
     def __iter__(self) -> Iterator[AnnotatedImage]:
-        annotations_of = {image_id: [] for image_id in self._images}
+        annotations_of: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in self._images}
         for annotation in self._annotations:
             annotations_of[annotation["image_id"]].append(annotation)
-        listings = {}
+        listings: dict[Path, set[str]] = {}
         for image_id, image in self._images.items():
             path = self.image_folder / image["file_name"]
             if path.parent not in listings:
@@ -80,32 +80,34 @@ class CocoPart:
             )
 
     def annotation_file(self, image_id: str) -> Path:
+        """Returns the file that holds the annotations of every image of this part."""
         return self.file
 
     @property
     def class_names(self) -> list[str]:
-        """Names of all categories of the file, used or not, in the order of their (sparse) ids."""
+        """The names of all categories of the file, used or not, in the order of their (sparse) ids."""
         return [self.categories[category_id] for category_id in sorted(self.categories)]
 
     @staticmethod
     def corners(file_boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes of the files as continuous pixel coordinates.
+        """Turns boxes of the files into continuous pixel coordinates.
 
         Args:
-            file_boxes: float64 [M, 4], x, y, width, height, 0-based.
+            file_boxes: float64 [M, 4], x, y, width, height in pixels from 0.
 
         Returns:
-            corners: float64 [M, 4], xmin, ymin, xmax, ymax. has_area: bool [M].
+            corners: float64 [M, 4], xmin, ymin, xmax, ymax.
+            has_area: bool [M], whether width and height are above 0.
         """
         origin, extent = file_boxes[:, :2], file_boxes[:, 2:]
-        return np.concatenate([origin, origin + extent], axis=1), (extent > 0).all(axis=1)
+        return np.concatenate([origin, origin + extent], axis=1), np.all(extent > 0, axis=1)
 
-    def ground_truth(self):
-        """The `pycocotools.coco.COCO` object of this part, for the box metric: it has no masks.
+    def ground_truth(self) -> Any:
+        """Makes the `pycocotools.coco.COCO` object of this part for the box metric, without masks.
 
-        Areas are the file's (those of the masks, as the official size ranges want them), or
-        width x height where the file gives none. Boxes without area are left out, as they are from
-        the dataset: no detection could ever match them.
+        The areas are those of the file (the areas of the masks, which the official size ranges need),
+        or width x height where the file gives none. Boxes without area are left out, as in the
+        dataset, because no detection could ever match them.
         """
         from pycocotools.coco import COCO
 
@@ -120,7 +122,7 @@ class CocoPart:
             "annotations": [
                 {"area": file_boxes[i, 2] * file_boxes[i, 3]}
                 | self._annotations[i]
-                | {"id": number}  # From 1: the metric takes an annotation of id 0 for "no match".
+                | {"id": number}  # Ids start at 1, because the metric reads id 0 as "no match".
                 for number, i in enumerate(usable, start=1)
             ],
         }
@@ -129,7 +131,7 @@ class CocoPart:
         return coco
 
     def _read_categories(self, entries: list[Any]) -> dict[int, str]:
-        names = {}
+        names: dict[int, str] = {}
         for index, entry in enumerate(entries):
             where = f"{self.file}: categories[{index}]"
             category_id, name = _field(entry, "id", int, where), _field(entry, "name", str, where)
@@ -139,7 +141,7 @@ class CocoPart:
         return names
 
     def _read_images(self, entries: list[Any]) -> dict[int, dict[str, Any]]:
-        images = {}
+        images: dict[int, dict[str, Any]] = {}
         for index, entry in enumerate(entries):
             where = f"{self.file}: images[{index}]"
             image_id = _field(entry, "id", int, where)
@@ -202,12 +204,13 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _without_mask(entry: dict[str, Any]) -> dict[str, Any]:
-    # Masks are most of the memory of COCO's training file, and no box needs them.
+    # Masks take most of the memory of COCO's training file, and no box needs them.
     entry.pop("segmentation", None)
     return entry
 
 
-def _field(entry: Any, key: str, kind: type, where: str):
+def _field(entry: Any, key: str, kind: type, where: str) -> Any:
+    """Returns `entry[key]`, or raises an `InputError` if it is missing or not of this kind."""
     if not isinstance(entry, dict) or key not in entry:
         raise InputError(f'{where} has no "{key}"')
     value = entry[key]

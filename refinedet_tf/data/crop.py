@@ -1,39 +1,42 @@
-"""Where to look: the random expansion and crop of SSD and RefineDet, as one window on the image.
+"""The random expansion and crop of SSD and RefineDet, drawn as one window on the image.
 
-A window is float32 `[ymin, xmin, ymax, xmax]` in units of the original image (0..1 is the image);
-it may reach beyond the image, which is what expansion means.
+A window is float32 `[ymin, xmin, ymax, xmax]` in units of the original image (0..1 is the image).
+After an expansion it reaches beyond the image.
 """
 
 import tensorflow as tf
 
 from refinedet_tf.boxes import area, clip, pairwise_iou
+from refinedet_tf.config import AugmentationConfig
 
 _NO_LIMIT = float("-inf")
 
 
-def into_window(boxes, window):
-    """`boxes` [..., 4] of the image in units of `window` [4] (0..1 is the window), not clipped."""
+def into_window(boxes: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """Converts boxes [..., 4] of the image to units of `window` [4] (0..1 is the window), not clipped."""
     origin, extent = window[:2], window[2:] - window[:2]
     return (boxes - tf.tile(origin, [2])) / tf.tile(extent, [2])
 
 
-def out_of_window(boxes, window):
-    """The inverse of `into_window`: `boxes` [..., 4] of the window in units of the image."""
+def out_of_window(boxes: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """Converts boxes [..., 4] of `window` [4] to units of the image: the inverse of `into_window`."""
     origin, extent = window[:2], window[2:] - window[:2]
     return boxes * tf.tile(extent, [2]) + tf.tile(origin, [2])
 
 
-def boxes_in_window(boxes, window):
-    """The objects that a window shows.
+def boxes_in_window(boxes: tf.Tensor, window: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Finds the objects that a window shows.
 
-    An object stays if its centre lies in the window, and is cut to it (SSD's centre rule).
+    An object stays if its centre lies in the window; its box is then clipped to the window (SSD's
+    centre rule).
 
     Args:
         boxes: float32 [G, 4] of the image.
         window: float32 [4].
 
     Returns:
-        boxes float32 [G, 4] in units of the window, clipped to 0..1, and keep bool [G].
+        boxes float32 [G, 4] in units of the window, clipped to 0..1, and keep bool [G], whether the
+        object stays.
     """
     moved = into_window(boxes, window)
     center = (moved[:, :2] + moved[:, 2:]) / 2
@@ -42,60 +45,61 @@ def boxes_in_window(boxes, window):
     return cut, inside & (area(cut) > 0)
 
 
-def sample_window(boxes, seed, config):
+def sample_window(boxes: tf.Tensor, seed: tf.Tensor, augmentation_config: AugmentationConfig) -> tf.Tensor:
     """Draws the window of one training sample: an expansion, then a crop of the expanded image.
 
     Args:
         boxes: float32 [G, 4], G may be 0.
-        seed: integer [2]; the window depends on it and the boxes alone.
-        config: AugmentationConfig.
+        seed: integer [2]; the window depends only on the seed, the boxes and the config.
+        augmentation_config: the `expand_` and `crop_` fields are used.
 
     Returns:
         float32 [4], the window.
     """
     expansion_seed, crop_seed = tf.unstack(tf.random.split(seed, 2))
-    canvas = sample_expansion(expansion_seed, config)
-    if not config.crop_min_ious:
+    canvas = sample_expansion(expansion_seed, augmentation_config)
+    if not augmentation_config.crop_min_ious:
         return canvas
-    return out_of_window(sample_crop(into_window(boxes, canvas), crop_seed, config), canvas)
+    crop = sample_crop(into_window(boxes, canvas), crop_seed, augmentation_config)
+    return out_of_window(crop, canvas)
 
 
-def sample_expansion(seed, config):
+def sample_expansion(seed: tf.Tensor, augmentation_config: AugmentationConfig) -> tf.Tensor:
     """Draws the canvas on which the image is placed ("zoom out").
 
-    With `expand_probability` the canvas is r times as high and wide as the image, r uniform in
-    `expand_ratio`, and the image lies anywhere on it; otherwise the canvas is the image.
+    With `expand_probability` the canvas is r times as high and wide as the image, where r is uniform
+    in `expand_ratio`, and the image lies anywhere on it. Otherwise the canvas is the image.
 
     Returns:
         float32 [4], a window that covers the image.
     """
     uniform = tf.random.stateless_uniform([4], seed, alg="philox")
-    smallest, largest = config.expand_ratio
+    smallest, largest = augmentation_config.expand_ratio
     ratio = smallest + uniform[1] * (largest - smallest)
-    ratio = tf.where(uniform[0] < config.expand_probability, ratio, 1.0)
+    ratio = tf.where(uniform[0] < augmentation_config.expand_probability, ratio, 1.0)
     origin = -uniform[2:] * (ratio - 1)
     return tf.concat([origin, origin + ratio], axis=0)
 
 
-def sample_crop(boxes, seed, config):
+def sample_crop(boxes: tf.Tensor, seed: tf.Tensor, augmentation_config: AugmentationConfig) -> tf.Tensor:
     """Draws a crop as SSD's batch sampler does.
 
-    The samplers are: the whole image; one for each of `crop_min_ious`; an unconstrained one. Each
-    proposes at most one crop, the first of its `crop_trials` trials that has at least the wanted
-    IoU with at least one object. One of the proposals made is drawn evenly. Without objects only
-    the whole image and the unconstrained crop are proposed.
+    There is one sampler that proposes the whole image, one sampler per value of `crop_min_ious`, and
+    one that is unconstrained. Each proposes at most one crop: the first of its `crop_trials` trials
+    that has at least the wanted IoU with at least one object. One of the proposals is then drawn with
+    equal probability. Without objects only the whole image and the unconstrained crop are proposed.
 
     Args:
         boxes: float32 [G, 4] in units of the image that is cropped; they may lie anywhere.
         seed: integer [2].
-        config: AugmentationConfig.
+        augmentation_config: the `crop_` fields are used.
 
     Returns:
-        float32 [4], a window inside 0..1.
+        float32 [4], a window inside 0..1 of the image that is cropped.
     """
     trial_seed, choice_seed = tf.unstack(tf.random.split(seed, 2))
-    min_ious = tf.constant([*config.crop_min_ious, _NO_LIMIT])
-    trials = _sample_trials(min_ious.shape[0], trial_seed, config)
+    min_ious = tf.constant([*augmentation_config.crop_min_ious, _NO_LIMIT])
+    trials = _sample_trials(min_ious.shape[0], trial_seed, augmentation_config)
     # The maximum over no objects is -inf, which fails every limit but the unconstrained one.
     best_iou = tf.reduce_max(pairwise_iou(trials, boxes), axis=-1)
     accepted = best_iou >= min_ious[:, None]
@@ -107,17 +111,18 @@ def sample_crop(boxes, seed, config):
     return proposals[tf.random.stateless_uniform([], choice_seed, 0, count, tf.int32, alg="philox")]
 
 
-def _sample_trials(samplers, seed, config):
-    """Candidate crops inside 0..1, float32 [samplers, crop_trials, 4].
+def _sample_trials(num_samplers: int, seed: tf.Tensor, augmentation_config: AugmentationConfig) -> tf.Tensor:
+    """Draws candidate crops inside 0..1: float32 [num_samplers, crop_trials, 4].
 
-    `scale` is the square root of the crop's share of the image's area; the aspect ratio is limited
-    so that no side is longer than the image's.
+    `scale` is the square root of the crop's share of the image's area. The aspect ratio is limited so
+    that no side of the crop is longer than that of the image.
     """
-    shape = [samplers, config.crop_trials, 4]
+    shape = [num_samplers, augmentation_config.crop_trials, 4]
     uniform = tf.unstack(tf.random.stateless_uniform(shape, seed, alg="philox"), axis=-1)
-    scale = config.crop_scale[0] + uniform[0] * (config.crop_scale[1] - config.crop_scale[0])
-    narrowest = tf.maximum(config.crop_aspect_ratio[0], tf.square(scale))
-    widest = tf.minimum(config.crop_aspect_ratio[1], 1 / tf.square(scale))
+    smallest, largest = augmentation_config.crop_scale
+    scale = smallest + uniform[0] * (largest - smallest)
+    narrowest = tf.maximum(augmentation_config.crop_aspect_ratio[0], tf.square(scale))
+    widest = tf.minimum(augmentation_config.crop_aspect_ratio[1], 1 / tf.square(scale))
     aspect_root = tf.sqrt(narrowest + uniform[1] * (widest - narrowest))
     height = tf.minimum(scale / aspect_root, 1.0)
     width = tf.minimum(scale * aspect_root, 1.0)

@@ -1,11 +1,11 @@
-"""The index of a dataset: which images there are and which objects they hold, but no pixels."""
+"""The index of a dataset: it lists the images and the objects on them, but holds no pixels."""
 
 import array
 import bisect
 import collections
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +23,31 @@ from refinedet_tf.data.box_checks import (
     is_dropped,
 )
 from refinedet_tf.data.coco import CocoPart
+from refinedet_tf.data.reader import Reader
 from refinedet_tf.data.voc import VocPart
 from refinedet_tf.errors import InputError
 from refinedet_tf.progress import ProgressPrinter, with_progress
 
 QUIET_SECONDS = 5.0
-"""Shorter reading shows no progress."""
+"""Reading that takes less time shows no progress."""
+
+READERS: dict[str, Callable[[str, str, bool], Reader]] = {"voc": VocPart, "coco": CocoPart}
+"""The reader of each `data.format`, called with `data.root`, the name of a part, and whether it may be
+without annotations."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DetectionDataset:
-    """N images and their M objects in flat arrays, so that millions of images fit in memory."""
+    """N images and their M objects, kept in flat arrays so that millions of images fit in memory."""
 
     class_names: tuple[str, ...]
-    """In label order, label 1 first."""
+    """The C names in the order of the labels, label 1 first."""
     image_ids: tuple[str, ...]
-    """Unique. VOC: the file's stem; COCO: the number in the JSON as text. Should two joined parts use
-    one id for different images, each of these is written "part/id", such as "2007/000005"."""
+    """The N ids, each unique. VOC: the stem of the image file; COCO: the number in the JSON as text. Where
+    two joined parts use the same id for different images, both get a prefix, such as "2007/000005"."""
     image_paths: tuple[str, ...]
     image_sizes: np.ndarray
-    """int32 [N, 2], height and width in pixels as stated in the annotation."""
+    """int32 [N, 2], height and width in pixels, as stated in the annotation."""
     boxes: np.ndarray
     """float32 [M, 4], normalised ymin, xmin, ymax, xmax, 0 <= min < max <= 1."""
     labels: np.ndarray
@@ -50,22 +55,29 @@ class DetectionDataset:
     difficult: np.ndarray
     """bool [M]; VOC: difficult, COCO: crowd region."""
     offsets: np.ndarray
-    """int64 [N + 1]; image i owns the rows offsets[i] to offsets[i + 1] of the arrays above."""
+    """int64 [N + 1]; the objects of image i are the rows offsets[i] to offsets[i + 1] of the arrays above."""
     defects: BoxDefects = dataclasses.field(default_factory=BoxDefects)
-    """The boxes that were dropped or clipped, and why."""
+    """The boxes that were dropped or clipped, with the reasons."""
     coco: Any = None
     """`pycocotools.coco.COCO` of the validation and test splits, for the COCO metric; None for other
     formats, for the training split, and when several parts are joined."""
     labelled: bool = True
-    """False: a test split whose annotations are not published, so that M is 0 and nothing can be
-    measured; sizes are those of the image files, or of COCO's list."""
+    """False for a test split whose annotations are not published: M is 0 and nothing can be measured. The
+    sizes are then those of the image files, or those of COCO's list."""
 
     def __len__(self) -> int:
+        """Returns the number of images."""
         return len(self.image_ids)
 
     def image_annotations(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Boxes float32 [G, 4], labels int32 [G] and difficult bool [G] of one image; G may be 0."""
-        index = range(len(self))[index]  # Raises IndexError, and counts negative numbers from the end.
+        """Returns the objects of one image: boxes float32 [G, 4], labels int32 [G], difficult bool [G].
+
+        G may be 0. A negative index counts from the end.
+
+        Raises:
+            IndexError: there is no such image.
+        """
+        index = range(len(self))[index]
         rows = slice(self.offsets[index], self.offsets[index + 1])
         return self.boxes[rows], self.labels[rows], self.difficult[rows]
 
@@ -75,47 +87,49 @@ class DetectionDataset:
         return int(np.diff(self.offsets).max(initial=0))
 
 
-def read_dataset(data: DataConfig, split: str, strict: bool = False) -> DetectionDataset:
+def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> DetectionDataset:
     """Reads and checks the annotations of a split.
 
     The parts of the split are joined in their order. Images without objects are kept. If
-    `data.classes` is null, the labels are those of the training parts, for the other splits too: VOC,
-    the names of their objects, sorted; COCO, their categories in the order of the category ids.
-    Only "test" may be without annotations, all its parts alike.
+    `data.classes` is null, the classes of every split are those of the training parts: for VOC, the
+    sorted names of their objects; for COCO, their categories in the order of the category ids. Only
+    "test" may be without annotations, and then all of its parts must be without them.
 
     Args:
-        data: the config's data section.
+        data_config: where the images and annotations lie.
         split: "train", "validation" or "test".
-        strict: do not drop or clip a bad box but raise (rounding of at most a pixel is no bad box).
+        strict: raise an error instead of dropping or clipping a bad box (a box that is outside by at
+            most a pixel is not bad).
 
     Raises:
-        InputError: no part or no image, a missing or broken file (see `VocPart`, `CocoPart`), an image
-            listed twice, an unknown class, or, if strict, a bad box; names the file and the thing.
+        InputError: there is no part or no image, a file is missing or broken (see `VocPart`,
+            `CocoPart`), an image is listed twice, a class is unknown or, if strict, a box is bad. The
+            message names the file and the image, class or box.
     """
-    reader = {"voc": VocPart, "coco": CocoPart}[data.format]
-    parts = _open_parts(reader, data, split)
-    class_names = data.classes
-    if class_names is None and (data.format == "coco" or split != "train"):
-        class_names = _find_classes(parts if split == "train" else _open_parts(reader, data, "train"))
-    if class_names is not None and data.format == "coco":
-        _check_categories(parts, class_names)
+    parts = _open_parts(data_config, split)
+    coco_parts = _coco_parts(parts)
+    class_names = data_config.classes
+    if class_names is None and (coco_parts or split != "train"):
+        class_names = _find_classes(parts if split == "train" else _open_parts(data_config, "train"))
+    if class_names is not None and coco_parts:
+        _check_categories(coco_parts, class_names)
 
     raw = _RawIndex(parts, class_names)
     if class_names is None:
         class_names = tuple(sorted(raw.names))
     if not class_names:
-        raise InputError(f"no object in data.train ({', '.join(data.train)}), so there are no classes")
+        raise InputError(f"no object in data.train ({', '.join(data_config.train)}), so there are no classes")
     label_of_name = np.array([class_names.index(name) + 1 for name in raw.names], np.int32)
 
-    corners, has_area = reader.corners(raw.boxes)
+    corners, has_area = parts[0].corners(raw.boxes)
     boxes, reasons = check_boxes(corners, has_area, raw.sizes[raw.image_of])
     if strict:
         _refuse_bad_boxes(raw, reasons)
     kept = ~is_dropped(reasons)
     kept_per_image = np.bincount(raw.image_of[kept], minlength=len(raw.ids))
     # Training has no use for the ground truth object, which holds the whole JSON in memory.
-    measured = data.format == "coco" and split != "train" and len(parts) == 1
-    coco = parts[0].ground_truth() if measured else None
+    has_ground_truth = split != "train" and len(coco_parts) == 1
+    coco = coco_parts[0].ground_truth() if has_ground_truth else None
     return DetectionDataset(
         class_names=tuple(class_names),
         image_ids=tuple(raw.ids),
@@ -132,14 +146,39 @@ def read_dataset(data: DataConfig, split: str, strict: bool = False) -> Detectio
 
 
 class _RawIndex:
-    """All images and objects of some parts, boxes still in the numbers of the files."""
+    """All images and objects of some parts, with the boxes still in the numbers of the files.
 
-    def __init__(self, parts: Sequence[VocPart | CocoPart], class_names: Sequence[str] | None):
+    Attributes:
+        parts: the given parts.
+        starts: the index of the first image of each part.
+        file_ids: the N image ids as the files have them.
+        ids: the same ids, made unique (see `DetectionDataset.image_ids`).
+        paths: the N image files.
+        sizes: int32 [N, 2], height and width in pixels.
+        boxes: float64 [M, 4], in the convention of the format.
+        difficult: bool [M].
+        image_of: int64 [M], the image of each box.
+        names: the names of the classes in the order in which they occur.
+        name_of: int32 [M], the index of each box's class in `names`.
+    """
+
+    def __init__(self, parts: Sequence[Reader], class_names: Sequence[str] | None):
+        """Reads the parts.
+
+        Args:
+            parts: at least one, all of the same format.
+            class_names: the known classes; None: every name is accepted.
+
+        Raises:
+            InputError: a file is broken, a class is unknown, or an image is listed twice.
+        """
         self.parts = parts
-        self.names, self.paths, self.starts = [], [], []
-        ids, sizes, counts = [], array.array("i"), array.array("q")
+        self.paths: list[str] = []
+        self.starts: list[int] = []
+        ids: list[str] = []
+        sizes, counts = array.array("i"), array.array("q")
         boxes, name_of, difficult = array.array("d"), array.array("i"), array.array("b")
-        index_of_name = {}
+        index_of_name: dict[str, int] = {}
         for part in parts:
             self.starts.append(len(ids))
             for image in with_progress(
@@ -167,11 +206,12 @@ class _RawIndex:
         self.image_of = np.repeat(np.arange(len(ids)), np.array(counts, np.int64))
         self.ids = self._unique_ids()
 
-    def part_of(self, image: int) -> VocPart | CocoPart:
+    def part_of(self, image: int) -> Reader:
+        """Returns the part that holds the image of this index."""
         return self.parts[bisect.bisect_right(self.starts, image) - 1]
 
     def _unique_ids(self) -> list[str]:
-        """The ids, with a prefix on those that different images of two parts share."""
+        """Returns the ids, with a prefix on those that different images of two parts share."""
         if len(set(self.file_ids)) == len(self.file_ids):
             return self.file_ids
         images_of_id = collections.defaultdict(list)
@@ -190,26 +230,36 @@ class _RawIndex:
         return ids
 
 
-def _open_parts(reader: type, data: DataConfig, split: str) -> list[VocPart | CocoPart]:
-    names = {"train": data.train, "validation": data.validation, "test": data.test}[split]
+def _open_parts(data_config: DataConfig, split: str) -> list[Reader]:
+    names = {"train": data_config.train, "validation": data_config.validation, "test": data_config.test}[
+        split
+    ]
     if not names:
-        needed = ", which names the classes as data.classes is null" if data.classes is None else ""
+        needed = ", which names the classes as data.classes is null" if data_config.classes is None else ""
         raise InputError(f"data.{split} is empty: name at least one part{needed}")
-    if not Path(data.root).is_dir():
-        raise InputError(f"data.root: folder {data.root} does not exist")
-    # Training on, or choosing weights by, objects that are not there would be a mistake.
-    parts = [reader(data.root, name, may_be_unlabelled=split == "test") for name in names]
+    if not Path(data_config.root).is_dir():
+        raise InputError(f"data.root: folder {data_config.root} does not exist")
+    # Without annotations, images would be taken for images without objects, which must happen neither
+    # in training nor where validation chooses the best weights.
+    may_be_unlabelled = split == "test"
+    reader = READERS[data_config.format]
+    parts = [reader(data_config.root, name, may_be_unlabelled) for name in names]
     if len({part.labelled for part in parts}) > 1:
         without = ", ".join(part.name for part in parts if not part.labelled)
         raise InputError(f"data.{split} joins parts with annotations and without ({without}); name one kind")
     if not any(len(part) for part in parts):
-        raise InputError(f"data.{split} ({', '.join(names)} in {data.root}) holds no image")
+        raise InputError(f"data.{split} ({', '.join(names)} in {data_config.root}) holds no image")
     return parts
 
 
-def _find_classes(parts: Sequence[VocPart | CocoPart]) -> tuple[str, ...]:
-    if isinstance(parts[0], CocoPart):
-        return tuple(dict.fromkeys(name for part in parts for name in part.class_names))
+def _coco_parts(parts: Sequence[Reader]) -> list[CocoPart]:
+    """Returns all parts if they are COCO's, whose files list the classes, and none otherwise."""
+    return [part for part in parts if isinstance(part, CocoPart)]
+
+
+def _find_classes(parts: Sequence[Reader]) -> tuple[str, ...]:
+    if coco_parts := _coco_parts(parts):
+        return tuple(dict.fromkeys(name for part in coco_parts for name in part.class_names))
     return tuple(sorted(_RawIndex(parts, None).names))
 
 
@@ -235,12 +285,13 @@ def _refuse_bad_boxes(raw: _RawIndex, reasons: np.ndarray) -> None:
     )
 
 
-def _unknown_class(part: VocPart | CocoPart, image_id: str, name: str, class_names: Sequence[str]) -> str:
+def _unknown_class(part: Reader, image_id: str, name: str, class_names: Sequence[str]) -> str:
     file = part.annotation_file(image_id)
     return f'{file}: class "{name}" is not in data.classes{_nearest(name, class_names)}'
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
+    """Returns the end of an error message: the known name that is most like `name`, or the known names."""
     near = difflib.get_close_matches(name.lower(), [known.lower() for known in names], n=1, cutoff=0.4)
     if near:
         return f'; the nearest is "{next(known for known in names if known.lower() == near[0])}"'

@@ -1,40 +1,44 @@
-"""Image files to pixels, and the plain warp to the network's size."""
+"""Decoding of image files, and the plain warp to the network's size."""
+
+from collections.abc import Sequence
 
 import tensorflow as tf
 
+from refinedet_tf.tensors import Tensor
+
 _GRAY_PALETTE = bytes(value for gray in range(256) for value in (gray, gray, gray, 0))
 _BMP_HEADER = 54
-"""Bytes of a BMP's file header (14) and its usual information header (40); the palette follows."""
+"""The bytes of a BMP's file header (14) and of its usual information header (40); the palette follows."""
 
 
-def decode_image(contents):
+def decode_image(contents: Tensor) -> tf.Tensor:
     """Decodes one image file.
 
     The pixels are those stored: the EXIF orientation tag is NOT applied, because the boxes of an
     annotation file refer to the stored raster, not to what a viewer shows.
 
     Args:
-        contents: string scalar, the bytes of a JPEG (also grayscale or CMYK), PNG (also 16 bit,
-            palette or alpha, which is dropped), BMP or GIF (first frame). The format is read from
-            the bytes; the file's extension does not matter.
+        contents: string scalar, the bytes of a JPEG (also grayscale or CMYK), PNG (also with 16 bits,
+            a palette or an alpha channel, which is dropped), BMP or GIF (the first frame). The format
+            is read from the bytes; the extension of the file does not matter.
 
     Returns:
         uint8 [H, W, 3], RGB.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are no such image, are truncated, or are a BMP
-            with a colour palette (TensorFlow would take the palette's indices for gray values).
+        tf.errors.InvalidArgumentError: the bytes are not such an image, are truncated, or are a BMP
+            with a colour palette (TensorFlow would take the palette's indices for grey values).
     """
     with tf.control_dependencies([_assert_no_color_palette(contents)]):
         image = tf.io.decode_image(contents, channels=3, expand_animations=False)
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def _assert_no_color_palette(contents):
+def _assert_no_color_palette(contents: Tensor) -> tf.Operation:
     length = tf.strings.length(contents)
     has_palette = tf.logical_and(length > _BMP_HEADER, tf.strings.substr(contents, 0, 2) == b"BM")
 
-    def is_gray():
+    def is_gray() -> tf.Tensor:
         bits = tf.strings.substr(contents, 28, 2)
         palette = tf.strings.substr(contents, _BMP_HEADER, len(_GRAY_PALETTE))
         return tf.logical_or(bits != b"\x08\x00", palette == _GRAY_PALETTE)
@@ -43,11 +47,11 @@ def _assert_no_color_palette(contents):
     return tf.debugging.Assert(readable, ["BMP images with a colour palette are not supported"])
 
 
-def warp_image(image, size):
+def warp_image(image: Tensor, size: Sequence[int]) -> tf.Tensor:
     """Warps a whole image to `size`; the aspect ratio is not kept (paper, section 3.4).
 
-    Bilinear, half-pixel centres, no anti-aliasing: OpenCV's INTER_LINEAR, as in the authors' test
-    code.
+    The interpolation is bilinear with half-pixel centres and without anti-aliasing. It equals OpenCV's
+    INTER_LINEAR, which the authors' test code uses.
 
     Args:
         image: uint8 or float32 [H, W, 3], or a batch [N, H, W, 3], 0..255.

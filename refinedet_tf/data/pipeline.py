@@ -1,50 +1,57 @@
 """Batches of training samples and of evaluation images, as `tf.data.Dataset`s.
 
-The training data is a function of the sample counter alone: counter i is row `i % batch_size` of
-step `i // batch_size`, it lies in epoch `i // N`, and (seed, epoch) fix the epoch's permutation of
-the N images, (seed, i) the sample's augmentation. So a run that resumes at any step, on any number
-of workers, sees exactly the samples that it would have seen.
+The training data is a function of the sample counter alone. Counter i is row `i % batch_size` of step
+`i // batch_size` and lies in epoch `i // N`. The seed and the epoch determine the epoch's permutation of
+the N images; the seed and the counter determine the sample's augmentation. So a run that resumes at any
+step, on any number of workers, sees exactly the samples that it would have seen without the interruption.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import tensorflow as tf
 
+from refinedet_tf.config import Config
 from refinedet_tf.data.augment import augment
+from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.images import decode_image, warp_image
 from refinedet_tf.errors import InputError
 
 _PREFETCH_STEPS = 16
-"""How many steps ahead of the training loop an image may fail (prefetching), generously."""
+"""An image that cannot be read may fail up to this many steps before the training loop needs it, because
+batches are prefetched. The number is generous."""
 
 
-def training_batches(dataset, config, start_step=0, shard=(0, 1)):
-    """The endless training batches, each image augmented.
+def training_batches(
+    dataset: DetectionDataset, config: Config, start_step: int = 0, shard: tuple[int, int] = (0, 1)
+) -> tf.data.Dataset:
+    """Makes the endless training batches, with every image augmented.
 
     Args:
-        dataset: DetectionDataset.
-        config: Config; uses `model.image_size`, `training.batch_size` and `.seed`, `augmentation`,
-            and `data`: objects marked difficult are left out if `use_difficult` is false, COCO
-            crowd regions always.
-        start_step: the first step; batch k of a dataset started at step s is batch s + k of one
-            started at 0, bit for bit.
-        shard: (index, count): this worker's place among those that share every batch. The workers'
-            batches in order of their index, joined, are the batch of one worker alone.
+        dataset: the images and their objects.
+        config: `model.image_size`, `training.batch_size`, `training.seed`, `augmentation` and `data`
+            are used. Objects marked difficult are left out if `data.use_difficult` is false; COCO
+            crowd regions are always left out.
+        start_step: the first step. Batch k of the batches that start at step s equals batch s + k of
+            those that start at 0, bit for bit.
+        shard: (index, count), this worker's place among the workers that share every batch. The
+            batches of all workers, joined in the order of their index, equal the batch of a single
+            worker.
 
     Returns:
         tf.data.Dataset of {"images": uint8 [b, height, width, 3], "boxes": float32 [b, G, 4]
         normalised [ymin, xmin, ymax, xmax], "labels": int32 [b, G], 1..C, 0 in padding rows,
-        "image_indices": int64 [b]}; b = batch_size / count, G = the most objects of any image, at
-        least 1. All shapes are static.
+        "image_indices": int64 [b]}. b is batch_size / count. G is the largest number of objects on any
+        image, and at least 1. All shapes are static.
 
     Raises:
         InputError: the dataset is empty, `model.image_size` is null, or the batch size is no
-            multiple of the number of shards. While iterating, TensorFlow raises a
+            multiple of the number of workers. While iterating, TensorFlow raises a
             `tf.errors.OpError` for an image that cannot be used: see `explain_failure`.
     """
     _check_not_empty(dataset)
-    if config.model.image_size is None:
+    image_size = config.model.image_size
+    if image_size is None:
         raise InputError("model.image_size is null: training needs a size, e.g. [320, 320]")
     index, count = shard
     global_batch = config.training.batch_size
@@ -57,14 +64,14 @@ def training_batches(dataset, config, start_step=0, shard=(0, 1)):
     objects_of = _object_lookup(dataset, _usable_objects(dataset, config))
     max_boxes = max(dataset.max_boxes, 1)
 
-    def sample(local_counter):
+    def sample(local_counter: tf.Tensor) -> dict[str, tf.Tensor]:
         step, row = local_counter // local_batch, local_counter % local_batch
         counter = step * global_batch + index * local_batch + row
         image_index = _image_of(counter, len(dataset), config.training.seed)
         boxes, labels = objects_of(image_index)
         seed = tf.stack([tf.constant(config.training.seed, tf.int64), counter])
         image, boxes, labels = augment(
-            load(image_index), boxes, labels, seed, config.model.image_size, config.augmentation
+            load(image_index), boxes, labels, seed, image_size, config.augmentation
         )
         padding = max_boxes - tf.shape(labels)[0]
         return {
@@ -79,25 +86,28 @@ def training_batches(dataset, config, start_step=0, shard=(0, 1)):
     return _finish(samples.batch(local_batch, drop_remainder=True))
 
 
-def evaluation_batches(dataset, image_size, batch_size):
-    """Every image once, in index order, warped to `image_size` and nothing else.
+def evaluation_batches(
+    dataset: DetectionDataset, image_size: tuple[int, int], batch_size: int
+) -> tf.data.Dataset:
+    """Makes batches that hold every image once, in the order of the dataset, warped to `image_size`.
 
     Args:
-        dataset: DetectionDataset.
+        dataset: the images.
         image_size: (height, width) in pixels.
-        batch_size: images a batch; the last batch may be smaller.
+        batch_size: the images per batch; the last batch may be smaller.
 
     Returns:
         tf.data.Dataset of {"images": float32 [b, height, width, 3], RGB 0..255, not rounded,
         "image_indices": int64 [b]}.
 
     Raises:
-        InputError: the dataset is empty. While iterating, as `training_batches`.
+        InputError: the dataset is empty. While iterating, TensorFlow raises the errors that
+            `training_batches` describes.
     """
     _check_not_empty(dataset)
     load = _image_loader(dataset)
 
-    def sample(image_index):
+    def sample(image_index: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"images": warp_image(load(image_index), image_size), "image_indices": image_index}
 
     samples = tf.data.Dataset.range(len(dataset))
@@ -105,11 +115,11 @@ def evaluation_batches(dataset, image_size, batch_size):
     return _finish(samples.batch(batch_size))
 
 
-def training_images(dataset, config, step):
-    """Indices of the images that training reads at `step` or shortly after it (prefetching).
+def training_images(dataset: DetectionDataset, config: Config, step: int) -> np.ndarray:
+    """Finds the images that training reads at `step` or, because of prefetching, shortly after it.
 
     Returns:
-        int64 [n], each image once.
+        int64 [n], the indices of the images, each once, in ascending order.
     """
     first = step * config.training.batch_size
     counters = tf.range(first, first + _PREFETCH_STEPS * config.training.batch_size, dtype=tf.int64)
@@ -117,22 +127,24 @@ def training_images(dataset, config, step):
     return np.unique(images.numpy())
 
 
-def explain_failure(dataset, error, image_indices=None):
-    """Finds the image behind an error that TensorFlow raised while batches were read.
+def explain_failure(
+    dataset: DetectionDataset, error: Exception, image_indices: Iterable[int] | None = None
+) -> Exception:
+    """Finds the image that caused an error of TensorFlow while batches were read.
 
-    TensorFlow's own message names no file, so the candidates are read again, one after another.
-    Use: `except tf.errors.OpError as error: raise explain_failure(...) from error`.
+    TensorFlow's message names no file, so the candidates are read again, one after another. Callers
+    write `except tf.errors.OpError as error: raise explain_failure(...) from error`.
 
     Args:
-        dataset: the DetectionDataset whose batches were read.
-        error: what was raised.
-        image_indices: the candidates (`training_images`); None: all images of the dataset.
+        dataset: the dataset whose batches were read.
+        error: the error that TensorFlow raised.
+        image_indices: the candidates (see `training_images`); None: all images of the dataset.
 
     Returns:
-        InputError that names the first file that cannot be used and says why; `error` itself if
-        the images are not to blame.
+        An `InputError` that names the first file that cannot be used and says why; `error` itself if
+        no image is the cause.
     """
-    indices: Iterable[int] = range(len(dataset)) if image_indices is None else image_indices
+    indices = range(len(dataset)) if image_indices is None else image_indices
     for index in indices:
         problem = _problem_of(dataset.image_paths[index], dataset.image_sizes[index])
         if problem:
@@ -140,7 +152,8 @@ def explain_failure(dataset, error, image_indices=None):
     return error
 
 
-def _problem_of(path, annotated_size):
+def _problem_of(path: str, annotated_size: np.ndarray) -> str | None:
+    """Says why an image file cannot be used; None if it can. The size is int [2], height and width."""
     try:
         contents = tf.io.read_file(path)
     except tf.errors.NotFoundError:
@@ -163,56 +176,60 @@ def _problem_of(path, annotated_size):
     return None
 
 
-def _check_not_empty(dataset):
+def _check_not_empty(dataset: DetectionDataset) -> None:
     if not len(dataset):
         raise InputError("the dataset holds no images")
 
 
-def _image_of(counter, size, seed):
-    """The image of a sample: every epoch is a permutation of its own of all images."""
-    epoch_seed = tf.stack([tf.constant(seed, tf.int64), counter // size])
-    return tf.random.experimental.index_shuffle(counter % size, epoch_seed, tf.constant(size - 1, tf.int64))
+def _image_of(counter: tf.Tensor, num_images: int, seed: int) -> tf.Tensor:
+    """Returns the image of a sample, int64 scalar; every epoch permutes all images anew."""
+    epoch_seed = tf.stack([tf.constant(seed, tf.int64), counter // num_images])
+    last_image = tf.constant(num_images - 1, tf.int64)
+    return tf.random.experimental.index_shuffle(counter % num_images, epoch_seed, last_image)
 
 
-def _image_loader(dataset):
+def _image_loader(dataset: DetectionDataset) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Makes the function that reads the image of an index: uint8 [H, W, 3], RGB."""
     paths = tf.constant(dataset.image_paths)
     sizes = tf.constant(dataset.image_sizes, tf.int32)
 
-    def load(index):
+    def load(index: tf.Tensor) -> tf.Tensor:
         path = paths[index]
         image = decode_image(tf.io.read_file(path))
         message = ["the annotation's image size (height, width)", sizes[index], "is not that of", path]
-        right = tf.reduce_all(tf.shape(image)[:2] == sizes[index])
-        with tf.control_dependencies([tf.debugging.Assert(right, message)]):
+        is_annotated_size = tf.reduce_all(tf.shape(image)[:2] == sizes[index])
+        with tf.control_dependencies([tf.debugging.Assert(is_annotated_size, message)]):
             return tf.identity(image)
 
     return load
 
 
-def _usable_objects(dataset, config):
-    """Which objects are trained on, bool [M]."""
+def _usable_objects(dataset: DetectionDataset, config: Config) -> np.ndarray:
+    """Returns which objects are trained on, bool [M]."""
     if config.data.use_difficult and config.data.format != "coco":
         return np.ones_like(dataset.difficult)
     return ~dataset.difficult
 
 
-def _object_lookup(dataset, usable):
-    """A function image index -> (boxes [K, 4], labels [K]) of the usable objects."""
+def _object_lookup(
+    dataset: DetectionDataset, usable: np.ndarray
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Makes the function that returns the boxes [K, 4] and labels [K] of an image's usable objects."""
     kept_before = np.concatenate([[0], np.cumsum(usable)])
     offsets = tf.constant(kept_before[dataset.offsets], tf.int64)
     boxes = tf.constant(dataset.boxes[usable], tf.float32)
     labels = tf.constant(dataset.labels[usable], tf.int32)
 
-    def objects_of(index):
+    def objects_of(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         rows = slice(offsets[index], offsets[index + 1])
         return boxes[rows], labels[rows]
 
     return objects_of
 
 
-def _finish(batches):
+def _finish(batches: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    # Workers are given their shard explicitly.
+    # `training_batches` is given the shard of its worker, so TensorFlow must not shard once more.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return batches.with_options(options).prefetch(tf.data.AUTOTUNE)

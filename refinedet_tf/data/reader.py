@@ -1,4 +1,4 @@
-"""What every reader of a data format offers."""
+"""The interface of the readers of all data formats."""
 
 import os
 from collections.abc import Iterator
@@ -12,51 +12,56 @@ from refinedet_tf.errors import InputError
 
 
 class AnnotatedImage(NamedTuple):
-    """One image and its objects as they stand in the files."""
+    """One image and its objects, as the files describe them."""
 
     image_id: str
     path: str
     height: int
+    """The height in pixels."""
     width: int
+    """The width in pixels."""
     boxes: list[tuple[float, float, float, float]]
-    """In the numbers and the order of the format."""
+    """One box per object, in the numbers and the order of the format."""
     class_names: list[str]
     difficult: list[bool]
 
 
 class Reader(Protocol):
-    """One part of a data set, such as a split of VOC or an annotation file of COCO.
+    """One part of a dataset, such as a split of VOC or an annotation file of COCO.
 
-    Iterating yields an `AnnotatedImage` for every image, in the order of the files.
+    Iterating yields one `AnnotatedImage` per image, in the order of the files.
     """
 
     name: str
-    """As in the config."""
+    """The part's name in the config."""
     clash_prefix: str
-    """Goes before the image ids of this part that another part has too."""
+    """This prefix goes before the image ids that another part also has."""
     labelled: bool
-    """Whether there are annotations."""
+    """Whether the part has annotations."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        ...
 
     def __iter__(self) -> Iterator[AnnotatedImage]: ...
 
     def annotation_file(self, image_id: str) -> Path:
-        """The file that holds the annotation of an image, for messages."""
+        """Returns the file that holds the annotation of an image, which messages name."""
         ...
 
     @staticmethod
     def corners(file_boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes of the files, float64 [M, 4], as continuous pixels.
+        """Turns boxes of the files, float64 [M, 4], into continuous pixel coordinates.
 
         Returns:
-            corners float64 [M, 4], xmin, ymin, xmax, ymax; has_area bool [M].
+            corners: float64 [M, 4], xmin, ymin, xmax, ymax.
+            has_area: bool [M], whether each box has an area by the convention of the format.
         """
         ...
 
 
 def read_image_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Height and width in pixels from an image file's header.
+    """Reads height and width in pixels from the header of an image file.
 
     Raises:
         InputError: the file cannot be read as an image.

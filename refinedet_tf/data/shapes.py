@@ -1,10 +1,11 @@
-"""A generated detection set: textured shapes on cluttered backgrounds, written as a VOC devkit.
+"""A generated dataset: textured shapes on cluttered backgrounds, written as a VOC devkit.
 
     refinedet generate-shapes data/shapes --train 2000 --test 200
 
-It needs no download and is read by the ordinary VOC reader, with data.root data/shapes and the parts
-2007/train, 2007/val and 2007/test. As among real things, colour is a hint: each class prefers a hue,
-which its neighbours reach too, on duller backgrounds; texture says nothing.
+The set needs no download. The ordinary VOC reader reads it, with data.root data/shapes and the parts
+2007/train, 2007/val and 2007/test. As with real objects, colour gives a hint of the class: each class
+prefers a hue, but the hues of neighbouring classes overlap. Backgrounds are less saturated. Texture does
+not depend on the class.
 """
 
 import colorsys
@@ -26,28 +27,29 @@ from refinedet_tf.progress import ProgressPrinter, with_progress
 CLASS_NAMES = ("circle", "cross", "rectangle", "ring", "star", "triangle")
 
 IMAGE_SIDES = (240, 400)
-"""Smallest and largest height and width in pixels, drawn apart."""
+"""The smallest and the largest side in pixels; height and width are drawn independently."""
 
 OBJECT_SIDES = (0.18, 0.5)
-"""Longer side of a shape's box as a part of the geometric mean of the image's sides."""
+"""The range of the longer side of a shape's box, as a fraction of the geometric mean of the image's sides."""
 
 COUNT_PROBABILITIES = (0.06, 0.08, 0.12, 0.15, 0.17, 0.16, 0.13, 0.08, 0.05)
-"""Of images with 0, 1, 2... shapes (fewer if there is no room)."""
+"""The probabilities that an image has 0, 1, 2... shapes. It gets fewer shapes if there is no room."""
 
 HUE_DEVIATION = 0.06
-"""Standard deviation of a shape's hue around its class', in turns; neighbours are 1/6 apart."""
+"""The standard deviation of a shape's hue around the hue of its class, in turns of the colour circle. The
+hues of neighbouring classes are 1/6 apart."""
 
 DIFFICULT_BELOW = 0.5
-"""A shape of which less than this can be seen is marked difficult..."""
+"""A shape is marked difficult if less than this fraction of it is visible."""
 
 MIN_VISIBLE = 0.3
-"""...and none is placed such that less than this can be seen of any."""
+"""No shape is placed such that less than this fraction of any shape stays visible."""
 
 QUIET_SECONDS = 5.0
-"""Shorter drawing shows no progress."""
+"""Drawing that takes less time shows no progress."""
 
 MARKER = "shapes.json"
-_GENERATOR = 1  # Increase it when the same seed begins to give other images.
+_GENERATOR = 1  # Increase this number when a change of the code makes the same seed give other images.
 _SUPERSAMPLING = 3
 
 
@@ -56,22 +58,24 @@ class Shape(NamedTuple):
 
     class_name: str
     mask: np.ndarray
-    """bool [height, width] of the whole image; the part of the shape inside it, hidden or not."""
+    """bool [height, width] of the whole image: the part of the shape inside it, hidden by others or not."""
     difficult: bool
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """The mask's tight xmin, ymin, xmax, ymax in VOC's pixels, 1-based and inclusive."""
+        """The tight box of the mask: xmin, ymin, xmax, ymax in VOC's pixels, from 1 and with both ends."""
         rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
-        return tuple(int(i) + 1 for i in (columns[0], rows[0], columns[-1], rows[-1]))
+        xmin, ymin, xmax, ymax = (int(i) + 1 for i in (columns[0], rows[0], columns[-1], rows[-1]))
+        return xmin, ymin, xmax, ymax
 
 
 def make_image(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
-    """One image, the same for the same arguments.
+    """Draws one image; the same arguments give the same image.
 
     Args:
-        seed: of the whole set. split: its name; every split has random numbers of its own.
-        index: the image's number in the split; other images have no influence on it.
+        seed: the seed of the whole set.
+        split: the name of the split; every split has its own random numbers.
+        index: the number of the image in the split; the image does not depend on any other image.
 
     Returns:
         The image, uint8 [height, width, 3] RGB, and its shapes from back to front.
@@ -83,7 +87,10 @@ def make_image(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Shap
     _draw_clutter(rng, image)
 
     wanted = rng.choice(len(COUNT_PROBABILITIES), p=COUNT_PROBABILITIES)
-    names, masks, visible, areas = [], [], [], []
+    names: list[str] = []
+    masks: list[np.ndarray] = []
+    visible: list[np.ndarray] = []
+    areas: list[int] = []
     for _ in range(wanted):
         name = str(rng.choice(CLASS_NAMES))
         for _ in range(8):
@@ -106,7 +113,7 @@ def make_image(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Shap
     image += rng.integers(-9, 10, size=(height, width, 1), dtype=np.int8)
     image = np.clip(image, 0, 255, out=image).astype(np.uint8)
     return image, [
-        Shape(name, mask, np.count_nonzero(seen) < DIFFICULT_BELOW * area)
+        Shape(name, mask, bool(np.count_nonzero(seen) < DIFFICULT_BELOW * area))
         for name, mask, seen, area in zip(names, masks, visible, areas, strict=True)
     ]
 
@@ -114,7 +121,7 @@ def make_image(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Shap
 def write_shapes(root: str | Path, split_sizes: dict[str, int], seed: int = 0) -> bool:
     """Writes a set as root/VOC2007 with one split per entry, and root/shapes.json with the parameters.
 
-    Images are called train_000000 and so on; a smaller set is the beginning of a larger one.
+    Images are called train_000000 and so on. A smaller set equals the beginning of a larger one.
 
     Args:
         root: a new or empty folder, or one that holds exactly this set already.
@@ -130,7 +137,7 @@ def write_shapes(root: str | Path, split_sizes: dict[str, int], seed: int = 0) -
     root = Path(root)
     if not split_sizes or min(split_sizes.values()) < 1 or seed < 0:
         raise InputError(
-            f"a set of shapes needs at least 1 image a split and a seed of at least 0, "
+            f"a set of shapes needs at least 1 image per split and a seed of at least 0, "
             f"got {split_sizes} and seed {seed}"
         )
     marker = {"generator": _GENERATOR, "seed": seed, "splits": dict(sorted(split_sizes.items()))}
@@ -150,13 +157,17 @@ def write_shapes(root: str | Path, split_sizes: dict[str, int], seed: int = 0) -
                 xml = _annotation(image_id, image.shape, shapes)
                 (folder / "Annotations" / f"{image_id}.xml").write_text(xml, encoding="utf-8")
             (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(ids) + "\n")
-        # Last, so that an interrupted set is not taken for a whole one.
+        # This file is written last, so that an interrupted set is not taken for a whole one.
         (root / MARKER).write_text(json.dumps(marker) + "\n")
     return True
 
 
 def _holds(root: Path, marker: dict) -> bool:
-    """Whether the folder holds this very set; False if it is new or empty."""
+    """Returns whether the folder already holds exactly this set; False if it is new or empty.
+
+    Raises:
+        InputError: the folder holds anything else.
+    """
     if not root.exists():
         return False
     if not root.is_dir():
@@ -189,7 +200,7 @@ def _annotation(image_id: str, shape: tuple[int, ...], shapes: Sequence[Shape]) 
 
 
 def _outline(rng: np.random.Generator, name: str) -> list[np.ndarray]:
-    """Polygons [K, 2] (x, y) around the origin, in any unit; those after the first are holes."""
+    """Draws polygons [K, 2] (x, y) around the origin, in any unit; those after the first are holes."""
     if name in ("circle", "ring"):
         angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
         disc = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -211,8 +222,10 @@ def _outline(rng: np.random.Generator, name: str) -> list[np.ndarray]:
     return [np.concatenate(corners)]
 
 
-def _random_coverage(rng, name, height, width) -> tuple[np.ndarray, tuple[int, int]]:
-    """A shape of random form, size, rotation and place: coverage float32 [h, w] in 0..1, (top, left)."""
+def _random_coverage(
+    rng: np.random.Generator, name: str, height: int, width: int
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Draws a shape of random form, size, rotation and place: coverage float32 [h, w] in 0..1, (top, left)."""
     polygons = _outline(rng, name)
     stretch = np.array([np.exp(rng.uniform(-0.6, 0.6) if name == "rectangle" else rng.uniform(-0.2, 0.2)), 1])
     angle = rng.uniform(0, 2 * np.pi)
@@ -235,8 +248,10 @@ def _random_coverage(rng, name, height, width) -> tuple[np.ndarray, tuple[int, i
     return coverage, (top, left)
 
 
-def _overlap(shape, top, left, height, width):
-    """Where a patch lies in the image, and which part of the patch that is: two pairs of slices."""
+def _overlap(
+    shape: tuple[int, ...], top: int, left: int, height: int, width: int
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Returns the slices of the image that a patch covers, and the slices of the patch that lie inside."""
     window = (
         slice(max(top, 0), min(top + shape[0], height)),
         slice(max(left, 0), min(left + shape[1], width)),
@@ -248,22 +263,32 @@ def _overlap(shape, top, left, height, width):
     return window, inside
 
 
-def _paint(rng, image, coverage, window, inside, name) -> None:
+def _paint(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    coverage: np.ndarray,
+    window: tuple[slice, slice],
+    inside: tuple[slice, slice],
+    name: str,
+) -> None:
     """Draws a shape with a texture, and sometimes a rim, into `image` (float32) in place."""
     hue = CLASS_NAMES.index(name) / len(CLASS_NAMES) + rng.normal(0, HUE_DEVIATION)
     first = _color(hue, rng.uniform(0.6, 1), rng.uniform(0.6, 1))
     second = _near(rng, first, 70)
-    fill = _texture(rng, *coverage.shape, first, second)
+    height, width = coverage.shape
+    fill = _texture(rng, height, width, first, second)
     if rng.random() < 0.5:
-        inner = Image.fromarray((coverage * 255).astype(np.uint8)).filter(ImageFilter.MinFilter(5))
-        inner = np.asarray(inner, np.float32)[..., None] / 255
+        shrunk = Image.fromarray((coverage * 255).astype(np.uint8)).filter(ImageFilter.MinFilter(5))
+        inner = np.asarray(shrunk, np.float32)[..., None] / 255
         fill = fill * inner + rng.choice([15.0, 240.0]) * (1 - inner)
     alpha = coverage[inside][..., None]
     image[window] += (fill[inside] - image[window]) * alpha
 
 
-def _texture(rng, height, width, first, second) -> np.ndarray:
-    """float32 [height, width, 3] between two colours: plain, gradient, stripes, checks or clouds."""
+def _texture(
+    rng: np.random.Generator, height: int, width: int, first: np.ndarray, second: np.ndarray
+) -> np.ndarray:
+    """Mixes two colours as float32 [height, width, 3]: plain, a gradient, stripes, checks or clouds."""
     kind = rng.integers(5)
     if kind == 4:
         cells = rng.integers(3, 12, size=2)
@@ -290,14 +315,14 @@ def _texture(rng, height, width, first, second) -> np.ndarray:
     return first + blend[..., None] * (second - first)
 
 
-def _draw_clutter(rng, image) -> None:
-    """Draws things that are no shapes into `image` (float32): strokes, blots and scribbled words."""
+def _draw_clutter(rng: np.random.Generator, image: np.ndarray) -> None:
+    """Draws clutter that belongs to no class into `image` (float32): strokes, blots and scribbled words."""
     canvas = Image.fromarray(image.clip(0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(canvas)
     size = np.array(canvas.size)
 
-    def color():
-        return tuple(int(c) for c in rng.integers(0, 256, size=3))
+    def color() -> tuple[int, ...]:
+        return tuple(int(channel) for channel in rng.integers(0, 256, size=3))
 
     for _ in range(rng.integers(1, 6)):
         points = np.cumsum([rng.random(2) * size, *rng.normal(0, 50, size=(rng.integers(1, 5), 2))], axis=0)
@@ -319,16 +344,16 @@ def _draw_clutter(rng, image) -> None:
     image[:] = np.asarray(canvas)
 
 
-def _near(rng, color, distance=40) -> np.ndarray:
-    """A colour that differs from `color` by at most `distance` in each channel."""
+def _near(rng: np.random.Generator, color: np.ndarray, distance: int = 40) -> np.ndarray:
+    """Draws a colour that differs from `color` by at most `distance` in each channel."""
     return np.clip(color + rng.integers(-distance, distance + 1, size=3), 0, 255)
 
 
-def _color(hue, saturation, value) -> np.ndarray:
-    """RGB 0..255 of hue (in turns, any number), saturation and value (0..1)."""
+def _color(hue: float, saturation: float, value: float) -> np.ndarray:
+    """Returns RGB 0..255, float64 [3], of a hue (in turns, any number), a saturation and a value (0..1)."""
     return 255 * np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value))
 
 
 if __name__ == "__main__":
-    # What the command was called before it moved.
+    # The command had this name before it moved to refinedet_tf.commands.
     runpy.run_module("refinedet_tf.commands.generate_shapes", run_name="__main__")

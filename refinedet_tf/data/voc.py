@@ -12,32 +12,35 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.files import explain_os_errors, list_folder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-"""Accepted in JPEGImages, in any case; the first one wins if an image exists in several forms."""
+"""The accepted endings in JPEGImages, in upper or lower case. If an image exists with several of them, the
+first is used."""
 
 _CLASS_SPLIT_LINE = re.compile(r"(\S.*?)\s+(?:-1|0|1)")
 
 
 class VocPart:
-    """One split of one year, e.g. "2007/trainval", of the layout
+    """One split of one year, e.g. "2007/trainval", in the layout
 
         root/VOC2007/JPEGImages/000005.jpg
         root/VOC2007/Annotations/000005.xml
         root/VOC2007/ImageSets/Main/trainval.txt
 
-    Iterating yields an `AnnotatedImage` for every line of the split file, in its order; boxes are
-    xmin, ymin, xmax, ymax as written in the XML: pixels, 1-based and inclusive. Objects without
-    `difficult` count as not difficult. The size is the XML's; where that is missing or 0, the image
-    file's. Lines of a class split ("000005  -1") are taken for their image, whatever the flag.
+    Iterating yields one `AnnotatedImage` per line of the split file, in its order. Boxes are xmin, ymin,
+    xmax, ymax as written in the XML: pixels that count from 1 and include both ends. Objects without
+    `difficult` count as not difficult. The size is that of the XML or, where that is missing or 0, that of
+    the image file. In the split of a class ("000005  -1"), every line stands for its image, whatever the
+    flag is.
 
     Args:
         root: the folder that holds VOC2007, VOC2012...
         part: "year/split".
-        may_be_unlabelled: take a split for which there is not a single XML file, such as "2012/test".
-            Its images have no objects, and their sizes come from the image files' headers.
+        may_be_unlabelled: accept a split that has no XML file at all, such as "2012/test". Its images
+            have no objects, and their sizes come from the headers of the image files.
 
     Raises:
         InputError: the part is not "year/split", or a folder, the split file, an image or an
-            annotation is missing or broken; names it and, where possible, what exists instead.
+            annotation is missing or broken. The message names it and, where possible, what exists
+            instead.
     """
 
     def __init__(self, root: str | Path, part: str, may_be_unlabelled: bool = False):
@@ -46,7 +49,7 @@ class VocPart:
             raise InputError(f'VOC part "{part}": write year/split, e.g. "2007/trainval"')
         self.name = part
         self.clash_prefix = year
-        """Goes before the image ids of this part that another part has too: "2007/000005"."""
+        """This prefix goes before the image ids that another part also has: "2007/000005"."""
         self.folder = Path(root) / f"VOC{year}"
         if not self.folder.is_dir():
             found = sorted(name for name in list_folder(root) if name.startswith("VOC"))
@@ -54,7 +57,7 @@ class VocPart:
         self._files = _image_files(self.folder / "JPEGImages")
         self._ids = self._read_split(split)
         self.labelled = self._has_annotations(may_be_unlabelled)
-        """Whether there are annotations."""
+        """Whether the part has annotations."""
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -72,21 +75,23 @@ class VocPart:
                 yield AnnotatedImage(image_id, image_path, *read_image_size(image_path), [], [], [])
 
     def annotation_file(self, image_id: str) -> Path:
+        """Returns the XML file of an image."""
         return self.folder / "Annotations" / f"{image_id}.xml"
 
     @staticmethod
     def corners(file_boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes of the files as continuous pixel coordinates.
+        """Turns boxes of the files into continuous pixel coordinates.
 
         Args:
-            file_boxes: float64 [M, 4], xmin, ymin, xmax, ymax, 1-based and inclusive.
+            file_boxes: float64 [M, 4], xmin, ymin, xmax, ymax in pixels that count from 1 and include
+                both ends.
 
         Returns:
             corners: float64 [M, 4], xmin - 1, ymin - 1, xmax, ymax.
-            has_area: bool [M]. xmin == xmax is one pixel wide by the letter of the convention, but
-                where it occurs it is a slip of the annotator's mouse: it counts as without area.
+            has_area: bool [M]. By the convention, a box with xmin == xmax is one pixel wide. Where
+                such a box occurs it is a mistake of the annotator, so it counts as without area.
         """
-        has_area = (file_boxes[:, 2:] > file_boxes[:, :2]).all(axis=1)
+        has_area = np.all(file_boxes[:, 2:] > file_boxes[:, :2], axis=1)
         return file_boxes - np.array([1.0, 1.0, 0.0, 0.0]), has_area
 
     def _read_split(self, split: str) -> list[str]:
@@ -106,7 +111,7 @@ class VocPart:
 
     def _has_annotations(self, may_be_unlabelled: bool) -> bool:
         folder = self.folder / "Annotations"
-        # A look at every file would take long on a network disk, and the folder may be missing.
+        # One listing is read because opening every file takes long on a network disk.
         files = set(list_folder(folder)) if folder.is_dir() else set()
         missing = [image_id for image_id in self._ids if f"{image_id}.xml" not in files]
         if not missing:
@@ -121,8 +126,8 @@ class VocPart:
 
 
 def _image_files(folder: Path) -> dict[str, str]:
-    """Image id -> file name."""
-    files = {}
+    """Returns {image id: file name}."""
+    files: dict[str, tuple[int, str]] = {}
     ranks = {suffix: rank for rank, suffix in enumerate(IMAGE_SUFFIXES)}
     for name in sorted(list_folder(folder)):
         stem, dot, suffix = name.rpartition(".")
@@ -151,7 +156,8 @@ def _read_annotation(file: Path, image_id: str, image_path: str) -> AnnotatedIma
         if box is None:
             raise InputError(f"{where} ({name}) has no <bndbox>")
         where = f"{where} ({name})"
-        boxes.append(tuple(_number(box, tag, where) for tag in ("xmin", "ymin", "xmax", "ymax")))
+        xmin, ymin, xmax, ymax = (_number(box, tag, where) for tag in ("xmin", "ymin", "xmax", "ymax"))
+        boxes.append((xmin, ymin, xmax, ymax))
         class_names.append(name)
         difficult.append(node.find("difficult") is not None and _number(node, "difficult", where) != 0)
 
@@ -160,7 +166,7 @@ def _read_annotation(file: Path, image_id: str, image_path: str) -> AnnotatedIma
 
 
 def _size(node: ElementTree.Element | None, file: Path) -> tuple[int, int] | None:
-    """Height and width, or None where the XML does not know them."""
+    """Returns height and width in pixels, or None where the XML does not state them."""
     if node is None or node.find("height") is None or node.find("width") is None:
         return None
     size = tuple(_number(node, tag, f"{file}: <size>") for tag in ("height", "width"))
