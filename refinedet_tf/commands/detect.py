@@ -34,17 +34,17 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         "--output", type=Path, required=True, metavar="FOLDER", help="a folder that is new or empty"
     )
     add_score_threshold_option(parser)
-    arguments = parser.parse_args(arguments)
-    check_score_threshold(arguments.score_threshold)
-    paths = find_images(arguments.images)
-    make_output_folder(arguments.output)
-    config, model = load_model(arguments)
+    options = parser.parse_args(arguments)
+    check_score_threshold(options.score_threshold)
+    paths = find_images(options.images)
+    make_output_folder(options.output)
+    config, model = load_model(options)
 
     from refinedet_tf.inference.detector import Detector
     from refinedet_tf.inference.multiscale import MultiScaleDetector
 
-    detector = (MultiScaleDetector if arguments.multi_scale else Detector)(model, config)
-    detect_files(detector, paths, arguments.output, arguments.score_threshold, config.evaluation.batch_size)
+    detector = (MultiScaleDetector if options.multi_scale else Detector)(model, config)
+    detect_files(detector, paths, options.output, options.score_threshold, config.evaluation.batch_size)
 
 
 def detect_files(

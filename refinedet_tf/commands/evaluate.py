@@ -25,42 +25,42 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         help="also write the detections as the evaluation server of VOC or COCO takes them",
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first defect of the test data")
-    arguments = parser.parse_args(arguments)
-    for path in (arguments.json, arguments.curves):
+    options = parser.parse_args(arguments)
+    for path in (options.json, options.curves):
         _check_output(path)
 
-    config, model = load_model(arguments)
+    config, model = load_model(options)
     from refinedet_tf.data.dataset import read_dataset
     from refinedet_tf.evaluation import result_files
     from refinedet_tf.evaluation.evaluator import detect_all, detect_all_multi_scale, score_detections
     from refinedet_tf.evaluation.server_files import check_server_files, write_server_files
 
-    dataset = read_dataset(config.data, "test", strict=arguments.strict)
+    dataset = read_dataset(config.data, "test", strict=options.strict)
     print(dataset.defects.summary())
-    if not dataset.labelled and arguments.server_files is None:
+    if not dataset.labelled and options.server_files is None:
         raise InputError(
             f"data.test ({', '.join(config.data.test)}) has no annotations to measure against: "
             "--server-files FOLDER writes what the evaluation server takes"
         )
-    if arguments.server_files is not None:
-        check_server_files(dataset, config, arguments.server_files)
-    detect = detect_all_multi_scale if arguments.multi_scale else detect_all
+    if options.server_files is not None:
+        check_server_files(dataset, config, options.server_files)
+    detect = detect_all_multi_scale if options.multi_scale else detect_all
     detections, cost = detect(model, config, dataset, ProgressPrinter())
-    if arguments.server_files is not None:
-        file = write_server_files(detections, dataset, config, arguments.server_files)
+    if options.server_files is not None:
+        file = write_server_files(detections, dataset, config, options.server_files)
         print(f"for the evaluation server: {file}")
     if not dataset.labelled:
         return
     result = score_detections(detections, dataset, config.evaluation.metric)
-    kind = "multi_scale" if arguments.multi_scale else "throughput"
+    kind = "multi_scale" if options.multi_scale else "throughput"
     result = dataclasses.replace(result, **{kind: cost})
     print(result_files.to_text(result, config.expected))
-    if arguments.json:
-        result_files.write_json(result, arguments.json)
-        print(f"numbers written to {arguments.json}")
-    if arguments.curves:
-        result_files.write_curves(result, arguments.curves)
-        print(f"curves written to {arguments.curves}")
+    if options.json:
+        result_files.write_json(result, options.json)
+        print(f"numbers written to {options.json}")
+    if options.curves:
+        result_files.write_curves(result, options.curves)
+        print(f"curves written to {options.curves}")
 
 
 def _check_output(path: Path | None) -> None:

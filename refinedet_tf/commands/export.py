@@ -49,37 +49,37 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         metavar="FILE",
         help="what evaluate.py --json wrote, for assets/model.json (default: a run's best validation)",
     )
-    arguments = parser.parse_args(arguments)
-    paths = find_images(arguments.check) if arguments.check else None
-    trained = config_from(arguments)
+    options = parser.parse_args(arguments)
+    paths = find_images(options.check) if options.check else None
+    trained = config_from(options)
     # Whatever training computed in, its weights are float32.
-    arguments.overrides.append("training.precision=float32")
-    config, model = load_model(arguments)
+    options.overrides.append("training.precision=float32")
+    config, model = load_model(options)
     config = dataclasses.replace(config, training=trained.training)
 
     from refinedet_tf.export.card import read_measured, validation_of_run
     from refinedet_tf.export.check import ExportMismatch, Sample
     from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
 
-    options = ExportOptions(
-        arguments.precision,
-        arguments.xla,
-        arguments.onnx or arguments.onnx_batch is not None,
-        arguments.onnx_batch,
+    export_options = ExportOptions(
+        options.precision,
+        options.xla,
+        options.onnx or options.onnx_batch is not None,
+        options.onnx_batch,
     )
     measured = None
-    if arguments.evaluation is not None:
-        measured = read_measured(arguments.evaluation, config)
-    elif arguments.weights is None:
-        measured = validation_of_run(RunFolder(arguments.config), config)
+    if options.evaluation is not None:
+        measured = read_measured(options.evaluation, config)
+    elif options.weights is None:
+        measured = validation_of_run(RunFolder(options.config), config)
     samples = None if paths is None else [Sample.of_file(path) for path in paths]
     try:
         folder, comparisons = export_saved_model(
             model,
             config,
-            arguments.output,
-            arguments.version,
-            options=options,
+            options.output,
+            options.version,
+            options=export_options,
             measured=measured,
             samples=samples,
             progress=lambda doing: print(f"{doing} ...", file=sys.stderr, flush=True),

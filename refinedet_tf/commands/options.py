@@ -31,9 +31,9 @@ def add_config_options(parser: argparse.ArgumentParser, required: bool = True) -
     )
 
 
-def config_from(arguments: argparse.Namespace) -> Config:
+def config_from(options: argparse.Namespace) -> Config:
     """The config that `--config` and `--set` describe."""
-    return load_config(arguments.config, arguments.overrides)
+    return load_config(options.config, options.overrides)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

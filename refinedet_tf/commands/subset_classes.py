@@ -32,28 +32,28 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         metavar="TARGET=TRAINED",
         help="the trained name of a target class, where it differs (repeatable)",
     )
-    arguments = parser.parse_args(arguments)
-    if not arguments.output.name.endswith(".weights.h5"):
-        raise InputError(f"--output {arguments.output}: the name must end in .weights.h5")
-    if not arguments.output.parent.is_dir():
-        raise InputError(f"--output: the folder {arguments.output.parent} does not exist")
-    target_config = load_config(arguments.target)
+    options = parser.parse_args(arguments)
+    if not options.output.name.endswith(".weights.h5"):
+        raise InputError(f"--output {options.output}: the name must end in .weights.h5")
+    if not options.output.parent.is_dir():
+        raise InputError(f"--output: the folder {options.output.parent} does not exist")
+    target_config = load_config(options.target)
     target_config.num_classes  # noqa: B018 - refuses open classes before the models are built
 
-    config, trained = load_model(arguments)
+    config, trained = load_model(options)
     from refinedet_tf.model import build_model
     from refinedet_tf.weights import save_weights
     from refinedet_tf.weights.class_subset import VOC_TO_COCO, copy_classes, matching_labels
 
     source, wanted = config.data.classes, target_config.data.classes
     known = {name: other for name, other in VOC_TO_COCO.items() if name in wanted and other in source}
-    labels = matching_labels(wanted, source, known | _parse_map(arguments.map))
+    labels = matching_labels(wanted, source, known | _parse_map(options.map))
     target = build_model(target_config)
     copy_classes(trained, target, labels)
-    save_weights(target, arguments.output)
+    save_weights(target, options.output)
     for name, label in zip(wanted, labels, strict=True):
         print(f"{name:>16} <- {source[label - 1]}")
-    print(f"{len(labels)} of {len(source)} classes: {arguments.output}")
+    print(f"{len(labels)} of {len(source)} classes: {options.output}")
 
 
 def _parse_map(pairs: Sequence[str]) -> dict[str, str]:

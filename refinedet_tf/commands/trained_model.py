@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import keras
 
 
-def load_model(arguments: argparse.Namespace) -> tuple[Config, "keras.Model"]:
+def load_model(options: argparse.Namespace) -> tuple[Config, "keras.Model"]:
     """(config, model with trained weights) that `--config`, `--set` and `--weights` describe.
 
     With `--multi-scale` the model takes any size; the config keeps the one it was trained at.
@@ -25,18 +25,18 @@ def load_model(arguments: argparse.Namespace) -> tuple[Config, "keras.Model"]:
     Raises:
         InputError: the config is wrong, there are no weights, or they do not fit the model.
     """
-    config = config_from(arguments)
-    weights = arguments.weights
+    config = config_from(options)
+    weights = options.weights
     if weights is None:
-        if not Path(arguments.config).is_dir():
+        if not Path(options.config).is_dir():
             raise InputError("--weights: name a weights file, or give a run folder as --config")
-        weights = RunFolder(arguments.config).trained_weights()
+        weights = RunFolder(options.config).trained_weights()
     import_tensorflow()
     from refinedet_tf.model import build_model
     from refinedet_tf.weights import load_weights
 
     any_size = dataclasses.replace(config, model=dataclasses.replace(config.model, image_size=None))
-    model = build_model(any_size if getattr(arguments, "multi_scale", False) else config)
+    model = build_model(any_size if getattr(options, "multi_scale", False) else config)
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         filled = load_weights(model, weights)
