@@ -62,7 +62,7 @@ def ground_truth_of_one_object():
 
 @pytest.fixture(scope="module")
 def thin():
-    """For each design, VGG-16 with few channels and with blocks before the heads."""
+    """Each design is built on VGG-16 with few channels and with blocks before the heads."""
     return {design: thin_vgg(design=design, head_blocks=True) for design in DESIGNS}
 
 

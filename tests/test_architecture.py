@@ -29,7 +29,7 @@ ROOMS = (
     ("export",),
     ("commands",),
 )
-"""From the ground up: modules and folders of the package. Those of one row do not import each other."""
+"""The modules and folders of the package, from the ground up. Those of one row do not import each other."""
 
 FLOOR = {room: number for number, row in enumerate(ROOMS) for room in row}
 
@@ -89,5 +89,5 @@ def test_every_room_exists():
     ],
 )
 def test_upward_imports_are_seen(source, found):
-    """Of a module in the same row as `losses`."""
+    """An import of a module above `layers` is reported, also within a function."""
     assert upward_imports("layers", ast.parse(source)) == found

@@ -23,7 +23,7 @@ LIMITS = {
     "official": {"pre_nms_per_class": 1000, "max_detections": 500},
     "paper": {"pre_nms_per_class": 400, "max_detections": 200},
 }
-"""The authors' layer with its own numbers, and with the paper's a class."""
+"""The authors' layer with its own limits, and with the paper's limits applied per class."""
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

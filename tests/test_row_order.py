@@ -70,7 +70,7 @@ def test_a_row_moves_with_its_score():
 
 
 def test_equal_boxes_are_told_apart_by_their_scores():
-    """As those of objects larger than the image, all cut to the same."""
+    """Boxes of objects larger than the image are all cut to the same box."""
     expected = np.column_stack([[0.5, 0.49995], np.zeros((2, 4))])
     found = expected + [[0, 0, 0, 0, 1e-7], [0, 0, 0, 0, 0]]
     assert order_of(found, expected, np.ones(2)) == [0, 1]

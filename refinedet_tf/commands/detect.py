@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,11 @@ from refinedet_tf.commands.options import (
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.detection_files import make_output_folder, write_detections
+
+if TYPE_CHECKING:
+    from refinedet_tf.inference.detections import ImageDetections
+    from refinedet_tf.inference.detector import Detector
+    from refinedet_tf.inference.multiscale import MultiScaleDetector
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -48,7 +54,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
 
 
 def detect_files(
-    detector, paths: Sequence[Path], output: Path, score_threshold: float, batch_size: int
+    detector: "Detector | MultiScaleDetector",
+    paths: Sequence[Path],
+    output: Path,
+    score_threshold: float,
+    batch_size: int,
 ) -> None:
     """Detects, draws and writes batch after batch, so that any number of images fits in memory.
 
@@ -57,13 +67,14 @@ def detect_files(
             written.
     """
 
-    def results():
-        for batch in _read_batches(paths, batch_size, unreadable):
-            found = detector([image for _, image in batch], batch_size)
-            for (path, image), result in zip(batch, found, strict=True):
-                yield path, image, result
+    unreadable: list[str] = []
 
-    unreadable = []
+    def results() -> "Iterator[tuple[Path, np.ndarray, ImageDetections]]":
+        for batch in _read_batches(paths, batch_size, unreadable):
+            batch_detections = detector([image for _, image in batch], batch_size)
+            for (path, image), detections in zip(batch, batch_detections, strict=True):
+                yield path, image, detections
+
     write_detections(results(), len(paths), output, score_threshold, unreadable)
 
 

@@ -44,16 +44,19 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         )
     if options.server_files is not None:
         check_server_files(dataset, config, options.server_files)
-    detect = detect_all_multi_scale if options.multi_scale else detect_all
-    detections, cost = detect(model, config, dataset, ProgressPrinter())
+    if options.multi_scale:
+        detections, multi_scale = detect_all_multi_scale(model, config, dataset, ProgressPrinter())
+        throughput = None
+    else:
+        detections, throughput = detect_all(model, config, dataset, ProgressPrinter())
+        multi_scale = None
     if options.server_files is not None:
         file = write_server_files(detections, dataset, config, options.server_files)
         print(f"for the evaluation server: {file}")
     if not dataset.labelled:
         return
     result = score_detections(detections, dataset, config.evaluation.metric)
-    kind = "multi_scale" if options.multi_scale else "throughput"
-    result = dataclasses.replace(result, **{kind: cost})
+    result = dataclasses.replace(result, throughput=throughput, multi_scale=multi_scale)
     print(result_files.to_text(result, config.expected))
     if options.json:
         result_files.write_json(result, options.json)

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser.add_argument("--xla", action="store_true", help="have the server compile the network with XLA")
     parser.add_argument("--onnx", action="store_true", help="also write ONNX files, with and without NMS")
     parser.add_argument(
-        "--onnx-batch", type=int, metavar="N", help="images a call of the ONNX files (default: any number)"
+        "--onnx-batch", type=int, metavar="N", help="images per call of the ONNX files (default: any number)"
     )
     parser.add_argument(
         "--check",

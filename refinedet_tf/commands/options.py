@@ -52,8 +52,8 @@ def add_multi_scale_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--multi-scale",
         action="store_true",
-        help="look at each image at many sizes and mirrored and merge what is found (the + of the paper's "
-        "tables); many times slower",
+        help="detect on each image at many sizes, mirrored as well, and merge the detections (the + of the "
+        "paper's tables); many times slower",
     )
 
 
@@ -86,7 +86,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
     Raises:
         InputError: a name stands for no image.
     """
-    found = []
+    images: list[Path] = []
     for name in names:
         # Path.glob refuses absolute patterns.
         matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207
@@ -99,5 +99,5 @@ def find_images(names: Sequence[str]) -> list[Path]:
                 files.append(path)
         if not files:
             raise InputError(f"no image found: {name}; name files, folders with images, or patterns")
-        found += files
-    return list({path.resolve(): path for path in reversed(found)}.values())[::-1]
+        images += files
+    return list({path.resolve(): path for path in reversed(images)}.values())[::-1]

@@ -38,22 +38,26 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     if not options.output.parent.is_dir():
         raise InputError(f"--output: the folder {options.output.parent} does not exist")
     target_config = load_config(options.target)
-    target_config.num_classes  # noqa: B018 - refuses open classes before the models are built
+    target_names = target_config.class_names
 
     config, trained = load_model(options)
     from refinedet_tf.model import build_model
     from refinedet_tf.weights import save_weights
     from refinedet_tf.weights.class_subset import VOC_TO_COCO, copy_classes, matching_labels
 
-    source, wanted = config.data.classes, target_config.data.classes
-    known = {name: other for name, other in VOC_TO_COCO.items() if name in wanted and other in source}
-    labels = matching_labels(wanted, source, known | _parse_map(options.map))
+    trained_names = config.class_names
+    synonyms = {
+        voc_name: coco_name
+        for voc_name, coco_name in VOC_TO_COCO.items()
+        if voc_name in target_names and coco_name in trained_names
+    }
+    labels = matching_labels(target_names, trained_names, synonyms | _parse_map(options.map))
     target = build_model(target_config)
     copy_classes(trained, target, labels)
     save_weights(target, options.output)
-    for name, label in zip(wanted, labels, strict=True):
-        print(f"{name:>16} <- {source[label - 1]}")
-    print(f"{len(labels)} of {len(source)} classes: {options.output}")
+    for name, label in zip(target_names, labels, strict=True):
+        print(f"{name:>16} <- {trained_names[label - 1]}")
+    print(f"{len(labels)} of {len(trained_names)} classes: {options.output}")
 
 
 def _parse_map(pairs: Sequence[str]) -> dict[str, str]:

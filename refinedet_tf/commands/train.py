@@ -21,4 +21,5 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     from refinedet_tf.training.loop import train
 
     folder = train(config, options.output or f"runs/{config.name}", options.resume, options.strict)
-    print(f"done: {folder.path}; next: python evaluate.py --config {folder.path}")
+    evaluate = "python evaluate.py" if prog is None else "refinedet evaluate"
+    print(f"done: {folder.path}; next: {evaluate} --config {folder.path}")

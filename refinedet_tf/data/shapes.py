@@ -225,7 +225,7 @@ def _outline(rng: np.random.Generator, name: str) -> list[np.ndarray]:
 def _random_coverage(
     rng: np.random.Generator, name: str, height: int, width: int
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Draws a shape of random form, size, rotation and place: coverage float32 [h, w] in 0..1, (top, left)."""
+    """Draws a shape of random form, size, rotation and place: coverage float32 [h, w], (top, left)."""
     polygons = _outline(rng, name)
     stretch = np.array([np.exp(rng.uniform(-0.6, 0.6) if name == "rectangle" else rng.uniform(-0.2, 0.2)), 1])
     angle = rng.uniform(0, 2 * np.pi)

@@ -23,7 +23,7 @@ LISTED = {
 """Sides of the input, or (height, width) for a wide image, by the size of the training."""
 
 TOLERANCES = np.array([1e-4, 0.05, 0.05, 0.05, 0.05])
-"""Of a score, where it decides an order, and of a box's sides in pixels."""
+"""The rounding of a score, where it decides an order, and of a box's sides in pixels."""
 
 
 def multiscale_config(metric="voc", image_size=(320, 320)):

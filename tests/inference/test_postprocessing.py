@@ -180,7 +180,7 @@ def test_agrees_with_the_authors_detection_output_layer(name, image, compare):
     expected = golden[f"{image}/{name}"]  # label, score, xmin, ymin, xmax, ymax, not clipped
     # The authors list the classes in order, each by descending score.
     actual = actual[np.argsort(actual[:, 0], kind="stable")]
-    on = f"{per_class} candidates a class, {keep} kept; 2 images, 20 classes"
+    on = f"{per_class} candidates per class, {keep} kept; 2 images, 20 classes"
     expected = np.concatenate([expected[:, :2], np.clip(expected[:, [3, 2, 5, 4]], 0, 1)], axis=1)
     nearest = np.abs(actual[:, None] - expected).max(axis=2).argmin(axis=1)
     compare.same("set and order of the detections", on, nearest, np.arange(len(expected)))

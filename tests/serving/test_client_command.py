@@ -136,7 +136,7 @@ def test_no_image(refused, labels, tmp_path):
 
 
 def test_rest_needs_no_tensorflow(rest_url, images, labels, tmp_path):
-    """In another process, started as users start it, where importing TensorFlow or Keras fails."""
+    """The client runs in another process, as users start it, where importing TensorFlow or Keras fails."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nfor name in ('tensorflow', 'keras', 'grpc'):\n    sys.modules[name] = None\n"
     )

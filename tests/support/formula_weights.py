@@ -15,7 +15,7 @@ from golden_arrays import GOLDEN_FOLDER
 BLOBS = json.loads((GOLDEN_FOLDER / "blobs.json").read_text(encoding="utf-8"))
 
 TRAINED_CLASSES = {"vgg16": 20, "resnet101": 80}
-"""Of the networks in `golden/`."""
+"""The number of object classes of the networks in `golden/`."""
 
 HEAD_GAIN = {"arm_loc": 0.9, "arm_conf": 2.5, "odm_loc": 1.8, "odm_conf": 4.4}
 
