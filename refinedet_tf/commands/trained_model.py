@@ -33,8 +33,10 @@ def load_model(options: argparse.Namespace) -> tuple[Config, "keras.Model"]:
         weights = RunFolder(options.config).trained_weights()
     import_tensorflow()
     from refinedet_tf.model import build_model
+    from refinedet_tf.precision import apply_precision
     from refinedet_tf.weights import load_weights
 
+    apply_precision(config.training)
     any_size = dataclasses.replace(config, model=dataclasses.replace(config.model, image_size=None))
     model = build_model(any_size if getattr(options, "multi_scale", False) else config)
     with warnings.catch_warnings(record=True) as notes:
