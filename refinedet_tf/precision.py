@@ -15,7 +15,7 @@ from refinedet_tf.config import TrainingConfig
 
 
 def apply_precision(training_config: TrainingConfig) -> None:
-    """Lets the whole process use TensorFloat-32 if `training.precision` is "tf32", and forbids it otherwise."""
+    """Lets the process use TensorFloat-32 if `training.precision` is "tf32", and forbids it otherwise."""
     tf.config.experimental.enable_tensor_float_32_execution(training_config.precision == "tf32")
 
 

@@ -1,4 +1,4 @@
-"""TensorFloat-32 is used where the config says so and nowhere else, least of all where numbers are compared."""
+"""TensorFloat-32 is used where the config says so, and never where numbers are compared."""
 
 import formula_weights
 import keras
