@@ -284,8 +284,8 @@ class Config:
     expected: ExpectedConfig | None = None
 
     @property
-    def num_classes(self) -> int:
-        """The number of object classes C, without background.
+    def class_names(self) -> tuple[str, ...]:
+        """The C names of the object classes, label 1 first.
 
         Raises:
             InputError: `data.classes` is null; read them from the data first (`with_classes`).
@@ -295,7 +295,16 @@ class Config:
                 "data.classes is null: name the classes in the config, or train first "
                 "(a run folder's config.json holds those found in the data)"
             )
-        return len(self.data.classes)
+        return self.data.classes
+
+    @property
+    def num_classes(self) -> int:
+        """The number of object classes C, without background.
+
+        Raises:
+            InputError: `data.classes` is null, as for `class_names`.
+        """
+        return len(self.class_names)
 
 
 def with_classes(config: Config, classes: Sequence[str]) -> Config:
