@@ -7,6 +7,8 @@ ignored if the object is difficult, a true positive if it is the first (highest 
 false positive if it is not the first.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from refinedet_tf.errors import InputError
@@ -19,7 +21,7 @@ from refinedet_tf.pixel_boxes import inclusive_iou, voc_pixels
 def average_precisions(
     detections: DatasetDetections,
     ground_truth: GroundTruth,
-    class_names: list[str] | tuple[str, ...],
+    class_names: Sequence[str],
     metric: str,
     iou: float = 0.5,
 ) -> dict[str, ClassResult]:
