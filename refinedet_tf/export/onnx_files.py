@@ -136,5 +136,5 @@ def _one_minus_erf(graph: Any, node: Any, name: str, arguments: Sequence[Any]) -
     dtype, shape = graph.get_dtype(output), graph.get_shape(output)
     graph.remove_node(node.name)
     erf = graph.make_node("Erf", [features], dtypes=[dtype], shapes=[shape]).output[0]
-    one = graph.make_const(f"{name}/one", np.array(1, np.float32)).output[0]
-    graph.make_node("Sub", [one, erf], outputs=[output], name=name, dtypes=[dtype], shapes=[shape])
+    constant = graph.make_const(f"{name}/one", np.array(1, np.float32)).output[0]
+    graph.make_node("Sub", [constant, erf], outputs=[output], name=name, dtypes=[dtype], shapes=[shape])

@@ -20,7 +20,8 @@ Network = Callable[[Tensor], Heads]
 class CompiledDetector:
     """Turns images of the network's size into detections.
 
-    Each of its functions is traced once for all batch sizes.
+    A call traces the network and the post-processing once for all batch sizes. If `detections` is called
+    by itself, it is traced once for the first batch size and once more for all others.
 
     Attributes:
         image_size: (height, width) of the network's input in pixels.

@@ -156,8 +156,9 @@ def _non_maximum_suppression(
     """Suppresses greedily among candidates that are sorted by descending score.
 
     A candidate is kept unless a kept candidate of higher rank overlaps it. Greedy suppression gives the
-    only mask for which this holds. It is applied to the whole mask until nothing changes, which takes as
-    many rounds as the longest chain of suppressions (a handful) instead of one step per candidate.
+    only mask for which this holds. The rule is applied to the whole mask until nothing changes, which
+    takes as many rounds as the longest chain of suppressions (a handful) instead of one step per
+    candidate.
 
     Args:
         boxes: float32 [B, N, 4].
@@ -187,7 +188,7 @@ def _non_maximum_suppression(
 def _suppress_within_classes(boxes: tf.Tensor, scores: tf.Tensor, iou_threshold: float) -> tf.Tensor:
     """Calls `_non_maximum_suppression` for each class, with boxes [B, C, M, 4] and scores [B, C, M].
 
-    Because the classes follow each other, the overlaps take the memory of B x M x M numbers.
+    Because the classes are processed one after another, the overlaps are only B x M x M numbers.
     """
 
     def suppress(values: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
