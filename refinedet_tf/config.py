@@ -286,7 +286,7 @@ class Config:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the object classes in label order, label 1 first.
+        """The C names of the object classes, label 1 first.
 
         Raises:
             InputError: `data.classes` is null; read them from the data first (`with_classes`).

@@ -383,11 +383,12 @@ def test_differences():
     assert differences(old, without) == {"expected": (dataclasses.asdict(old.expected), None)}
 
 
-def test_with_classes_and_num_classes():
+def test_with_classes_and_their_names_and_number():
     config = load_config("shapes.json")
-    with pytest.raises(InputError, match="data.classes is null"):
-        _ = config.num_classes
+    for name in ("num_classes", "class_names"):
+        with pytest.raises(InputError, match="data.classes is null"):
+            getattr(config, name)
     named = with_classes(config, ["circle", "square"])
     assert named.num_classes == 2
-    assert named.data.classes == ("circle", "square")
+    assert named.data.classes == named.class_names == ("circle", "square")
     assert differences(config, named) == {"data.classes": (None, ("circle", "square"))}

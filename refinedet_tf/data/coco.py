@@ -35,7 +35,7 @@ class CocoPart:
             names an image or a category that the file does not list.
     """
 
-    def __init__(self, root: str | Path, part: str, may_be_unlabelled: bool = False):
+    def __init__(self, root: str | Path, part: str, may_be_unlabelled: bool = False) -> None:
         self.name = part
         self.file, self.image_folder = _locate(Path(root), part)
         self.clash_prefix = self.image_folder.name

@@ -162,7 +162,7 @@ class _RawIndex:
         name_of: int32 [M], the index of each box's class in `names`.
     """
 
-    def __init__(self, parts: Sequence[Reader], class_names: Sequence[str] | None):
+    def __init__(self, parts: Sequence[Reader], class_names: Sequence[str] | None) -> None:
         """Reads the parts.
 
         Args:

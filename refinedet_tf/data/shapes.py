@@ -95,7 +95,7 @@ def make_image(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Shap
         name = str(rng.choice(CLASS_NAMES))
         for _ in range(8):
             coverage, (top, left) = _random_coverage(rng, name, height, width)
-            whole = np.count_nonzero(coverage > 0.5)
+            whole = int(np.count_nonzero(coverage > 0.5))
             window, inside = _overlap(coverage.shape, top, left, height, width)
             mask = np.zeros((height, width), bool)
             mask[window] = coverage[inside] > 0.5
@@ -225,7 +225,7 @@ def _outline(rng: np.random.Generator, name: str) -> list[np.ndarray]:
 def _random_coverage(
     rng: np.random.Generator, name: str, height: int, width: int
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Draws a shape of random form, size, rotation and place: coverage float32 [h, w], (top, left)."""
+    """Draws a shape of random form, size, rotation and place: coverage float32 [h, w], 0..1; (top, left)."""
     polygons = _outline(rng, name)
     stretch = np.array([np.exp(rng.uniform(-0.6, 0.6) if name == "rectangle" else rng.uniform(-0.2, 0.2)), 1])
     angle = rng.uniform(0, 2 * np.pi)

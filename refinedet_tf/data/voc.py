@@ -43,7 +43,7 @@ class VocPart:
             instead.
     """
 
-    def __init__(self, root: str | Path, part: str, may_be_unlabelled: bool = False):
+    def __init__(self, root: str | Path, part: str, may_be_unlabelled: bool = False) -> None:
         year, slash, split = part.partition("/")
         if not (year and slash and split):
             raise InputError(f'VOC part "{part}": write year/split, e.g. "2007/trainval"')

@@ -1,1 +1,1 @@
-"""How good detections are: average precision, speed, and the files of evaluation servers."""
+"""This package measures detections: average precision, speed, and the files of evaluation servers."""

@@ -1,12 +1,15 @@
-"""The 12 numbers of COCO, through pycocotools."""
+"""The 12 numbers of COCO, which pycocotools computes."""
 
 import contextlib
 import io
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation.ground_truth import GroundTruth, check_labels
 from refinedet_tf.evaluation.results import ClassResult
@@ -20,45 +23,47 @@ SUMMARY_NAMES = (
 """COCO's 12 numbers, in the order in which pycocotools computes them."""
 
 _ALL_AREAS, _100_DETECTIONS, _IOU_50 = 0, 2, 0
-"""Places in pycocotools' arrays [IoU, recall, class, area range, detections an image]."""
+"""Indices in pycocotools' arrays [IoU, recall, class, area range, detections per image]."""
 
 
 def coco_average_precisions(
-    detections: DatasetDetections, dataset
+    detections: DatasetDetections, dataset: DetectionDataset
 ) -> tuple[dict[str, float], dict[str, ClassResult]]:
-    """COCO's evaluation of a data set.
+    """Evaluates the detections of a dataset as COCO does.
 
-    Detections are handed over as `[x, y, width, height]` in pixels, `width = (xmax - xmin) * W`
-    without "+1". Only the 100 best detections of an image and class count.
+    pycocotools receives boxes `[x, y, width, height]` in pixels, `width = (xmax - xmin) * W` without
+    "+1". Only the 100 best detections per image and class count.
 
     Args:
-        detections: rows with normalised boxes.
-        dataset: a `refinedet_tf.data.dataset.DetectionDataset`. With `dataset.coco` that ground truth
-            is used as it is (crowd regions, areas of the segmentations); otherwise one is made of
-            the data set's boxes: `ground_truth_from_boxes`.
+        detections: the detections on all images of the dataset.
+        dataset: the images and their objects. If it has `dataset.coco`, that ground truth is used as it
+            is (crowd regions, areas of the segmentations); otherwise `ground_truth_from_boxes` makes a
+            ground truth from its boxes.
 
     Returns:
         ({name: value} for SUMMARY_NAMES, {class name: ClassResult}). AP is the mean over IoU
-        0.50:0.95, the curve is the one at IoU 0.50. What has no object to find is nan.
+        0.50:0.95, the curve is the one at IoU 0.50. A number is nan if it has no object to find.
 
     Raises:
-        InputError: a label or an image index is out of range, or a class or an image of the data
-            set is not in the COCO ground truth.
+        InputError: a label or an image index is out of range, or a class or an image of the dataset is
+            not in the COCO ground truth.
     """
     ground_truth = GroundTruth.from_dataset(dataset)
     check_labels(detections, ground_truth, len(dataset.class_names))
     with contextlib.redirect_stdout(io.StringIO()):
         if dataset.coco is None:
-            truth = ground_truth_from_boxes(ground_truth, dataset.class_names)
+            coco = ground_truth_from_boxes(ground_truth, dataset.class_names)
             image_ids = np.arange(len(dataset.image_sizes))
         else:
-            truth = dataset.coco
-            image_ids = _image_ids(truth, dataset.image_ids)
-        category_ids = _category_ids(truth, dataset.class_names)
-        found = _coco_detections(truth, detections, ground_truth.image_sizes, image_ids, category_ids)
-        evaluation = _Evaluation(truth, found, "bbox")
+            coco = dataset.coco
+            image_ids = _image_ids(coco, dataset.image_ids)
+        category_ids = _category_ids(coco, dataset.class_names)
+        coco_detections = _coco_detections(
+            coco, detections, ground_truth.image_sizes, image_ids, category_ids
+        )
+        evaluation = _Evaluation(coco, coco_detections, "bbox")
         evaluation.params.imgIds = sorted(image_ids.tolist())
-        # pycocotools sorts the categories; the columns of its arrays follow this list.
+        # pycocotools sorts the categories; the columns of its arrays are in the order of this list.
         evaluation.params.catIds = sorted(category_ids.tolist())
         evaluation.evaluate()
         evaluation.accumulate()
@@ -69,18 +74,22 @@ def coco_average_precisions(
     return summary, _class_results(evaluation, category_ids, detections, dataset.class_names)
 
 
-def ground_truth_from_boxes(ground_truth: GroundTruth, class_names: list[str] | tuple[str, ...]) -> COCO:
-    """A COCO ground truth of boxes, so that the COCO metric works for VOC data too.
+def ground_truth_from_boxes(ground_truth: GroundTruth, class_names: Sequence[str]) -> COCO:
+    """Makes a COCO ground truth from boxes, so that the COCO metric also works for VOC data.
 
     Image ids are 0..N-1, category ids are the labels, the area is the area of the box. A difficult
-    object is ignored as COCO ignores one outside the area range: it need not be found, and one
-    detection on it, by plain IoU, is no false positive. It is no crowd, which would forgive every
-    small box inside it.
+    object is ignored as COCO ignores an object outside the area range: it need not be found, and a
+    single detection on it, by plain IoU, is no false positive. It is not made a crowd region, because
+    every small box inside a crowd region is ignored.
+
+    Args:
+        ground_truth: the objects of the dataset.
+        class_names: C names, label 1 first.
     """
     corners = coco_pixels(ground_truth.boxes, ground_truth.image_sizes[ground_truth.images])
     annotations = [
         {
-            "id": row + 1,  # pycocotools takes id 0 for "not matched"
+            "id": row + 1,  # pycocotools reads id 0 as "not matched".
             "image_id": image,
             "category_id": label,
             "bbox": box,
@@ -107,17 +116,25 @@ def ground_truth_from_boxes(ground_truth: GroundTruth, class_names: list[str] | 
 
 
 class _Evaluation(COCOeval):
-    """COCOeval that also ignores difficult objects; the original knows crowds only."""
+    """COCOeval that also ignores difficult objects; the original ignores only crowd regions."""
 
-    def _prepare(self):
+    def _prepare(self) -> None:
         super()._prepare()
         for objects in self._gts.values():
-            for item in objects:
-                item["ignore"] = int(bool(item["ignore"]) or item.get("difficult", False))
+            for annotation in objects:
+                is_difficult = annotation.get("difficult", False)
+                annotation["ignore"] = int(bool(annotation["ignore"]) or is_difficult)
 
 
-def _coco_detections(truth, detections, image_sizes, image_ids, category_ids) -> COCO:
-    # COCO.loadRes would do, but it fails without any detection and makes a polygon of each box.
+def _coco_detections(
+    coco: COCO,
+    detections: DatasetDetections,
+    image_sizes: np.ndarray,
+    image_ids: np.ndarray,
+    category_ids: np.ndarray,
+) -> COCO:
+    """Makes the annotations of the detections; ids are those of the images and of the classes."""
+    # COCO.loadRes is not used, because it fails without detections and makes a polygon of each box.
     boxes = coco_pixels(detections.boxes, image_sizes[detections.images])
     annotations = [
         {
@@ -141,14 +158,15 @@ def _coco_detections(truth, detections, image_sizes, image_ids, category_ids) ->
     ]
     return _indexed(
         {
-            "images": truth.dataset["images"],
-            "categories": truth.dataset["categories"],
+            "images": coco.dataset["images"],
+            "categories": coco.dataset["categories"],
             "annotations": annotations,
         }
     )
 
 
-def _indexed(tree: dict) -> COCO:
+def _indexed(tree: dict[str, Any]) -> COCO:
+    """Makes a `COCO` of the content of an annotation file."""
     with contextlib.redirect_stdout(io.StringIO()):
         result = COCO()
         result.dataset = tree
@@ -156,30 +174,36 @@ def _indexed(tree: dict) -> COCO:
     return result
 
 
-def _image_ids(truth: COCO, names) -> np.ndarray:
-    """The ids that the ground truth gives to the data set's images: int64 [N]."""
-    ids = {str(image_id): image_id for image_id in truth.imgs}
+def _image_ids(coco: COCO, names: Sequence[str]) -> np.ndarray:
+    """Returns the ids of the dataset's images in the ground truth: int64 [N]."""
+    ids = {str(image_id): image_id for image_id in coco.imgs}
     missing = [str(name) for name in names if str(name) not in ids]
     if missing:
         raise InputError(f"image {missing[0]} is not in the COCO ground truth")
     return np.array([ids[str(name)] for name in names], np.int64)
 
 
-def _category_ids(truth: COCO, class_names) -> np.ndarray:
-    """The ids (sparse: 1..90 for COCO's 80 classes) of the data set's classes: int64 [C]."""
-    ids = {category["name"]: category["id"] for category in truth.dataset["categories"]}
+def _category_ids(coco: COCO, class_names: Sequence[str]) -> np.ndarray:
+    """Returns the ids (sparse: 1..90 for COCO's 80 classes) of the dataset's classes: int64 [C]."""
+    ids = {category["name"]: category["id"] for category in coco.dataset["categories"]}
     missing = [name for name in class_names if name not in ids]
     if missing:
         raise InputError(f"class {missing[0]} is not a category of the COCO ground truth: {', '.join(ids)}")
     return np.array([ids[name] for name in class_names], np.int64)
 
 
-def _class_results(evaluation, category_ids, detections, class_names) -> dict[str, ClassResult]:
+def _class_results(
+    evaluation: _Evaluation,
+    category_ids: np.ndarray,
+    detections: DatasetDetections,
+    class_names: Sequence[str],
+) -> dict[str, ClassResult]:
+    """Takes the result of each class from the arrays of pycocotools."""
     column = {category: k for k, category in enumerate(evaluation.params.catIds)}
     num_objects = dict.fromkeys(evaluation.params.catIds, 0)
     for (_, category), objects in evaluation._gts.items():
-        num_objects[category] += sum(not item["ignore"] for item in objects)
-    # [IoU, recall, class]; -1 where the class has no object to find
+        num_objects[category] += sum(not annotation["ignore"] for annotation in objects)
+    # The axes are [IoU, recall, class]; the value is -1 if the class has no object to find.
     precision = evaluation.eval["precision"][:, :, :, _ALL_AREAS, _100_DETECTIONS]
     scores = evaluation.eval["scores"][_IOU_50, :, :, _ALL_AREAS, _100_DETECTIONS]
     num_detections = np.bincount(detections.labels, minlength=len(class_names) + 1)
@@ -200,5 +224,5 @@ def _class_results(evaluation, category_ids, detections, class_names) -> dict[st
 
 
 def _or_nan(value: float) -> float:
-    """pycocotools says -1 where there is nothing to measure."""
+    """Replaces -1, by which pycocotools marks a number that has no object to find, by nan."""
     return float("nan") if value == -1 else value

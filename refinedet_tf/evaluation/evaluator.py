@@ -1,4 +1,4 @@
-"""Runs a model over a data set and measures accuracy and speed."""
+"""The evaluation of a model on a dataset: its detections, their accuracy, and the speed."""
 
 import dataclasses
 import time
@@ -30,17 +30,18 @@ from refinedet_tf.progress import Progress
 def evaluate(
     model: keras.Model, config: Config, dataset: DetectionDataset, progress: Progress | None = None
 ) -> EvaluationResult:
-    """Detects on every image of a data set and measures the result by `config.evaluation`.
+    """Detects the objects on every image of a dataset and measures accuracy and speed.
 
     Args:
-        model: images float32 [B, H, W, 3] RGB 0..255 -> heads, as `build_model` makes it.
-        config: `model.image_size`, `evaluation` and `postprocess` are used.
-        dataset: what to detect on, and its ground truth.
-        progress: called after each batch; None: silent.
+        model: the network, as `build_model(config)` makes it.
+        config: `model.image_size`, `model.design`, `data.classes`, `evaluation` and `postprocess` are
+            used.
+        dataset: the images and their ground truth.
+        progress: is called after each batch; None: no progress is reported.
 
     Raises:
-        InputError: the image size is open, the data set is empty or names other classes than the
-            config, an image cannot be read, or a detection is not finite.
+        InputError: `model.image_size` or `data.classes` is null, the dataset is empty or has other
+            classes than the config, an image cannot be read, or a detection is not finite.
     """
     detections, throughput = detect_all(model, config, dataset, progress)
     result = score_detections(detections, dataset, config.evaluation.metric)
@@ -50,27 +51,49 @@ def evaluate(
 def detect_all_multi_scale(
     model: keras.Model, config: Config, dataset: DetectionDataset, progress: Progress | None = None
 ) -> tuple[DatasetDetections, MultiScaleCost]:
-    """`detect_all` with multi-scale testing (see `MultiScaleDetector`).
+    """Detects the objects on every image of a dataset by multi-scale testing (see `MultiScaleDetector`).
 
-    `model` takes any size, and `config.model.image_size` is the one that it was trained at.
+    Args:
+        model: the network with free input size, built with `model.image_size` null.
+        config: `model.image_size` is the size that the network was trained at; the other keys are used
+            as by `detect_all`, except for `evaluation.soft_nms`.
+        dataset: the images.
+        progress: is called after each batch; None: no progress is reported.
+
+    Returns:
+        The detections, in the order of the images, and the cost of the passes.
+
+    Raises:
+        InputError: the reasons are those of `evaluate`, or `model.image_size` is not square.
     """
     _check(config, dataset)
     detector = MultiScaleDetector(model, config)
     batch_size, num_images = config.evaluation.batch_size, len(dataset)
-    results, start = [], time.perf_counter()
+    results: list[ImageDetections] = []
+    start = time.perf_counter()
     for first in range(0, num_images, batch_size):
         results += detector(dataset.image_paths[first : first + batch_size], batch_size)
         if progress is not None:
             progress(min(first + batch_size, num_images), num_images, time.perf_counter() - start)
-    detections = _joined(results, np.arange(num_images))
-    seconds = (value / num_images for value in (detector.seconds, detector.single_seconds))
-    return detections, MultiScaleCost(2 * len(detector.passes), *seconds)
+    detections = _join_images(results, range(num_images))
+    seconds, single_seconds = detector.seconds / num_images, detector.single_seconds / num_images
+    return detections, MultiScaleCost(2 * len(detector.passes), seconds, single_seconds)
 
 
 def score_detections(
     detections: DatasetDetections, dataset: DetectionDataset, metric: str
 ) -> EvaluationResult:
-    """Accuracy of given detections of a data set; `metric` as in `EvaluationConfig`."""
+    """Measures the accuracy of the detections of a dataset.
+
+    Args:
+        detections: the detections on all images of the dataset.
+        dataset: the images and their ground truth.
+        metric: "voc07", "voc" or "coco", as in `EvaluationConfig`.
+
+    Raises:
+        InputError: a label or an image index is out of range; or, for "coco", a class or an image of the
+            dataset is not in the COCO ground truth.
+    """
     num_images = len(dataset.image_sizes)
     if metric == "coco":
         summary, classes = coco_ap.coco_average_precisions(detections, dataset)
@@ -83,34 +106,40 @@ def score_detections(
 def detect_all(
     model: keras.Model, config: Config, dataset: DetectionDataset, progress: Progress | None = None
 ) -> tuple[DatasetDetections, Throughput]:
-    """The detections of every image of a data set, and how long the two stages took.
+    """Detects the objects on every image of a dataset, with soft-NMS if `evaluation.soft_nms` is true.
 
-    Arguments and errors are those of `evaluate`. `config.evaluation.soft_nms` is applied.
+    The arguments and errors are those of `evaluate`.
+
+    Returns:
+        The detections, in the order of the images, and the speed of the two stages.
     """
     _check(config, dataset)
     batch_size = config.evaluation.batch_size
     detector = CompiledDetector(inference_network(model), config)
-    results, indices, stage_seconds = [], [], np.zeros(2)
+    results: list[ImageDetections] = []
+    indices: list[int] = []
+    stage_seconds = np.zeros(2)
     num_images, start = len(dataset), time.perf_counter()
     for batch in _read_batches(dataset, detector.image_size, batch_size):
         images, batch_indices = batch["images"], batch["image_indices"].numpy()
         if not results:
-            _run_timed(detector, images)  # Tracing and the choice of kernels stay out of the times.
-        found, seconds = _run_timed(detector, images)
+            _run_timed(detector, images)  # The times do not include tracing and the choice of kernels.
+        outputs, seconds = _run_timed(detector, images)
         stage_seconds += seconds
-        results += detector.unpack(found, dataset.image_sizes[batch_indices].tolist())
+        results += detector.unpack(outputs, dataset.image_sizes[batch_indices].tolist())
         indices.extend(batch_indices)
         if progress is not None:
             progress(len(indices), num_images, time.perf_counter() - start)
-    detections = _joined(results, indices)
+    detections = _join_images(results, indices)
     if config.evaluation.soft_nms:
         limit = config.postprocess.max_detections
-        # `postprocess` has cut the boxes to the image already.
+        # `postprocess` has clipped the boxes already.
         detections = merge_detections(detections, dataset.image_sizes, soft_nms, limit, clip=False)
     return detections, Throughput(batch_size, *(stage_seconds / len(indices)).tolist())
 
 
 def _check(config: Config, dataset: DetectionDataset) -> None:
+    """Refuses an open image size, and a dataset with other classes than the config."""
     if config.model.image_size is None:
         raise InputError("model.image_size is null: give the size to evaluate at, [height, width]")
     classes = config.data.classes
@@ -124,7 +153,11 @@ def _check(config: Config, dataset: DetectionDataset) -> None:
 def _read_batches(
     dataset: DetectionDataset, image_size: tuple[int, int], batch_size: int
 ) -> Iterator[dict[str, tf.Tensor]]:
-    """The evaluation batches; an image that cannot be read is named."""
+    """Yields the evaluation batches.
+
+    Raises:
+        InputError: an image cannot be read; the message names it.
+    """
     done = 0
     try:
         for batch in evaluation_batches(dataset, image_size, batch_size):
@@ -137,7 +170,7 @@ def _read_batches(
 def _run_timed(
     detector: CompiledDetector, images: tf.Tensor
 ) -> tuple[dict[str, np.ndarray], tuple[float, float]]:
-    """The post-processed numpy arrays of a batch, and the seconds of (network, post-processing)."""
+    """Returns the dict of `postprocess` as arrays, and the seconds of (network, post-processing)."""
     # Reading a number waits for the device that computes it.
     images[0, 0, 0].numpy()
     start = time.perf_counter()
@@ -145,12 +178,12 @@ def _run_timed(
     for head in heads.values():
         head[0, 0, 0].numpy()
     middle = time.perf_counter()
-    found = {name: value.numpy() for name, value in detector.detections(heads).items()}
-    return found, (middle - start, time.perf_counter() - middle)
+    outputs = {name: value.numpy() for name, value in detector.detections(heads).items()}
+    return outputs, (middle - start, time.perf_counter() - middle)
 
 
-def _joined(results: Sequence[ImageDetections], indices: Sequence[int]) -> DatasetDetections:
-    """The detections of images as those of the data set; `indices` are the images' places in it."""
+def _join_images(results: Sequence[ImageDetections], indices: Sequence[int]) -> DatasetDetections:
+    """Joins the detections of images; `indices` are the places of the images in the dataset."""
     counts = [len(result.scores) for result in results]
     return DatasetDetections(
         images=np.repeat(np.asarray(indices, np.int64), counts),

@@ -1,8 +1,9 @@
-"""How the result of an evaluation is shown: as a table, as JSON, as precision-recall curves."""
+"""The forms in which the result of an evaluation is shown: a table, JSON, precision-recall curves."""
 
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,25 +18,28 @@ METRIC_TITLES = {
     "voc": "AP of PASCAL VOC 2010 on, area under the curve, IoU > 0.5",
     "coco": "AP of COCO, IoU 0.50:0.95",
 }
+"""The title of the table and of the curves, by metric."""
 
 
 def to_text(result: EvaluationResult, expected: ExpectedConfig | None = None) -> str:
-    """A table with a line per class, the mean, COCO's numbers and the speed.
+    """Returns a table with one line per class, the mean, COCO's numbers and the speed.
 
     Args:
-        result: an `EvaluationResult`.
-        expected: the config's `ExpectedConfig`, shown beside the measured mean; None: nothing.
+        result: the result of an evaluation.
+        expected: the accuracy that the config states, which is shown with the measured mean; None: the
+            config states none.
     """
     width = max(len(name) for name in (*result.classes, "class"))
-    lines = [METRIC_TITLES[result.metric], f"{'class':<{width}}      AP  objects  detections"]
-    for name, one in result.classes.items():
-        lines.append(
-            f"{name:<{width}}  {_percent(one.ap):>6}  {one.num_objects:>7}  {one.num_detections:>10}"
-        )
-    objects = sum(one.num_objects for one in result.classes.values())
-    found = sum(one.num_detections for one in result.classes.values())
-    lines.append(f"{'mAP':<{width}}  {_percent(result.mean_ap):>6}  {objects:>7}  {found:>10}")
-    if any(math.isnan(one.ap) for one in result.classes.values()):
+    row = f"{{:<{width}}}  {{:>6}}  {{:>7}}  {{:>10}}"
+    lines = [METRIC_TITLES[result.metric], row.format("class", "AP", "objects", "detections")]
+    for name, class_result in result.classes.items():
+        columns = _percent(class_result.ap), class_result.num_objects, class_result.num_detections
+        lines.append(row.format(name, *columns))
+    class_results = result.classes.values()
+    num_objects = sum(class_result.num_objects for class_result in class_results)
+    num_detections = sum(class_result.num_detections for class_result in class_results)
+    lines.append(row.format("mAP", _percent(result.mean_ap), num_objects, num_detections))
+    if any(math.isnan(class_result.ap) for class_result in class_results):
         lines.append("-: no object of the class to find; left out of the mean")
     if expected is not None:
         lines.append(
@@ -62,20 +66,20 @@ def to_text(result: EvaluationResult, expected: ExpectedConfig | None = None) ->
     return "\n".join(lines)
 
 
-def to_json(result: EvaluationResult) -> dict:
-    """An `EvaluationResult` as a tree for `json.dumps`; nan becomes None.
+def to_json(result: EvaluationResult) -> dict[str, Any]:
+    """Returns the result as a tree for `json.dumps`; nan becomes None.
 
     Returns:
         {"metric", "mAP", "AP": {class: 0..1}, "num_images"}, with "throughput": {"batch_size",
         "network_ms_per_image", "postprocess_ms_per_image", "network_images_per_second",
-        "postprocess_images_per_second"} where a model ran, "multi_scale": {"passes", "ms_per_image",
+        "postprocess_images_per_second"} if a model ran, "multi_scale": {"passes", "ms_per_image",
         "single_scale_ms_per_image"} after multi-scale testing, and "coco": {COCO's 12 names: 0..1} for
         the metric "coco".
     """
-    tree = {
+    tree: dict[str, Any] = {
         "metric": result.metric,
         "mAP": _or_none(result.mean_ap),
-        "AP": {name: _or_none(one.ap) for name, one in result.classes.items()},
+        "AP": {name: _or_none(class_result.ap) for name, class_result in result.classes.items()},
         "num_images": result.num_images,
     }
     if result.throughput is not None:
@@ -100,7 +104,7 @@ def to_json(result: EvaluationResult) -> dict:
 
 
 def write_json(result: EvaluationResult, path: str | Path) -> None:
-    """Writes `to_json` as a file.
+    """Writes the tree of `to_json` to a file.
 
     Raises:
         InputError: the file cannot be written.
@@ -110,7 +114,7 @@ def write_json(result: EvaluationResult, path: str | Path) -> None:
 
 
 def write_curves(result: EvaluationResult, path: str | Path) -> None:
-    """Writes the precision-recall curve of every class as one PNG, a panel a class.
+    """Writes the precision-recall curves as a PNG with one panel per class.
 
     Raises:
         InputError: the file cannot be written.
@@ -120,20 +124,21 @@ def write_curves(result: EvaluationResult, path: str | Path) -> None:
     figure = Figure(figsize=(max(2.3 * columns, 6.5), 2.3 * rows + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for panel, (name, one) in zip(panels, result.classes.items(), strict=False):
-        panel.set_title(f"{name}  {_percent(one.ap)}", fontsize=9)
+    for panel, (name, class_result) in zip(panels, result.classes.items(), strict=False):
+        panel.set_title(f"{name}  {_percent(class_result.ap)}", fontsize=9)
         panel.set(xlim=(0, 1), ylim=(0, 1.03))
         panel.tick_params(labelsize=7)
         panel.grid(color="0.9", linewidth=0.6)
-        if one.num_objects == 0:
+        recall, precision = class_result.recall, class_result.precision
+        if class_result.num_objects == 0:
             panel.text(0.5, 0.5, "no objects", ha="center", va="center", color="0.5", fontsize=9)
-        elif len(one.recall) == 0:
+        elif len(recall) == 0:
             panel.text(0.5, 0.5, "no detections", ha="center", va="center", color="0.5", fontsize=9)
         else:
-            envelope = np.maximum.accumulate(one.precision[::-1])[::-1]
-            recall, envelope = np.insert(one.recall, 0, 0.0), np.insert(envelope, 0, envelope[0])
-            panel.fill_between(recall, envelope, step="pre", color="#4477aa", alpha=0.18, linewidth=0)
-            panel.plot(one.recall, one.precision, color="#4477aa", linewidth=1.2)
+            envelope = np.maximum.accumulate(precision[::-1])[::-1]
+            steps, heights = np.insert(recall, 0, 0.0), np.insert(envelope, 0, envelope[0])
+            panel.fill_between(steps, heights, step="pre", color="#4477aa", alpha=0.18, linewidth=0)
+            panel.plot(recall, precision, color="#4477aa", linewidth=1.2)
     for panel in panels[len(result.classes) :]:
         panel.set_visible(False)
     figure.supxlabel("recall", fontsize=9)

@@ -1,4 +1,4 @@
-"""What an evaluation measures: accuracy by class and in all, and speed."""
+"""The results of an evaluation: the accuracy on each class and on the whole dataset, and the speed."""
 
 import dataclasses
 
@@ -11,11 +11,13 @@ class ClassResult:
 
     Attributes:
         ap: average precision, 0..1; nan where the class has no object to find.
-        recall, precision, scores: float64 [P], the precision-recall curve, from the highest score
-            down. VOC: one point a detection; recall is nan where there is no object to find.
-            COCO: 101 points of interpolated precision at IoU 0.50.
-        num_objects: objects to find, without difficult and crowd ones.
-        num_detections: detections of the class.
+        recall: float64 [P], 0..1, at the points of the precision-recall curve, from the highest score
+            down; nan if there is no object to find. VOC: P is the number of detections. COCO: the 101
+            recall thresholds.
+        precision: float64 [P], 0..1, at these points. COCO: interpolated, at IoU 0.50.
+        scores: [P], the scores at these points.
+        num_objects: the number of objects to find, without difficult objects and crowd regions.
+        num_detections: the number of detections of the class.
     """
 
     ap: float
@@ -27,7 +29,7 @@ class ClassResult:
 
 
 def mean_average_precision(classes: dict[str, ClassResult]) -> float:
-    """Mean AP over the classes that have objects to find; nan where none has."""
+    """Returns the mean AP over the classes that have objects to find, or nan if none has."""
     values = np.array([result.ap for result in classes.values()], np.float64)
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")
@@ -35,10 +37,15 @@ def mean_average_precision(classes: dict[str, ClassResult]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Throughput:
-    """Seconds per image of the two stages, measured on whole batches.
+    """The seconds per image of the two stages, measured on whole batches.
 
-    Reading and decoding files and copying images to the device are not in it; copying the detections
+    Reading and decoding files and copying images to the device are not included; copying the detections
     back is part of the post-processing.
+
+    Attributes:
+        batch_size: the images per batch.
+        network_seconds: the seconds per image of the network.
+        postprocess_seconds: the seconds per image of the post-processing.
     """
 
     batch_size: int
@@ -48,7 +55,13 @@ class Throughput:
 
 @dataclasses.dataclass(frozen=True)
 class MultiScaleCost:
-    """Seconds per image of all passes, warping included, and of a single look at it."""
+    """The cost of multi-scale testing, with warping included.
+
+    Attributes:
+        passes: the number of passes over each image; the mirrored image is a pass of its own.
+        seconds: the seconds per image of all passes.
+        single_seconds: the seconds per image of the single pass that a `Detector` makes.
+    """
 
     passes: int
     seconds: float
@@ -57,17 +70,17 @@ class MultiScaleCost:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationResult:
-    """What `evaluate` measured.
+    """The result of `evaluate`.
 
     Attributes:
         metric: "voc07", "voc" or "coco".
-        mean_ap: the headline number, 0..1: mean AP over the classes with objects to find ("coco":
-            COCO's AP at IoU 0.50:0.95); nan where no class has any.
+        mean_ap: mean AP over the classes with objects to find ("coco": COCO's AP at IoU 0.50:0.95),
+            0..1; nan if no class has any.
         classes: {class name: ClassResult} in label order.
-        num_images: images of the data set.
-        throughput: None where only detections were scored.
-        multi_scale: what multi-scale testing cost; None for a single scale.
-        coco: COCO's 12 numbers by name, for the metric "coco".
+        num_images: the number of images of the dataset.
+        throughput: the speed; None if given detections were scored.
+        multi_scale: the cost of multi-scale testing; None for a single scale.
+        coco: COCO's 12 numbers by name for the metric "coco", otherwise None.
     """
 
     metric: str

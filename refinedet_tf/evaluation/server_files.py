@@ -1,8 +1,8 @@
-"""Detections as the evaluation servers of COCO and PASCAL VOC take them.
+"""The files of detections that the evaluation servers of COCO and PASCAL VOC take.
 
-The annotations of COCO test-dev and of VOC 2010 to 2012 test are not published: accuracy there is what
-the server computes from these files. Coordinates leave in the server's own convention, which is also
-that of the project's metrics (`coco_ap`, `voc_ap`).
+The annotations of COCO test-dev and of VOC 2010 to 2012 test are not published, so that only the server
+can compute the accuracy, from these files. Coordinates are written in the server's convention, which is
+also that of the project's metrics (`coco_ap`, `voc_ap`).
 """
 
 import functools
@@ -10,6 +10,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,27 +36,37 @@ COCO_CATEGORY_IDS = {
     "microwave": 78, "oven": 79, "toaster": 80, "sink": 81, "refrigerator": 82, "book": 84, "clock": 85,
     "vase": 86, "scissors": 87, "teddy bear": 88, "hair drier": 89, "toothbrush": 90,
 }  # fmt: skip
-"""The ids of COCO's 80 detection classes, among 1..90: eleven of the 91 planned ones were never drawn."""
+"""The ids of COCO's 80 detection classes, within 1..90; eleven of the 91 planned classes were never drawn."""
 
 VOC_COMPETITIONS = ("comp3", "comp4")
-"""Detection at VOC: comp3 for training on VOC data alone, comp4 for any other, ImageNet weights included."""
+"""VOC's names for detection: comp3 after training on VOC data alone, comp4 after any other training, which
+includes that from ImageNet weights."""
 
 _ROWS_AT_ONCE = 100_000
-"""Rows that are turned into Python objects together; all of a test set would take gigabytes."""
+"""The number of rows that are turned into Python objects together; a whole test set would take gigabytes."""
 
 
-def write_server_files(detections: DatasetDetections, dataset, config: Config, folder: str | Path) -> Path:
-    """Writes what the server of the config's test data takes, by `data.format`.
+def write_server_files(
+    detections: DatasetDetections, dataset: DetectionDataset, config: Config, folder: str | Path
+) -> Path:
+    """Writes the files that the server of the config's test data takes.
 
     VOC: `write_voc_results` with the year and the image set of `data.test`. COCO:
-    `folder/detections_test-dev2017_NAME_results.json`, from the annotation file's name and
+    `folder/detections_test-dev2017_NAME_results.json`, named after the annotation file and
     `config.name`.
+
+    Args:
+        detections: the detections on all images of the dataset.
+        dataset: the images of `data.test`.
+        config: `name`, `data.format` and `data.test` are used.
+        folder: is made if it does not exist.
 
     Returns:
         The file to upload (COCO: to zip and upload).
 
     Raises:
-        InputError: as `check_server_files`, `write_voc_results` and `write_coco_results`.
+        InputError: the reasons are those of `check_server_files`, `write_voc_results` and
+            `write_coco_results`.
     """
     check_server_files(dataset, config, folder)
     (part,) = config.data.test
@@ -69,12 +80,14 @@ def write_server_files(detections: DatasetDetections, dataset, config: Config, f
     return path
 
 
-def check_server_files(dataset, config: Config, folder: str | Path) -> None:
-    """Refuses, before the images are detected on, what `write_server_files` would refuse afterwards.
+def check_server_files(dataset: DetectionDataset, config: Config, folder: str | Path) -> None:
+    """Refuses what `write_server_files` would refuse, before the network runs on the images.
+
+    The arguments are those of `write_server_files`. The folder is made.
 
     Raises:
-        InputError: `data.test` joins several parts, an image id or a class is none that the server
-            could know, or the folder cannot be made.
+        InputError: `data.test` joins several parts, the server cannot know an image id or a class, or
+            the folder cannot be made.
     """
     if len(config.data.test) != 1:
         raise InputError(
@@ -95,23 +108,24 @@ def write_coco_results(
 ) -> None:
     """Writes detections in COCO's result format.
 
-    A JSON list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"}, boxes in pixels
-    from 0 with two decimals (COCO asks for one), images in the order of the data set, each one's
-    detections from the highest score down. The server takes a zip that holds this one file, both
-    named after the images and the method: `detections_test-dev2017_NAME_results.json`, or
-    `detections_test-dev2015_NAME_results.json` for the list of 2015.
+    The file is a JSON list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"}. Boxes
+    are in pixels from 0 with two decimals (COCO asks for one). Images follow each other in the order of
+    the dataset, the detections of an image by descending score. The server takes a zip that holds only
+    this file; both are named after the images and the method:
+    `detections_test-dev2017_NAME_results.json`, or `detections_test-dev2015_NAME_results.json` for the
+    list of 2015.
 
     Args:
-        detections: rows with normalised boxes.
-        dataset: a `refinedet_tf.data.dataset.DetectionDataset`; its `image_ids` are COCO's numbers.
-            Category ids are those of `dataset.coco`, or of `COCO_CATEGORY_IDS` where that is None.
+        detections: the detections on all images of the dataset.
+        dataset: the images; its `image_ids` are COCO's numbers. Category ids are those of
+            `dataset.coco`, or those of `COCO_CATEGORY_IDS` if that is None.
         path: the file to write; it appears whole or not at all.
-        max_detections: what is kept of each image, over all classes: the best by score, of equal
-            scores the earlier rows. The server reads 100.
+        max_detections: the number of detections of an image that are written, the best over all classes;
+            of equal scores the earlier rows. The server reads 100.
 
     Raises:
         InputError: a label or an image index is out of range, a class has no category id, an image id
-            is no number, `max_detections` is less than 1, or the file cannot be written.
+            is not a number, `max_detections` is less than 1, or the file cannot be written.
     """
     _check_detections(detections, dataset)
     if max_detections < 1:
@@ -125,7 +139,7 @@ def write_coco_results(
 
 def write_voc_results(
     detections: DatasetDetections,
-    dataset,
+    dataset: DetectionDataset,
     folder: str | Path,
     year: str | int,
     image_set: str,
@@ -133,27 +147,28 @@ def write_voc_results(
 ) -> Path:
     """Writes detections in the layout of the VOC development kit, and packs them for the server.
 
-        folder/results/VOC2012/Main/comp4_det_test_aeroplane.txt    and so on, one for every class
+        folder/results/VOC2012/Main/comp4_det_test_aeroplane.txt    and so on, one file per class
         folder/results.tar.gz                                       these files, to upload as it is
 
-    A line is `image score xmin ymin xmax ymax`, pixels from 1 with both ends included, as in VOC's
-    annotations. A class without detections has an empty file, because the server misses an absent
-    one. Each file, and the archive, appears whole or not at all.
+    A line is `image score xmin ymin xmax ymax`, in pixels from 1 with both ends included, as in VOC's
+    annotations. A class without detections has an empty file, because the server requires a file of every
+    class. Each file, and the archive, appears whole or not at all.
 
     Args:
-        detections: rows with normalised boxes. All are written.
-        dataset: a `refinedet_tf.data.dataset.DetectionDataset`; its `image_ids` are VOC's.
-        folder: made if it does not exist.
-        year, image_set: as in the config's "2012/test".
+        detections: the detections on all images of the dataset; all are written.
+        dataset: the images; its `image_ids` are VOC's.
+        folder: is made if it does not exist.
+        year: the year of the images, such as "2012" in the part "2012/test" of a config.
+        image_set: the image set, such as "test" in that part.
         competition: one of `VOC_COMPETITIONS`.
 
     Returns:
         The path of the archive.
 
     Raises:
-        InputError: a label or an image index is out of range, `competition` is none for detection, a
-            class cannot be a file name, an image id has a space or comes from joined parts, or a file
-            cannot be written.
+        InputError: a label or an image index is out of range, `competition` is unknown, a class cannot
+            be part of a file name, an image id has a space or comes from joined parts, or a file cannot
+            be written.
     """
     _check_detections(detections, dataset)
     _check_voc_names(dataset, year, image_set, competition)
@@ -174,12 +189,12 @@ def write_voc_results(
     return archive
 
 
-def _check_detections(detections: DatasetDetections, dataset) -> None:
+def _check_detections(detections: DatasetDetections, dataset: DetectionDataset) -> None:
     check_labels(detections, GroundTruth.from_dataset(dataset), len(dataset.class_names))
 
 
-def _coco_image_ids(dataset) -> np.ndarray:
-    """int64 [N]."""
+def _coco_image_ids(dataset: DetectionDataset) -> np.ndarray:
+    """Returns COCO's ids of the images: int64 [N]."""
     for image_id in dataset.image_ids:
         if not (image_id.isascii() and image_id.isdigit()):
             raise InputError(
@@ -189,8 +204,8 @@ def _coco_image_ids(dataset) -> np.ndarray:
     return np.array([int(image_id) for image_id in dataset.image_ids], np.int64)
 
 
-def _coco_category_ids(dataset) -> np.ndarray:
-    """The ids of the classes in label order: int64 [C]."""
+def _coco_category_ids(dataset: DetectionDataset) -> np.ndarray:
+    """Returns the ids of the classes in label order: int64 [C]."""
     if dataset.coco is None:
         ids, source = COCO_CATEGORY_IDS, "COCO"
     else:
@@ -202,16 +217,17 @@ def _coco_category_ids(dataset) -> np.ndarray:
     return np.array([ids[name] for name in dataset.class_names], np.int64)
 
 
-def _check_voc_names(dataset, year: str | int, image_set: str, competition: str) -> None:
+def _check_voc_names(dataset: DetectionDataset, year: str | int, image_set: str, competition: str) -> None:
+    """Refuses names that cannot be part of a file name or of a line of VOC's results."""
     if competition not in VOC_COMPETITIONS:
         raise InputError(f"the competition must be {' or '.join(VOC_COMPETITIONS)}, got {competition!r}")
-    for what, name in (
+    for part, name in (
         ("year", str(year)),
         ("image set", image_set),
         *(("class", name) for name in dataset.class_names),
     ):
         if not name or "/" in name or "\\" in name:
-            raise InputError(f'{what} "{name}" cannot be part of a file name of VOC results')
+            raise InputError(f'{part} "{name}" cannot be part of a file name of VOC results')
     for image_id in dataset.image_ids:
         if "/" in image_id or image_id.split() != [image_id]:
             raise InputError(
@@ -221,14 +237,21 @@ def _check_voc_names(dataset, year: str | int, image_set: str, competition: str)
 
 
 def _best_of_each_image(detections: DatasetDetections, count: int) -> np.ndarray:
-    """Rows of the `count` best detections of each image, by image and then by falling score."""
+    """Returns the rows of the `count` best detections of each image, by image, then descending score."""
     order = np.lexsort((-detections.scores, detections.images))  # Stable: ties keep their order.
     images = detections.images[order]
     rank = np.arange(len(order)) - np.searchsorted(images, images)
     return order[rank < count]
 
 
-def _coco_text(detections, image_sizes, rows, image_ids, category_ids) -> Iterator[str]:
+def _coco_text(
+    detections: DatasetDetections,
+    image_sizes: np.ndarray,
+    rows: np.ndarray,
+    image_ids: np.ndarray,
+    category_ids: np.ndarray,
+) -> Iterator[str]:
+    """Yields the text of `write_coco_results` in parts; `rows` are the detections to write, in order."""
     before = "[\n"
     for block in _blocks(rows):
         images = detections.images[block]
@@ -249,7 +272,8 @@ def _coco_text(detections, image_sizes, rows, image_ids, category_ids) -> Iterat
     yield "\n]\n" if len(rows) else "[]\n"
 
 
-def _voc_lines(detections, dataset, rows) -> Iterator[str]:
+def _voc_lines(detections: DatasetDetections, dataset: DetectionDataset, rows: np.ndarray) -> Iterator[str]:
+    """Yields the lines of `write_voc_results` for the detections `rows`."""
     image_ids = np.array(dataset.image_ids, object)
     for block in _blocks(rows):
         images = detections.images[block]
@@ -264,13 +288,13 @@ def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
         yield rows[start : start + _ROWS_AT_ONCE]
 
 
-def _python_rows(columns: Sequence[np.ndarray]) -> Iterator[tuple]:
-    # Python's own numbers are formatted several times faster than numpy's.
+def _python_rows(columns: Sequence[np.ndarray]) -> Iterator[tuple[Any, ...]]:
+    # Python formats its numbers several times faster than those of NumPy.
     return zip(*(column.tolist() for column in columns), strict=True)
 
 
 def _without_owner(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    # Nobody's user name belongs in an upload.
+    # An upload must not show the name of a user.
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
     return entry

@@ -1,10 +1,13 @@
 """Average precision as PASCAL VOC measures it (the development kit, and the authors' voc_eval).
 
 Coordinates are the devkit's: pixels that start at 1 and include both ends, so that a box is
-`xmax - xmin + 1` wide. A detection is matched to the object of its class and image that it overlaps
-most. Above the IoU threshold it is: ignored where that object is difficult, a true positive where it
-is the first (highest score) on that object, otherwise a false positive. Below, a false positive.
+`xmax - xmin + 1` wide. A detection is matched with the object of its class and image that has the largest
+IoU with it. If that IoU does not exceed the threshold, the detection is a false positive. Otherwise it is
+ignored if the object is difficult, a true positive if it is the first (highest score) on the object, and a
+false positive if it is not the first.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,22 +21,23 @@ from refinedet_tf.pixel_boxes import inclusive_iou, voc_pixels
 def average_precisions(
     detections: DatasetDetections,
     ground_truth: GroundTruth,
-    class_names: list[str] | tuple[str, ...],
+    class_names: Sequence[str],
     metric: str,
     iou: float = 0.5,
 ) -> dict[str, ClassResult]:
-    """AP and precision-recall curve of every class.
+    """Computes the AP and the precision-recall curve of every class.
 
     Args:
-        detections, ground_truth: rows with normalised boxes.
+        detections: the detections of the dataset.
+        ground_truth: the objects of the dataset.
         class_names: C names, label 1 first.
-        metric: "voc07" (11 points) or "voc" (area under the curve, 2010 on).
-        iou: a detection must overlap its object by more than this.
+        metric: "voc07" (11 points) or "voc" (area under the curve, since 2010).
+        iou: the IoU that a detection and its object must exceed.
 
     Returns:
-        {class name: ClassResult}, in the order of `class_names`. A class that is detected but has no
-        object to find has AP nan (the authors' program says 0 with 11 points and nan with the area)
-        and must stay out of the mean; one that has objects and no detection has AP 0.
+        {class name: ClassResult}, in the order of `class_names`. A class without objects to find has
+        AP nan and must be left out of the mean (the authors' program gives 0 with 11 points and nan with
+        the area). A class with objects and without detections has AP 0.
 
     Raises:
         InputError: the metric is unknown, or a label or an image index is out of range.
@@ -43,11 +47,11 @@ def average_precisions(
     object_boxes = voc_pixels(ground_truth.boxes, ground_truth.image_sizes[ground_truth.images])
     results = {}
     for label, name in enumerate(class_names, start=1):
-        found, objects = detections.labels == label, ground_truth.labels == label
+        detected, objects = detections.labels == label, ground_truth.labels == label
         results[name] = class_average_precision(
-            detections.images[found],
-            detections.scores[found],
-            detection_boxes[found],
+            detections.images[detected],
+            detections.scores[detected],
+            detection_boxes[detected],
             ground_truth.images[objects],
             object_boxes[objects],
             ground_truth.difficult[objects],
@@ -67,13 +71,17 @@ def class_average_precision(
     metric: str,
     iou: float = 0.5,
 ) -> ClassResult:
-    """AP of one class, from boxes in the devkit's pixels.
+    """Computes the AP of one class from boxes in the devkit's pixels.
 
     Args:
-        images: int [D], the image of each detection. scores: float [D].
+        images: int [D], the index of the image of each detection.
+        scores: float [D].
         boxes: float [D, 4], `[ymin, xmin, ymax, xmax]` in pixels, from 1, both ends included.
-        object_images: int [M]. object_boxes: float [M, 4], as `boxes`. difficult: bool [M].
-        metric: "voc07" or "voc". iou: the overlap that a match must exceed.
+        object_images: int [M], the index of the image of each object.
+        object_boxes: float [M, 4], of the form of `boxes`.
+        difficult: bool [M].
+        metric: "voc07" or "voc".
+        iou: the IoU that a detection and its object must exceed.
 
     Raises:
         InputError: the metric is unknown.
@@ -104,27 +112,36 @@ def class_average_precision(
 
 
 def eleven_point_ap(recall: np.ndarray, precision: np.ndarray) -> float:
-    """VOC 2007: the mean over recall 0, 0.1, ..., 1 of the best precision at that recall or above.
+    """Computes AP as VOC 2007: the mean over recall 0, 0.1, ..., 1 of the best precision from there on.
 
-    The recall levels are those of `arange`, as in the authors' program: three of them lie one
-    rounding error above the decimal, so a recall of exactly 0.3, 0.6 or 0.7 misses its level.
+    The recall levels are those of `arange`, as in the authors' program. Three of them lie one rounding
+    error above the decimal, so that a recall of exactly 0.3, 0.6 or 0.7 does not reach its level.
+
+    Args:
+        recall: float [P], 0..1, ascending; P may be 0.
+        precision: float [P], 0..1.
     """
     levels = np.arange(0.0, 1.1, 0.1)
     return float(np.mean([precision[recall >= level].max(initial=0.0) for level in levels]))
 
 
 def area_ap(recall: np.ndarray, precision: np.ndarray) -> float:
-    """VOC 2010 on: the area under the curve after precision is made to fall monotonically."""
+    """Computes AP as VOC since 2010: the area under the curve, with precision made monotonically falling.
+
+    The arguments are those of `eleven_point_ap`.
+    """
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
 
 
-def _best_objects(images, boxes, object_images, object_boxes):
-    """The object of the same image with the largest IoU: its row, int64 [D], and that IoU [D].
+def _best_objects(
+    images: np.ndarray, boxes: np.ndarray, object_images: np.ndarray, object_boxes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the object of the same image with the largest IoU: its row, int64 [D], and that IoU [D].
 
-    Where the image has no object the row means nothing and the IoU is 0; ties take the first row.
-    All pairs of a detection and an object of its image are laid out in one flat array, ordered by
-    detection, so that the work needs no loop over images.
+    If the image has no object, the row has no meaning and the IoU is 0; ties take the first row. All
+    pairs of a detection and an object of its image form one flat array, ordered by detection, so that
+    no loop over images is needed.
     """
     by_image = np.argsort(object_images, kind="stable")
     start = np.searchsorted(object_images[by_image], images, side="left")

@@ -1,1 +1,1 @@
-"""Trained networks as files for other programs."""
+"""This package writes trained networks as files for other programs."""

@@ -1,9 +1,10 @@
-"""What an exported model says of itself: labels.txt and model.json."""
+"""The files that describe an exported model: labels.txt and model.json."""
 
 import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,32 +19,40 @@ from refinedet_tf.run_folder import RunFolder
 
 
 def labels_text(class_names: Sequence[str]) -> str:
-    """labels.txt: a class name a line, label 1 first.
+    """Returns the text of labels.txt: one class name per line, label 1 first.
 
     Raises:
-        InputError: a name is not one line.
+        InputError: a name is empty or has a line break.
     """
     broken = [name for name in class_names if len(name.splitlines()) != 1]
     if broken:
-        raise InputError(f"data.classes: {broken[0]!r} must be one line, as labels.txt has a name a line")
+        raise InputError(f"data.classes: {broken[0]!r} must be one line, as labels.txt has one name per line")
     return "".join(f"{name}\n" for name in class_names)
 
 
-def describe(config: Config, image_size: tuple[int, int], precision: str, measured: dict | None) -> str:
-    """model.json, JSON text of
+def describe(
+    config: Config, image_size: tuple[int, int], precision: str, measured: dict[str, Any] | None
+) -> str:
+    """Returns the text of model.json, which has the keys
 
     ```
-    name, description     of the config
+    name, description     those of the config
     classes               names, label 1 first
     image_size            [height, width] in pixels, to which images are warped
     precision             "float32" or "bfloat16"
     postprocess           thresholds and limits that are part of the graph
-    anchors               strides, scale, aspect ratios and variances: what decodes the raw heads, with
-                          the number of anchors
+    anchors               strides, scale, aspect ratios and variances, which are needed to decode the
+                          heads, and the number of anchors
     measured              accuracy: "mAP" 0..1, "AP" by class, "metric", "source"; null: not measured
     config                the whole training config
-    versions              of this package, TensorFlow and Keras
+    versions              those of this package, TensorFlow and Keras
     ```
+
+    Args:
+        config: the config of the network.
+        image_size: (height, width) of the network's input in pixels.
+        precision: "float32" or "bfloat16".
+        measured: the value of the key "measured".
     """
     tree = {
         "name": config.name,
@@ -66,8 +75,11 @@ def describe(config: Config, image_size: tuple[int, int], precision: str, measur
     return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
 
 
-def validation_of_run(run: RunFolder, config: Config) -> dict | None:
-    """The accuracy of a run's best weights on `data.validation`, for `describe`; None: not validated."""
+def validation_of_run(run: RunFolder, config: Config) -> dict[str, Any] | None:
+    """Returns the accuracy of a run's best weights on `data.validation`, in the form of `describe`.
+
+    It is None if the run has not validated.
+    """
     entry = run.best_validation()
     if entry is None:
         return None
@@ -79,11 +91,11 @@ def validation_of_run(run: RunFolder, config: Config) -> dict | None:
     }
 
 
-def read_measured(file: Path, config: Config) -> dict:
-    """The accuracy that `evaluate.py --json FILE` wrote, for `describe`.
+def read_measured(file: Path, config: Config) -> dict[str, Any]:
+    """Reads the accuracy that `evaluate.py --json FILE` wrote, and returns it in the form of `describe`.
 
     Raises:
-        InputError: the file cannot be read, is none of those, or is about other classes.
+        InputError: the file cannot be read, is not such a file, or has other classes than the config.
     """
     with explain_os_errors(file, "cannot be read"):
         text = file.read_bytes()
@@ -97,6 +109,6 @@ def read_measured(file: Path, config: Config) -> dict:
         raise InputError(
             f"{file} is about the classes {', '.join(tree['AP'])}, not {', '.join(config.data.classes)}"
         )
-    # The speed is that of another program and machine.
+    # The speed was measured with another program and perhaps on another machine.
     tree.pop("throughput", None)
     return {**tree, "source": f"evaluate.py, {', '.join(config.data.test) or 'test data'}"}

@@ -1,7 +1,7 @@
-"""Whether everything that was exported detects what the network detects."""
+"""The comparison of the exported files with the network from which they were made."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +12,22 @@ from refinedet_tf.config import Config
 from refinedet_tf.data.images import decode_image, warp_image
 from refinedet_tf.data.shapes import make_image
 from refinedet_tf.export import onnx_files
+from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.inference.detector import Detector, read_image
 from refinedet_tf.inference.postprocessing import candidates, postprocess
 from refinedet_tf.precision import full_float32
+from refinedet_tf.tensors import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
 class Tolerance:
-    """Accepted differences.
+    """The largest accepted differences.
 
     Attributes:
-        boxes: of a coordinate, in units of the image's sides.
-        scores: of a score.
-        lost: fraction of detections that only one side has. At a threshold, the last bit of a float decides
-            whether a candidate passes and what it suppresses.
+        boxes: the difference of a coordinate, in units of the image's sides.
+        scores: the difference of a score.
+        lost: the fraction of detections that only one side has. At a threshold, the last bit of a float
+            decides whether a candidate passes and what it suppresses.
     """
 
     boxes: float
@@ -34,53 +36,63 @@ class Tolerance:
 
 
 TOLERANCES = {
-    # Among fewer than 200 detections none may be lost.
+    # If there are fewer than 200 detections, none may be lost.
     "float32": Tolerance(1e-3, 1e-4, 5e-3),
-    # Three decimal digits, and XLA rounds at other places than the kernels without it.
+    # bfloat16 has three decimal digits, and XLA rounds at other places than TensorFlow's kernels.
     "bfloat16": Tolerance(5e-2, 5e-2, 5e-2),
 }
-"""By the precision that both sides compute in."""
+"""The tolerance for each precision, in which both sides compute."""
 
 SAME_OBJECT = 0.05
-"""Detections of one class that differ by at most this in boxes and score are taken for the same."""
+"""The largest difference of coordinates and score at which two detections of a class count as the same."""
 
 CANDIDATE_TOLERANCE = 1e-5
-"""Largest accepted relative difference between heads.onnx's boxes and scores and those made of its heads."""
+"""The largest accepted relative difference between the boxes and scores of heads.onnx and those that are
+computed from its heads."""
 
 CANDIDATES_AT_A_THRESHOLD = 1e-4
-"""Accepted fraction of them that differ by more: scores are 0 below the thresholds."""
+"""The accepted fraction of these numbers that differ by more, because scores are 0 below the thresholds."""
 
 FILES_AT_ONCE = 4
-"""Images of any sizes in a call of `serving_default`."""
+"""The number of images, of any sizes, per call of `serving_default`."""
 
 
 class ExportMismatch(RuntimeError):
-    """What was exported does not detect what the network in this process detects."""
+    """An exported file does not detect what the network in this process detects."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """An image to compare on: its file's bytes and its pixels, uint8 [H, W, 3]."""
+    """An image on which exported files and network are compared.
+
+    Attributes:
+        contents: the bytes of the image file.
+        pixels: uint8 [H, W, 3], RGB.
+    """
 
     contents: bytes
     pixels: np.ndarray
 
     @classmethod
     def of_file(cls, path: Path) -> "Sample":
-        """Reads an image file; errors are those of `read_image`."""
+        """Reads an image file; the errors are those of `read_image`."""
         return cls(pixels=read_image(path), contents=path.read_bytes())
+
+
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""The detections of an image: boxes [n, 4], normalised `[ymin, xmin, ymax, xmax]`, scores [n], labels [n]."""
 
 
 @dataclasses.dataclass
 class Comparison:
-    """How the detections of one exported form differ from the network's, over all images.
+    """The differences between the detections of an exported form and those of the network, on all images.
 
     Attributes:
-        name: of the signature or file.
-        detections: the network's, all images together.
-        lost: detections that one side alone has.
-        boxes: largest difference of a coordinate, normalised.
-        scores: largest difference of a score.
+        name: the name of the signature or file.
+        detections: the number of the network's detections.
+        lost: the number of detections that only one side has.
+        boxes: the largest difference of a coordinate, normalised.
+        scores: the largest difference of a score.
     """
 
     name: str
@@ -89,25 +101,32 @@ class Comparison:
     boxes: float = 0.0
     scores: float = 0.0
 
-    def __str__(self):
+    def __str__(self) -> str:
         return (
             f"{self.name}: {self.detections} detections, {self.lost} not found again, boxes differ by at "
             f"most {self.boxes:.2g} (normalised), scores by {self.scores:.2g}"
         )
 
     def within(self, tolerance: Tolerance) -> bool:
-        """Whether no difference is larger than accepted."""
+        """Returns whether all differences are accepted."""
         return (
             self.boxes <= tolerance.boxes
             and self.scores <= tolerance.scores
             and self.lost <= tolerance.lost * self.detections
         )
 
-    def add(self, expected, actual) -> None:
-        """Compares one image's detections, each side (boxes, scores, labels) by descending score.
+    def add(self, expected: Rows, actual: Rows) -> None:
+        """Compares the detections of an image.
 
-        Each detection is paired with the nearest one of its class on the other side. As both sides are in
-        order of score and the scores of pairs agree, so does the order.
+        Each detection of the network is paired with the nearest detection of its class on the other
+        side. Both sides are ordered by score and the scores of a pair agree, so the order agrees too.
+
+        Args:
+            expected: the network's detections, by descending score.
+            actual: the detections of the exported form, by descending score.
+
+        Raises:
+            ExportMismatch: a box or a score is not finite, or the scores do not descend.
         """
         for name, (boxes, scores, _) in (("the network", expected), (self.name, actual)):
             if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
@@ -119,7 +138,7 @@ class Comparison:
         for box, score, label in zip(*expected, strict=True):
             boxes = np.abs(actual[0] - box).max(axis=1, initial=0)
             scores = np.abs(actual[1] - score)
-            # By both, since several boxes may have been cut to the same part of the image.
+            # The distance is that of boxes and scores, because several boxes may be equal after clipping.
             distances = np.maximum(boxes, 10 * scores)
             possible = free & (actual[2] == label) & (np.maximum(boxes, scores) <= SAME_OBJECT)
             if not possible.any():
@@ -132,31 +151,31 @@ class Comparison:
         self.lost += int(free.sum())
 
 
-Route = Callable[[Sequence[Sample]], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]]
-"""Samples to what one exported form detects on each: boxes normalised [n, 4], scores [n], labels [n]."""
+Route = Callable[[Sequence[Sample]], Iterable[Rows]]
+"""A function from samples to the detections of an exported form on each of them."""
 
 
 @full_float32()
 def check_export(
     folder: Path, detector: Detector, config: Config, samples: Sequence[Sample], tolerance: Tolerance
 ) -> list[Comparison]:
-    """Compares all that is in the folder of a version with the network.
+    """Compares the files in the folder of a version with the network.
 
-    The files are loaded as a user would: each signature of the SavedModel, and the ONNX files, if there are
-    any, in onnxruntime. Raw heads are post-processed here.
+    The files are loaded as a user would load them: each signature of the SavedModel in TensorFlow, and the
+    ONNX files, if there are any, in onnxruntime. Heads are post-processed here.
 
     Args:
-        folder: of the version.
+        folder: the folder of the version.
         detector: the network that was exported.
-        config: of the network.
-        samples: images to compare on.
-        tolerance: what is accepted.
+        config: the config of the network.
+        samples: the images.
+        tolerance: the accepted differences.
 
     Returns:
         A comparison for each signature and file.
 
     Raises:
-        ExportMismatch: a difference is above the tolerances.
+        ExportMismatch: a difference exceeds the tolerance.
     """
     expected = [_result_rows(result) for result in detector([sample.pixels for sample in samples])]
     size = detector.image_size
@@ -173,54 +192,57 @@ def check_export(
 
 @full_float32()
 def check_precision(narrow: Detector, wide: Detector, samples: Sequence[Sample]) -> Comparison:
-    """How much bfloat16 changes the detections of float32, which is stated and not judged.
+    """Measures how much bfloat16 changes the detections of float32; no difference is refused.
 
     Args:
-        narrow, wide: the network in bfloat16 and in float32.
-        samples: images to compare on.
+        narrow: the network in bfloat16.
+        wide: the network in float32.
+        samples: the images.
     """
     pixels = [sample.pixels for sample in samples]
-    comparison = Comparison("bfloat16 beside float32")
+    comparison = Comparison("bfloat16 compared with float32")
     for expected, actual in zip(wide(pixels), narrow(pixels), strict=True):
         comparison.add(_result_rows(expected), _result_rows(actual))
     return comparison
 
 
 def generated_samples() -> list[Sample]:
-    """Images that need no data: three of the generated set, and one of noise with nothing on it."""
+    """Makes images without any data: three with generated shapes, and one of noise without objects."""
     scenes = [make_image(0, "export", index)[0] for index in range(3)]
     scenes[1] = np.ascontiguousarray(scenes[1][: len(scenes[1]) // 2])
     files = [tf.io.encode_jpeg(scene) for scene in scenes[:2]]
-    # Not plain: its anchors would have equal scores, and of those nothing decides which one is kept.
+    # The anchors of a plain image would have equal scores, and it would be arbitrary which are kept.
     noise = np.random.default_rng(0).integers(90, 160, (61, 97, 3), np.uint8)
     files += [tf.io.encode_png(image) for image in (scenes[2], noise)]
     return [Sample(file.numpy(), decode_image(file).numpy()) for file in files]
 
 
-def _compare(name, route, samples, expected):
+def _compare(name: str, route: Route, samples: Sequence[Sample], expected_rows: Sequence[Rows]) -> Comparison:
+    """Compares the detections of an exported form with the network's, `FILES_AT_ONCE` images at a time."""
     comparison = Comparison(name)
     for first in range(0, len(samples), FILES_AT_ONCE):
-        chosen = slice(first, first + FILES_AT_ONCE)
-        for one, other in zip(expected[chosen], route(samples[chosen]), strict=True):
-            comparison.add(one, other)
+        batch = slice(first, first + FILES_AT_ONCE)
+        for expected, actual in zip(expected_rows[batch], route(samples[batch]), strict=True):
+            comparison.add(expected, actual)
     return comparison
 
 
-def _saved_model_routes(folder, config, size) -> dict[str, Route]:
+def _saved_model_routes(folder: Path, config: Config, size: tuple[int, int]) -> dict[str, Route]:
+    """Loads a SavedModel and returns the route of each signature, by name."""
     loaded, anchors = tf.saved_model.load(str(folder)), tile_anchors(size)
 
-    def call(name, **inputs):
-        # Through `loaded`, which keeps the variables alive.
+    def call(name: str, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        # The function uses `loaded`, because this keeps the variables alive.
         return loaded.signatures[name](**inputs)
 
-    def serving_default(samples):
+    def serving_default(samples: Sequence[Sample]) -> list[Rows]:
         outputs = call("serving_default", image_bytes=tf.constant([s.contents for s in samples]))
         return [_served_rows(outputs, row) for row in range(len(samples))]
 
-    def serving_tensor(samples):
+    def serving_tensor(samples: Sequence[Sample]) -> list[Rows]:
         return [_served_rows(call("serving_tensor", images=tf.constant(s.pixels[None])), 0) for s in samples]
 
-    def serving_heads(samples):
+    def serving_heads(samples: Sequence[Sample]) -> list[Rows]:
         heads = call("serving_heads", images=tf.stack([warp_image(s.pixels, size) for s in samples]))
         outputs = postprocess(heads, anchors, config)
         return [_served_rows(outputs, row) for row in range(len(samples))]
@@ -232,21 +254,23 @@ def _saved_model_routes(folder, config, size) -> dict[str, Route]:
     }
 
 
-def _onnx_routes(folder, config, size) -> dict[str, Route]:
+def _onnx_routes(folder: Path, config: Config, size: tuple[int, int]) -> dict[str, Route]:
+    """Loads the ONNX files, if the folder exists, and returns the route of each file, by name."""
     if not folder.is_dir():
         return {}
     detector, heads = (_onnx_function(folder / name) for name in (onnx_files.DETECTOR, onnx_files.HEADS))
     anchors = tile_anchors(size)
 
-    def whole(samples):
-        # The last row, so that a fixed batch is seen to its end.
+    def whole(samples: Sequence[Sample]) -> list[Rows]:
+        # The last row shows that all rows of a fixed batch are computed.
         return [_served_rows(detector(s.pixels), -1) for s in samples]
 
-    def postprocessed(samples):
+    def postprocessed(samples: Sequence[Sample]) -> Iterator[Rows]:
         for sample in samples:
             outputs = heads(warp_image(sample.pixels, size).numpy())
             for name, value in zip(("boxes", "scores"), candidates(outputs, anchors, config), strict=True):
-                # Boxes are not clipped here, and large ones have no more digits than small ones.
+                # Boxes are not clipped here. The error is relative, because large numbers have no more
+                # digits than small numbers.
                 error = np.abs(outputs[name] - value) / np.maximum(1.0, np.abs(value))
                 if np.mean(~(error <= CANDIDATE_TOLERANCE)) > CANDIDATES_AT_A_THRESHOLD:
                     raise ExportMismatch(
@@ -258,8 +282,11 @@ def _onnx_routes(folder, config, size) -> dict[str, Route]:
     return {onnx_files.DETECTOR: whole, onnx_files.HEADS: postprocessed}
 
 
-def _onnx_function(file):
-    """A function of one image to the outputs by name, of a batch of as many rows as the file wants."""
+def _onnx_function(file: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Loads an ONNX file as a function from an image to the outputs by name.
+
+    The image is repeated if the file has a fixed batch.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
@@ -267,20 +294,22 @@ def _onnx_function(file):
     batch = image.shape[0] if isinstance(image.shape[0], int) else 1
     names = [output.name for output in session.get_outputs()]
 
-    def call(pixels):
+    def call(pixels: np.ndarray) -> dict[str, np.ndarray]:
         values = session.run(names, {image.name: np.repeat(pixels[None], batch, axis=0)})
         return dict(zip(names, values, strict=True))
 
     return call
 
 
-def _result_rows(result):
-    """(boxes normalised, scores, labels) of one result of a `Detector`."""
+def _result_rows(result: ImageDetections) -> Rows:
     return result.normalized_boxes, result.scores, result.labels
 
 
-def _served_rows(outputs, row):
-    """The same of one image of a signature's outputs."""
-    found = slice(int(outputs["num_detections"][row]))
-    names = ("detection_boxes", "detection_scores", "detection_classes")
-    return tuple(np.asarray(outputs[name][row])[found] for name in names)
+def _served_rows(outputs: Mapping[str, Tensor], row: int) -> Rows:
+    """Returns the detections of one image from the dict of `postprocess`, without the padding."""
+    num_detections = int(outputs["num_detections"][row])
+    boxes, scores, labels = (
+        np.asarray(outputs[f"detection_{name}"][row])[:num_detections]
+        for name in ("boxes", "scores", "classes")
+    )
+    return boxes, scores, labels

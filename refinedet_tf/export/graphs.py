@@ -1,7 +1,8 @@
-"""The network and its post-processing as graphs for export, without Keras in them."""
+"""The network and its post-processing as graphs for export, which contain no Keras objects."""
 
 import dataclasses
 
+import keras
 import tensorflow as tf
 
 from refinedet_tf.config import Config
@@ -9,44 +10,57 @@ from refinedet_tf.data.images import warp_image
 from refinedet_tf.export.decoding import decode_batch
 from refinedet_tf.inference.compiled_detector import CompiledDetector
 from refinedet_tf.model import build_model
+from refinedet_tf.tensors import Heads, Tensor
 
 
 class DetectionGraphs(tf.Module):
-    """What every exported form is made of. Calls take and return tensors, N images at once.
+    """The functions from which every exported form is made; they take and return tensors of N images.
 
     Attributes:
-        image_size: (height, width) in pixels of the network's input.
-        network_variables: the network's weights, copied. Only they are saved: a Keras model as
-            attribute would be saved as an object of Keras.
+        image_size: (height, width) of the network's input in pixels.
+        network_variables: copies of the network's weights. Only they are saved; a Keras model as
+            an attribute would be saved as a Keras object.
+        heads: a function from float32 [N, height, width, 3], RGB 0..255, to the heads, as `build_model`
+            describes them.
+        candidates: a function from the heads to (boxes, scores), see `postprocessing.candidates`.
+        detect: a function from the input of `heads` to the dict of `postprocess`.
+        assets: the files that the SavedModel contains, which the export sets.
     """
+
+    assets: list[tf.saved_model.Asset]
 
     def __init__(
         self,
-        model,
+        model: keras.Model,
         config: Config,
         image_size: tuple[int, int] | None = None,
         kernel_dtype: str = "float32",
         xla: bool = False,
-    ):
-        """
+    ) -> None:
+        """Copies the weights and compiles the functions.
+
         Args:
             model: the network, as `build_model(config)` makes it.
-            config: `postprocess`, `model.design` and `model.image_size` are used.
-            image_size: where `model.image_size` is null.
-            kernel_dtype: in which kernels are stored; for a network that computes in it (see
-                `in_bfloat16`) that changes nothing but the size.
-            xla: compile the network with XLA, for each batch size that it meets.
+            config: `postprocess`, `model.design`, `model.image_size` and the class names are used.
+            image_size: (height, width) in pixels; it is needed only if `model.image_size` is null.
+            kernel_dtype: the type in which kernels are stored. If the network computes in this type (see
+                `in_bfloat16`), it changes only the size of the file.
+            xla: whether XLA compiles the network, anew for each batch size.
 
         Raises:
-            InputError: the size is not known, or is not that of the model.
+            InputError: the size is not known, or is not that of the model; the class names are not
+                known.
         """
         super().__init__(name="refinedet")
         variables = [*model.trainable_variables, *model.non_trainable_variables]
         self.network_variables = [_stored(variable, kernel_dtype) for variable in variables]
         num_trainable = len(model.trainable_variables)
 
-        def network(images):
-            values = [tf.cast(own, v.dtype) for own, v in zip(self.network_variables, variables, strict=True)]
+        def network(images: Tensor) -> Heads:
+            values = [
+                tf.cast(stored, variable.dtype)
+                for stored, variable in zip(self.network_variables, variables, strict=True)
+            ]
             heads, _ = model.stateless_call(
                 values[:num_trainable], values[num_trainable:], images, training=False
             )
@@ -55,35 +69,40 @@ class DetectionGraphs(tf.Module):
         detector = CompiledDetector(network, config, image_size, jit_compile=xla)
         self.image_size = detector.image_size
         self.heads = detector.heads
-        """float32 [N, height, width, 3], RGB 0..255 -> the heads, as `build_model` describes them."""
         self.candidates = detector.candidates
         self.detect = detector
-        """The same images -> the dict of `postprocess`."""
 
-    def warp(self, images):
-        """uint8 or float32 [N, H, W, 3] of any H and W, to what `heads` takes."""
+    def warp(self, images: Tensor) -> tf.Tensor:
+        """Warps images, uint8 or float32 [N, H, W, 3] of any H and W, to the input of `heads`."""
         return warp_image(images, self.image_size)
 
-    def detect_files(self, image_bytes):
-        """The dict of `postprocess` of image files, string [N], and "image_decoded" bool [N].
+    def detect_files(self, image_bytes: Tensor) -> dict[str, tf.Tensor]:
+        """Detects the objects on image files.
 
-        A file that cannot be decoded has an empty result; `decode_batch` says what can.
+        Args:
+            image_bytes: string [N], whole files, as `decode_image` takes them.
+
+        Returns:
+            The dict of `postprocess`, and "image_decoded" bool [N]. The result of a file that cannot be
+            decoded is empty.
         """
         images, decoded = decode_batch(image_bytes, self.image_size)
         results = self.detect(images)
 
-        def emptied(values):
+        def clear_undecoded(values: tf.Tensor) -> tf.Tensor:
             shape = [-1] + [1] * (len(values.shape) - 1)
             return tf.where(tf.reshape(decoded, shape), values, tf.zeros([], values.dtype))
 
-        return {name: emptied(values) for name, values in results.items()} | {"image_decoded": decoded}
+        cleared = {name: clear_undecoded(values) for name, values in results.items()}
+        return cleared | {"image_decoded": decoded}
 
 
-def in_bfloat16(model, config: Config):
-    """The same network, computing in bfloat16 with the same weights.
+def in_bfloat16(model: keras.Model, config: Config) -> keras.Model:
+    """Builds the same network with the same weights, but computing in bfloat16.
 
     Args:
         model: the network, as `build_model(config)` makes it.
+        config: the config of the network.
     """
     training = dataclasses.replace(config.training, precision="bfloat16")
     narrow = build_model(dataclasses.replace(config, training=training))
@@ -91,9 +110,11 @@ def in_bfloat16(model, config: Config):
     return narrow
 
 
-def _stored(variable, kernel_dtype):
-    """A copy of a variable. Kernels make up nearly all of the file; biases, scales of normalisations and
-    statistics stay float32, as Keras computes with them.
+def _stored(variable: keras.Variable, kernel_dtype: str) -> tf.Variable:
+    """Copies a variable, with `kernel_dtype` if it is a kernel.
+
+    Kernels make up nearly all of the file. Biases, scales of normalisations and statistics stay float32,
+    the type in which Keras computes with them.
     """
     dtype = kernel_dtype if len(variable.shape) > 1 else variable.dtype
     return tf.Variable(tf.cast(variable.value, dtype), trainable=False)

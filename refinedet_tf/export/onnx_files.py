@@ -1,8 +1,10 @@
-"""Export as ONNX, through tf2onnx."""
+"""Export as ONNX files, which tf2onnx writes."""
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,31 +13,33 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.export.graphs import DetectionGraphs
 
 OPSET = 18
-"""Of ONNX. Old enough for every runtime of the last years; tf2onnx knows no newer one."""
+"""The version of ONNX's operators. Every runtime of the last years knows it; tf2onnx knows no newer one."""
 
 PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
-"""For writing and comparing; nothing else needs them."""
+"""The packages that write the ONNX files and compare them; nothing else needs them."""
 
 DETECTOR = "detector.onnx"
+"""The name of the file of the whole detector."""
 HEADS = "heads.onnx"
+"""The name of the file without the suppression."""
 
 
 def write_onnx(graphs: DetectionGraphs, description: str, folder: Path, batch: int | None = None) -> None:
-    """Writes the two ONNX files, checked by `onnx.checker`.
+    """Writes the two ONNX files, which `onnx.checker` checks.
 
-    detector.onnx is the whole detector. It takes images (uint8 [N, H, W, 3], RGB, of any H and W) and
+    detector.onnx is the whole detector. It takes "images" (uint8 [N, H, W, 3], RGB, of any H and W) and
     returns the dict of `postprocess`.
 
-    heads.onnx leaves the suppression to the runtime. It takes images (float32 [N, height, width, 3],
-    RGB 0..255, already of the network's size) and returns the heads as `build_model` describes them, and
-    made of them boxes (float32 [N, A, 4], normalised `[ymin, xmin, ymax, xmax]`, not clipped) and
-    scores (float32 [N, A, C] of classes 1..C, 0 where the ARM or the score threshold has dropped the
-    pair): what TensorRT's EfficientNMS takes, without background and box coding.
+    heads.onnx leaves the suppression to the runtime. It takes "images" (float32 [N, height, width, 3],
+    RGB 0..255, of the network's size). It returns the heads as `build_model` describes them, "boxes"
+    (float32 [N, A, 4], normalised `[ymin, xmin, ymax, xmax]`, not clipped) and "scores" (float32
+    [N, A, C] of classes 1..C, 0 where the ARM or the score threshold has dropped the pair). TensorRT's
+    EfficientNMS takes these boxes and scores, without background and box coding.
 
     Args:
-        graphs: in float32.
-        description: the text of model.json, which both carry as metadata of that name.
-        folder: where they go; it is made.
+        graphs: the functions of the network in float32.
+        description: the text of model.json, which both files contain as metadata of that name.
+        folder: the folder of the files; it is made.
         batch: N; None: any number at call time.
 
     Raises:
@@ -46,41 +50,51 @@ def write_onnx(graphs: DetectionGraphs, description: str, folder: Path, batch: i
         raise InputError(f"ONNX needs packages that are not here: pip install {' '.join(missing)}")
 
     @tf.function(input_signature=[tf.TensorSpec([batch, None, None, 3], tf.uint8, "images")])
-    def detector(images):
+    def detector(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return graphs.detect(_warp(images, graphs.image_size))
 
     @tf.function(input_signature=[tf.TensorSpec([batch, *graphs.image_size, 3], tf.float32, "images")])
-    def heads(images):
-        heads = graphs.heads(images)
-        boxes, scores = graphs.candidates(heads)
-        return heads | {"boxes": boxes, "scores": scores}
+    def heads(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = graphs.heads(images)
+        boxes, scores = graphs.candidates(outputs)
+        return outputs | {"boxes": boxes, "scores": scores}
 
     folder.mkdir()
     for name, function in ((DETECTOR, detector), (HEADS, heads)):
         _convert(function, description, folder / name)
 
 
-def _warp(images, size):
-    """uint8 [N, H, W, 3] to float32 [N, *size, 3], bit for bit what `warp_image` computes.
+def _warp(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """Warps uint8 [N, H, W, 3] to float32 [N, *size, 3], bit for bit as `warp_image` does.
 
-    ONNX's own Resize rounds positions in another way, which makes a difference of up to 6e-3 grey levels,
-    and would need the whole image in float32.
+    The operator Resize of ONNX rounds positions in another way, which makes a difference of up to 6e-3
+    grey levels, and would need the whole image in float32.
     """
     top, bottom, down = _neighbours(tf.shape(images)[1], size[0])
     left, right, across = _neighbours(tf.shape(images)[2], size[1])
 
-    def of_row(rows):
-        row = tf.gather(images, rows, axis=1)
-        start, end = (tf.cast(tf.gather(row, columns, axis=2), tf.float32) for columns in (left, right))
+    def interpolate_across(rows: tf.Tensor) -> tf.Tensor:
+        pixels = tf.gather(images, rows, axis=1)
+        start, end = (tf.cast(tf.gather(pixels, columns, axis=2), tf.float32) for columns in (left, right))
         return start + (end - start) * across[:, None]
 
-    upper, lower = of_row(top), of_row(bottom)
+    upper, lower = interpolate_across(top), interpolate_across(bottom)
     return upper + (lower - upper) * down[:, None, None]
 
 
-def _neighbours(length, target):
-    """Indices of the pixels before and after each of `target` positions, and how far it is between them."""
-    # The minimum is 0 always: it hides a constant, by whose rounded reciprocal TensorFlow would multiply.
+def _neighbours(length: tf.Tensor, target: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Finds the pixels between which the positions of a resized axis lie.
+
+    Args:
+        length: int32 scalar, the number of pixels of the axis.
+        target: the number of pixels after the resizing.
+
+    Returns:
+        The indices int32 [target] of the pixels before and after each position, and float32 [target],
+        the distance of the position from the pixel before, 0..1.
+    """
+    # The minimum is always 0. It hides a constant from TensorFlow, which would otherwise multiply by the
+    # rounded reciprocal of the constant.
     scale = tf.cast(length, tf.float32) / tf.cast(tf.minimum(length, 0) + target, tf.float32)
     position = (tf.range(target, dtype=tf.float32) + 0.5) * scale - 0.5
     before = tf.floor(position)
@@ -89,7 +103,8 @@ def _neighbours(length, target):
     return first, second, position - before
 
 
-def _convert(function, description, file):
+def _convert(function: tf.types.experimental.PolymorphicFunction, description: str, file: Path) -> None:
+    """Converts a function with an input signature, and writes it as an ONNX file."""
     import onnx
     import tf2onnx
 
@@ -104,17 +119,22 @@ def _convert(function, description, file):
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        # Seen where a grid is one cell high and several wide, as of an input of 64 x 96.
+        # This happens if a grid is one cell high and several cells wide, such as that of 64 x 96 pixels.
         reason = str(error).splitlines()[0]
         raise InputError(f"{file.name}: tf2onnx cannot convert this network at this size: {reason}") from None
     onnx.save(model, str(file))
 
 
-def _one_minus_erf(graph, node, name, arguments):
-    """For tf2onnx: the complementary error function, in ConvNeXt's GELU, which is no operator of ONNX."""
+def _one_minus_erf(graph: Any, node: Any, name: str, arguments: Sequence[Any]) -> None:
+    """Converts, for tf2onnx, the complementary error function in ConvNeXt's GELU.
+
+    ONNX has no operator for it. The arguments are those of tf2onnx's `custom_op_handlers`: a
+    `tf2onnx.graph.Graph`, one of its `Node`s, the name of the node, and the list that accompanies the
+    handler.
+    """
     (features,), (output,) = node.input, node.output
     dtype, shape = graph.get_dtype(output), graph.get_shape(output)
     graph.remove_node(node.name)
     erf = graph.make_node("Erf", [features], dtypes=[dtype], shapes=[shape]).output[0]
-    one = graph.make_const(f"{name}/one", np.array(1, np.float32)).output[0]
-    graph.make_node("Sub", [one, erf], outputs=[output], name=name, dtypes=[dtype], shapes=[shape])
+    constant = graph.make_const(f"{name}/one", np.array(1, np.float32)).output[0]
+    graph.make_node("Sub", [constant, erf], outputs=[output], name=name, dtypes=[dtype], shapes=[shape])

@@ -1,4 +1,4 @@
-"""Export as a TensorFlow SavedModel, with the ONNX files beside it where wanted."""
+"""Export as a TensorFlow SavedModel, with the ONNX files in its folder if they are wanted."""
 
 import dataclasses
 import os
@@ -7,7 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from refinedet_tf.config import Config
@@ -25,18 +27,22 @@ from refinedet_tf.export.graphs import DetectionGraphs, in_bfloat16
 from refinedet_tf.export.warmup import write_warmup_requests
 from refinedet_tf.files import explain_os_errors
 from refinedet_tf.inference.detector import Detector
+from refinedet_tf.tensors import Heads
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions:
-    """What is written, besides the SavedModel in float32.
+    """The options of an export.
 
     Attributes:
-        precision: "float32" or "bfloat16", in which kernels are stored and convolutions computed. The
-            rest stays float32.
-        xla: compile the network with XLA on the server.
-        onnx: also write the two ONNX files, in onnx/ of the version's folder.
-        onnx_batch: images a call of the ONNX files; None: any number.
+        precision: "float32" or "bfloat16", the type in which kernels are stored and convolutions
+            computed. Everything else stays float32.
+        xla: whether XLA compiles the network on the server.
+        onnx: whether the two ONNX files are also written, in onnx/ of the version's folder.
+        onnx_batch: the number of images per call of the ONNX files; None: any number.
+
+    Raises:
+        InputError: ONNX files are combined with bfloat16, or `onnx_batch` is below 1.
     """
 
     precision: str = "float32"
@@ -44,34 +50,37 @@ class ExportOptions:
     onnx: bool = False
     onnx_batch: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.onnx and self.precision != "float32":
             raise InputError("ONNX files are float32: leave out the ONNX files or bfloat16")
         if self.onnx_batch is not None and self.onnx_batch < 1:
             raise InputError(f"the ONNX batch must be at least 1, got {self.onnx_batch}")
 
 
-def serving_signatures(graphs: DetectionGraphs) -> dict:
-    """The functions that a server can call, by name.
+def serving_signatures(
+    graphs: DetectionGraphs,
+) -> dict[str, tf.types.experimental.PolymorphicFunction]:
+    """Makes the functions that a server can call, by name.
 
-    `serving_default` takes image_bytes (string [N], whole JPEG, PNG, BMP or GIF files, each of any
-    size), `serving_tensor` takes images (uint8 [N, H, W, 3], RGB, of any H and W): both return the dict
-    of `postprocess`, boxes normalised to the given image; the former also "image_decoded" bool [N],
-    false with an empty result where a file is no image. `serving_heads` takes images (float32 [N,
-    height, width, 3], RGB 0..255, of the network's size) and returns the heads as `build_model` says.
+    `serving_default` takes "image_bytes" (string [N], whole JPEG, PNG, BMP or GIF files, each of any
+    size). It returns the dict of `postprocess`, and "image_decoded" bool [N], which is false with an
+    empty result if a file cannot be decoded. `serving_tensor` takes "images" (uint8 [N, H, W, 3], RGB, of
+    any H and W) and returns the dict of `postprocess`. In both, boxes are normalised by the size of the
+    given image. `serving_heads` takes "images" (float32 [N, height, width, 3], RGB 0..255, of the
+    network's size) and returns the heads as `build_model` describes them.
     """
     network_input = [None, *graphs.image_size, 3]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
-    def serving_default(image_bytes):
+    def serving_default(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return graphs.detect_files(image_bytes)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
-    def serving_tensor(images):
+    def serving_tensor(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return graphs.detect(graphs.warp(images))
 
     @tf.function(input_signature=[tf.TensorSpec(network_input, tf.float32, "images")])
-    def serving_heads(images):
+    def serving_heads(images: tf.Tensor) -> Heads:
         return graphs.heads(images)
 
     return {
@@ -82,47 +91,47 @@ def serving_signatures(graphs: DetectionGraphs) -> dict:
 
 
 def export_saved_model(
-    model,
+    model: keras.Model,
     config: Config,
     output: str | os.PathLike,
     version: int | None = None,
     image_size: tuple[int, int] | None = None,
     options: ExportOptions | None = None,
-    measured: dict | None = None,
+    measured: dict[str, Any] | None = None,
     samples: Sequence[Sample] | None = None,
-    progress: Callable[[str], None] = lambda doing: None,
+    progress: Callable[[str], None] = lambda activity: None,
 ) -> tuple[Path, list[Comparison]]:
     """Writes a SavedModel for TensorFlow Serving and compares it with the network.
 
-    It is written and compared aside and then renamed, so that a server that watches `output` never
-    sees half a model or a wrong one. The folder of the version holds
+    The files are written and compared in another folder, which is then renamed, so that a server that
+    watches `output` never sees an incomplete or a wrong model. The folder of the version holds
 
     ```
-    saved_model.pb, variables/              signatures: see `serving_signatures`
-    assets/labels.txt                       class names, one a line, label 1 first
+    saved_model.pb, variables/              the signatures, see `serving_signatures`
+    assets/labels.txt                       one class name per line, label 1 first
     assets/model.json                       see `card.describe`
-    assets.extra/tf_serving_warmup_requests one request a signature
-    onnx/detector.onnx, heads.onnx          with `options.onnx`: see `onnx_files.write_onnx`
+    assets.extra/tf_serving_warmup_requests one request per signature
+    onnx/detector.onnx, heads.onnx          with `options.onnx`, see `onnx_files.write_onnx`
     ```
 
     Args:
         model: the network in float32, as `build_model(config)` makes it.
-        config: of the model; `postprocess` becomes part of the graph.
+        config: the config of the network; `postprocess` becomes part of the graph.
         output: the folder of all versions of this model.
-        version: number of the folder in `output`; None: one above the largest there, or 1.
-        image_size: (height, width), where `model.image_size` is null.
-        options: None: a SavedModel in float32 alone.
-        measured: the accuracy to state in model.json; None: not known.
-        samples: images to compare on; None: generated ones.
-        progress: called with what is done next, as it takes minutes for a large network.
+        version: the number of the folder in `output`; None: one above the largest number there, or 1.
+        image_size: (height, width) in pixels; it is needed only if `model.image_size` is null.
+        options: what is written; None: only a SavedModel in float32.
+        measured: the accuracy that model.json states; None: not known.
+        samples: the images on which the files are compared with the network; None: generated images.
+        progress: is called with the next activity, because a large network takes minutes.
 
     Returns:
-        The path of the version's folder, and how each signature and ONNX file compares.
+        The path of the version's folder, and a comparison for each signature and ONNX file.
 
     Raises:
-        InputError: the version exists or is not positive, `output` cannot be written, a class name
-            holds a line break, or the size is not known.
-        ExportMismatch: what was written does not detect what the network does; nothing is left behind.
+        InputError: the version exists or is not positive, `output` cannot be written, a class name has a
+            line break, or the size or the class names are not known.
+        ExportMismatch: the files do not detect what the network detects; they are deleted.
     """
     options = options or ExportOptions()
     samples = generated_samples() if samples is None else samples
@@ -133,7 +142,7 @@ def export_saved_model(
     description = card.describe(config, graphs.image_size, options.precision, measured)
     folder, aside = _make_folders(Path(output), version)
     try:
-        # The names of the files here are those that assets/ will have.
+        # The files in assets/ will have the names of these files.
         graphs.assets = [
             _asset(aside / "labels.txt", labels),
             _asset(aside / "model.json", description),
@@ -144,7 +153,7 @@ def export_saved_model(
         write_warmup_requests(written, graphs.image_size, samples[0].contents)
         if options.onnx:
             progress("converting to ONNX")
-            # ONNX knows no XLA.
+            # ONNX cannot contain code that XLA compiles.
             plain = DetectionGraphs(model, config, image_size) if options.xla else graphs
             onnx_files.write_onnx(plain, description, written / "onnx", options.onnx_batch)
         progress(f"comparing on {len(samples)} images")
@@ -157,13 +166,13 @@ def export_saved_model(
     return folder, comparisons
 
 
-def _asset(file, text):
+def _asset(file: Path, text: str) -> tf.saved_model.Asset:
     file.write_text(text, encoding="utf-8")
     return tf.saved_model.Asset(str(file))
 
 
-def _make_folders(output, version):
-    """The path of the version's folder, not made yet, and a folder to write in, made beside it."""
+def _make_folders(output: Path, version: int | None) -> tuple[Path, Path]:
+    """Returns the path of the version's folder, which does not exist yet, and a new folder in `output`."""
     with explain_os_errors(f"--output {output}"):
         output.mkdir(parents=True, exist_ok=True)
         if version is None:

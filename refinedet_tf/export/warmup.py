@@ -1,9 +1,9 @@
-"""Requests that TensorFlow Serving answers for itself when it loads a model.
+"""The requests that TensorFlow Serving sends to a model when it loads it.
 
-The first call of a signature is slow, as kernels are chosen and memory is taken; no client should wait for
-that. The file holds PredictionLog messages (tensorflow_serving/apis/prediction_log.proto). Of them so
-little is needed that it is written here by hand: the package with the message classes asks for a
-TensorFlow of its own.
+The first call of a signature is slow, because kernels are chosen and memory is allocated; no client should
+wait for that. The file holds PredictionLog messages (tensorflow_serving/apis/prediction_log.proto). The few
+fields that are needed are encoded here, because the package with the message classes requires a certain
+version of TensorFlow.
 """
 
 from pathlib import Path
@@ -11,9 +11,9 @@ from pathlib import Path
 import tensorflow as tf
 
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
-"""In the folder of a version, where the server looks for it."""
+"""The path in the folder of a version at which the server looks for the requests."""
 
-# Numbers of fields in the proto files of tensorflow_serving/apis.
+# The numbers of the fields in the proto files of tensorflow_serving/apis.
 _PREDICTION_LOG_PREDICT_LOG = 6
 _PREDICT_LOG_REQUEST = 1
 _REQUEST_MODEL_SPEC, _REQUEST_INPUTS = 1, 2
@@ -22,12 +22,12 @@ _MAP_KEY, _MAP_VALUE = 1, 2
 
 
 def write_warmup_requests(folder: Path, image_size: tuple[int, int], image_file: bytes) -> None:
-    """Writes one request for each signature, of one image.
+    """Writes one request per signature, each with one image.
 
     Args:
-        folder: of the version.
-        image_size: (height, width) of the network's input.
-        image_file: any image file that decodes.
+        folder: the folder of the version.
+        image_size: (height, width) of the network's input in pixels.
+        image_file: the bytes of any image file that `decode_image` can decode.
     """
     pixels = tf.zeros([1, *image_size, 3], tf.uint8)
     requests = {
@@ -39,24 +39,33 @@ def write_warmup_requests(folder: Path, image_size: tuple[int, int], image_file:
     file.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(file)) as writer:
         for signature, (name, value) in requests.items():
-            writer.write(_prediction_log(signature, name, tf.make_tensor_proto(value.numpy())))
+            tensor = tf.make_tensor_proto(value.numpy()).SerializeToString()
+            writer.write(_prediction_log(signature, name, tensor))
 
 
-def _prediction_log(signature, input_name, tensor):
-    # The server sends them to the model they lie beside, whatever its name is.
+def _prediction_log(signature: str, input_name: str, tensor: bytes) -> bytes:
+    """Encodes a request of a signature with one input as a PredictionLog.
+
+    Args:
+        signature: the name of the signature.
+        input_name: the name of its input.
+        tensor: the value of the input, an encoded TensorProto.
+    """
+    # The server sends it to the model in the same folder, whatever the name of the model is.
     spec = _field(_SPEC_NAME, b"refinedet") + _field(_SPEC_SIGNATURE_NAME, signature.encode())
-    entry = _field(_MAP_KEY, input_name.encode()) + _field(_MAP_VALUE, tensor.SerializeToString())
+    entry = _field(_MAP_KEY, input_name.encode()) + _field(_MAP_VALUE, tensor)
     request = _field(_REQUEST_MODEL_SPEC, spec) + _field(_REQUEST_INPUTS, entry)
     return _field(_PREDICTION_LOG_PREDICT_LOG, _field(_PREDICT_LOG_REQUEST, request))
 
 
-def _field(number, payload):
-    """A field of bytes in protobuf's wire format: key, length, payload."""
+def _field(number: int, payload: bytes) -> bytes:
+    """Encodes a field of bytes in protobuf's wire format: key, length, payload."""
     return _varint(number << 3 | 2) + _varint(len(payload)) + payload
 
 
-def _varint(value):
-    groups = []
+def _varint(value: int) -> bytes:
+    """Encodes an integer in groups of 7 bits, the lowest first; all but the last have the high bit set."""
+    groups: list[int] = []
     while True:
         value, low = value >> 7, value & 0x7F
         groups.append(low | 0x80 if value else low)

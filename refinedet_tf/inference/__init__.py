@@ -1,1 +1,1 @@
-"""From the heads of the network to detections of images."""
+"""This package turns the heads of the network into detections of images."""

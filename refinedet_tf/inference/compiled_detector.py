@@ -1,4 +1,4 @@
-"""The network and its post-processing as one function of a batch: what every use of a trained model runs."""
+"""The network and its post-processing as one function of a batch, which every use of a trained model runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,20 +11,26 @@ from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.inference.postprocessing import candidates, postprocess
+from refinedet_tf.tensors import Heads, Tensor
 
-Network = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
-"""float32 [B, height, width, 3], RGB 0..255 -> the heads, as `build_model` describes them."""
+Network = Callable[[Tensor], Heads]
+"""A function from float32 [B, height, width, 3], RGB 0..255, to the heads as `build_model` describes them."""
 
 
 class CompiledDetector:
-    """Images of the network's size in, detections out; each function is traced once for all batch sizes.
+    """Turns images of the network's size into detections.
+
+    A call traces the network and the post-processing once for all batch sizes. If `detections` is called
+    by itself, it is traced once for the first batch size and once more for all others.
 
     Attributes:
-        image_size: (height, width) in pixels of the network's input.
-        class_names: C names, label 1 first.
+        image_size: (height, width) of the network's input in pixels.
+        num_classes: C, without background.
+        class_names: the C names, label 1 first.
         heads: the compiled `Network`.
-        detections: the heads of a batch -> the dict of `postprocess`.
-        candidates: the heads of a batch -> (boxes, scores), see `postprocessing.candidates`.
+        detections: a function from the heads of a batch to the dict of `postprocess`.
+        candidates: a function from the heads of a batch to (boxes, scores); see
+            `postprocessing.candidates`.
     """
 
     def __init__(
@@ -33,13 +39,15 @@ class CompiledDetector:
         config: Config,
         image_size: tuple[int, int] | None = None,
         jit_compile: bool = False,
-    ):
-        """
+    ) -> None:
+        """Compiles the functions; each one is traced at its first call.
+
         Args:
-            network: images to heads, as a graph can hold it; `inference_network` makes it of a model.
+            network: a function from images to heads that a graph can hold; `inference_network` makes
+                it from a model.
             config: `postprocess`, `model.design`, `model.image_size` and the class names are used.
-            image_size: (height, width) in pixels; needed only where `model.image_size` is null.
-            jit_compile: compile the network with XLA, for each batch size that it meets.
+            image_size: (height, width) in pixels; it is needed only if `model.image_size` is null.
+            jit_compile: whether XLA compiles the network, anew for each batch size.
 
         Raises:
             InputError: the size is not known, or is not that of the model; the class names are not
@@ -47,7 +55,7 @@ class CompiledDetector:
         """
         self.image_size = network_size(config, image_size)
         self.num_classes = config.num_classes
-        self.class_names = config.data.classes
+        self.class_names = config.class_names
         anchors = tile_anchors(self.image_size)
         batch = tf.TensorSpec([None, *self.image_size, 3], tf.float32)
         self.heads = tf.function(network, input_signature=[batch], jit_compile=jit_compile or None)
@@ -57,25 +65,26 @@ class CompiledDetector:
         self.candidates = lambda heads: candidates(heads, anchors, config)
         self._whole = tf.function(lambda images: self.detections(self.heads(images)), input_signature=[batch])
 
-    def __call__(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The dict of `postprocess` of images float32 [B, height, width, 3], RGB 0..255."""
+    def __call__(self, images: Tensor) -> dict[str, tf.Tensor]:
+        """Returns the dict of `postprocess` for images float32 [B, height, width, 3], RGB 0..255."""
         return self._whole(images)
 
     def unpack(
-        self, outputs: Mapping[str, tf.Tensor], image_sizes: Sequence[tuple[int, int]]
+        self, outputs: Mapping[str, Tensor], image_sizes: Sequence[tuple[int, int]]
     ) -> list[ImageDetections]:
-        """The detections of each image of a batch.
+        """Returns the detections of each image of a batch, without the padding.
 
         Args:
-            outputs: the dict of `postprocess` of a batch of at least as many images.
-            image_sizes: (height, width) in pixels of the images that were warped to the network's size.
+            outputs: the dict of `postprocess` for a batch of at least as many images.
+            image_sizes: (height, width) in pixels of the images before they were warped to the network's
+                size.
         """
         batch = {name: np.asarray(value) for name, value in outputs.items()}
-        results = []
+        results: list[ImageDetections] = []
         for row, (height, width) in enumerate(image_sizes):
-            found = slice(int(batch["num_detections"][row]))
+            num_detections = int(batch["num_detections"][row])
             boxes, scores, labels = (
-                batch[f"detection_{name}"][row, found] for name in ("boxes", "scores", "classes")
+                batch[f"detection_{name}"][row, :num_detections] for name in ("boxes", "scores", "classes")
             )
             labels = labels.astype(np.int32)
             results.append(ImageDetections(boxes, scores, labels, self.class_names, (height, width)))
@@ -83,20 +92,23 @@ class CompiledDetector:
 
 
 def inference_network(model: keras.Model) -> Network:
-    """A model of `build_model` as a function of images that never trains."""
+    """Makes the `Network` of a model of `build_model`; it runs in inference mode."""
     return lambda images: model(images, training=False)
 
 
 def network_size(config: Config, image_size: tuple[int, int] | None = None) -> tuple[int, int]:
-    """(height, width) in pixels of the network's input: `model.image_size`, or if that is null `image_size`.
+    """Returns (height, width) of the network's input in pixels.
+
+    It is `model.image_size`, or `image_size` if that is null.
 
     Raises:
         InputError: both are null, or they differ.
     """
     configured = config.model.image_size
-    if configured is None and image_size is None:
-        raise InputError("model.image_size is null: say the size, e.g. --set model.image_size=[320,320]")
     if configured is not None and image_size is not None and tuple(configured) != tuple(image_size):
         raise InputError(f"image_size {list(image_size)} is not the model's, {list(configured)}")
-    height, width = configured or image_size
+    size = configured or image_size
+    if size is None:
+        raise InputError("model.image_size is null: say the size, e.g. --set model.image_size=[320,320]")
+    height, width = size
     return height, width

@@ -1,4 +1,4 @@
-"""The folder that detection commands write: a picture for every image, and detections.json."""
+"""The folder that detection commands write: one picture per image, and detections.json."""
 
 import json
 import time
@@ -15,14 +15,14 @@ from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.progress import ProgressPrinter
 
 QUIET_SECONDS = 5.0
-"""Shorter work shows no progress."""
+"""Work that takes less time shows no progress."""
 
 
 def make_output_folder(folder: Path) -> None:
-    """Makes the folder, or accepts one that is there and empty.
+    """Makes the folder, or accepts one that exists and is empty.
 
     Raises:
-        InputError: it holds something, or cannot be written.
+        InputError: the folder is not empty, or cannot be written.
     """
     with explain_os_errors(f"--output {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,24 +37,25 @@ def write_detections(
     score_threshold: float,
     left_out: Sequence[str],
 ) -> None:
-    """Draws and writes one image after the other, as they come.
+    """Draws the detections on each image and writes detections.json, image by image as they come.
 
-    detections.json is a list with one object an image: "image" (its path), "picture" (the file in
+    detections.json is a list with one object per image: "image" (its path), "picture" (the file in
     `output`), "height" and "width" in pixels, and "detections" by descending score, each with
     "class", "score" and "box" {"xmin", "ymin", "xmax", "ymax"} in pixels of the image.
 
     Args:
-        results: (path, pixels uint8 [H, W, 3], result as `Detector` gives it) of each image.
-        num_images: how many are to come, with those left out.
-        output: a folder.
-        score_threshold: smallest score of what is drawn.
-        left_out: what is wrong with images that have no result; may grow while `results` is read.
+        results: (path, pixels uint8 [H, W, 3], RGB, detections as `Detector` returns them) of each image.
+        num_images: the number of images, including those that are left out.
+        output: an existing folder.
+        score_threshold: the smallest score of the detections that are drawn.
+        left_out: what is wrong with each image that has no result; it may grow while `results` is read.
 
     Raises:
         InputError: images were left out (all the others have been written), or `output` cannot be
             written.
     """
-    num_drawn, names = 0, set()
+    num_drawn = 0
+    names: set[str] = set()
     progress, start = ProgressPrinter(quiet_seconds=QUIET_SECONDS), time.monotonic()
     with (
         explain_os_errors(f"--output {output}"),
@@ -64,13 +65,14 @@ def write_detections(
         file.write("[")
         try:
             for path, image, result in results:
-                entry = _json_entry(path, result, _free_name(path, names))
+                picture = _free_name(path, names)
+                entry = _json_entry(path, result, picture)
                 file.write(",\n" if len(names) > 1 else "\n")
                 file.write(json.dumps(entry, ensure_ascii=False))
-                num_drawn += _write_picture(output / entry["picture"], image, result, score_threshold)
+                num_drawn += _write_picture(output / picture, image, result, score_threshold)
                 progress(len(names), num_images, time.monotonic() - start)
         finally:
-            # Also an interrupted run leaves whole JSON.
+            # Even an interrupted run leaves valid JSON.
             file.write("\n]\n")
     print(f"{len(names)} images, {num_drawn} detections of score {score_threshold:g} or more: {output}")
     if left_out:
@@ -78,16 +80,20 @@ def write_detections(
 
 
 def _free_name(path: Path, taken: set[str]) -> str:
-    """A name for the picture of `path`: its own, with a number where another image took that already."""
+    """Chooses the name of the picture of `path`, and adds it in lower case to `taken`.
+
+    It is the name of the image file, with a number if another image has that name already.
+    """
     ending = path.suffix if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
     name, number = f"{path.stem}{ending}", 2
-    while name.lower() in taken:  # Some file systems do not tell cases apart.
+    while name.lower() in taken:  # Some file systems ignore upper and lower case.
         name, number = f"{path.stem}-{number}{ending}", number + 1
     taken.add(name.lower())
     return name
 
 
 def _json_entry(path: Path, result: ImageDetections, picture: str) -> dict[str, object]:
+    """Returns the object of one image in detections.json."""
     height, width = result.image_size
     detections = []
     for name, score, box in zip(result.names, result.scores, result.boxes, strict=True):
@@ -109,6 +115,6 @@ def _write_picture(file: Path, image: np.ndarray, result: ImageDetections, score
     picture = draw_detections(
         image, shown.normalized_boxes, shown.labels, shown.class_names, scores=shown.scores
     )
-    # `quality` concerns JPEG only.
+    # Only JPEG uses `quality`.
     Image.fromarray(picture).save(file, quality=95)
     return len(shown.scores)

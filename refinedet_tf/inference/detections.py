@@ -1,7 +1,8 @@
-"""Detections as values: of one image, and of a whole data set."""
+"""The types of detections: those of one image, and those of a whole dataset."""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,11 @@ class ImageDetections:
         normalized_boxes: float32 [n, 4], normalised `[ymin, xmin, ymax, xmax]`, 0..1.
         scores: float32 [n], 0..1.
         labels: int32 [n], 1..C.
-        class_names: the C names of all classes, label 1 first.
+        class_names: the names of all C classes, label 1 first.
         image_size: (height, width) of the image in pixels.
 
-    It can be read by key too, `result["boxes"]`, with the keys "boxes", "scores", "labels", "names"
-    and "image_size".
+    The values can also be read by key, `result["boxes"]`; the keys are "boxes", "scores", "labels",
+    "names" and "image_size".
     """
 
     normalized_boxes: np.ndarray
@@ -41,8 +42,15 @@ class ImageDetections:
         class_names: Sequence[str],
         image_size: tuple[int, int],
     ) -> "ImageDetections":
-        """The detections of `boxes` [n, 4], `[ymin, xmin, ymax, xmax]` in pixels of the image; the other
-        arguments as above."""
+        """Makes detections from boxes in pixels.
+
+        Args:
+            boxes: number [n, 4], `[ymin, xmin, ymax, xmax]` in pixels of the image.
+            scores: number [n], 0..1.
+            labels: number [n], 1..C.
+            class_names: the names of all C classes, label 1 first.
+            image_size: (height, width) of the image in pixels.
+        """
         return cls(
             to_normalized(boxes.astype(np.float32), image_size),
             scores.astype(np.float32),
@@ -61,17 +69,22 @@ class ImageDetections:
         """The class names of the n detections."""
         return [self.class_names[label - 1] for label in self.labels]
 
-    def __getitem__(self, key: str) -> object:
+    def __getitem__(self, key: str) -> Any:
+        """Returns the attribute that has the name `key`.
+
+        Raises:
+            KeyError: `key` is none of `KEYS`.
+        """
         if key not in self.KEYS:
             raise KeyError(key)
         return getattr(self, key)
 
     def keys(self) -> Sequence[str]:
-        """What `result[key]` takes, so that `dict(result)` works."""
+        """Returns the keys of `result[key]`, so that `dict(result)` works."""
         return self.KEYS
 
     def above(self, score_threshold: float) -> "ImageDetections":
-        """The detections of at least this score."""
+        """Returns the detections whose score is `score_threshold` or more."""
         kept = self.scores >= score_threshold
         return dataclasses.replace(
             self,
@@ -83,12 +96,12 @@ class ImageDetections:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetDetections:
-    """The detections of a whole data set, in flat arrays: one row per detection, whatever image it lies in.
+    """The D detections of a whole dataset in flat arrays, one row per detection of any image.
 
     Args:
-        images: int64 [D], index of the image in the data set, 0..N-1.
+        images: int64 [D], the index of the image in the dataset, 0..N-1.
         labels: int32 [D], 1..C.
-        scores: float32 [D], finite. Ties keep the order of the rows.
+        scores: float32 [D], finite. Equal scores keep the order of the rows.
         boxes: float32 [D, 4], normalised `[ymin, xmin, ymax, xmax]`, finite.
 
     Raises:
@@ -100,7 +113,7 @@ class DatasetDetections:
     scores: np.ndarray
     boxes: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_rows("detection", self.boxes, self.images, self.labels, self.scores)
         for name, values in (("score", self.scores[:, None]), ("box", self.boxes)):
             bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
@@ -116,11 +129,12 @@ def check_rows(name: str, boxes: np.ndarray, *columns: np.ndarray) -> None:
     """Refuses boxes and columns that do not fit together.
 
     Args:
-        name: what a row is, for the message.
-        boxes: must be [n, 4]. columns: each must be [n].
+        name: the name of a row in the message.
+        boxes: an array that must be [n, 4].
+        columns: arrays that must be [n].
 
     Raises:
-        InputError: they are not; names the shapes.
+        InputError: an array has another shape; the message names all shapes.
     """
     shape = np.shape(boxes)
     if len(shape) != 2 or shape[1] != 4 or any(np.shape(column) != shape[:1] for column in columns):

@@ -1,4 +1,4 @@
-"""Detection on images of any size: read, warp, network, post-processing, back to pixels."""
+"""Detection on images of any size: reading, warping, network, post-processing, boxes in pixels."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -29,12 +29,13 @@ class Detector:
     ```
     """
 
-    def __init__(self, model: keras.Model, config: Config, image_size: tuple[int, int] | None = None):
-        """
+    def __init__(self, model: keras.Model, config: Config, image_size: tuple[int, int] | None = None) -> None:
+        """Compiles the detector; it is traced at its first call.
+
         Args:
             model: the network, as `build_model(config)` makes it.
-            config: `postprocess`, the class names and `model.image_size` are used.
-            image_size: (height, width) in pixels to which images are warped. Needed only where
+            config: `postprocess`, `model.design`, `model.image_size` and the class names are used.
+            image_size: (height, width) in pixels to which images are warped; it is needed only if
                 `model.image_size` is null.
 
         Raises:
@@ -47,7 +48,7 @@ class Detector:
 
         # The signature leaves open what varies from image to image, so that it is traced once.
         @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
-        def warp(image):
+        def warp(image: tf.Tensor) -> tf.Tensor:
             return warp_image(image, size)
 
         self._warp = warp
@@ -57,24 +58,29 @@ class Detector:
 
         Args:
             images: paths (str or Path, see `read_image`) and uint8 arrays [H, W, 3], RGB, of any
-                sizes, mixed at will.
-            batch_size: images that the network sees at once; only so many are in memory.
+                sizes; both kinds may be mixed.
+            batch_size: the number of images that the network sees at once, at least 1. No more
+                images than these are held in memory.
 
         Returns:
             The `ImageDetections` of each image, in the given order.
 
         Raises:
-            InputError: an image is of another kind or cannot be read; names it.
+            InputError: an image is of another kind or cannot be read (the message names it), `images`
+                is a single path, or `batch_size` is below 1.
         """
         if isinstance(images, (str, os.PathLike)):
             raise InputError(f"images must be a list of images, got the single path {images}")
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
-        results, warped, sizes = [], [], []
+        results: list[ImageDetections] = []
+        warped: list[tf.Tensor] = []
+        sizes: list[tuple[int, int]] = []
         for number, image in enumerate(images):
-            image = as_pixels(image, number)
-            warped.append(self._warp(image))
-            sizes.append(image.shape[:2])
+            pixels = as_pixels(image, number)
+            height, width, _ = pixels.shape
+            warped.append(self._warp(pixels))
+            sizes.append((height, width))
             if len(warped) == batch_size:
                 results += self._detect_batch(warped, sizes)
                 warped, sizes = [], []
@@ -87,12 +93,12 @@ class Detector:
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
-    """Pixels of a JPEG, PNG, BMP or GIF (first frame) file: uint8 [H, W, 3], RGB.
+    """Returns the pixels of a JPEG, PNG, BMP or GIF (first frame) file: uint8 [H, W, 3], RGB.
 
-    They are as stored: an EXIF orientation is not applied.
+    The pixels are those stored; an EXIF orientation is not applied.
 
     Raises:
-        InputError: the file cannot be read or decoded; names it.
+        InputError: the file cannot be read or decoded; the message names it.
     """
     with explain_os_errors(f"image {path}", "cannot be read"):
         contents = Path(path).read_bytes()
@@ -103,10 +109,14 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
 
 
 def as_pixels(image: ImageLike, number: int) -> np.ndarray:
-    """An image given as path or array as uint8 [H, W, 3]; `number` is its place in the list.
+    """Returns the pixels of an image given as path or array: uint8 [H, W, 3], RGB.
+
+    Args:
+        image: a path, or uint8 [H, W, 3] with at least one pixel.
+        number: the place of the image in the list of images, for the message.
 
     Raises:
-        InputError: the image is of another kind or cannot be read; names it.
+        InputError: the image is of another kind or cannot be read; the message names it.
     """
     if isinstance(image, (str, os.PathLike)):
         return read_image(image)

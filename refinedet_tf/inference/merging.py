@@ -2,17 +2,19 @@
 
 The authors' program merges in three places: box voting joins the passes of a multi-scale test on VOC,
 soft box voting those on COCO, and soft-NMS (Bodla et al., ICCV 2017) follows a single-scale test on
-COCO. Each of them sees one class of one image; `merge_detections` applies one to a whole data set.
+COCO. Each of them sees one class of one image; `merge_detections` applies one of them to a whole dataset.
 
 Boxes are `[ymin, xmin, ymax, xmax]` in pixels, and IoU counts both ends as inside: a box is
-`xmax - xmin + 1` wide. The thresholds are not alike: voting merges at an IoU equal to its threshold or
-above, soft-NMS lowers a score only above; a score equal to its threshold stays in both.
+`xmax - xmin + 1` wide. The thresholds differ: voting merges boxes whose IoU equals the threshold or
+exceeds it, soft-NMS lowers a score only if the IoU exceeds the threshold. Both keep a score that equals the
+score threshold.
 
-Arithmetic is that of the input: float32, or float64 where boxes or scores are float64. The box that
-voting makes of several is float64 (of a float32 value, given float32), as in the authors' program.
+The arithmetic has the type of the input: float32, or float64 if boxes or scores are float64. As in the
+authors' program, voting returns float64 arrays if it has merged boxes; given float32, they hold float32
+values.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -21,26 +23,28 @@ from refinedet_tf.inference.detections import DatasetDetections
 from refinedet_tf.pixel_boxes import inclusive_iou, to_normalized, to_pixels
 
 Merge = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Boxes [n, 4] in pixels and scores [n] of one class of one image -> those that are left, [k, 4], [k]."""
+"""A function from boxes [n, 4] in pixels and scores [n], which belong to one class of one image, to the
+boxes [k, 4] and scores [k] that remain."""
 
 METHODS = ("linear", "gaussian", "hard")
+"""The values of `method` in `soft_nms`."""
 
 
 def box_voting(boxes: np.ndarray, scores: np.ndarray, iou: float = 0.45) -> tuple[np.ndarray, np.ndarray]:
-    """Groups of overlapping boxes, each replaced by its mean weighted by score (authors: `bbox_vote`).
+    """Replaces each group of overlapping boxes by its mean weighted by score (authors: `bbox_vote`).
 
-    The best box that is left and every other one that it overlaps by `iou` or more form a group, and
-    so on until none is left. The mean gets the best score of its group; a group of one stays as it is.
-    Among equal scores the last row is the best.
+    The best remaining box and all remaining boxes whose IoU with it is `iou` or more form a group; this
+    is repeated until no box remains. The mean gets the best score of its group; a group of one box stays
+    as it is. Among equal scores the last row is the best.
 
     Args:
         boxes: float [n, 4], `[ymin, xmin, ymax, xmax]` in pixels, finite. n may be 0.
         scores: float [n], 0 or more.
-        iou: 0..1.
+        iou: the smallest IoU within a group, 0..1.
 
     Returns:
-        boxes [k, 4] and scores [k], k <= n, in descending order of score: float64 if any group has
-        more than one box, otherwise of the input's type.
+        Boxes [k, 4] and scores [k], k <= n, in descending order of score. They are float64 if any group
+        has more than one box, otherwise of the input's type.
 
     Raises:
         InputError: a shape does not fit, a score is negative or NaN, or `iou` lies outside 0..1.
@@ -58,21 +62,22 @@ def box_voting(boxes: np.ndarray, scores: np.ndarray, iou: float = 0.45) -> tupl
 def soft_box_voting(
     boxes: np.ndarray, scores: np.ndarray, iou: float = 0.45, score_threshold: float = 0.01
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`box_voting` that also keeps the members of a group, with less score (authors: `soft_bbox_vote`).
+    """Does `box_voting`, and keeps the boxes of each group with lower scores (authors: `soft_bbox_vote`).
 
-    Beside the mean, a group of several boxes leaves each of them with its score times one minus its IoU
-    with the best of the group, where that is `score_threshold` or more. The best box itself comes to 0
-    and goes. A group of one stays, whatever its score. Among equal scores the last row is the best;
-    in the result equal scores stand in reverse order, a mean before the boxes of its own group.
+    Each box of a group of several boxes is kept in addition to the mean if its new score is
+    `score_threshold` or more. The new score is the old one times one minus the IoU with the best box of
+    the group, so that of the best box is 0. A group of one box stays, whatever its score. Among equal
+    scores the last row is the best; in the result equal scores stand in reverse order, a mean before the
+    boxes of its group.
 
     Args:
         boxes: float [n, 4], `[ymin, xmin, ymax, xmax]` in pixels, finite. n may be 0.
         scores: float [n], 0 or more.
-        iou: 0..1.
-        score_threshold: the least score of a member of a group that stays beside the mean.
+        iou: the smallest IoU within a group, 0..1.
+        score_threshold: the smallest new score of a box that is kept in addition to the mean.
 
     Returns:
-        boxes [k, 4] and scores [k] in descending order of score, typed as by `box_voting`.
+        Boxes [k, 4] and scores [k] in descending order of score, of the type that `box_voting` returns.
 
     Raises:
         InputError: a shape does not fit, a score is negative or NaN, or `iou` lies outside 0..1.
@@ -82,9 +87,9 @@ def soft_box_voting(
     for group, overlaps in _groups(boxes, scores, iou):
         if len(group) > 1:
             lowered = scores[group] * (1 - overlaps)
-            stays = lowered >= score_threshold
-            merged_boxes.append(boxes[group[stays]])
-            merged_scores.append(lowered[stays])
+            kept = lowered >= score_threshold
+            merged_boxes.append(boxes[group[kept]])
+            merged_scores.append(lowered[kept])
             grouped = True
         merged_boxes.append(_vote(boxes[group], scores[group])[None])
         merged_scores.append(scores[group[:1]])
@@ -102,29 +107,29 @@ def soft_nms(
     method: str = "linear",
     sigma: float = 0.5,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores lowered by the overlap with better boxes (Bodla et al., 2017; authors: `cpu_soft_nms`).
+    """Lowers scores by the overlap with better boxes (Bodla et al., 2017; authors: `cpu_soft_nms`).
 
-    The best box that is left is picked. The score of every other one that is left is multiplied by
-    `1 - IoU` ("linear") or 0 ("hard") if its IoU with the picked box is above `iou`, or by
-    `exp(-IoU^2 / sigma)` in any case ("gaussian"); those below `score_threshold` go. The first box
-    picked stays, whatever its score.
+    The best remaining box is picked, again and again. The score of every box that remains is then
+    multiplied by `1 - IoU` ("linear") or 0 ("hard") if its IoU with the picked box is above `iou`, or by
+    `exp(-IoU^2 / sigma)` in any case ("gaussian"); boxes with a score below `score_threshold` are
+    removed. The first box picked stays, whatever its score.
 
-    Among equal scores the one that stands first is picked. That is the row order to begin with, but a
-    picked box changes places with the first one left, and a box from the end fills the place of one
-    that goes: the bookkeeping of the authors' program, kept up here because a tie decides which of two
+    Among equal scores the first row is picked. At first that is the order of the input, but a picked box
+    changes places with the first remaining box, and a box from the end fills the place of a removed one.
+    The authors' program does the same; it matters because the order of equal scores decides which of two
     boxes loses score. Scores differ from theirs by rounding, up to 2e-6 of the score in float32.
 
     Args:
         boxes: float [n, 4], `[ymin, xmin, ymax, xmax]` in pixels, finite. n may be 0.
         scores: float [n], 0 or more.
-        iou: 0..1; unused by "gaussian".
-        score_threshold: a lower score goes. The authors' test uses 0.01, their function's default is
-            0.001.
+        iou: the IoU above which a score is lowered, 0..1; "gaussian" does not use it.
+        score_threshold: boxes with a lower score are removed. The authors' test uses 0.01, their
+            function's default is 0.001.
         method: "linear", "gaussian" or "hard" (ordinary NMS, given a threshold above 0).
-        sigma: width of "gaussian", above 0.
+        sigma: the width of "gaussian", above 0.
 
     Returns:
-        boxes [k, 4] and scores [k], k <= n, in descending order of score, of the input's type.
+        Boxes [k, 4] and scores [k], k <= n, in descending order of score, of the input's type.
 
     Raises:
         InputError: a shape does not fit, a score is negative or NaN, `iou` lies outside 0..1, the
@@ -142,16 +147,16 @@ def soft_nms(
         if best != picked:
             boxes[[picked, best]] = boxes[[best, picked]]
             scores[[picked, best]] = scores[[best, picked]]
-        left = slice(picked + 1, end)
-        overlaps = inclusive_iou(boxes[picked], boxes[left])
+        remaining = slice(picked + 1, end)
+        overlaps = inclusive_iou(boxes[picked], boxes[remaining])
         if method == "gaussian":
-            scores[left] *= np.exp(-(overlaps * overlaps) / sigma)
+            scores[remaining] *= np.exp(-(overlaps * overlaps) / sigma)
         else:
             factor = 1 - overlaps if method == "linear" else 0
-            scores[left] *= np.where(overlaps > iou, factor, 1)
-        stays = scores[left] >= score_threshold
-        if not stays.all():
-            rows = picked + 1 + _close_gaps(stays)
+            scores[remaining] *= np.where(overlaps > iou, factor, 1)
+        kept = scores[remaining] >= score_threshold
+        if not kept.all():
+            rows = picked + 1 + _close_gaps(kept)
             end = picked + 1 + len(rows)
             boxes[picked + 1 : end], scores[picked + 1 : end] = boxes[rows], scores[rows]
         picked += 1
@@ -166,24 +171,25 @@ def merge_detections(
     *,
     clip: bool = True,
 ) -> DatasetDetections:
-    """The detections of a data set, each class of each image merged on its own.
+    """Merges the detections of a dataset, each class of each image separately.
 
     Args:
-        detections: rows in any order; the rows of one class of one image keep theirs.
-        image_sizes: int [N, 2], height and width in pixels of every image of the data set.
+        detections: rows in any order; `merge` receives the rows of one class of one image in this order.
+        image_sizes: int [N, 2], height and width in pixels of every image of the dataset.
         merge: one of the functions above, or a `functools.partial` of it.
-        max_detections: how many stay of an image, the best over all classes; None: all.
-        clip: see `pixel_boxes`. False for boxes that were clipped before they were mirrored back: the
-            authors' program clips what a pass finds and nothing after that, so that a mirrored box
-            may reach the full width.
+        max_detections: the number of detections of an image that are kept, the best over all classes;
+            None: all.
+        clip: whether to clip the boxes before they are merged, see `pixel_boxes`. It is False for boxes
+            that were clipped before they were mirrored back. The authors' program clips the boxes of a
+            pass and no boxes after that, so that a mirrored box may reach the full width.
 
     Returns:
         Rows ordered by image and then by descending score; equal scores are ordered by label and then
-        as `merge` left them. Boxes and scores are float32.
+        in the order of `merge`. Boxes and scores are float32.
 
     Raises:
-        InputError: `image_sizes` is not [N, 2] of positive numbers, a detection lies in an image that
-            it does not have, or `max_detections` is below 1.
+        InputError: `image_sizes` is not [N, 2] of positive numbers, a detection lies in an image without
+            a row there, or `max_detections` is below 1.
     """
     image_sizes = _check_sizes(image_sizes, detections.images)
     if max_detections is not None and max_detections < 1:
@@ -200,7 +206,7 @@ def merge_detections(
     groups = [merge(boxes[start:end], scores[start:end]) for start, end in zip(starts, ends, strict=True)]
     counts = np.array([len(group_scores) for _, group_scores in groups], np.int64)
     images, labels = np.repeat(images[starts], counts), np.repeat(labels[starts], counts)
-    # The empty first part is for a data set without detections.
+    # The empty first part is for a dataset without detections.
     boxes = np.concatenate([np.zeros((0, 4), np.float32), *(group_boxes for group_boxes, _ in groups)])
     scores = np.concatenate([np.zeros(0, np.float32), *(group_scores for _, group_scores in groups)])
     boxes = to_normalized(boxes.astype(np.float64), image_sizes[images]).astype(np.float32)
@@ -214,11 +220,11 @@ def merge_detections(
 
 
 def pixel_boxes(boxes: np.ndarray, sizes: np.ndarray, clip: bool = True) -> np.ndarray:
-    """Normalised boxes in pixels, as the authors' program has them after a pass (`im_detect`).
+    """Converts normalised boxes to pixels, as the authors' program does after a pass (`im_detect`).
 
     Args:
         boxes: float [n, 4], normalised `[ymin, xmin, ymax, xmax]`.
-        sizes: [n, 2] or [2], height and width of the image of each box.
+        sizes: number [n, 2] or [2], height and width of the image of each box in pixels.
         clip: whether to clip to `[0, H - 1]` and `[0, W - 1]`, the first and the last pixel.
 
     Returns:
@@ -231,8 +237,8 @@ def pixel_boxes(boxes: np.ndarray, sizes: np.ndarray, clip: bool = True) -> np.n
     return np.clip(pixels, 0, last_pixel)
 
 
-def _check(boxes, scores, iou) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes and scores of one common float type."""
+def _check(boxes: np.ndarray, scores: np.ndarray, iou: float) -> tuple[np.ndarray, np.ndarray]:
+    """Checks the arguments of a merging function; returns boxes and scores of one common float type."""
     boxes, scores = np.asarray(boxes), np.asarray(scores)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1]:
         raise InputError(
@@ -247,7 +253,8 @@ def _check(boxes, scores, iou) -> tuple[np.ndarray, np.ndarray]:
     return boxes.astype(dtype, copy=False), scores.astype(dtype, copy=False)
 
 
-def _check_sizes(image_sizes, images) -> np.ndarray:
+def _check_sizes(image_sizes: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Checks that `image_sizes` is [N, 2] and has a row for each of `images`; returns it as an array."""
     image_sizes = np.asarray(image_sizes)
     if image_sizes.ndim != 2 or image_sizes.shape[1] != 2:
         raise InputError(f"image_sizes must be [N, 2], got {list(image_sizes.shape)}")
@@ -262,44 +269,44 @@ def _check_sizes(image_sizes, images) -> np.ndarray:
 
 
 def _best_first(scores: np.ndarray) -> np.ndarray:
-    """Rows by descending score; of equal scores the last row is first, as in the authors' program.
+    """Returns rows by descending score; of equal scores the last row is first.
 
-    (Theirs reverses an ascending sort; numpy's default one, which need not keep ties in any order,
-    is replaced by the stable one, which it equals on short lists.)
+    The authors' program reverses NumPy's default sort, which may order ties in any way. The stable sort
+    gives the same order on short lists.
     """
     return np.argsort(scores, kind="stable")[::-1]
 
 
-def _groups(boxes, scores, iou):
+def _groups(boxes: np.ndarray, scores: np.ndarray, iou: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields the groups of voting: rows int [m], the best first, and their IoU [m] with the best."""
-    left = _best_first(scores)
-    while len(left):
-        overlaps = inclusive_iou(boxes[left[0]], boxes[left])
+    remaining = _best_first(scores)
+    while len(remaining):
+        overlaps = inclusive_iou(boxes[remaining[0]], boxes[remaining])
         grouped = overlaps >= iou
         # An inverted box has no overlap, not even with itself.
         grouped[0] = True
-        yield left[grouped], overlaps[grouped]
-        left = left[~grouped]
+        yield remaining[grouped], overlaps[grouped]
+        remaining = remaining[~grouped]
 
 
-def _vote(boxes, scores):
-    """The mean box [4] of boxes [m, 4], the best first, weighted by their scores [m]."""
+def _vote(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Returns the mean box [4] of boxes [m, 4], the best first, weighted by their scores [m]."""
     total = scores.sum()
     if len(boxes) == 1 or total == 0:
         return boxes[0]
     return (boxes * scores[:, None]).sum(axis=0) / total
 
 
-def _close_gaps(stays: np.ndarray) -> np.ndarray:
-    """Where each place of a shortened list gets its box from: the first gap takes the last box, and so on.
+def _close_gaps(kept: np.ndarray) -> np.ndarray:
+    """Returns the rows of a shortened list: the last kept row fills the first gap, and so on.
 
     Args:
-        stays: bool [n], k of them True.
+        kept: bool [n], k of them True.
 
     Returns:
         int [k].
     """
-    kept = np.count_nonzero(stays)
-    source = np.arange(kept)
-    source[~stays[:kept]] = kept + np.flatnonzero(stays[kept:])[::-1]
-    return source
+    count = np.count_nonzero(kept)
+    rows = np.arange(count)
+    rows[~kept[:count]] = count + np.flatnonzero(kept[count:])[::-1]
+    return rows

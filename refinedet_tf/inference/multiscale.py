@@ -1,13 +1,13 @@
 """Multi-scale testing: the "+" rows of the paper's tables.
 
-The network sees each image at several sizes and mirrored, every pass gives detections of its own,
-and those of one class are merged by box voting (VOC) or soft box voting (COCO). Which sizes, and
-which boxes of a pass count, is that of the authors' program.
+The network sees each image at several sizes, as it is and mirrored. The detections of all these passes
+are merged, class by class, by box voting (VOC) or soft box voting (COCO). The sizes, and the boxes that
+count in each pass, are those of the authors' program.
 """
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import keras
 import numpy as np
@@ -17,7 +17,10 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.inference.compiled_detector import network_size
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.inference.detector import Detector, ImageLike, as_pixels
-from refinedet_tf.inference.merging import box_voting, soft_box_voting
+from refinedet_tf.inference.merging import Merge, box_voting, soft_box_voting
+
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Boxes float32 [n, 4] in pixels of the image, scores float32 [n] and labels int32 [n]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +28,13 @@ class Pass:
     """One size of the network's input, seen as it is and mirrored.
 
     Attributes:
-        factor: the input is a square of int(S * factor), S the size the network was trained at.
-        shorter_factor: or, the longer side of the image becomes S * factor and its shorter one
-            int(S * shorter_factor); None: a square.
-        longer_above: only boxes whose longer side is larger than this count, pixels of the image.
-        shorter_below: only boxes whose shorter side is smaller than this.
-        coco_only: the pass is made for COCO alone.
+        factor: the longer side of the input is int(S * factor) pixels, where S is the size that the
+            network was trained at.
+        shorter_factor: the shorter side of the input is int(S * shorter_factor) pixels, and the longer
+            side of the input is along the longer side of the image; None: the input is a square.
+        longer_above: only boxes whose longer side exceeds this count, in pixels of the image.
+        shorter_below: only boxes whose shorter side is smaller than this count, in pixels of the image.
+        coco_only: whether the pass is made for COCO alone.
     """
 
     factor: float
@@ -40,7 +44,12 @@ class Pass:
     coco_only: bool = False
 
     def input_size(self, base: int, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the network's input for an image of (height, width)."""
+        """Returns (height, width) of the network's input.
+
+        Args:
+            base: S, in pixels.
+            image_size: (height, width) of the image in pixels.
+        """
         longer = int(base * self.factor)
         if self.shorter_factor is None:
             return longer, longer
@@ -49,7 +58,10 @@ class Pass:
         return (shorter, longer) if height < width else (longer, shorter)
 
     def counts(self, boxes: np.ndarray) -> np.ndarray:
-        """bool [n]: which boxes [n, 4] in pixels count; their sides are one pixel longer, as Caffe's."""
+        """Returns which boxes count: bool [n] for boxes [n, 4], `[ymin, xmin, ymax, xmax]` in pixels.
+
+        A side is `max - min + 1` long, as in the authors' program.
+        """
         sides = boxes[:, 2:] - boxes[:, :2] + 1.0
         return (sides.max(axis=1) > self.longer_above) & (sides.min(axis=1) < self.shorter_below)
 
@@ -78,24 +90,28 @@ PASSES = {
         Pass(2.25, shorter_below=64, coco_only=True),
     ),
 }
-"""The authors' passes by the size that the network was trained at."""
+"""The authors' passes, by the size that the network was trained at; the first pass is the single scale."""
 
 
 class MultiScaleDetector:
-    """A trained network that looks at each image many times; called as a `Detector` is.
+    """A trained network that sees each image in many passes; it is called as a `Detector` is.
 
     Attributes:
-        seconds: time spent by all passes so far, and `single_seconds` by what a `Detector` does.
+        passes: the passes; each is made as it is and mirrored.
+        class_names: the C names, label 1 first.
+        num_classes: C, without background.
+        seconds: the time that all passes have taken so far.
+        single_seconds: the part of `seconds` that a `Detector` would have taken.
     """
 
-    def __init__(self, model: keras.Model, config: Config):
-        """
+    def __init__(self, model: keras.Model, config: Config) -> None:
+        """Chooses the passes: those of 320 if S is at most 416, otherwise those of 512.
+
         Args:
             model: the network with free input size, built with `model.image_size` null.
-            config: `model.image_size` is the size S that the network was trained at; `postprocess`
-                holds for each pass; `evaluation.metric` "coco" adds passes and merges by soft box
-                voting; the class names are used. The passes are those of 320 where S is up to 416,
-                above that those of 512.
+            config: `model.image_size` is the size S that the network was trained at. `postprocess` and
+                `model.design` hold for each pass. The `evaluation.metric` "coco" adds passes and merges
+                by soft box voting. The class names are used.
 
         Raises:
             InputError: S is not known or not square, or the class names are not known.
@@ -104,23 +120,24 @@ class MultiScaleDetector:
         if height != width:
             raise InputError(f"multi-scale testing needs a square model.image_size, got {[height, width]}")
         is_coco = config.evaluation.metric == "coco"
-        table = PASSES[320 if height <= 416 else 512]
-        self.passes = [one for one in table if is_coco or not one.coco_only]
-        self.class_names = config.data.classes
+        all_passes = PASSES[320 if height <= 416 else 512]
+        self.passes = [scale_pass for scale_pass in all_passes if is_coco or not scale_pass.coco_only]
+        self.class_names = config.class_names
         self.num_classes = config.num_classes
         self.seconds = self.single_seconds = 0.0
-        self._merge = soft_box_voting if is_coco else box_voting
+        self._merge: Merge = soft_box_voting if is_coco else box_voting
         self._model, self._base = model, height
         self._config = dataclasses.replace(config, model=dataclasses.replace(config.model, image_size=None))
-        self._detectors = {}
+        self._detectors: dict[tuple[int, int], Detector] = {}
 
     def __call__(self, images: Iterable[ImageLike], batch_size: int = 8) -> list[ImageDetections]:
-        """Detects the objects of each image: arguments, result and errors are those of `Detector`.
+        """Detects the objects of each image; arguments, result and errors are those of `Detector`.
 
-        Detections of one class that overlap have become one, so that there are no limits to their
-        number but those of the passes.
+        After the merging the number of detections is not limited again; `max_detections` holds for each
+        pass.
         """
-        results, batch = [], []
+        results: list[ImageDetections] = []
+        batch: list[np.ndarray] = []
         for number, image in enumerate(images):
             batch.append(as_pixels(image, number))
             if len(batch) == batch_size:
@@ -128,47 +145,51 @@ class MultiScaleDetector:
                 batch = []
         return results + self._detect(batch)
 
-    def _detect(self, images):
-        found = [[] for _ in images]
-        for one in self.passes:
-            # A pass may have two sizes, of upright and of wide images.
-            sizes = [one.input_size(self._base, image.shape[:2]) for image in images]
+    def _detect(self, images: Sequence[np.ndarray]) -> list[ImageDetections]:
+        """Returns the merged detections of each image of a batch."""
+        detections_of_passes: list[list[Rows]] = [[] for _ in images]
+        for scale_pass in self.passes:
+            # A pass has two input sizes if the batch holds both upright and wide images.
+            sizes = [scale_pass.input_size(self._base, image.shape[:2]) for image in images]
             for size in sorted(set(sizes)):
-                chosen = [number for number, other in enumerate(sizes) if other == size]
-                for number, result in zip(chosen, self._pass(one, size, images, chosen), strict=True):
-                    found[number].append(result)
-        return [self._merged(parts, image) for parts, image in zip(found, images, strict=True)]
+                numbers = [number for number, image_size in enumerate(sizes) if image_size == size]
+                results = self._run_pass(scale_pass, size, [images[number] for number in numbers])
+                for number, rows in zip(numbers, results, strict=True):
+                    detections_of_passes[number].append(rows)
+        return [
+            self._merge_passes(rows, image) for rows, image in zip(detections_of_passes, images, strict=True)
+        ]
 
-    def _pass(self, one, size, images, chosen):
-        """(boxes, scores, labels) of each chosen image by one pass, as it is and mirrored."""
+    def _run_pass(self, scale_pass: Pass, size: tuple[int, int], images: Sequence[np.ndarray]) -> list[Rows]:
+        """Returns the detections of each image as it is and mirrored, with the network's input of `size`."""
         detector = self._detectors.get(size)
         if detector is None:
             detector = self._detectors[size] = Detector(self._model, self._config, size)
-            detector([images[chosen[0]]], 1)  # Tracing stays out of the times.
-        started = time.perf_counter()
-        plain = detector([images[number] for number in chosen], len(chosen))
+            detector([images[0]], 1)  # The times do not include tracing.
+        start = time.perf_counter()
+        plain = detector(images, len(images))
         middle = time.perf_counter()
-        mirrored = detector([images[number][:, ::-1] for number in chosen], len(chosen))
-        self.seconds += time.perf_counter() - started
-        if one == self.passes[0]:
-            self.single_seconds += middle - started
-        results = []
-        for number, left, right in zip(chosen, plain, mirrored, strict=True):
-            boxes = np.concatenate([left.boxes, mirror(right.boxes, images[number].shape[1])])
-            kept = one.counts(boxes)
-            columns = (
-                np.concatenate([getattr(left, name), getattr(right, name)]) for name in ("scores", "labels")
-            )
-            results.append((boxes[kept], *(column[kept] for column in columns)))
+        mirrored = detector([image[:, ::-1] for image in images], len(images))
+        self.seconds += time.perf_counter() - start
+        if scale_pass == self.passes[0]:
+            self.single_seconds += middle - start
+        results: list[Rows] = []
+        for image, of_plain, of_mirrored in zip(images, plain, mirrored, strict=True):
+            boxes = np.concatenate([of_plain.boxes, mirror(of_mirrored.boxes, image.shape[1])])
+            scores = np.concatenate([of_plain.scores, of_mirrored.scores])
+            labels = np.concatenate([of_plain.labels, of_mirrored.labels])
+            counted = scale_pass.counts(boxes)
+            results.append((boxes[counted], scores[counted], labels[counted]))
         return results
 
-    def _merged(self, parts, image):
-        boxes, scores, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    def _merge_passes(self, rows_of_passes: Sequence[Rows], image: np.ndarray) -> ImageDetections:
+        """Merges the detections of all passes on an image, class by class."""
+        boxes, scores, labels = (np.concatenate(column) for column in zip(*rows_of_passes, strict=True))
         merged = []
         for label in np.unique(labels):
             of_class = labels == label
-            voted, voted_scores = self._merge(boxes[of_class], scores[of_class])
-            merged.append((voted, voted_scores, np.full(len(voted), label)))
+            merged_boxes, merged_scores = self._merge(boxes[of_class], scores[of_class])
+            merged.append((merged_boxes, merged_scores, np.full(len(merged_boxes), label)))
         if merged:
             boxes, scores, labels = (np.concatenate(column) for column in zip(*merged, strict=True))
         order = np.argsort(-scores, kind="stable")
@@ -179,6 +200,14 @@ class MultiScaleDetector:
 
 
 def mirror(boxes: np.ndarray, width: int) -> np.ndarray:
-    """Boxes [n, 4] of the mirrored image, `[ymin, xmin, ymax, xmax]` in pixels, in the image itself."""
+    """Moves boxes of a mirrored image to their places in the image as it is.
+
+    Args:
+        boxes: float [n, 4], `[ymin, xmin, ymax, xmax]` in pixels of the mirrored image.
+        width: the width of the image in pixels.
+
+    Returns:
+        float [n, 4], `[ymin, xmin, ymax, xmax]` in pixels of the image as it is.
+    """
     ymin, xmin, ymax, xmax = boxes.T
     return np.stack([ymin, width - xmax, ymax, width - xmin], axis=1)

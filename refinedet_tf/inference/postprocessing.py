@@ -1,33 +1,34 @@
 """From heads to detections: filter, decode, non-maximum suppression (paper, section 3.4: inference).
 
-Everything is TensorFlow, float32 and batched, so that it runs inside an exported graph. A candidate
-is one (anchor, class) pair, so that one anchor may yield detections of several classes. A score of 0
-marks "no candidate" throughout: real candidates lie above the score threshold.
+All functions use TensorFlow, float32 and batches, so that they run inside an exported graph. A candidate
+is an (anchor, class) pair, so that an anchor may yield detections of several classes. Throughout, a score
+of 0 means that there is no candidate, because the scores of candidates exceed the score threshold.
 """
 
 import tensorflow as tf
 
 from refinedet_tf import boxes as box_ops
 from refinedet_tf.config import Config
+from refinedet_tf.tensors import Heads, Tensor
 
 
-def postprocess(heads, anchors, config: Config):
-    """Detections that the heads of the network describe.
+def postprocess(heads: Heads, anchors: Tensor, config: Config) -> dict[str, tf.Tensor]:
+    """Returns the detections that the heads of the network describe.
 
-    An anchor whose ARM object score is below `objectness_threshold` is dropped, at the threshold it
-    stays. A pair whose class score is above `score_threshold` becomes a candidate. Each class keeps
-    its best `pre_nms_per_class` candidates, then the image its best `pre_nms_per_image` (null: all).
-    Per class and in the order of score, a candidate is suppressed by a kept one of IoU above
-    `nms_iou`; boxes are clipped to the image only afterwards. Equal scores of a class keep the order
-    of the anchors.
+    An anchor is dropped if its ARM object score is below `objectness_threshold`; it stays if the score
+    equals the threshold. An (anchor, class) pair whose class score exceeds `score_threshold` is a
+    candidate. Each class keeps its best `pre_nms_per_class` candidates, then the image keeps its best
+    `pre_nms_per_image` (null: all). The candidates of each class are then visited in descending order
+    of score; each is suppressed if its IoU with a kept candidate exceeds `nms_iou`. Boxes are clipped to
+    the image only afterwards. Equal scores of a class keep the order of the anchors.
 
     Args:
         heads: float32 logits and offsets of the network, `{"arm_loc": [B, A, 4], "arm_conf":
-            [B, A, 2], "odm_loc": [B, A, 4], "odm_conf": [B, A, C + 1]}`; class 0 is background. Design
-            "single_stage" has the "odm" heads alone, and so no object scores.
+            [B, A, 2], "odm_loc": [B, A, 4], "odm_conf": [B, A, C + 1]}`; class 0 is background. The
+            design "single_stage" has only the "odm" heads, and so no object scores.
         anchors: float32 [A, 4], normalised `[ymin, xmin, ymax, xmax]`, from `tile_anchors`.
-        config: `config.postprocess` holds the thresholds and limits; the defaults are the paper's.
-            `config.model.design` says which anchors the ODM moves: the refined or the tiled ones.
+        config: `postprocess` holds the thresholds and limits; the defaults are the paper's.
+            `model.design` determines whether the ODM moves the refined or the tiled anchors.
 
     Returns:
         A dict of tensors, K = `max_detections`, in descending order of score, padded with zeros:
@@ -35,148 +36,164 @@ def postprocess(heads, anchors, config: Config):
         "detection_scores" float32 [B, K]; "detection_classes" float32 [B, K], 1..C;
         "num_detections" int32 [B].
     """
-    limits = config.postprocess
+    postprocess_config = config.postprocess
     scores = _candidate_scores(heads, config)
     anchors = tf.convert_to_tensor(anchors, tf.float32)
-    if limits.pre_nms_per_class is None and limits.pre_nms_per_image is not None:
-        scores, anchor, label = _best_of_image(scores, limits.pre_nms_per_image)
+    if postprocess_config.pre_nms_per_class is None and postprocess_config.pre_nms_per_image is not None:
+        scores, rows, labels = _best_of_image(scores, postprocess_config.pre_nms_per_image)
     else:
-        # Both limits null: every candidate of a class may enter the suppression.
-        per_class = limits.pre_nms_per_class or scores.shape[1]
-        scores, anchor, label = _best_of_each_class(scores, per_class)
-        if limits.pre_nms_per_image is not None:
-            scores, best = _top_k(_merge_axes(scores), limits.pre_nms_per_image)
-            anchor, label = (tf.gather(_merge_axes(value), best, batch_dims=1) for value in (anchor, label))
-    boxes = _decode(heads, anchors, anchor, config.model.design)
-    if limits.pre_nms_per_image is not None:
-        kept = _non_maximum_suppression(boxes, scores, limits.nms_iou, label)
+        # If both limits are null, every candidate of a class enters the suppression.
+        per_class = postprocess_config.pre_nms_per_class or scores.shape[1]
+        scores, rows, labels = _best_of_each_class(scores, per_class)
+        if postprocess_config.pre_nms_per_image is not None:
+            scores, best = _top_k(_merge_axes(scores), postprocess_config.pre_nms_per_image)
+            rows, labels = (tf.gather(_merge_axes(value), best, batch_dims=1) for value in (rows, labels))
+    boxes = _decode(heads, anchors, rows, config.model.design)
+    if postprocess_config.pre_nms_per_image is not None:
+        scores = _non_maximum_suppression(boxes, scores, postprocess_config.nms_iou, labels)
     else:
-        kept = _suppress_within_classes(boxes, scores, limits.nms_iou)
+        scores = _suppress_within_classes(boxes, scores, postprocess_config.nms_iou)
         boxes = tf.reshape(boxes, [tf.shape(boxes)[0], -1, 4])
-        kept, label = _merge_axes(kept), _merge_axes(label)
-    return _best_detections(boxes, kept, label, limits.max_detections)
+        scores, labels = _merge_axes(scores), _merge_axes(labels)
+    return _best_detections(boxes, scores, labels, postprocess_config.max_detections)
 
 
-def candidates(heads, anchors, config: Config):
-    """All boxes and scores that enter the suppression, for a runtime that has its own.
+def candidates(heads: Heads, anchors: Tensor, config: Config) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns all boxes and scores that enter the suppression, for a runtime that does the suppression.
 
-    Arguments are those of `postprocess`; the limits of numbers are not applied.
+    The arguments are those of `postprocess`. The limits on the number of candidates are not applied.
 
     Returns:
-        boxes float32 [B, A, 4], normalised `[ymin, xmin, ymax, xmax]`, not clipped, and scores float32
+        Boxes float32 [B, A, 4], normalised `[ymin, xmin, ymax, xmax]`, not clipped, and scores float32
         [B, A, C] of classes 1..C, 0 where the pair is no candidate.
     """
     anchors = tf.convert_to_tensor(anchors, tf.float32)
     return _decode(heads, anchors, None, config.model.design), _candidate_scores(heads, config)
 
 
-def _candidate_scores(heads, config):
-    """Class scores float32 [B, A, C]; 0 where the pair is no candidate."""
-    limits = config.postprocess
+def _candidate_scores(heads: Heads, config: Config) -> tf.Tensor:
+    """Returns the class scores float32 [B, A, C], 0 where the pair is no candidate."""
     scores = tf.nn.softmax(tf.cast(heads["odm_conf"], tf.float32))[..., 1:]
-    accepted = scores > limits.score_threshold
+    accepted = scores > config.postprocess.score_threshold
     if config.model.design != "single_stage":
         objectness = tf.nn.softmax(tf.cast(heads["arm_conf"], tf.float32))[..., 1:]
-        accepted &= objectness >= limits.objectness_threshold
+        accepted &= objectness >= config.postprocess.objectness_threshold
     return tf.where(accepted, scores, 0.0)
 
 
-def _top_k(scores, k):
-    """`tf.math.top_k` for a k that may exceed the length; equal scores keep their order."""
+def _top_k(scores: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Calls `tf.math.top_k` for a k that may exceed the length; equal scores keep their order."""
     return tf.math.top_k(scores, min(k, scores.shape[-1]))
 
 
-def _best_of_image(scores, limit):
-    """The best `limit` pairs of each image, over all classes, by descending score.
+def _best_of_image(scores: tf.Tensor, limit: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the best `limit` pairs of each image, over all classes, by descending score.
+
+    Args:
+        scores: float32 [B, A, C], 0 where the pair is no candidate.
+        limit: the largest number N of pairs per image.
 
     Returns:
-        score float32 [B, N], anchor int32 [B, N], label int32 [B, N] (1..C).
+        Scores float32 [B, N], rows of the anchors int32 [B, N], labels int32 [B, N] (1..C).
     """
     num_classes = scores.shape[2]
     # A pair among the best N belongs to an anchor among the N with the best maximum, so that the
-    # long list of A x C pairs need not be searched. Index order keeps ties in the order of anchors.
-    _, anchors = _top_k(tf.reduce_max(scores, axis=2), limit)
-    anchors = tf.sort(anchors, axis=1)
-    pairs = _merge_axes(tf.gather(scores, anchors, batch_dims=1))
+    # long list of A x C pairs need not be searched. Sorted rows keep ties in the order of anchors.
+    _, rows = _top_k(tf.reduce_max(scores, axis=2), limit)
+    rows = tf.sort(rows, axis=1)
+    pairs = _merge_axes(tf.gather(scores, rows, batch_dims=1))
     scores, best = _top_k(pairs, limit)
-    return scores, tf.gather(anchors, best // num_classes, batch_dims=1), best % num_classes + 1
+    return scores, tf.gather(rows, best // num_classes, batch_dims=1), best % num_classes + 1
 
 
-def _best_of_each_class(scores, limit):
-    """The best `limit` pairs of each class of each image, by descending score.
+def _best_of_each_class(scores: tf.Tensor, limit: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the best `limit` pairs of each class of each image, by descending score.
+
+    Args:
+        scores: float32 [B, A, C], 0 where the pair is no candidate.
+        limit: the largest number M of pairs per class.
 
     Returns:
-        score float32 [B, C, M], anchor int32 [B, C, M], label int32 [B, C, M] (1..C).
+        Scores float32 [B, C, M], rows of the anchors int32 [B, C, M], labels int32 [B, C, M] (1..C).
     """
     num_classes = scores.shape[2]
-    scores, anchor = _top_k(tf.transpose(scores, [0, 2, 1]), limit)
-    label = tf.broadcast_to(tf.range(1, num_classes + 1)[:, None], tf.shape(anchor))
-    return scores, anchor, label
+    scores, rows = _top_k(tf.transpose(scores, [0, 2, 1]), limit)
+    labels = tf.broadcast_to(tf.range(1, num_classes + 1)[:, None], tf.shape(rows))
+    return scores, rows, labels
 
 
-def _merge_axes(values):
-    """[B, M, N] as [B, M * N]."""
+def _merge_axes(values: tf.Tensor) -> tf.Tensor:
+    """Reshapes [B, M, N] to [B, M * N]."""
     return tf.reshape(values, [-1, values.shape[1] * values.shape[2]])
 
 
-def _decode(heads, anchors, index, design):
-    """Boxes float32 [B, ..., 4] of the anchors `index` [B, ...]; not clipped (paper, section 3.1).
+def _decode(heads: Heads, anchors: tf.Tensor, rows: tf.Tensor | None, design: str) -> tf.Tensor:
+    """Returns the boxes float32 [B, ..., 4] that the heads make of anchors (paper, section 3.1).
 
     The ARM moves the tiled anchor, the ODM moves the refined anchor; without the cascade, the ODM
-    moves the tiled anchor. Index None: all anchors, in order.
+    moves the tiled anchor. Boxes are not clipped.
+
+    Args:
+        heads: the outputs of the network.
+        anchors: float32 [A, 4].
+        rows: int32 [B, ...], the rows of the anchors; None: all anchors, in order.
+        design: `model.design`.
     """
 
-    def offsets(name):
+    def offsets(name: str) -> tf.Tensor:
         values = tf.cast(heads[name], tf.float32)
-        return values if index is None else tf.gather(values, index, batch_dims=1)
+        return values if rows is None else tf.gather(values, rows, batch_dims=1)
 
-    boxes = anchors if index is None else tf.gather(anchors, index)
+    boxes = anchors if rows is None else tf.gather(anchors, rows)
     if design == "refinedet":
         boxes = box_ops.decode(offsets("arm_loc"), boxes)
     return box_ops.decode(offsets("odm_loc"), boxes)
 
 
-def _non_maximum_suppression(boxes, scores, iou_threshold, label=None):
-    """Greedy non-maximum suppression of candidates that are sorted by descending score.
+def _non_maximum_suppression(
+    boxes: tf.Tensor, scores: tf.Tensor, iou_threshold: float, labels: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Suppresses greedily among candidates that are sorted by descending score.
 
-    Greedy suppression is the only mask that agrees with its own definition: a candidate is kept
-    unless a kept, better one overlaps it. The definition is applied to the whole mask until nothing
-    changes, which takes as many rounds as the longest chain of suppressions (a handful) instead of
-    one step a candidate.
+    A candidate is kept unless a kept candidate of higher rank overlaps it. Greedy suppression gives the
+    only mask for which this holds. The rule is applied to the whole mask until nothing changes, which
+    takes as many rounds as the longest chain of suppressions (a handful) instead of one step per
+    candidate.
 
     Args:
-        boxes: float32 [B, N, 4]. scores: float32 [B, N], 0 for no candidate.
-        iou_threshold: a higher IoU suppresses.
-        label: int32 [B, N]; boxes of different classes never suppress each other. None: one class.
+        boxes: float32 [B, N, 4].
+        scores: float32 [B, N], 0 where there is no candidate.
+        iou_threshold: the IoU above which a candidate is suppressed.
+        labels: int32 [B, N]; boxes of different classes never suppress each other. None: one class.
 
     Returns:
-        float32 [B, N], the scores with 0 for those suppressed.
+        float32 [B, N], the scores, with 0 for the suppressed candidates.
     """
     rank = tf.range(tf.shape(boxes)[1])
     suppresses = (box_ops.pairwise_iou(boxes, boxes) > iou_threshold) & (rank[:, None] < rank)
-    if label is not None:
-        suppresses &= label[:, :, None] == label[:, None, :]
+    if labels is not None:
+        suppresses &= labels[:, :, None] == labels[:, None, :]
     suppresses = tf.cast(suppresses, tf.float32)
-    candidates = tf.cast(scores > 0, tf.float32)
+    is_candidate = tf.cast(scores > 0, tf.float32)
 
-    def apply_definition(kept, _):
+    def apply_definition(kept: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         num_suppressors = tf.squeeze(tf.matmul(kept[:, None, :], suppresses), axis=1)
-        again = tf.where(num_suppressors > 0, 0.0, candidates)
-        return again, tf.reduce_any(again != kept)
+        new_kept = tf.where(num_suppressors > 0, 0.0, is_candidate)
+        return new_kept, tf.reduce_any(new_kept != kept)
 
-    kept, _ = tf.while_loop(lambda _, changed: changed, apply_definition, (candidates, True))
+    kept, _ = tf.while_loop(lambda _, changed: changed, apply_definition, (is_candidate, True))
     return scores * kept
 
 
-def _suppress_within_classes(boxes, scores, iou_threshold):
-    """`_non_maximum_suppression` of boxes [B, C, M, 4] and scores [B, C, M], class after class.
+def _suppress_within_classes(boxes: tf.Tensor, scores: tf.Tensor, iou_threshold: float) -> tf.Tensor:
+    """Calls `_non_maximum_suppression` for each class, with boxes [B, C, M, 4] and scores [B, C, M].
 
-    One class at a time bounds the memory to its B x M x M overlaps.
+    Because the classes are processed one after another, the overlaps are only B x M x M numbers.
     """
 
-    def suppress(values):
+    def suppress(values: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         boxes, scores = values
-        # Scores are sorted, so that the rows without a candidate in any image end the list.
+        # Scores are sorted, so that the rows without a candidate in any image are at the end.
         length = tf.reduce_max(tf.math.count_nonzero(scores, axis=1, dtype=tf.int32))
         kept = _non_maximum_suppression(boxes[:, :length], scores[:, :length], iou_threshold)
         return tf.pad(kept, [[0, 0], [0, tf.shape(scores)[1] - length]])
@@ -189,17 +206,19 @@ def _suppress_within_classes(boxes, scores, iou_threshold):
     return tf.ensure_shape(tf.transpose(kept, [1, 0, 2]), scores.shape)
 
 
-def _best_detections(boxes, scores, label, max_detections):
-    """The result of `postprocess` from candidates [B, N, ...] with score 0 where suppressed."""
+def _best_detections(
+    boxes: tf.Tensor, scores: tf.Tensor, labels: tf.Tensor, max_detections: int
+) -> dict[str, tf.Tensor]:
+    """Makes the result of `postprocess` from candidates [B, N, ...] with score 0 where suppressed."""
     scores, best = _top_k(scores, max_detections)
-    boxes, label = (tf.gather(value, best, batch_dims=1) for value in (boxes, label))
-    found = scores > 0
-    boxes = tf.where(found[..., None], box_ops.clip(boxes), 0.0)
-    label = tf.where(found, tf.cast(label, tf.float32), 0.0)
+    boxes, labels = (tf.gather(value, best, batch_dims=1) for value in (boxes, labels))
+    is_detection = scores > 0
+    boxes = tf.where(is_detection[..., None], box_ops.clip(boxes), 0.0)
+    labels = tf.where(is_detection, tf.cast(labels, tf.float32), 0.0)
     missing = max_detections - scores.shape[1]
     return {
         "detection_boxes": tf.pad(boxes, [[0, 0], [0, missing], [0, 0]]),
         "detection_scores": tf.pad(scores, [[0, 0], [0, missing]]),
-        "detection_classes": tf.pad(label, [[0, 0], [0, missing]]),
-        "num_detections": tf.math.count_nonzero(found, axis=1, dtype=tf.int32),
+        "detection_classes": tf.pad(labels, [[0, 0], [0, missing]]),
+        "num_detections": tf.math.count_nonzero(is_detection, axis=1, dtype=tf.int32),
     }

@@ -190,6 +190,7 @@ def test_whole_command_on_a_run_folder(tmp_path, monkeypatch, capsys):
     rd.build_model(config).save_weights(folder / "final.weights.h5")
     save(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b.png").write_bytes(b"no image")
+    monkeypatch.setattr(detection_files, "QUIET_SECONDS", float("inf"))  # A slow machine prints no progress.
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
         terminal.run(detect.main, ["--config", "run", "in", "--output", "out"])

@@ -75,7 +75,7 @@ def test_bfloat16(network, tmp_path):
     *served, stated = comparisons
     for comparison in served:
         assert comparison.detections > 200 and comparison.lost == 0 and comparison.scores < 1e-2
-    assert stated.name == "bfloat16 beside float32"
+    assert stated.name == "bfloat16 compared with float32"
     assert 0 < stated.scores <= 0.05 and stated.lost < 0.3 * stated.detections
     size_of = {folder: (folder / "variables" / "variables.data-00000-of-00001").stat().st_size
                for folder in (wide, narrow)}  # fmt: skip
