@@ -9,6 +9,12 @@ pytest_plugins = ["fidelity"]
 """`fidelity` holds the fixture `compare`."""
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fuzz-cases", type=int, metavar="N", help="run N cases of tests/fuzz in total (make fuzz)"
+    )
+
+
 @pytest.fixture
 def tf_test():
     """The assertions of a `tf.test.TestCase`, which is set up before the test and torn down after it.
