@@ -35,7 +35,7 @@ CONFIG_FOLDER = next(
 DESCRIBES_ONE_FILE = ("name", "description", "command")
 """The keys that a config does not inherit."""
 
-MAX_BYTES = 2**21
+MAX_BYTES = 2**19
 """The largest size of a config file. Longer ones are no configs, and a list of all that is wrong with them
 would take much memory."""
 
