@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from refinedet_tf.config import Config
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import explain_os_errors
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -32,6 +32,9 @@ CONFIG_FOLDER = next(
 
 DESCRIBES_ONE_FILE = ("name", "description", "command")
 """The keys that a config does not inherit."""
+
+EXPLAINED_ERRORS = 10
+"""The number of wrong keys and values that one message names."""
 
 _ADAPTER = TypeAdapter(Config)
 
@@ -55,7 +58,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         return _ADAPTER.validate_json(json.dumps(tree))
     except ValidationError as error:
-        raise InputError("; ".join(f"{file.name}: {_explain(e)}" for e in error.errors())) from None
+        errors = error.errors()
+        lines = [f"{shortened_text(file.name)}: {_explain(e)}" for e in errors[:EXPLAINED_ERRORS]]
+        more = len(errors) - len(lines)
+        raise InputError("; ".join([*lines, *([f"and {more} more errors"] if more else [])])) from None
 
 
 def config_to_json(config: Config) -> str:
@@ -77,7 +83,7 @@ def _find(path: str | Path, base: Path | None) -> Path:
     known = sorted(p.name for p in CONFIG_FOLDER.glob("*.json"))
     near = difflib.get_close_matches(path.name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known configs: {', '.join(known)}"
-    raise InputError(f"config not found: {path}; {hint}")
+    raise InputError(f"config not found: {shortened_text(path)}; {hint}")
 
 
 def _read_with_parents(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -96,7 +102,7 @@ def _read_with_parents(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if parent is None:
         return tree
     if not isinstance(parent, str):
-        raise InputError(f"{file.name}: extends must be a file name, got {parent!r}")
+        raise InputError(f"{file.name}: extends must be a file name, got {shortened(parent)}")
     return _inherit(_read_with_parents(_find(parent, file.parent), (*seen, file)), tree)
 
 
@@ -120,7 +126,9 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
     keys = name.strip().split(".")
     if not separator or not all(keys):
-        raise InputError(f"--set {override}: write section.key=value, e.g. training.batch_size=16")
+        raise InputError(
+            f"--set {shortened_text(override, 200)}: write section.key=value, e.g. training.batch_size=16"
+        )
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
@@ -134,7 +142,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 def _explain(error: ErrorDetails) -> str:
     """Describes a validation error as `section.key: what is wrong`."""
-    location = [str(part) for part in error["loc"]]
+    location = [shortened_text(part, 100) for part in error["loc"]]
     if error["type"] == "unexpected_keyword_argument":
         valid = _keys_at(location[:-1])
         near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.4)
@@ -145,15 +153,16 @@ def _explain(error: ErrorDetails) -> str:
         )
         return f"unknown key {'.'.join(location)}; {hint}"
     given = error.get("input")
-    shown = (
-        ""
-        if isinstance(given, dict) or error["type"] == "missing"
-        else f", got {json.dumps(given, default=str)}"
-    )
-    message = error["msg"].removeprefix("Value error, ")
-    near = difflib.get_close_matches(str(given), _choices(error), n=1, cutoff=0.4)
+    shown = "" if isinstance(given, dict) or error["type"] == "missing" else f", got {_as_json(given)}"
+    message = shortened_text(error["msg"].removeprefix("Value error, "))
+    near = difflib.get_close_matches(str(given)[:100], _choices(error), n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{'.'.join(location) or 'config'}: {message}{shown}{hint}"
+
+
+def _as_json(value: object) -> str:
+    """Returns a value as the user wrote it, cut to a readable length."""
+    return shortened_text(json.dumps(value, default=str), 200)
 
 
 def _choices(error: ErrorDetails) -> list[str]:
