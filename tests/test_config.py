@@ -129,6 +129,24 @@ def test_all_wrong_keys_are_told_at_once():
         ("loss.positive_iou=1.5", "loss.positive_iou: .*less than or equal to 1.*1.5"),
         ("loss.negatives_per_positive=-1", "loss.negatives_per_positive: .*greater than or equal to 0"),
         ("postprocess.pre_nms_per_image=0", "postprocess.pre_nms_per_image: "),
+        (
+            "postprocess.pre_nms_per_image=2147483648",
+            "pre_nms_per_image: .*less than or equal to 10000.*2147",
+        ),
+        ("postprocess.pre_nms_per_class=2147483648", "pre_nms_per_class: .*less than or equal to 100000"),
+        ("postprocess.max_detections=2147483648", "max_detections: .*less than or equal to 100000"),
+        (f"training.batch_size={10**30}", "training.batch_size: .*less than or equal to 100000.*1000"),
+        (f"evaluation.batch_size={2**64}", "evaluation.batch_size: .*less than or equal to 100000"),
+        (f"training.steps={2**63}", "training.steps: .*less than or equal to 1000000000"),
+        (f"training.milestones=[5, {2**63}]", "training.milestones.1: .*less than or equal to 1000000000"),
+        (f"training.warmup_steps={2**63}", "training.warmup_steps: .*less than or equal to 1000000000"),
+        (f"training.log_every={2**63}", "training.log_every: .*less than or equal to 1000000000"),
+        (f"training.checkpoint_every={2**63}", "training.checkpoint_every: .*less than or equal to"),
+        (f"training.validate_every={2**63}", "training.validate_every: .*less than or equal to"),
+        (f"augmentation.crop_trials={2**31}", "augmentation.crop_trials: .*less than or equal to 10000"),
+        (f"model.tcb_channels={2**31}", "model.tcb_channels: .*less than or equal to 10000"),
+        (f"model.image_size=[320, {2**31}]", "model.image_size.1: .*less than or equal to 10000"),
+        ("model.width_multiplier=1e300", "model.width_multiplier: .*less than or equal to 10"),
         ("model=vgg16", "model: .*object"),
         ("model.backbone=vgg19", "model.backbone: .*vgg19.*did you mean vgg16"),
         ("model.image_size=320", "model.image_size: .*array.*320"),
@@ -150,6 +168,25 @@ def test_all_wrong_keys_are_told_at_once():
 def test_wrong_value_is_named(override, told):
     with pytest.raises(InputError, match=told):
         load_config("voc320.json", [override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f'training.batch_size="{"x" * 10**6}"',
+        f"model.image_size={[7] * 10**5}",
+        f"training.milestones={list(range(10**5, 0, -1))}",
+        f"training.milestones={[-7] * 10**5}",
+        f"{'x' * 10**6}=5",
+        f"training.{'x' * 10**6}=5",
+        "x" * 10**6,
+    ],
+    ids=["text", "list", "order", "many errors", "section", "key", "no value"],
+)
+def test_messages_are_short_whatever_the_value(override):
+    message = error_of("voc320.json", [override])
+    assert 30 < len(message) < 3000
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
