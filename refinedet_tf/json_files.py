@@ -4,11 +4,10 @@ import json
 import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.files import explain_os_errors
+from refinedet_tf.files import read_bytes
 
 MAX_NESTING = 100
 """The largest number of lists and objects within each other. No file of this project needs more than ten,
@@ -38,11 +37,7 @@ def read_json(
         InputError: the file cannot be read, is larger, or holds no JSON within the limits of
             `parse_json`. The message names the file.
     """
-    with explain_os_errors(file, "cannot be read"), Path(file).open("rb") as stream:
-        contents = stream.read(-1 if max_bytes is None else max_bytes + 1)
-    if max_bytes is not None and len(contents) > max_bytes:
-        raise InputError(f"{shortened_text(file)} is larger than {max_bytes:,} bytes")
-    return parse_json(contents, file, object_hook)
+    return parse_json(read_bytes(file, max_bytes), file, object_hook)
 
 
 def parse_json(

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+from data_set import check_dataset
 from mutation import EXTREME_NUMBERS, EXTREME_TEXTS, json_bytes
 from PIL import Image
 
@@ -24,26 +25,6 @@ TREE = {
     ],
     "categories": [{"id": 90, "name": "toothbrush"}, {"id": 17, "name": "cat"}],
 }
-
-
-def check(dataset, root):
-    """Everything that a training or an evaluation reads of the index."""
-    num_images, num_boxes = len(dataset), len(dataset.boxes)
-    assert dataset.image_sizes.shape == (num_images, 2) and (dataset.image_sizes >= 1).all()
-    assert dataset.boxes.shape == (num_boxes, 4)
-    assert ((dataset.boxes >= 0) & (dataset.boxes <= 1)).all()
-    assert (dataset.boxes[:, 2:] > dataset.boxes[:, :2]).all()
-    assert len(dataset.labels) == len(dataset.difficult) == num_boxes
-    assert ((dataset.labels >= 1) & (dataset.labels <= len(dataset.class_names))).all()
-    assert dataset.offsets[0] == 0 and dataset.offsets[-1] == num_boxes
-    for path in dataset.image_paths:
-        assert str(root) in path and ".." not in path
-    for text in (*dataset.class_names, *dataset.image_ids, dataset.defects.summary()):
-        text.encode()
-        assert "\0" not in text
-    assert len(dataset.defects.summary()) < 2_000
-    write_defects(dataset.defects, root / "defects.json")
-    json.loads((root / "defects.json").read_text())
 
 
 def evaluate(dataset):
@@ -74,9 +55,11 @@ def test_annotation_files(fuzz, tmp_path, capsys):
         classes = (None, ("toothbrush", "cat"))[rng.integers(2)]
         part = ("mine.json:images",)
         config = DataConfig(format="coco", root=str(tmp_path), train=part, test=part, classes=classes)
-        check(read_dataset(config, "train"), tmp_path)
+        check_dataset(read_dataset(config, "train"), tmp_path)
         dataset = read_dataset(config, "test")
-        check(dataset, tmp_path)
+        check_dataset(dataset, tmp_path)
+        write_defects(dataset.defects, tmp_path / "defects.json")
+        json.loads((tmp_path / "defects.json").read_text())
         evaluate(dataset)
         capsys.readouterr()
 
