@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from refinedet_tf.errors import InputError
 from refinedet_tf.files import explain_os_errors
+from refinedet_tf.json_files import read_json
 from refinedet_tf.progress import ProgressPrinter, with_progress
 
 CLASS_NAMES = ("circle", "cross", "rectangle", "ring", "star", "triangle")
@@ -175,8 +176,8 @@ def _holds(root: Path, marker: dict) -> bool:
     if not any(root.iterdir()):
         return False
     try:
-        found = json.loads((root / MARKER).read_text())
-    except (OSError, ValueError):
+        found = read_json(root / MARKER, max_bytes=10_000)
+    except InputError:
         found = None
     if found == marker:
         return True
