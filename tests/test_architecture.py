@@ -16,7 +16,7 @@ ROOMS = (
     ("boxes", "anchors"),
     ("config",),
     ("config_files",),
-    ("run_folder",),
+    ("run_folder", "precision"),
     ("batch_norm", "matching"),
     ("layers", "losses"),
     ("backbones",),

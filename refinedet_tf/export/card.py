@@ -92,7 +92,7 @@ def read_measured(file: Path, config: Config) -> dict:
         raise InputError(f"{file} has no metric, mAP and AP: give what evaluate.py --json wrote")
     if not isinstance(tree["metric"], str) or not isinstance(tree["AP"], dict):
         raise InputError(f"{file}: metric must be text and AP an object of classes")
-    for name, value in {"mAP": tree["mAP"], **tree["AP"]}.items():
+    for name, value in [("mAP", tree["mAP"]), *tree["AP"].items()]:
         if value is not None and not (type(value) in (int, float) and 0 <= value <= 1):
             raise InputError(
                 f"{file}: {shortened(name)} must be a number 0..1 or null, got {shortened(value)}"
