@@ -1,5 +1,6 @@
 # make test: lint, type check and the test suite. make lint format typecheck: these alone.
 # make test-slow: exports of all networks in full size.
+# make fuzz: tests/fuzz with 10,000 mutated inputs; make fuzz CASES=N with N.
 # make demo: train, evaluate, detect and export on a generated set.
 # make fidelity: run the comparisons with the authors' program and write docs/fidelity.md from them;
 # PUBLISHED_AP=FOLDER adds those with published AP (tests/evaluation/test_published_ap.py says what the folder holds).
@@ -13,8 +14,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 IN_VENV := .venv/bin/python
 INSTALLED := .venv/installed-$(REQUIREMENTS)
 RUN := runs/shapes
+CASES := 10000
 
-.PHONY: test lint format typecheck test-slow fidelity docs demo clean-demo
+.PHONY: test lint format typecheck test-slow fuzz fidelity docs demo clean-demo
 
 test: lint typecheck
 	$(IN_VENV) -m pytest
@@ -33,6 +35,9 @@ typecheck: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(IN_VENV) -m pytest -m slow
+
+fuzz: $(INSTALLED)
+	$(IN_VENV) -m pytest tests/fuzz --fuzz-cases=$(CASES)
 
 fidelity: $(INSTALLED)
 	$(IN_VENV) -m pytest -m golden --fidelity=docs/fidelity.md $(if $(PUBLISHED_AP),--published-ap=$(PUBLISHED_AP))

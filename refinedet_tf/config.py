@@ -7,13 +7,23 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+StepCount = Annotated[int, Field(ge=0, le=10**9)]
+PositiveStepCount = Annotated[int, Field(ge=1, le=10**9)]
+ImageSide = Annotated[int, Field(ge=64, le=10_000)]
+Images = Annotated[int, Field(ge=1, le=100_000)]
+Channels = Annotated[int, Field(ge=1, le=10_000)]
+Trials = Annotated[int, Field(ge=1, le=10_000)]
+Candidates = Annotated[int, Field(ge=1, le=10_000)]
+CandidatesOfClass = Annotated[int, Field(ge=1, le=100_000)]
+Detections = Annotated[int, Field(ge=1, le=100_000)]
+# The upper bounds lie far above useful values. They turn typing errors and foreign files, which would exhaust
+# the memory or overflow the integers of a graph, into one line.
 Range = tuple[NotNegative, NotNegative]
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -45,13 +55,13 @@ class ModelConfig:
     classifies and moves the tiled anchors. "single_stage" also has no transfer connection blocks and no
     ODM: the ARM detects all classes directly, as SSD does. The ablation without negative filtering is
     `objectness_threshold` 0."""
-    image_size: tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]] | None = (320, 320)
+    image_size: tuple[ImageSide, ImageSide] | None = (320, 320)
     """[height, width] in pixels; with null, the model accepts images of any size."""
-    width_multiplier: Positive = 1.0
+    width_multiplier: Annotated[float, Field(gt=0, le=10)] = 1.0
     """The factor on the channels of MobileNetV2 (its `alpha`); the other backbones ignore it."""
     channel_order: Literal["bgr", "rgb"] = "bgr"
     """The input of VGG-16 and the ResNets: "bgr" for Caffe's weights, "rgb" for RefineDet.PyTorch's."""
-    tcb_channels: PositiveInt = 256
+    tcb_channels: Channels = 256
     """The number of channels of the transfer connection blocks."""
     tcb_batch_norm: bool | None = None
     """Whether the transfer connection blocks have BatchNorm, which training from random weights needs. With
@@ -137,7 +147,7 @@ class AugmentationConfig:
     """The range of the square root of the crop's share of the image's area, within (0, 1]."""
     crop_aspect_ratio: Range = (0.5, 2.0)
     """The range of width / height of the crop, above 0."""
-    crop_trials: PositiveInt = 50
+    crop_trials: Trials = 50
     """The number of random windows that each kind of crop tries."""
     random_interpolation: bool = True
     """Whether to resize with one of five kernels at random; otherwise the kernel is bilinear."""
@@ -178,17 +188,17 @@ class LossConfig:
 class TrainingConfig:
     """The optimisation (paper, section 3.4)."""
 
-    steps: PositiveInt = 120_000
+    steps: PositiveStepCount = 120_000
     """The number of steps of the whole training."""
-    batch_size: PositiveInt = 32
+    batch_size: Images = 32
     """Images per step over all replicas."""
     learning_rate: Positive = 1e-3
     """The learning rate after the warm-up."""
-    milestones: tuple[PositiveInt, ...] = (80_000, 100_000)
+    milestones: tuple[PositiveStepCount, ...] = (80_000, 100_000)
     """The steps at which the learning rate is multiplied by `decay_factor`, in increasing order."""
     decay_factor: Positive = 0.1
     """The factor on the learning rate at each milestone."""
-    warmup_steps: Count = 0
+    warmup_steps: StepCount = 0
     """The number of steps of linear warm-up from 0 to the learning rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """The momentum of the solver."""
@@ -207,16 +217,16 @@ class TrainingConfig:
     """The seed of the initial weights, of the order of the data and of its augmentation."""
     deterministic: bool = False
     """Whether TensorFlow uses deterministic kernels. The order of the data is always deterministic."""
-    log_every: PositiveInt = 10
+    log_every: PositiveStepCount = 10
     """The number of steps from one logged step to the next."""
-    checkpoint_every: PositiveInt = 1_000
+    checkpoint_every: PositiveStepCount = 1_000
     """The number of steps from one checkpoint to the next."""
-    validate_every: PositiveInt = 5_000
+    validate_every: PositiveStepCount = 5_000
     """The number of steps from one validation to the next."""
 
     def __post_init__(self) -> None:
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones must increase, got {list(self.milestones)}")
+            raise ValueError(f"milestones must increase, got {shortened(list(self.milestones))}")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -227,13 +237,13 @@ class PostprocessConfig:
     """Anchors to which the ARM gives less cannot be detections."""
     score_threshold: Fraction = 0.01
     """The score that a detection must exceed."""
-    pre_nms_per_image: PositiveInt | None = 400
+    pre_nms_per_image: Candidates | None = 400
     """The largest number of candidates per image before non-maximum suppression (NMS); null: no limit."""
-    pre_nms_per_class: PositiveInt | None = None
+    pre_nms_per_class: CandidatesOfClass | None = None
     """The largest number of candidates per class before NMS; null: no limit."""
     nms_iou: Fraction = 0.45
     """Of two detections of a class with a larger IoU, NMS keeps the one of higher score."""
-    max_detections: PositiveInt = 200
+    max_detections: Detections = 200
     """The largest number of detections per image."""
 
 
@@ -243,7 +253,7 @@ class EvaluationConfig:
 
     metric: Literal["voc07", "voc", "coco"] = "voc07"
     """"voc07" is the 11-point AP, "voc" the area under the curve (since 2010), "coco" AP at IoU 0.50:0.95."""
-    batch_size: PositiveInt = 8
+    batch_size: Images = 8
     """Images per batch."""
     soft_nms: bool = False
     """Whether linear soft-NMS at IoU 0.30 follows the post-processing, as in the authors' tests of COCO at

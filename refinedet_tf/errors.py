@@ -1,4 +1,6 @@
-"""The errors that a command turns into one line on the terminal."""
+"""The errors that a command turns into one line on the terminal, and the values in their messages."""
+
+import reprlib
 
 
 class InputError(ValueError):
@@ -18,3 +20,28 @@ class TrainingStopped(RuntimeError):
     """
 
     exit_code = 1
+
+
+def shortened(value: object, length: int = 200) -> str:
+    """Returns `repr(value)` for a message, cut in its middle to about `length` characters if it is longer.
+
+    It works for values of any size and depth, whose whole `repr` would take long or fail.
+    """
+    writer = reprlib.Repr()
+    writer.maxlevel = 3
+    writer.maxlist = writer.maxtuple = writer.maxset = writer.maxdict = 20
+    writer.maxstring = writer.maxlong = writer.maxother = length
+    try:
+        text = writer.repr(value)
+    except ValueError:
+        # Python writes no whole number of more than some thousand digits.
+        text = f"a value of type {type(value).__name__}"
+    return shortened_text(text, length)
+
+
+def shortened_text(text: object, length: int = 500) -> str:
+    """Returns a name or path for a message, in one printable line and cut in its middle where it is long."""
+    line = str(text)
+    if len(line) > length:
+        line = f"{line[: length // 2]}...{line[-(length // 2) :]}"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)

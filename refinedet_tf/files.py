@@ -5,25 +5,64 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened_text
 
 
 @contextlib.contextmanager
 def explain_os_errors(path: str | os.PathLike, problem: str = "cannot be written") -> Iterator[None]:
     """Turns an OSError of the block into the error that commands print as one line.
 
+    The same happens to the errors that Python raises for names that no file can have: those with a null
+    character, and those that hold half of a character.
+
     Args:
         path: the file or folder that the block works on; it may be preceded by the name of its option.
         problem: what the block cannot do with it.
 
     Raises:
-        InputError: the block raised an OSError; the message gives `path`, the problem and the system's
+        InputError: the block raised such an error; the message gives `path`, the problem and the system's
             reason.
     """
     try:
         yield
     except OSError as error:
-        raise InputError(f"{path} {problem}: {error.strerror or error}") from None
+        reason = error.strerror or str(error)
+    except UnicodeEncodeError:
+        reason = "the name is not Unicode text"
+    except ValueError as error:
+        if isinstance(error, InputError) or "embedded null" not in str(error):
+            raise
+        reason = "the name holds a null character"
+    else:
+        return
+    raise InputError(f"{shortened_text(path)} {problem}: {reason}")
+
+
+def is_file(path: str | os.PathLike) -> bool:
+    """Returns whether a file exists; `Path.is_file` raises an OSError for a name that is too long."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    """Returns whether a folder exists; `Path.is_dir` raises an OSError for a name that is too long."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def read_bytes(file: str | os.PathLike, max_bytes: int | None = None) -> bytes:
+    """Reads a file.
+
+    Args:
+        file: the file.
+        max_bytes: the largest size of the file; None: any size.
+
+    Raises:
+        InputError: the file cannot be read or is larger.
+    """
+    with explain_os_errors(file, "cannot be read"), Path(file).open("rb") as stream:
+        contents = stream.read(-1 if max_bytes is None else max_bytes + 1)
+    if max_bytes is not None and len(contents) > max_bytes:
+        raise InputError(f"{shortened_text(file)} is larger than {max_bytes:,} bytes")
+    return contents
 
 
 def write_aside(file: Path, write: Callable[[Path], object]) -> None:

@@ -9,6 +9,12 @@ pytest_plugins = ["fidelity"]
 """`fidelity` holds the fixture `compare`."""
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fuzz-cases", type=int, metavar="N", help="run N cases of tests/fuzz in total (make fuzz)"
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def float32_is_float32():
     """Forbids TensorFloat-32, which TensorFlow lets a GPU use by default and no tolerance here allows for."""

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,24 @@ def test_all_wrong_keys_are_told_at_once():
         ("loss.positive_iou=1.5", "loss.positive_iou: .*less than or equal to 1.*1.5"),
         ("loss.negatives_per_positive=-1", "loss.negatives_per_positive: .*greater than or equal to 0"),
         ("postprocess.pre_nms_per_image=0", "postprocess.pre_nms_per_image: "),
+        (
+            "postprocess.pre_nms_per_image=2147483648",
+            "pre_nms_per_image: .*less than or equal to 10000.*2147",
+        ),
+        ("postprocess.pre_nms_per_class=2147483648", "pre_nms_per_class: .*less than or equal to 100000"),
+        ("postprocess.max_detections=2147483648", "max_detections: .*less than or equal to 100000"),
+        (f"training.batch_size={10**30}", "training.batch_size: .*less than or equal to 100000.*1000"),
+        (f"evaluation.batch_size={2**64}", "evaluation.batch_size: .*less than or equal to 100000"),
+        (f"training.steps={2**63}", "training.steps: .*less than or equal to 1000000000"),
+        (f"training.milestones=[5, {2**63}]", "training.milestones.1: .*less than or equal to 1000000000"),
+        (f"training.warmup_steps={2**63}", "training.warmup_steps: .*less than or equal to 1000000000"),
+        (f"training.log_every={2**63}", "training.log_every: .*less than or equal to 1000000000"),
+        (f"training.checkpoint_every={2**63}", "training.checkpoint_every: .*less than or equal to"),
+        (f"training.validate_every={2**63}", "training.validate_every: .*less than or equal to"),
+        (f"augmentation.crop_trials={2**31}", "augmentation.crop_trials: .*less than or equal to 10000"),
+        (f"model.tcb_channels={2**31}", "model.tcb_channels: .*less than or equal to 10000"),
+        (f"model.image_size=[320, {2**31}]", "model.image_size.1: .*less than or equal to 10000"),
+        ("model.width_multiplier=1e300", "model.width_multiplier: .*less than or equal to 10"),
         ("model=vgg16", "model: .*object"),
         ("model.backbone=vgg19", "model.backbone: .*vgg19.*did you mean vgg16"),
         ("model.image_size=320", "model.image_size: .*array.*320"),
@@ -149,6 +168,25 @@ def test_all_wrong_keys_are_told_at_once():
 def test_wrong_value_is_named(override, told):
     with pytest.raises(InputError, match=told):
         load_config("voc320.json", [override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f'training.batch_size="{"x" * 10**6}"',
+        f"model.image_size={[7] * 10**5}",
+        f"training.milestones={list(range(10**5, 0, -1))}",
+        f"training.milestones={[-7] * 10**5}",
+        f"{'x' * 10**6}=5",
+        f"training.{'x' * 10**6}=5",
+        "x" * 10**6,
+    ],
+    ids=["text", "list", "order", "many errors", "section", "key", "no value"],
+)
+def test_messages_are_short_whatever_the_value(override):
+    message = error_of("voc320.json", [override])
+    assert 30 < len(message) < 3000
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -321,6 +359,87 @@ def test_damaged_file(text, told, tmp_path):
     file = write(tmp_path, "damaged.json", text)
     with pytest.raises(InputError, match=f"damaged.json {told}"):
         load_config(file)
+
+
+HOSTILE_TEXTS = {
+    "nested": '{"model": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    "nested less": '{"model": ' + "[" * 150 + "]" * 150 + "}",
+    "digits": '{"training": {"seed": ' + "9" * 5_000 + "}}",
+    "null character": '{"name": "a\\u0000b"}',
+    "half of a character": '{"data": {"classes": ["\\ud800"]}}',
+    "half of a character in a key": '{"\\udcff": 1}',
+    "long key": json.dumps({"x" * 400_000: 1}),
+    "long value": json.dumps({"training": {"steps": "x" * 400_000}}),
+    "long list": json.dumps({"training": {"milestones": [5] * 150_000}}),
+    "long choice": json.dumps({"model": {"backbone": "vgg" * 100_000}}),
+    "many mistakes": json.dumps({"data": {"classes": [0] * 150_000}}),
+    "many keys": json.dumps(dict.fromkeys(map(str, range(30_000)))),
+    "long parent": json.dumps({"extends": "x" * 400_000}),
+    "parent of another type": json.dumps({"extends": ["x" * 400_000]}),
+    "parent with a null character": '{"extends": "a\\u0000b.json"}',
+    "very long": json.dumps({"name": "x" * 3_000_000}),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TEXTS)
+def test_hostile_file_is_refused_in_one_short_line(name, tmp_path):
+    message = error_of(write(tmp_path, "hostile.json", HOSTILE_TEXTS[name]))
+    assert "hostile.json" in message or "config not found" in message
+    assert len(message) < 3_000 and message.isprintable()
+
+
+def test_only_the_first_mistakes_are_listed(tmp_path):
+    message = error_of(write(tmp_path, "a.json", {f"key{i}": 1 for i in range(25)}))
+    assert message.count("unknown key") == 10 and message.endswith("; and 15 more")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.steps=" + "9" * 5_000,
+        "training.steps=" + "x" * 1_000_000,
+        "model=" + "[" * 100_000,
+        "model=" + "[" * 100_000 + "]" * 100_000,
+        "name=" + '{"a":' * 100 + "1" + "}" * 100,
+        ".".join(["model"] * 10_000) + "=1",
+        "x" * 1_000_000 + "=1",
+        "x" * 1_000_000,
+        "name=a\0b",
+        'name="\\u0000"',
+        "name=\udcff",
+        'name="\\ud800"',
+        "na\udcffme=5",
+        "training.steps.value=5",
+    ],
+    ids=range(14),
+)
+def test_hostile_override_is_refused_in_one_short_line(override):
+    message = error_of("voc320.json", [override])
+    assert len(message) < 1_000 and message.isprintable()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 5_000, "a\0b", "\ud800", "a\nb"])
+def test_names_that_no_file_can_have(name, tmp_path):
+    parent = write(tmp_path, "a.json", {"extends": name})
+    for path in (name, tmp_path / name, parent):
+        message = error_of(path)
+        assert len(message) < 1_500 and message.isprintable()
+
+
+def test_name_of_a_file_that_is_not_text(tmp_path):
+    file = tmp_path / os.fsdecode(b"caf\xe9.json")
+    write(tmp_path, file.name, {"training": {"steps": 3}})
+    assert load_config(file).name == "caf\\udce9"
+    write(tmp_path, file.name, {"training": {"step": 3}})
+    assert error_of(file).startswith("caf\\udce9.json: unknown key training.step")
+
+
+def test_a_long_chain_of_parents(tmp_path):
+    for number in range(1_100):
+        write(tmp_path, f"{number}.json", {"extends": f"{number + 1}.json"})
+    assert error_of(tmp_path / "0.json") == "0.json extends more than 20 files"
+    write(tmp_path, "20.json", {"training": {"steps": 3}})
+    assert load_config(tmp_path / "0.json").training.steps == 3
 
 
 def test_not_text(tmp_path):

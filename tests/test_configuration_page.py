@@ -49,8 +49,8 @@ def test_every_key_has_a_meaning_and_a_row(generator):
         '| `data.format` | `"voc"`, `"coco"` | `"voc"` | ',
         "| `data.train` | list of strings | `[]` | ",
         "| `augmentation.crop_min_ious` | list of numbers >= 0, <= 1 | `[0.1, 0.3, 0.5, 0.7, 0.9]` | ",
-        "| `model.image_size` | [integer >= 64, integer >= 64] or null | `[320, 320]` | ",
-        "| `postprocess.pre_nms_per_class` | integer >= 1 or null | `null` | ",
+        "| `model.image_size` | [integer >= 64, <= 10000, integer >= 64, <= 10000] or null | `[320, 320]` | ",
+        "| `postprocess.pre_nms_per_class` | integer >= 1, <= 100000 or null | `null` | ",
         "| `expected.value` | number >= 0, <= 1 | required | ",
     ],
 )

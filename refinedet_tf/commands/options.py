@@ -8,7 +8,7 @@ from pathlib import Path
 
 from refinedet_tf.config import Config
 from refinedet_tf.config_files import load_config
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened_text
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 """What is taken from a folder. Files that are named, also by a pattern, may have any ending."""
@@ -99,6 +99,8 @@ def find_images(names: Sequence[str]) -> list[Path]:
             else:
                 files.append(path)
         if not files:
-            raise InputError(f"no image found: {name}; name files, folders with images, or patterns")
+            raise InputError(
+                f"no image found: {shortened_text(name)}; name files, folders with images, or patterns"
+            )
         images += files
     return list({os.path.realpath(path): path for path in reversed(images)}.values())[::-1]
