@@ -1,11 +1,12 @@
 """Export as a TensorFlow SavedModel, with the ONNX files in its folder if they are wanted."""
 
+import contextlib
 import dataclasses
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from refinedet_tf.config import Config
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened
 from refinedet_tf.export import card, onnx_files
 from refinedet_tf.export.check import (
     TOLERANCES,
@@ -28,6 +29,10 @@ from refinedet_tf.export.warmup import write_warmup_requests
 from refinedet_tf.files import explain_os_errors
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.tensors import Heads
+
+
+LARGEST_VERSION = 10**18 - 1
+"""TensorFlow Serving reads the name of a version's folder as a number of 64 bits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,21 +146,22 @@ def export_saved_model(
     graphs = DetectionGraphs(served, config, image_size, options.precision, options.xla)
     description = card.describe(config, graphs.image_size, options.precision, measured)
     folder, aside = _make_folders(Path(output), version)
+    written = aside / "model"
     try:
-        # The files in assets/ will have the names of these files.
-        graphs.assets = [
-            _asset(aside / "labels.txt", labels),
-            _asset(aside / "model.json", description),
-        ]
-        written = aside / "model"
-        progress("writing the SavedModel")
-        tf.saved_model.save(graphs, str(written), serving_signatures(graphs))
-        write_warmup_requests(written, graphs.image_size, samples[0].contents)
-        if options.onnx:
-            progress("converting to ONNX")
-            # ONNX cannot contain code that XLA compiles.
-            plain = DetectionGraphs(model, config, image_size) if options.xla else graphs
-            onnx_files.write_onnx(plain, description, written / "onnx", options.onnx_batch)
+        with _explain_write_errors(output):
+            # The files in assets/ will have the names of these files.
+            graphs.assets = [
+                _asset(aside / "labels.txt", labels),
+                _asset(aside / "model.json", description),
+            ]
+            progress("writing the SavedModel")
+            tf.saved_model.save(graphs, str(written), serving_signatures(graphs))
+            write_warmup_requests(written, graphs.image_size, samples[0].contents)
+            if options.onnx:
+                progress("converting to ONNX")
+                # ONNX cannot contain code that XLA compiles.
+                plain = DetectionGraphs(model, config, image_size) if options.xla else graphs
+                onnx_files.write_onnx(plain, description, written / "onnx", options.onnx_batch)
         progress(f"comparing on {len(samples)} images")
         comparisons = check_export(written, detector, config, samples, TOLERANCES[options.precision])
         if served is not model:
@@ -164,6 +170,16 @@ def export_saved_model(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder, comparisons
+
+
+@contextlib.contextmanager
+def _explain_write_errors(output: str | os.PathLike) -> Iterator[None]:
+    """Turns the errors of Python and of TensorFlow on a full disk, for example, into an `InputError`."""
+    try:
+        with explain_os_errors(f"--output {output}"):
+            yield
+    except tf.errors.OpError as error:
+        raise InputError(f"--output {output} cannot be written: {error.message}") from None
 
 
 def _asset(file: Path, text: str) -> tf.saved_model.Asset:
@@ -176,10 +192,11 @@ def _make_folders(output: Path, version: int | None) -> tuple[Path, Path]:
     with explain_os_errors(f"--output {output}"):
         output.mkdir(parents=True, exist_ok=True)
         if version is None:
-            versions = [int(path.name) for path in output.iterdir() if re.fullmatch(r"[0-9]+", path.name)]
-            version = max(versions, default=0) + 1
-        if version < 1:
-            raise InputError(f"--version must be at least 1, got {version}")
+            # Longer names are no versions for TensorFlow Serving.
+            names = [path.name for path in output.iterdir() if re.fullmatch(r"[0-9]{1,18}", path.name)]
+            version = max(map(int, names), default=0) + 1
+        if not 1 <= version <= LARGEST_VERSION:
+            raise InputError(f"--version must be in 1..{LARGEST_VERSION}, got {shortened(version)}")
         folder = output / str(version)
         if folder.exists():
             raise InputError(f"version {version} exists in {output}: name another --version, or none")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -249,9 +250,26 @@ def test_versions(quick_save, model, config, tmp_path):
     assert export() == tmp_path / "13"
     with pytest.raises(InputError, match="version 12 exists"):
         export(12)
-    with pytest.raises(InputError, match="at least 1, got 0"):
-        export(0)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "12", "13", "notes"]
+    for version in (0, -1, 10**18, 10**30, 10**5000):
+        with pytest.raises(InputError, match=r"--version must be in 1\.\.9{18}, got .{1,200}$"):
+            export(version)
+    (tmp_path / "99999999999999999999").mkdir()
+    assert export() == tmp_path / "14"
+    names = ["1", "12", "13", "14", "99999999999999999999", "notes"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+@pytest.mark.parametrize("largest", [10, 1_000, 60_000])
+def test_a_full_disk_ends_in_one_line(model, config, tmp_path, largest):
+    """The system refuses files above `largest` bytes, as a full disk refuses any."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+    try:
+        with pytest.raises(InputError, match=f"--output {tmp_path} cannot be written: .*File too large"):
+            export_saved_model(model, config, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_left_after_a_failure(monkeypatch, model, config, tmp_path):
