@@ -30,7 +30,6 @@ from refinedet_tf.files import explain_os_errors
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.tensors import Heads
 
-
 LARGEST_VERSION = 10**18 - 1
 """TensorFlow Serving reads the name of a version's folder as a number of 64 bits."""
 
