@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened, shortened_text
 
 SIGNATURE = "serving_default"
 """The signature that takes image files and returns detections."""
@@ -22,6 +22,12 @@ ROW_SHAPES: dict[str, tuple[int | None, ...]] = {
 }
 """The outputs of `SIGNATURE` and their shapes for one image. None stands for K, the number of rows that
 every image has; only the first `num_detections` of them count."""
+
+ROUNDING = 1e-3
+"""What scores and sides of boxes may lie outside 0..1; more is no rounding of float32 or bfloat16."""
+
+MOST_CLASSES = 2**24
+"""Labels come as float32, which has no larger consecutive whole numbers."""
 
 _ADVICE = "which no export of RefineDet gives: is --model the right one?"
 
@@ -55,7 +61,7 @@ def read_row(outputs: object) -> ServedDetections:
             it.
     """
     if not isinstance(outputs, Mapping):
-        raise InputError(f"the server's answer for an image is {outputs!r:.60}, {_ADVICE}")
+        raise InputError(f"the server's answer for an image is {shortened(outputs, 60)}, {_ADVICE}")
     values = {name: _read_array(outputs, name, shape) for name, shape in ROW_SHAPES.items()}
     num_detections, num_rows = float(values["num_detections"]), len(values["detection_scores"])
     if {len(values["detection_boxes"]), len(values["detection_classes"])} != {num_rows}:
@@ -64,13 +70,22 @@ def read_row(outputs: object) -> ServedDetections:
         raise InputError(f"the server's num_detections is {num_detections:g} of {num_rows}, {_ADVICE}")
     valid = slice(int(num_detections))
     classes = values["detection_classes"][valid]
-    labels = classes.astype(np.int32)
-    if (classes != labels).any() or (labels < 1).any():
+    if not ((classes >= 1) & (classes <= MOST_CLASSES) & (classes == np.floor(classes))).all():
         raise InputError(f"the server's detection_classes are not whole numbers from 1, {_ADVICE}")
+    boxes, scores = values["detection_boxes"][valid], values["detection_scores"][valid]
+    for name, array in (("detection_boxes", boxes), ("detection_scores", scores)):
+        if (np.abs(array - 0.5) > 0.5 + ROUNDING).any():
+            worst = array.flat[np.abs(array - 0.5).argmax()]
+            raise InputError(f"the server's {name} hold {worst:g}, outside 0..1, {_ADVICE}")
+    if (boxes[:, :2] > boxes[:, 2:]).any():
+        inverted = boxes[(boxes[:, :2] > boxes[:, 2:]).any(axis=1)][0]
+        raise InputError(
+            f"the server's box [ymin, xmin, ymax, xmax] = {inverted.tolist()} is inverted, {_ADVICE}"
+        )
     return ServedDetections(
-        boxes=values["detection_boxes"][valid],
-        scores=values["detection_scores"][valid],
-        labels=labels,
+        boxes=boxes.clip(0, 1),
+        scores=scores.clip(0, 1),
+        labels=classes.astype(np.int32),
         decoded=bool(values["image_decoded"]),
     )
 
@@ -78,13 +93,14 @@ def read_row(outputs: object) -> ServedDetections:
 def _read_array(outputs: Mapping[str, object], name: str, shape: tuple[int | None, ...]) -> np.ndarray:
     """Returns an output as float32. Booleans become 0 and 1, and whole numbers up to 2**24 stay exact."""
     if name not in outputs:
+        others = shortened_text(", ".join(sorted(map(str, outputs))) or "nothing", 200)
         raise InputError(
-            f"the server's answer has no {name}, only {', '.join(sorted(map(str, outputs))) or 'nothing'}: "
-            "is --model an export of RefineDet?"
+            f"the server's answer has no {name}, only {others}: is --model an export of RefineDet?"
         )
     try:
-        array = np.array(outputs[name], np.float32)
-    except (TypeError, ValueError):
+        with np.errstate(over="ignore"):  # It becomes infinite, which is refused below.
+            array = np.array(outputs[name], np.float32)
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"the server's {name} is no array of numbers, {_ADVICE}") from None
     if array.size == 0 and array.ndim == 1 and len(shape) == 2:
         array = array.reshape(0, 4)  # JSON has no shape for "no boxes".

@@ -6,7 +6,7 @@ from answers import INPUT, SIGNATURE, ServedDetections, read_row
 from model_choice import DEFAULT_MODEL, ModelChoice
 
 from refinedet_tf.commands.terminal import import_tensorflow
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened_text
 
 REQUIREMENT = "tensorflow-serving-api==2.21.0"
 
@@ -68,19 +68,22 @@ class GrpcClient:
             answer = self._predict(self._request, timeout=self._timeout)
         except grpc.RpcError as error:
             raise InputError(self._explain(error.code().name, error.details())) from None
-        outputs = {name: tf.make_ndarray(tensor) for name, tensor in answer.outputs.items()}
+        try:
+            outputs = {name: tf.make_ndarray(tensor) for name, tensor in answer.outputs.items()}
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the server's outputs are no tensors: {shortened_text(error)}") from None
         for name, array in outputs.items():
             if array.shape[:1] != (len(images),):
                 raise InputError(
-                    f"the server's {name} is {list(array.shape)} for {len(images)} images: is --model an "
-                    "export of RefineDet?"
+                    f"the server's {shortened_text(name, 100)} is {list(array.shape)} for {len(images)} images: "
+                    "is --model an export of RefineDet?"
                 )
         return [read_row({name: array[i] for name, array in outputs.items()}) for i in range(len(images))]
 
     def _explain(self, code: str, details: str | None) -> str:
         """Returns what failed, from the name of a status code and the text that came with it."""
         if code == "UNAVAILABLE":
-            return f"no server at {self._address}, or it is overloaded: {details}"
+            return f"no server at {self._address}, or it is overloaded: {shortened_text(details)}"
         if code == "DEADLINE_EXCEEDED":
             return f"no answer from {self._address} in {self._timeout:g} s; raise --timeout"
-        return f"{self._address} answers {code}: {details}"
+        return f"{self._address} answers {code}: {shortened_text(details)}"

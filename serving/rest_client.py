@@ -12,7 +12,20 @@ from collections.abc import Sequence
 from answers import SIGNATURE, ServedDetections, read_row
 from model_choice import DEFAULT_MODEL, ModelChoice
 
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened_text
+
+MAX_ANSWER_BYTES = 2**28
+"""The longest answer that is read; 200 detections of an image take about 30,000 bytes."""
+
+MAX_EXPLANATION_BYTES = 2**16
+"""What is read of the body of a refusal."""
+
+
+class _NoRedirection(urllib.request.HTTPRedirectHandler):
+    """TensorFlow Serving never redirects, and a redirected request would lose its images."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Returns None, by which urllib raises the answer as an error."""
 
 
 class RestClient:
@@ -37,6 +50,7 @@ class RestClient:
             path += f"/labels/{urllib.parse.quote(model_choice.label, safe='')}"
         self._server, self._timeout = url.rstrip("/"), model_choice.timeout
         self._address = f"{self._server}{path}:predict"
+        self._opener = urllib.request.build_opener(_NoRedirection)
 
     def detect(self, images: Sequence[bytes]) -> list[ServedDetections]:
         """Asks the server what it detects, in one request.
@@ -56,7 +70,7 @@ class RestClient:
         answer = self._post({"signature_name": SIGNATURE, "instances": instances})
         try:
             rows = json.loads(answer)["predictions"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             rows = None
         if not isinstance(rows, list) or len(rows) != len(images):
             raise InputError(
@@ -70,8 +84,8 @@ class RestClient:
         contents, headers = json.dumps(body).encode("ascii"), {"Content-Type": "application/json"}
         try:
             request = urllib.request.Request(self._address, contents, headers)
-            with urllib.request.urlopen(request, timeout=self._timeout) as response:
-                return response.read()
+            with self._opener.open(request, timeout=self._timeout) as response:
+                answer = response.read(MAX_ANSWER_BYTES + 1)
         except urllib.error.HTTPError as error:
             raise InputError(f"{self._address} answers {error.code}: {_server_text(error)}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -83,15 +97,26 @@ class RestClient:
             else:
                 message = f"no connection to {self._server}: {reason or type(reason).__name__}"
             raise InputError(message) from None
+        if len(answer) > MAX_ANSWER_BYTES:
+            raise InputError(
+                f"the answer of {self._server} is longer than {MAX_ANSWER_BYTES:,} bytes: is that the REST "
+                "port of TF Serving?"
+            )
+        return answer
 
 
 def _server_text(error: urllib.error.HTTPError) -> str:
     """Returns the field "error" of a refusal's body, or the start of a body that has no such field."""
     try:
-        body = error.read().decode("utf-8", "replace")
+        body = error.read(MAX_EXPLANATION_BYTES).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
         return "(no explanation)"
+    if "Location" in error.headers:
+        return (
+            f"a redirection to {shortened_text(error.headers['Location'], 200)}; give that address as --url"
+        )
     try:
-        return str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
-        return body.strip()[:200] or "(no explanation)"
+        text = str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = body.strip()
+    return shortened_text(text) or "(no explanation)"

@@ -1,5 +1,6 @@
 """The clients of TF Serving, against servers that stand in for it."""
 
+import contextlib
 import dataclasses
 import re
 import sys
@@ -96,8 +97,18 @@ def test_a_silent_server(connect, served, images):
         (lambda o: {**o, "detection_classes": o["detection_classes"] + 0.5}, "not whole numbers"),
         (lambda o: {**o, "num_detections": o["num_detections"] + 900}, r"num_detections is \d+ of 200"),
         (lambda o: {k: v[:0] for k, v in o.items()}, "predictions|for 1 images"),
+        (lambda o: {**o, "detection_boxes": o["detection_boxes"] + 1.5}, r"boxes hold \S+, outside 0..1"),
+        (lambda o: {**o, "detection_scores": -o["detection_scores"]}, r"scores hold -0\.\d+, outside 0..1"),
+        (
+            lambda o: {**o, "detection_boxes": o["detection_boxes"][:, :, [2, 3, 0, 1]]},
+            r"box \[ymin, xmin, ymax, xmax\] = \[.*\] is inverted",
+        ),
+        (lambda o: {**o, "detection_classes": o["detection_classes"] * 1e30}, "not whole numbers"),
     ],
-    ids=["missing", "3-sided", "scores", "nan", "classes", "count", "no rows"],
+    ids=[
+        *("missing", "3-sided", "scores", "nan", "classes", "count", "no rows"),
+        *("outside", "negative", "inverted", "large classes"),
+    ],
 )
 def test_outputs_of_another_model(connect, served, images, change, message):
     served.change = change
@@ -109,6 +120,49 @@ def test_outputs_of_another_model(connect, served, images, change, message):
 def test_rows_that_are_no_outputs(row):
     with pytest.raises(InputError, match="server's"):
         read_row(row)
+
+
+ROW = {
+    "detection_boxes": [[0.1, 0.2, 0.3, 0.4], [0.0, 0.0, 1.0, 1.0]],
+    "detection_scores": [0.9, 0.5],
+    "detection_classes": [1, 2],
+    "num_detections": 2,
+    "image_decoded": True,
+}
+
+
+def test_rounding_is_cut_off():
+    row = {
+        **ROW,
+        "detection_boxes": [[-1e-4, 0.2, 0.3, 1.0005], [0, 0, 1, 1]],
+        "detection_scores": [1.0004, 0],
+    }
+    answer = read_row(row)
+    np.testing.assert_allclose(answer.boxes, [[0, 0.2, 0.3, 1], [0, 0, 1, 1]], rtol=1e-6)
+    assert answer.scores.tolist() == [1, 0] and answer.labels.tolist() == [1, 2]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("detection_scores", [1e300, 0.5], "not finite"),
+        ("detection_scores", [10**400, 0.5], "no array of numbers"),
+        ("detection_classes", [1e38, 1], "not whole numbers from 1"),
+        ("detection_classes", [0, 1], "not whole numbers from 1"),
+        ("num_detections", 1e30, "num_detections is 1e\\+30 of 2"),
+    ],
+)
+def test_numbers_that_no_export_gives(name, value, message):
+    with pytest.raises(InputError, match=message):
+        read_row({**ROW, name: value})
+
+
+def test_messages_stay_short():
+    for row in ({"x" * 10**6: 1}, ["y" * 10**6], "z" * 10**6):
+        with pytest.raises(InputError) as refused:
+            read_row(row)
+        assert len(str(refused.value)) < 500
 
 
 def test_choices_and_answers_are_frozen():
@@ -148,6 +202,10 @@ def test_url_without_a_server(url):
         (502, b"<html>bad gateway</html>", "answers 502: <html>bad gateway"),
         (503, b"", r"answers 503: \(no explanation\)"),
         (None, b"", "no connection to .*"),
+        (200, b"[" * 100_000, "is no JSON with 1 `predictions`"),
+        (200, b'{"predictions": [' + b"9" * 5000 + b"]}", "is no JSON with 1 `predictions`"),
+        (500, b'{"error": "' + b"long " * 20_000 + b'"}', r"answers 500: .{400,600}$"),
+        (500, b"long " * 20_000, r"answers 500: .{400,600}$"),
     ],
 )
 def test_servers_that_are_not_tf_serving(code, body, message):
@@ -164,6 +222,45 @@ def test_servers_that_are_not_tf_serving(code, body, message):
 
     with http_server(Handler) as url, pytest.raises(InputError, match=message):
         RestClient(url).detect([b""])
+
+
+@pytest.mark.parametrize("code", [301, 302, 307, 308])
+def test_redirections_are_named_and_not_followed(code):
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(code)
+            self.send_header("Location", "http://elsewhere.example/v1")
+            self.end_headers()
+            self.wfile.write(b"<html>moved</html>")
+
+        def log_message(self, *_):
+            pass
+
+    message = f"answers {code}: a redirection to http://elsewhere.example/v1; give that address as --url"
+    with http_server(Handler) as url, pytest.raises(InputError, match=message):
+        RestClient(url).detect([b""])
+
+
+@pytest.mark.parametrize(("code", "message"), [(200, "is longer than 1,000 bytes"), (500, "answers 500: y+")])
+def test_an_answer_without_end(monkeypatch, code, message):
+    monkeypatch.setattr("rest_client.MAX_ANSWER_BYTES", 1000)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(code)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"y" * 1000)
+
+        def log_message(self, *_):
+            pass
+
+    with http_server(Handler) as url, pytest.raises(InputError, match=message) as refused:
+        RestClient(url).detect([b""])
+    assert len(str(refused.value)) < 1000
 
 
 def test_grpc_without_its_package(monkeypatch):
