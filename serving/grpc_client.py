@@ -75,8 +75,8 @@ class GrpcClient:
         for name, array in outputs.items():
             if array.shape[:1] != (len(images),):
                 raise InputError(
-                    f"the server's {shortened_text(name, 100)} is {list(array.shape)} for {len(images)} images: "
-                    "is --model an export of RefineDet?"
+                    f"the server's {shortened_text(name, 100)} is {list(array.shape)} for {len(images)} "
+                    "images: is --model an export of RefineDet?"
                 )
         return [read_row({name: array[i] for name, array in outputs.items()}) for i in range(len(images))]
 
