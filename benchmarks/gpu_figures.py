@@ -153,6 +153,8 @@ def _golden_rows(programs: Any, backbone: str, xla_choices: Sequence[bool]) -> I
         try:
             images = golden_heads.reference_images(golden_heads.GOLDEN_SIZE)
             errors = golden_heads.head_errors(programs.forward(images, xla)()["heads"], backbone)
+            if not all(map(math.isfinite, errors.values())):
+                raise ArithmeticError("a head is not finite")
             row |= {"head_errors": errors, "within_limit": golden_heads.within_limit(errors)}
         except Exception as error:
             row["error"] = explain(error)
@@ -166,20 +168,21 @@ def _timed_rows(
     import numpy as np
     import timing
 
-    calls = {row["xla"]: _warm_up(programs, row, batch) for row in rows}
-    ready = {str(xla): call for xla, call in calls.items() if call is not None}
-    milliseconds: dict[str, np.ndarray] = {}
-    runs = 0
-    if ready:
-        slowest = max(row["first_seconds"] for row in rows if "first_seconds" in row)
-        runs = min(MOST_RUNS, max(FEWEST_RUNS, round(seconds / slowest)))
-        try:
-            milliseconds = timing.measure_in_turns(ready, runs, warm_up_rounds=0)
-        except Exception as error:
-            for row in rows:
-                row.setdefault("error", explain(error))
+    ready: dict[str, Callable[[], object]] = {}
+    slowest = 0.0
     for row in rows:
-        row.pop("first_seconds", None)
+        call, first_seconds = _warm_up(programs, row, batch)
+        if call is not None:
+            ready[str(row["xla"])] = call
+            slowest = max(slowest, first_seconds)
+    milliseconds: dict[str, np.ndarray] = {}
+    runs = min(MOST_RUNS, max(FEWEST_RUNS, round(seconds / max(slowest, 1e-6))))
+    try:
+        milliseconds = timing.measure_in_turns(ready, runs, warm_up_rounds=0)
+    except Exception as error:
+        for row in rows:
+            row.setdefault("error", explain(error))
+    for row in rows:
         if str(row["xla"]) in milliseconds:
             times = milliseconds[str(row["xla"])]
             row["images_per_second"] = round(1e3 * row["batch"] / float(np.median(times)), 2)
@@ -187,13 +190,13 @@ def _timed_rows(
         yield row
 
 
-def _warm_up(programs: Any, row: dict[str, Any], batch: dict[str, Any]) -> Callable[[], object] | None:
-    """Compiles the program of a row and runs it three times.
-
-    The row gets its "value", "memory_mb" and "first_seconds" (the time of the third run), or its "error".
+def _warm_up(
+    programs: Any, row: dict[str, Any], batch: dict[str, Any]
+) -> tuple[Callable[[], object] | None, float]:
+    """Compiles the program of a row, runs it three times, and adds "value" and "memory_mb" to the row.
 
     Returns:
-        What is timed, or None if there was an error.
+        What is timed, and the seconds of the third run; or, after adding "error" to the row, (None, 0).
     """
     import timing
 
@@ -208,11 +211,10 @@ def _warm_up(programs: Any, row: dict[str, Any], batch: dict[str, Any]) -> Calla
         memory = programs.memory(program)
     except Exception as error:
         row["error"] = explain(error)
-        return None
+        return None, 0.0
     row["value"] = value if math.isfinite(value) else None  # JSON has no NaN.
     row["memory_mb"] = None if memory is None else round(memory / 2**20)
-    row["first_seconds"] = first / 1e3
-    return lambda: program()["value"]
+    return lambda: program()["value"], first / 1e3
 
 
 def explain(error: Exception) -> str:
