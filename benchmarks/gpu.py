@@ -3,7 +3,7 @@
 Measures VGG-16 at 320 and 512 pixels and ResNet-101 at 320 in float32, TF32 and bfloat16, with and without
 XLA: the heads compared with those of the authors' program, the images per second of the forward pass and of
 the training step with 1, 8 and 32 images, and the memory. Measures the images per second that the data
-pipeline prepares. Takes about an hour. A size that does not fit the memory is noted as such.
+pipeline prepares. Takes roughly an hour (an estimate). A size that does not fit the memory is noted as such.
 
 Writes gpu.json (all figures), gpu.md (the tables for docs/results.md) and log.txt (what the libraries say)
 into the output folder, again after every figure: please send back the whole folder. Needs TensorFlow, or
