@@ -3,6 +3,7 @@
 JAX compiles with XLA always, so that the argument `xla` must be true.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,11 +35,17 @@ def device_facts() -> dict[str, object]:
         "backend": "jax",
         "gpu": None if device.platform == "cpu" else device.device_kind,
         "compute_capability": getattr(device, "compute_capability", None),
-        "cuda": device.client.platform_version.strip(),
+        "cuda": cuda_version(device.client.platform_version),
         "cudnn": None,
         "versions": {"jax": jax.__version__, "keras": keras.__version__, "numpy": np.__version__},
-        "memory": "what the compiled program needs",
+        "memory": "need of the compiled program",
     }
+
+
+def cuda_version(platform_version: str) -> str | None:
+    """Returns such as "12.9" from the text of JAX's client, "PJRT C API\\ncuda 12090"; None without CUDA."""
+    match = re.search(r"cuda (\d+)", platform_version)
+    return f"{int(match[1]) // 1000}.{int(match[1]) % 1000 // 10}" if match else None
 
 
 class Program:

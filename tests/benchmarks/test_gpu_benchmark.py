@@ -71,6 +71,14 @@ def test_quick_form_in_jax(tmp_path):
     assert "| VGG-16 | float32, XLA |" in tables
 
 
+def test_cuda_version_of_jax():
+    pytest.importorskip("jax")
+    from gpu_jax import cuda_version
+
+    assert cuda_version("PJRT C API\ncuda 12090") == "12.9"
+    assert cuda_version("cpu") is None
+
+
 def test_programs_repeat_their_values(small_network):
     """With and without XLA, the network is the same; steps leave the weights as they are."""
     from config_of import CLASSES, config_of
