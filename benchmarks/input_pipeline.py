@@ -1,8 +1,9 @@
 """How many training images per second one CPU core prepares: python benchmarks/input_pipeline.py
 
 Measures, in one process pinned to one core, (a) reading and decoding alone and (b) the whole training
-pipeline (decoding, augmentation, batches of 320 x 320), and prints one line of JSON. Without `--images` it
-generates photo-like JPEGs of 640 x 480 pixels in a temporary folder.
+pipeline (decoding, augmentation, batches of 320 x 320), and prints one line of JSON. With `--all-cores`, it
+uses all cores, as a training does. Without `--images` it generates photo-like JPEGs of 640 x 480 pixels in
+a temporary folder.
 """
 
 import argparse
@@ -31,23 +32,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="JPEGs to use (default: generated)")
+    parser.add_argument("--all-cores", action="store_true", help="use all cores instead of one")
+    parser.add_argument("--quick", action="store_true", help="few images and no repetition, for a test")
     options = parser.parse_args(arguments)
     import_tensorflow()
-    if hasattr(os, "sched_setaffinity"):
+    if not options.all_cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as scratch:
         if options.images is None:
-            generate_photos(Path(scratch))
-        print(json.dumps(measure(options.images or Path(scratch), generated=options.images is None)))
+            generate_photos(Path(scratch), NUM_GENERATED // 8 if options.quick else NUM_GENERATED)
+        print(json.dumps(measure(options, Path(scratch))))
 
 
-def generate_photos(folder: Path) -> None:
+def generate_photos(folder: Path, count: int = NUM_GENERATED) -> None:
     """Writes JPEGs with the 1/f spectrum of photographs, which gives them a photograph's file size."""
     import numpy as np
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    for number in range(NUM_GENERATED):
+    for number in range(count):
         total = np.zeros((480, 640, 3), np.float32)
         for octave in range(1, 9):
             cells = rng.integers(0, 256, (3 * 2**octave, 4 * 2**octave, 3), dtype=np.uint8)
@@ -57,31 +60,36 @@ def generate_photos(folder: Path) -> None:
         Image.fromarray(photo).save(folder / f"{number:03d}.jpg", quality=90)
 
 
-def measure(folder: Path, generated: bool) -> dict[str, object]:
-    """The rates on the JPEGs of a folder; `generated` says whether this program made them."""
+def measure(options: argparse.Namespace, scratch: Path) -> dict[str, object]:
+    """Returns the rates on the JPEGs of `--images`, or on those in the folder `scratch`."""
     import tensorflow as tf
 
     from refinedet_tf.data.images import decode_image
     from refinedet_tf.data.pipeline import training_batches
 
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    one_thread = tf.data.Options()
-    one_thread.threading.private_threadpool_size = 1
-    one_thread.threading.max_intra_op_parallelism = 1
-    dataset = with_random_objects(folder)
+    threads = tf.data.Options()
+    if not options.all_cores:
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        threads.threading.private_threadpool_size = 1
+        threads.threading.max_intra_op_parallelism = 1
+    dataset = with_random_objects(options.images or scratch)
 
     paths = tf.data.Dataset.from_tensor_slices(list(dataset.image_paths)).repeat()
-    decoded = paths.map(lambda path: decode_image(tf.io.read_file(path))).map(tf.size)
+    parallel = tf.data.AUTOTUNE if options.all_cores else None
+    decoded = paths.map(lambda path: decode_image(tf.io.read_file(path)), parallel).map(tf.size)
     batches = training_batches(dataset, Config())
-    images = max(128, len(dataset))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    repeats = 1 if options.quick else REPEATS
+    images = 32 if options.quick else max(128, len(dataset)) * (cores or 1)
     batch_size = Config().training.batch_size
-    decode_rate = rate(decoded.with_options(one_thread), images, 1)
-    training_rate = rate(batches.with_options(one_thread), images // batch_size, batch_size)
+    decode_rate = rate(decoded.with_options(threads), images, 1, repeats)
+    training_rate = rate(batches.with_options(threads), images // batch_size, batch_size, repeats)
     sizes = [Path(path).stat().st_size for path in dataset.image_paths]
     return {
         "benchmark": "input_pipeline",
-        "images": "generated" if generated else "folder",
+        "images": "folder" if options.images else "generated",
+        "cores": cores,
         "mean_file_kilobytes": round(sum(sizes) / len(sizes) / 1000),
         "decode_images_per_second": round(decode_rate, 1),
         "training_images_per_second": round(training_rate, 1),
@@ -89,13 +97,13 @@ def measure(folder: Path, generated: bool) -> dict[str, object]:
     }
 
 
-def rate(elements: Iterable, count: int, images_per_element: int) -> float:
+def rate(elements: Iterable, count: int, images_per_element: int, repeats: int = REPEATS) -> float:
     """Images per second: the best of some repetitions, because other programs only ever slow it down."""
     iterator = iter(elements)
     for _ in range(max(1, count // 4)):
         next(iterator)
     best = float("inf")
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         start = time.perf_counter()
         for _ in range(count):
             next(iterator)

@@ -14,8 +14,8 @@ def measure_in_turns(
 ) -> dict[str, np.ndarray]:
     """Times several calls, one after the other in each round.
 
-    What a call returns is read back into main memory within its time, because TensorFlow returns before
-    the device has finished.
+    What a call returns is read back into main memory within its time, because TensorFlow and JAX return
+    before the device has finished.
 
     Args:
         calls: a name for each function; a function returns a tensor, an array, or any nest of them.
@@ -25,13 +25,13 @@ def measure_in_turns(
     Returns:
         For each name the milliseconds of its runs, float64 [runs].
     """
-    import tensorflow as tf
+    import keras
 
     milliseconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(warm_up_rounds + runs):
         for name, call in calls.items():
             start = time.perf_counter()
-            tf.nest.map_structure(np.asarray, call())
+            keras.tree.map_structure(np.asarray, call())
             milliseconds[name].append(1e3 * (time.perf_counter() - start))
     return {name: np.array(values[warm_up_rounds:]) for name, values in milliseconds.items()}
 

@@ -235,7 +235,10 @@ def file_of(module):
     return next((file for file in files if module.startswith("refinedet_tf") and file.is_file()), None)
 
 
-@pytest.mark.parametrize("name", ["config", "boxes", "anchors", "layers", "matching", "losses", "model"])
+@pytest.mark.parametrize(
+    "name",
+    ["config", "boxes", "anchors", "layers", "matching", "losses", "model", "training.optimizer", "weights"],
+)
 def test_network_and_loss_run_on_every_backend_of_keras(name):
     """Neither they nor what they import needs TensorFlow to be installed."""
     waiting, seen = ["refinedet_tf", f"refinedet_tf.{name}"], set()

@@ -62,11 +62,12 @@ class CaffeSGD(keras.optimizers.SGD):
         """Updates one variable with the gradient summed over all replicas."""
         index = self._get_variable_index(variable)
         gradient = BIAS_RATE * gradient if self._is_bias[index] else gradient + self.l2 * variable
-        velocity = self.momentums[index]
+        # JAX has no `where` of a variable.
+        velocity = ops.convert_to_tensor(self.momentums[index])
         held_back = ops.isnan(gradient)
         updated = self.momentum * velocity - ops.cast(learning_rate, variable.dtype) * gradient
         self.assign_add(variable, ops.where(held_back, 0.0, updated))
-        self.assign(velocity, ops.where(held_back, velocity, updated))
+        self.assign(self.momentums[index], ops.where(held_back, velocity, updated))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "l2": self.l2}
