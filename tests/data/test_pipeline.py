@@ -93,6 +93,20 @@ def test_every_epoch_is_a_permutation_of_its_own(tf_test, dataset):
     assert not np.array_equal(epochs.ravel(), np.concatenate([b["image_indices"] for b in other_seed]))
 
 
+def test_neither_epoch_256_nor_seed_256_repeats_the_order(dataset):
+    """The images of the next 80 samples, of 1,000, tell the orders apart."""
+    large = dataclasses.replace(dataset, image_ids=tuple(map(str, range(1000))))
+    steps_per_epoch = 200
+
+    def images(epoch, seed):
+        config = make_config(batch_size=5, seed=seed)
+        return tuple(pipeline.training_images(large, config, epoch * steps_per_epoch))
+
+    starts = {images(epoch, seed) for epoch in (0, 256, 512) for seed in (0, 256, 2**40)}
+    assert len(starts) == 9
+    assert all(len(start) == 80 for start in starts)
+
+
 def test_an_image_is_augmented_differently_each_time(dataset):
     batches = take(pipeline.training_batches(dataset, make_config()), 10)
     first_image = [b["images"][row] for b in batches for row in np.flatnonzero(b["image_indices"] == 0)]
