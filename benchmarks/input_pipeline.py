@@ -41,13 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(measure(options.images or Path(scratch), generated=options.images is None)))
 
 
-def generate_photos(folder: Path) -> None:
+def generate_photos(folder: Path, count: int = NUM_GENERATED) -> None:
     """Writes JPEGs with the 1/f spectrum of photographs, which gives them a photograph's file size."""
     import numpy as np
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    for number in range(NUM_GENERATED):
+    for number in range(count):
         total = np.zeros((480, 640, 3), np.float32)
         for octave in range(1, 9):
             cells = rng.integers(0, 256, (3 * 2**octave, 4 * 2**octave, 3), dtype=np.uint8)

@@ -42,8 +42,9 @@ def training_batches(
     Returns:
         tf.data.Dataset of {"images": uint8 [b, height, width, 3], "boxes": float32 [b, G, 4]
         normalised [ymin, xmin, ymax, xmax], "labels": int32 [b, G], 1..C, 0 in padding rows,
-        "image_indices": int64 [b]}. b is batch_size / count. G is the largest number of objects on any
-        image, and at least 1. All shapes are static.
+        "image_indices": int64 [b]}. b is batch_size / count. G differs between batches: it is the
+        smallest of the `padded_lengths` that holds all objects of each image of the batch. All other
+        axes are static.
 
     Raises:
         InputError: the dataset is empty, `model.image_size` is null, or the batch size is no
@@ -63,8 +64,7 @@ def training_batches(
     local_batch = global_batch // count
     load = _image_loader(dataset)
     objects_of = _object_lookup(dataset, _usable_objects(dataset, config))
-    max_boxes = max(dataset.max_boxes, 1)
-
+    lengths = tf.constant(padded_lengths(dataset.max_boxes))
     rows = tf.range(index * local_batch, (index + 1) * local_batch, dtype=tf.int64)
 
     def rows_of_this_worker(step: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -76,21 +76,39 @@ def training_batches(
         image, boxes, labels = augment(
             load(image_index), boxes, labels, seed, image_size, config.augmentation
         )
-        padding = max_boxes - tf.shape(labels)[0]
-        return {
-            "images": image,
-            "boxes": tf.ensure_shape(tf.pad(boxes, [[0, padding], [0, 0]]), [max_boxes, 4]),
-            "labels": tf.ensure_shape(tf.pad(labels, [[0, padding]]), [max_boxes]),
-            "image_indices": image_index,
-        }
+        return {"images": image, "boxes": boxes, "labels": labels, "image_indices": image_index}
+
+    def lengthen(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        objects = tf.shape(batch["labels"])[1]
+        padding = [0, lengths[tf.searchsorted(lengths, [objects])[0]] - objects]
+        boxes = tf.pad(batch["boxes"], [[0, 0], padding, [0, 0]])
+        return {**batch, "boxes": boxes, "labels": tf.pad(batch["labels"], [[0, 0], padding])}
 
     order = image_order(len(dataset), config.training.seed, start_step * global_batch)
     images_of_steps = order.batch(global_batch, drop_remainder=True)
     steps = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step), images_of_steps)
     samples = steps.map(rows_of_this_worker).unbatch()
     samples = samples.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    batches = samples.batch(local_batch, drop_remainder=True)
+    batches = samples.padded_batch(local_batch, drop_remainder=True).map(lengthen)
     return _finish(batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)))
+
+
+def padded_lengths(max_boxes: int) -> list[int]:
+    """Lists the lengths to which the objects of a batch are padded.
+
+    Time and memory of the loss grow with the length, so that a batch is not padded to the most crowded
+    image of the dataset. There are few lengths, because XLA compiles the training step for each.
+
+    Args:
+        max_boxes: the largest number of objects on one image.
+
+    Returns:
+        The powers of two from 8 on that are smaller than `max_boxes`, and `max_boxes` or, if it is 0,
+        1; in ascending order.
+    """
+    longest = max(max_boxes, 1)
+    powers = (2**exponent for exponent in range(3, longest.bit_length()))
+    return [*(power for power in powers if power < longest), longest]
 
 
 def evaluation_batches(
