@@ -1,9 +1,9 @@
 """What one image of many objects costs the batches that it is not in: python benchmarks/crowded_image.py
 
-Two datasets have 16 images of 20 objects each, except that one image of the second has 1,000 objects. The same
-batch, without that image, is taken from the training batches of each dataset. Prints one JSON line with the median
-milliseconds of the loss (matching, mining, four terms and their gradients with respect to the heads) and of
-the whole training step on both batches, measured in turns, and the ratios.
+Two datasets have 16 images of 20 objects each, except that one image of the second has 1,000 objects. The
+same batch, without that image, is taken from the training batches of each dataset. Prints one JSON line with
+the milliseconds of the loss (matching, mining, four terms and their gradients with respect to the heads) and
+of the whole training step on both batches, measured in turns, and the ratios of their medians.
 """
 
 import argparse
