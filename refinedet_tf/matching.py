@@ -20,14 +20,13 @@ def match(iou: Tensor, valid: Tensor, positive_iou: float) -> Tensor:
     second step, every other anchor takes its best object if their IoU is at least `positive_iou`.
 
     Args:
-        iou: float32 [B, G, A], objects x anchors.
+        iou: float32 [B, G, A], objects x anchors. In a graph, B and G may be unknown.
         valid: bool [B, G], false for padding.
         positive_iou: the smallest IoU of the second step, 0.5 in the paper.
 
     Returns:
         int32 [B, A], the index of the object in 0..G-1, or -1.
     """
-    num_objects = iou.shape[1]
     iou = ops.where(ops.expand_dims(valid, -1), iou, 0.0)
     claimed_anchor = _bipartite(iou)
     best_object = ops.cast(ops.argmax(iou, axis=1), "int32")
@@ -36,17 +35,20 @@ def match(iou: Tensor, valid: Tensor, positive_iou: float) -> Tensor:
     # No two objects claim the same anchor.
     anchors = ops.arange(iou.shape[2], dtype="int32")
     claims = ops.expand_dims(claimed_anchor, -1) == anchors
-    object_indices = ops.reshape(ops.arange(num_objects, dtype="int32"), (1, num_objects, 1))
+    object_indices = ops.reshape(ops.arange(ops.shape(iou)[1], dtype="int32"), (1, -1, 1))
     claimed = ops.max(ops.where(claims, object_indices, -1), axis=1)
     return ops.where(claimed >= 0, claimed, matches)
 
 
 def _bipartite(iou: Tensor) -> Tensor:
     """Returns the anchor that each object claims, or -1, as int32 [B, G]."""
-    num_objects, num_anchors = iou.shape[1:]
+    _, num_objects, num_anchors = ops.shape(iou)
     # The other G - 1 objects can claim at most G - 1 anchors, so an object claims one of its best G. The
     # loop therefore works on [G, G] candidates instead of [G, A] pairs.
-    num_candidates = min(num_objects, num_anchors)
+    if isinstance(num_objects, int):
+        num_candidates = min(num_objects, num_anchors)
+    else:
+        num_candidates = ops.minimum(num_objects, num_anchors)
     overlap, anchor = ops.top_k(iou, num_candidates)
     anchor = ops.cast(anchor, "int32")
 

@@ -24,6 +24,7 @@ import pytest
 DIFFERENCES = Path(__file__).parent / "golden" / "differences.md"
 
 PARTS = {
+    "test_images": "image files, against libjpeg's default in Pillow",
     "test_anchors": "anchors",
     "test_layers": "network",
     "test_forward": "network",

@@ -200,6 +200,34 @@ def test_padding_and_order_do_not_matter(tf_test):
         tf_test.assertAllClose(found, wanted, rtol=1e-6, atol=0)
 
 
+def test_the_length_of_the_padding_changes_no_bit():
+    """In a graph whose number of objects is open, and which is traced once."""
+    heads = training_heads(2, len(SMALL), 3, seed=3)
+    heads = {name: tf.constant(value) for name, value in heads.items()}
+    generator = np.random.default_rng(0)
+    low = generator.uniform(0, 0.6, (20, 2))
+    boxes = np.concatenate([low, low + generator.uniform(0.02, 0.4, low.shape)], axis=1)
+    objects = [(number % 2, 1 + number % 3, *box) for number, box in enumerate(boxes)]
+    traced = []
+
+    @tf.function(input_signature=[tf.TensorSpec([2, None, 4]), tf.TensorSpec([2, None], tf.int32)])
+    def outcome(boxes, labels):
+        traced.append(boxes.shape)
+        with tf.GradientTape() as tape:
+            tape.watch(heads)
+            terms = refinedet_loss(heads, {"boxes": boxes, "labels": labels}, SMALL, config_of(3))
+            total = tf.add_n([terms[name] for name in TERMS])
+        return match(pairwise_iou(boxes, SMALL), labels > 0, 0.5), terms, tape.gradient(total, heads)
+
+    outcomes = []
+    for length in (10, 20, 32, 1000):
+        given = padded(objects, batch=2, max_objects=length)
+        values = tf.nest.flatten(outcome(given["boxes"], given["labels"]))
+        outcomes.append([value.numpy().tobytes() for value in values])
+    assert all(found == outcomes[0] for found in outcomes[1:])
+    assert len(traced) == 1
+
+
 def test_gradients_without_objects_are_zero_in_a_mixed_batch(tf_test):
     heads = training_heads(2, len(SMALL), 3, seed=4)
     ground_truth = padded([(1, 2, *BOX)], batch=2, max_objects=2)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from refinedet_tf.boxes import pairwise_iou
 from refinedet_tf.matching import match, mine_hard_negatives
@@ -53,6 +54,18 @@ def test_match_on_random_overlaps(checked_match, objects, anchors, seed):
     iou = generator.uniform(0, 1, (3, objects, anchors)) * (generator.random((3, objects, anchors)) < 0.6)
     valid = np.arange(objects) < generator.integers(0, objects + 1, (3, 1))
     checked_match(iou, valid)
+
+
+def test_match_in_a_graph_whose_lengths_are_open(tf_test):
+    """With fewer objects than anchors, as many, and more."""
+    spec = [tf.TensorSpec([None, None, 12]), tf.TensorSpec([None, None], tf.bool)]
+    graph = tf.function(lambda iou, valid: match(iou, valid, 0.5), input_signature=spec)
+    generator = np.random.default_rng(0)
+    for objects in (1, 5, 12, 30):
+        iou = generator.uniform(0, 1, (3, objects, 12)).astype(np.float32)
+        valid = np.arange(objects) < np.array([[objects], [objects // 2], [0]])
+        images = zip(iou, valid, strict=True)
+        tf_test.assertAllEqual(graph(iou, valid), [match_by_loops(*image, 0.5) for image in images])
 
 
 @pytest.mark.parametrize("seed", range(4))

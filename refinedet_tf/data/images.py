@@ -15,7 +15,8 @@ def decode_image(contents: Tensor) -> tf.Tensor:
     """Decodes one image file.
 
     The pixels are those stored: the EXIF orientation tag is NOT applied, because the boxes of an
-    annotation file refer to the stored raster, not to what a viewer shows.
+    annotation file refer to the stored raster, not to what a viewer shows. A JPEG is decoded as libjpeg
+    does it by default, so the pixels are those of OpenCV and Pillow, except for CMYK.
 
     Args:
         contents: string scalar, the bytes of a JPEG (also grayscale or CMYK), PNG (also with 16 bits,
@@ -30,7 +31,12 @@ def decode_image(contents: Tensor) -> tf.Tensor:
             with a colour palette (TensorFlow would take the palette's indices for grey values).
     """
     with tf.control_dependencies([_assert_no_color_palette(contents)]):
-        image = tf.io.decode_image(contents, channels=3, expand_animations=False)
+        image = tf.cond(
+            tf.io.is_jpeg(contents),
+            # `tf.io.decode_image` would take the fast cosine transform, whose error is up to 8 grey values.
+            lambda: tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE"),
+            lambda: tf.io.decode_image(contents, channels=3, expand_animations=False),
+        )
     return tf.ensure_shape(image, [None, None, 3])
 
 

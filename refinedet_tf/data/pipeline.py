@@ -16,6 +16,7 @@ from refinedet_tf.data.augment import augment
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.images import decode_image, warp_image
 from refinedet_tf.errors import InputError
+from refinedet_tf.tensors import Tensor
 
 _PREFETCH_STEPS = 16
 """An image that cannot be read may fail up to this many steps before the training loop needs it, because
@@ -41,8 +42,9 @@ def training_batches(
     Returns:
         tf.data.Dataset of {"images": uint8 [b, height, width, 3], "boxes": float32 [b, G, 4]
         normalised [ymin, xmin, ymax, xmax], "labels": int32 [b, G], 1..C, 0 in padding rows,
-        "image_indices": int64 [b]}. b is batch_size / count. G is the largest number of objects on any
-        image, and at least 1. All shapes are static.
+        "image_indices": int64 [b]}. b is batch_size / count. G differs between batches: it is the
+        smallest of the `padded_lengths` that holds all objects of each image of the batch. All other
+        axes are static.
 
     Raises:
         InputError: the dataset is empty, `model.image_size` is null, or the batch size is no
@@ -62,28 +64,51 @@ def training_batches(
     local_batch = global_batch // count
     load = _image_loader(dataset)
     objects_of = _object_lookup(dataset, _usable_objects(dataset, config))
-    max_boxes = max(dataset.max_boxes, 1)
+    lengths = tf.constant(padded_lengths(dataset.max_boxes))
+    rows = tf.range(index * local_batch, (index + 1) * local_batch, dtype=tf.int64)
 
-    def sample(local_counter: tf.Tensor) -> dict[str, tf.Tensor]:
-        step, row = local_counter // local_batch, local_counter % local_batch
-        counter = step * global_batch + index * local_batch + row
-        image_index = _image_of(counter, len(dataset), config.training.seed)
+    def rows_of_this_worker(step: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return step * global_batch + rows, tf.gather(images, rows)
+
+    def sample(counter: tf.Tensor, image_index: tf.Tensor) -> dict[str, tf.Tensor]:
         boxes, labels = objects_of(image_index)
         seed = tf.stack([tf.constant(config.training.seed, tf.int64), counter])
         image, boxes, labels = augment(
             load(image_index), boxes, labels, seed, image_size, config.augmentation
         )
-        padding = max_boxes - tf.shape(labels)[0]
-        return {
-            "images": image,
-            "boxes": tf.ensure_shape(tf.pad(boxes, [[0, padding], [0, 0]]), [max_boxes, 4]),
-            "labels": tf.ensure_shape(tf.pad(labels, [[0, padding]]), [max_boxes]),
-            "image_indices": image_index,
-        }
+        return {"images": image, "boxes": boxes, "labels": labels, "image_indices": image_index}
 
-    samples = tf.data.Dataset.counter(start_step * local_batch)
+    def lengthen(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        objects = tf.shape(batch["labels"])[1]
+        padding = [0, lengths[tf.searchsorted(lengths, [objects])[0]] - objects]
+        boxes = tf.pad(batch["boxes"], [[0, 0], padding, [0, 0]])
+        return {**batch, "boxes": boxes, "labels": tf.pad(batch["labels"], [[0, 0], padding])}
+
+    order = image_order(len(dataset), config.training.seed, start_step * global_batch)
+    images_of_steps = order.batch(global_batch, drop_remainder=True)
+    steps = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step), images_of_steps)
+    samples = steps.map(rows_of_this_worker).unbatch()
     samples = samples.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _finish(samples.batch(local_batch, drop_remainder=True))
+    batches = samples.padded_batch(local_batch, drop_remainder=True).map(lengthen)
+    return _finish(batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)))
+
+
+def padded_lengths(max_boxes: int) -> list[int]:
+    """Lists the lengths to which the objects of a batch are padded.
+
+    Time and memory of the loss grow with the length, so that a batch is not padded to the most crowded
+    image of the dataset. There are few lengths, because XLA compiles the training step for each.
+
+    Args:
+        max_boxes: the largest number of objects on one image.
+
+    Returns:
+        The powers of two from 8 on that are smaller than `max_boxes`, and `max_boxes` or, if it is 0,
+        1; in ascending order.
+    """
+    longest = max(max_boxes, 1)
+    powers = (2**exponent for exponent in range(3, longest.bit_length()))
+    return [*(power for power in powers if power < longest), longest]
 
 
 def evaluation_batches(
@@ -115,16 +140,54 @@ def evaluation_batches(
     return _finish(samples.batch(batch_size))
 
 
+def image_order(num_images: int, seed: int, start: int = 0) -> tf.data.Dataset:
+    """Makes the endless order of the images, one epoch after another.
+
+    Args:
+        num_images: the number of images, at least 1.
+        seed: an integer in 0..2^63 - 1.
+        start: the position of the first element in the order that begins with epoch 0. The epochs
+            before it are not computed.
+
+    Returns:
+        tf.data.Dataset of int64 scalars, indices in 0..num_images - 1. It holds one permutation at a
+        time.
+    """
+    first_epoch, position = divmod(start, num_images)
+
+    def rest_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        skipped = tf.where(epoch == first_epoch, position, 0)
+        return tf.data.Dataset.from_tensor_slices(epoch_permutation(num_images, seed, epoch)[skipped:])
+
+    return tf.data.Dataset.counter(first_epoch).flat_map(rest_of_epoch)
+
+
+def epoch_permutation(num_images: int, seed: int, epoch: Tensor) -> tf.Tensor:
+    """Draws the order of the images in an epoch, from all bits of the seed and of the epoch.
+
+    Args:
+        num_images: the number of images.
+        seed: an integer in 0..2^63 - 1.
+        epoch: int64 scalar, at least 0.
+
+    Returns:
+        int64 [num_images], a permutation of 0..num_images - 1.
+    """
+    epoch_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
+    images = tf.range(num_images, dtype=tf.int64)
+    return tf.random.experimental.stateless_shuffle(images, epoch_seed, alg="philox")
+
+
 def training_images(dataset: DetectionDataset, config: Config, step: int) -> np.ndarray:
     """Finds the images that training reads at `step` or, because of prefetching, shortly after it.
 
     Returns:
         int64 [n], the indices of the images, each once, in ascending order.
     """
-    first = step * config.training.batch_size
-    counters = tf.range(first, first + _PREFETCH_STEPS * config.training.batch_size, dtype=tf.int64)
-    images = tf.map_fn(lambda i: _image_of(i, len(dataset), config.training.seed), counters)
-    return np.unique(images.numpy())
+    batch_size = config.training.batch_size
+    order = image_order(len(dataset), config.training.seed, step * batch_size)
+    images = order.take(_PREFETCH_STEPS * batch_size)
+    return np.unique(list(images.as_numpy_iterator()))
 
 
 def explain_failure(
@@ -179,13 +242,6 @@ def _problem_of(path: str, annotated_size: np.ndarray) -> str | None:
 def _check_not_empty(dataset: DetectionDataset) -> None:
     if not len(dataset):
         raise InputError("the dataset holds no images")
-
-
-def _image_of(counter: tf.Tensor, num_images: int, seed: int) -> tf.Tensor:
-    """Returns the image of a sample, int64 scalar; every epoch permutes all images anew."""
-    epoch_seed = tf.stack([tf.constant(seed, tf.int64), counter // num_images])
-    last_image = tf.constant(num_images - 1, tf.int64)
-    return tf.random.experimental.index_shuffle(counter % num_images, epoch_seed, last_image)
 
 
 def _image_loader(dataset: DetectionDataset) -> Callable[[tf.Tensor], tf.Tensor]:

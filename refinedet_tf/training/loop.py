@@ -52,6 +52,9 @@ FREE_ON_RESUME = (
 )
 """The keys of the config that may change when a run is resumed."""
 
+STEP_INPUTS = ("images", "boxes", "labels")
+"""What the training step takes of a batch."""
+
 
 def train(config: Config, output: str | Path, resume: bool = False, strict: bool = False) -> RunFolder:
     """Trains from the config's initial weights, or continues a run that stopped.
@@ -139,8 +142,9 @@ class _Run:
     def steps(self, stop: "_StopRequest") -> None:
         """Runs all remaining steps, or fewer if `stop` is requested."""
         training_config = self.config.training
-        batches = iter(distributed_batches(self.strategy, self.train_set, self.config, self.start))
-        step_function = self._compiled_step()
+        distributed = distributed_batches(self.strategy, self.train_set, self.config, self.start)
+        batches = iter(distributed)
+        step_function = self._compiled_step({name: distributed.element_spec[name] for name in STEP_INPUTS})
         self.progress.restart_clock()
         for step in range(self.start, training_config.steps):
             waiting = time.perf_counter()
@@ -150,7 +154,7 @@ class _Run:
                 local = tf.nest.map_structure(lambda value: self._local(value).numpy(), batch)
                 save_picture(batch_picture(local, self.train_set.class_names), self.folder.augmented)
             learning_rate = float(self.trainer.optimizer.learning_rate)
-            result = step_function({name: batch[name] for name in ("images", "boxes", "labels")})
+            result = step_function({name: batch[name] for name in STEP_INPUTS})
             terms = {name: float(result[name]) for name in (*TERMS, *COUNTS)}
             self._stop_if_not_finite(step, terms, result, batch)
             done = step + 1
@@ -177,13 +181,17 @@ class _Run:
             self.checkpoints.save(done, {"best": self.best})
             self.progress.restart_clock()
 
-    def _compiled_step(self) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-        """Returns the training step of all replicas as a function of a distributed batch."""
+    def _compiled_step(self, batch_spec: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+        """Returns the training step of all replicas as a function of a distributed batch.
+
+        With the specification of the batches, which leaves the number of objects open, the step is traced
+        once and not for each number.
+        """
         replica_step = self.trainer.train_step
         if self.config.training.jit_compile:
             replica_step = tf.function(replica_step, jit_compile=True)
 
-        @tf.function
+        @tf.function(input_signature=[batch_spec])
         def step(batch: Mapping[str, Any]) -> dict[str, Any]:
             result = self.strategy.run(replica_step, args=(batch,))
             return tf.nest.map_structure(self._local, result)

@@ -61,12 +61,12 @@ def assert_equal_batches(tf_test, first, second):
             tf_test.assertAllEqual(a[key], b[key])
 
 
-def test_training_elements_have_static_shapes(dataset):
+def test_only_the_number_of_objects_is_no_static_length(dataset):
     batches = pipeline.training_batches(dataset, make_config())
     assert batches.element_spec == {
         "images": tf.TensorSpec((4, 64, 80, 3), tf.uint8),
-        "boxes": tf.TensorSpec((4, 3, 4), tf.float32),
-        "labels": tf.TensorSpec((4, 3), tf.int32),
+        "boxes": tf.TensorSpec((4, None, 4), tf.float32),
+        "labels": tf.TensorSpec((4, None), tf.int32),
         "image_indices": tf.TensorSpec((4,), tf.int64),
     }
     assert batches.cardinality() == tf.data.INFINITE_CARDINALITY
@@ -91,6 +91,20 @@ def test_every_epoch_is_a_permutation_of_its_own(tf_test, dataset):
     assert len({tuple(epoch) for epoch in epochs}) > 10
     other_seed = take(pipeline.training_batches(dataset, make_config(seed=1)), 25)
     assert not np.array_equal(epochs.ravel(), np.concatenate([b["image_indices"] for b in other_seed]))
+
+
+def test_neither_epoch_256_nor_seed_256_repeats_the_order(dataset):
+    """The images of the next 80 samples, of 1,000, tell the orders apart."""
+    large = dataclasses.replace(dataset, image_ids=tuple(map(str, range(1000))))
+    steps_per_epoch = 200
+
+    def images(epoch, seed):
+        config = make_config(batch_size=5, seed=seed)
+        return tuple(pipeline.training_images(large, config, epoch * steps_per_epoch))
+
+    starts = {images(epoch, seed) for epoch in (0, 256, 512) for seed in (0, 256, 2**40)}
+    assert len(starts) == 9
+    assert all(len(start) == 80 for start in starts)
 
 
 def test_an_image_is_augmented_differently_each_time(dataset):
@@ -152,6 +166,50 @@ def test_data_without_any_object_still_has_a_padding_row(dataset):
     )
     (batch,) = take(pipeline.training_batches(empty, make_config()), 1)
     assert batch["boxes"].shape == (4, 1, 4) and not batch["boxes"].any() and not batch["labels"].any()
+
+
+@pytest.fixture
+def crowded(dataset):
+    """The first image has 1,000 objects, the others have 9, 0, 1 and 20."""
+    counts = np.array([1000, 9, 0, 1, 20])
+    low = np.random.default_rng(0).uniform(0, 0.5, (counts.sum(), 2))
+    return dataclasses.replace(
+        dataset,
+        boxes=np.concatenate([low, low + 0.4], axis=1).astype(np.float32),
+        labels=np.ones(counts.sum(), np.int32),
+        difficult=np.zeros(counts.sum(), bool),
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+    )
+
+
+def test_a_batch_is_padded_to_its_own_need(crowded):
+    """An image of 1,000 objects lengthens only the batches that it is in."""
+    lengths = {}
+    for batch in take(pipeline.training_batches(crowded, make_config(PLAIN, batch_size=1)), 25):
+        lengths.setdefault(int(batch["image_indices"][0]), set()).add(batch["labels"].shape[1])
+    assert lengths == {0: {1000}, 1: {16}, 2: {8}, 3: {8}, 4: {32}}
+
+
+def test_objects_in_batches_of_different_lengths(tf_test, crowded):
+    lengths = set()
+    for batch in take(pipeline.training_batches(crowded, make_config(PLAIN, batch_size=2)), 25):
+        counts = [len(crowded.image_annotations(index)[1]) for index in batch["image_indices"]]
+        lengths.add(batch["labels"].shape[1])
+        assert batch["boxes"].shape[1] == batch["labels"].shape[1] >= max(counts)
+        tf_test.assertAllEqual((batch["labels"] > 0).sum(axis=1), counts)
+        for row, index in enumerate(batch["image_indices"]):
+            boxes, _, _ = crowded.image_annotations(index)
+            tf_test.assertAllClose(batch["boxes"][row, : len(boxes)], boxes, rtol=1e-7, atol=1e-6)
+            assert not batch["boxes"][row, len(boxes) :].any()
+    assert lengths > {16, 32, 1000}
+
+
+@pytest.mark.parametrize(
+    ("max_boxes", "lengths"),
+    [(0, [1]), (1, [1]), (8, [8]), (9, [8, 9]), (42, [8, 16, 32, 42]), (64, [8, 16, 32, 64])],
+)
+def test_padded_lengths(max_boxes, lengths):
+    assert pipeline.padded_lengths(max_boxes) == lengths
 
 
 def test_evaluation_reads_every_image_once_in_order(tf_test, dataset):
