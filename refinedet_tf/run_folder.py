@@ -47,8 +47,8 @@ class RunFolder:
             resume: whether the folder may hold an earlier part of the run.
 
         Raises:
-            InputError: the folder cannot be written, it is not empty and `resume` is false, or a folder
-                stands in the place of one of its files, or the reverse.
+            InputError: the folder cannot be written, it is not empty and `resume` is false, or
+                something else stands in the place of one of its files or folders.
         """
         self._check_kinds()
         with explain_os_errors(self.path):
@@ -60,17 +60,17 @@ class RunFolder:
             write_aside(self.config, lambda file: file.write_text(config_to_json(config), encoding="utf-8"))
 
     def _check_kinds(self) -> None:
-        """Refuses a folder in a file's place, or the reverse, before a training spends hours on it."""
+        """Refuses anything else in the place of a file or folder, before a training spends hours on it."""
         files = (self.config, self.log, self.dropped_boxes, self.augmented)
         for path in (*files, self.best_weights, self.final_weights):
-            if is_folder(path):
+            if os.path.lexists(path) and not is_file(path):
                 raise InputError(
-                    f"{shortened_text(path)} is a folder, but a run keeps a file there: remove it"
+                    f"{shortened_text(path)} is not a file, but a run keeps one there: remove it"
                 )
         for path in (self.tensorboard, self.checkpoints):
-            if is_file(path):
+            if os.path.lexists(path) and not is_folder(path):
                 raise InputError(
-                    f"{shortened_text(path)} is a file, but a run keeps a folder there: remove it"
+                    f"{shortened_text(path)} is not a folder, but a run keeps one there: remove it"
                 )
 
     def trained_weights(self) -> Path:
@@ -153,8 +153,8 @@ def is_average_precision(value: object) -> bool:
 
 def _is_validation(value: object) -> bool:
     """Says whether a value from the log describes a validation, {"mAP", "AP", "best"}."""
-    if not isinstance(value, dict) or not isinstance(value.get("AP"), dict):
+    if not isinstance(value, dict) or "mAP" not in value or not isinstance(value.get("AP"), dict):
         return False
-    precisions = [value.get("mAP"), *value["AP"].values()]
+    precisions = [value["mAP"], *value["AP"].values()]
     # A class without objects has no average precision.
     return all(precision is None or is_average_precision(precision) for precision in precisions)

@@ -1,6 +1,8 @@
 """The files of a run: what is read from a log that something has damaged, and what stands in their places."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from config_of import config_of
@@ -44,7 +46,13 @@ NO_ENTRIES = [
         b'{"step": 10000000000}',
     ),
     *(b'{"step": 1, "validation": 7}', b'{"step": 1, "validation": {}}', b'{"step": 1, "validation": null}'),
-    *(validation(mAP="x"), validation(mAP=float("nan")), validation(mAP=2), validation(mAP=True)),
+    *(
+        b'{"step": 1, "validation": {"AP": {}}}',
+        validation(mAP="x"),
+        validation(mAP=float("nan")),
+        validation(mAP=2),
+        validation(mAP=True),
+    ),
     *(validation(AP=None), validation(AP=[0.5]), validation(AP={"cat": "x"}), validation(AP={"cat": [0.5]})),
 ]
 
@@ -81,16 +89,18 @@ def test_there_may_be_no_log(tmp_path):
     "name",
     ["config.json", "log.jsonl", "dropped_boxes.txt", "augmented.png", "best.weights.h5", "final.weights.h5"],
 )
-def test_folder_in_the_place_of_a_file(name, tmp_path):
-    (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match=f"{name} is a folder, but a run keeps a file there: remove it"):
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)])
+def test_something_else_in_the_place_of_a_file(name, put, tmp_path):
+    put(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name} is not a file, but a run keeps one there: remove it"):
         RunFolder(tmp_path).create(config_of(2), resume=True)
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "checkpoints"])
-def test_file_in_the_place_of_a_folder(name, tmp_path):
-    (tmp_path / name).touch()
-    with pytest.raises(InputError, match=f"{name} is a file, but a run keeps a folder there: remove it"):
+@pytest.mark.parametrize("put", [Path.touch, os.mkfifo, lambda path: path.symlink_to(path)])
+def test_something_else_in_the_place_of_a_folder(name, put, tmp_path):
+    put(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name} is not a folder, but a run keeps one there: remove it"):
         RunFolder(tmp_path).create(config_of(2), resume=True)
 
 

@@ -152,7 +152,9 @@ def test_run_folder_with_something_else_in_it(refused, training, name, tmp_path)
     place.parent.mkdir()
     place.mkdir() if "." in name else place.touch()
     line = refused(train, *training, "--resume")
-    assert line.startswith(f"error: {place} is a {'folder' if '.' in name else 'file'}, but a run keeps a ")
+    assert line.startswith(
+        f"error: {place} is not a {'file' if '.' in name else 'folder'}, but a run keeps one "
+    )
 
 
 # Folders and splits
