@@ -209,8 +209,9 @@ class TrainingConfig:
     """The factor of the L2 regularisation, which is part of the gradient."""
     gradient_clip_norm: Positive | None = None
     """The largest norm of the gradient of all variables together; null: no limit."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """The precision of the network's computations; weights and loss are always float32."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """The precision of the network's computations; weights and loss are always float32. "tf32" lets NVIDIA's
+    GPUs from Ampere on use TensorFloat-32, and is the same as "float32" on other devices."""
     jit_compile: bool = False
     """Whether XLA compiles the training step, which works on a single device."""
     strategy: Literal["mirrored", "multi_worker"] = "mirrored"

@@ -10,6 +10,7 @@ Overrides on the command line leave all four as they are.
 
 import dataclasses
 import difflib
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ from pydantic_core import ErrorDetails
 
 from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError, shortened, shortened_text
-from refinedet_tf.files import explain_os_errors
+from refinedet_tf.files import is_file, is_folder
+from refinedet_tf.json_files import JsonSyntaxError, check_text, parse_json, read_json
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -33,8 +35,21 @@ CONFIG_FOLDER = next(
 DESCRIBES_ONE_FILE = ("name", "description", "command")
 """The keys that a config does not inherit."""
 
-EXPLAINED_ERRORS = 10
-"""The number of wrong keys and values that one message names."""
+MAX_BYTES = 2**19
+"""The largest size of a config file. Longer ones are no configs, and a list of all that is wrong with them
+would take much memory."""
+
+MAX_PARENTS = 20
+"""The largest number of files that extend each other."""
+
+MAX_KEYS = 10
+"""The largest number of keys in the name of an override, such as 2 in `training.batch_size`."""
+
+MAX_MISTAKES = 10
+"""The number of wrong keys and values that a message lists."""
+
+_LONGEST_KEY = 100
+"""Longer names and values are cut before they are compared with the valid ones."""
 
 _ADAPTER = TypeAdapter(Config)
 
@@ -52,16 +67,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     file = _find(path, base=None)
     tree = _read_with_parents(file, seen=())
-    tree.setdefault("name", file.stem if file.name != "config.json" else file.parent.name)
+    name = file.stem if file.name != "config.json" else file.parent.name
+    # The bytes of a file name need not be text.
+    tree.setdefault("name", name.encode("utf-8", "backslashreplace").decode())
     for override in overrides:
         _apply_override(tree, override)
     try:
         return _ADAPTER.validate_json(json.dumps(tree))
     except ValidationError as error:
-        errors = error.errors()
-        lines = [f"{shortened_text(file.name)}: {_explain(e)}" for e in errors[:EXPLAINED_ERRORS]]
-        more = len(errors) - len(lines)
-        raise InputError("; ".join([*lines, *([f"and {more} more errors"] if more else [])])) from None
+        mistakes = [
+            f"{shortened_text(file.name)}: {_explain(mistake)}"
+            for mistake in itertools.islice(error.errors(include_url=False), MAX_MISTAKES)
+        ]
+        if error.error_count() > MAX_MISTAKES:
+            mistakes.append(f"and {error.error_count() - MAX_MISTAKES} more")
+        raise InputError("; ".join(mistakes)) from None
 
 
 def config_to_json(config: Config) -> str:
@@ -76,12 +96,12 @@ def _find(path: str | Path, base: Path | None) -> Path:
     if base is not None:
         candidates.insert(0, base / path)
     for candidate in candidates:
-        if candidate.is_dir() and (candidate / "config.json").is_file():
+        if is_folder(candidate) and is_file(candidate / "config.json"):
             return candidate / "config.json"
-        if candidate.is_file():
+        if is_file(candidate):
             return candidate
     known = sorted(p.name for p in CONFIG_FOLDER.glob("*.json"))
-    near = difflib.get_close_matches(path.name, known, n=1)
+    near = difflib.get_close_matches(path.name[:_LONGEST_KEY], known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known configs: {', '.join(known)}"
     raise InputError(f"config not found: {shortened_text(path)}; {hint}")
 
@@ -89,20 +109,18 @@ def _find(path: str | Path, base: Path | None) -> Path:
 def _read_with_parents(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     file = file.resolve()
     if file in seen:
-        raise InputError(f"{file.name} extends itself: {' -> '.join(p.name for p in (*seen, file))}")
-    with explain_os_errors(file, "cannot be read"):
-        text = file.read_bytes()
-    try:
-        tree = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from None
+        names = " -> ".join(path.name for path in (*seen, file))
+        raise InputError(f"{shortened_text(file.name)} extends itself: {shortened_text(names)}")
+    if len(seen) > MAX_PARENTS:
+        raise InputError(f"{shortened_text(seen[0].name)} extends more than {MAX_PARENTS} files")
+    tree = read_json(file, max_bytes=MAX_BYTES)
     if not isinstance(tree, dict):
-        raise InputError(f"{file} must hold a JSON object")
+        raise InputError(f"{shortened_text(file)} must hold a JSON object")
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
     if not isinstance(parent, str):
-        raise InputError(f"{file.name}: extends must be a file name, got {shortened(parent)}")
+        raise InputError(f"{shortened_text(file.name)}: extends must be a file name, got {shortened(parent)}")
     return _inherit(_read_with_parents(_find(parent, file.parent), (*seen, file)), tree)
 
 
@@ -124,14 +142,16 @@ def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
-    keys = name.strip().split(".")
+    keys = name.strip().split(".", MAX_KEYS)
+    shown = shortened_text(f"--set {override}", 100)
     if not separator or not all(keys):
-        raise InputError(
-            f"--set {shortened_text(override, 200)}: write section.key=value, e.g. training.batch_size=16"
-        )
+        raise InputError(f"{shown}: write section.key=value, e.g. training.batch_size=16")
+    if len(keys) > MAX_KEYS:
+        raise InputError(f"{shown}: no key lies in so many sections")
+    check_text(override, "--set")
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
+        value = parse_json(text, f"--set {shortened_text(name.strip(), 100)}")
+    except JsonSyntaxError:
         value = text
     for key in keys[:-1]:
         child = tree.get(key)
@@ -142,7 +162,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 def _explain(error: ErrorDetails) -> str:
     """Describes a validation error as `section.key: what is wrong`."""
-    location = [shortened_text(part, 100) for part in error["loc"]]
+    location = [shortened_text(part, _LONGEST_KEY) for part in error["loc"]]
     if error["type"] == "unexpected_keyword_argument":
         valid = _keys_at(location[:-1])
         near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.4)
@@ -153,16 +173,15 @@ def _explain(error: ErrorDetails) -> str:
         )
         return f"unknown key {'.'.join(location)}; {hint}"
     given = error.get("input")
-    shown = "" if isinstance(given, dict) or error["type"] == "missing" else f", got {_as_json(given)}"
+    shown = (
+        ""
+        if isinstance(given, dict) or error["type"] == "missing"
+        else f", got {shortened_text(json.dumps(given, default=str), 200)}"
+    )
     message = shortened_text(error["msg"].removeprefix("Value error, "))
-    near = difflib.get_close_matches(str(given)[:100], _choices(error), n=1, cutoff=0.4)
+    near = difflib.get_close_matches(str(given)[:_LONGEST_KEY], _choices(error), n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{'.'.join(location) or 'config'}: {message}{shown}{hint}"
-
-
-def _as_json(value: object) -> str:
-    """Returns a value as the user wrote it, cut to a readable length."""
-    return shortened_text(json.dumps(value, default=str), 200)
 
 
 def _choices(error: ErrorDetails) -> list[str]:

@@ -48,6 +48,23 @@ def is_folder(path: str | os.PathLike) -> bool:
     return os.path.isdir(path)  # noqa: PTH112
 
 
+def read_bytes(file: str | os.PathLike, max_bytes: int | None = None) -> bytes:
+    """Reads a file.
+
+    Args:
+        file: the file.
+        max_bytes: the largest size of the file; None: any size.
+
+    Raises:
+        InputError: the file cannot be read or is larger.
+    """
+    with explain_os_errors(file, "cannot be read"), Path(file).open("rb") as stream:
+        contents = stream.read(-1 if max_bytes is None else max_bytes + 1)
+    if max_bytes is not None and len(contents) > max_bytes:
+        raise InputError(f"{shortened_text(file)} is larger than {max_bytes:,} bytes")
+    return contents
+
+
 def write_aside(file: Path, write: Callable[[Path], object]) -> None:
     """Calls `write(path)` with another path in the same folder and renames the result to `file`.
 

@@ -1,6 +1,5 @@
 """The files in the folder of a training run."""
 
-import json
 import os
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from refinedet_tf.config import MAX_STEPS, Config
 from refinedet_tf.config_files import config_to_json
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import explain_os_errors, is_file, is_folder, write_aside
+from refinedet_tf.json_files import parse_json
 
 
 class RunFolder:
@@ -133,8 +133,8 @@ class RunFolder:
 def _parse(line: bytes) -> dict | None:
     """Returns an entry of the log, or None if the line is not an entry."""
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
+        entry = parse_json(line, "log.jsonl")
+    except InputError:
         return None
     if not isinstance(entry, dict) or not is_step(entry.get("step")):
         return None

@@ -15,6 +15,14 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def float32_is_float32():
+    """Forbids TensorFloat-32, which TensorFlow lets a GPU use by default and no tolerance here allows for."""
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
 @pytest.fixture
 def tf_test():
     """The assertions of a `tf.test.TestCase`, which is set up before the test and torn down after it.

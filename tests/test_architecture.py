@@ -12,11 +12,11 @@ PACKAGE = Path(refinedet_tf.__file__).parent
 ROOMS = (
     ("errors",),
     ("files", "progress", "pixel_boxes", "tensors"),
-    ("drawing",),
+    ("drawing", "json_files"),
     ("boxes", "anchors"),
     ("config",),
     ("config_files",),
-    ("run_folder",),
+    ("run_folder", "precision"),
     ("batch_norm", "matching"),
     ("layers", "losses"),
     ("backbones",),

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -358,6 +359,87 @@ def test_damaged_file(text, told, tmp_path):
     file = write(tmp_path, "damaged.json", text)
     with pytest.raises(InputError, match=f"damaged.json {told}"):
         load_config(file)
+
+
+HOSTILE_TEXTS = {
+    "nested": '{"model": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    "nested less": '{"model": ' + "[" * 150 + "]" * 150 + "}",
+    "digits": '{"training": {"seed": ' + "9" * 5_000 + "}}",
+    "null character": '{"name": "a\\u0000b"}',
+    "half of a character": '{"data": {"classes": ["\\ud800"]}}',
+    "half of a character in a key": '{"\\udcff": 1}',
+    "long key": json.dumps({"x" * 400_000: 1}),
+    "long value": json.dumps({"training": {"steps": "x" * 400_000}}),
+    "long list": json.dumps({"training": {"milestones": [5] * 150_000}}),
+    "long choice": json.dumps({"model": {"backbone": "vgg" * 100_000}}),
+    "many mistakes": json.dumps({"data": {"classes": [0] * 150_000}}),
+    "many keys": json.dumps(dict.fromkeys(map(str, range(30_000)))),
+    "long parent": json.dumps({"extends": "x" * 400_000}),
+    "parent of another type": json.dumps({"extends": ["x" * 400_000]}),
+    "parent with a null character": '{"extends": "a\\u0000b.json"}',
+    "very long": json.dumps({"name": "x" * 3_000_000}),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TEXTS)
+def test_hostile_file_is_refused_in_one_short_line(name, tmp_path):
+    message = error_of(write(tmp_path, "hostile.json", HOSTILE_TEXTS[name]))
+    assert "hostile.json" in message or "config not found" in message
+    assert len(message) < 3_000 and message.isprintable()
+
+
+def test_only_the_first_mistakes_are_listed(tmp_path):
+    message = error_of(write(tmp_path, "a.json", {f"key{i}": 1 for i in range(25)}))
+    assert message.count("unknown key") == 10 and message.endswith("; and 15 more")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.steps=" + "9" * 5_000,
+        "training.steps=" + "x" * 1_000_000,
+        "model=" + "[" * 100_000,
+        "model=" + "[" * 100_000 + "]" * 100_000,
+        "name=" + '{"a":' * 100 + "1" + "}" * 100,
+        ".".join(["model"] * 10_000) + "=1",
+        "x" * 1_000_000 + "=1",
+        "x" * 1_000_000,
+        "name=a\0b",
+        'name="\\u0000"',
+        "name=\udcff",
+        'name="\\ud800"',
+        "na\udcffme=5",
+        "training.steps.value=5",
+    ],
+    ids=range(14),
+)
+def test_hostile_override_is_refused_in_one_short_line(override):
+    message = error_of("voc320.json", [override])
+    assert len(message) < 1_000 and message.isprintable()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 5_000, "a\0b", "\ud800", "a\nb"])
+def test_names_that_no_file_can_have(name, tmp_path):
+    parent = write(tmp_path, "a.json", {"extends": name})
+    for path in (name, tmp_path / name, parent):
+        message = error_of(path)
+        assert len(message) < 1_500 and message.isprintable()
+
+
+def test_name_of_a_file_that_is_not_text(tmp_path):
+    file = tmp_path / os.fsdecode(b"caf\xe9.json")
+    write(tmp_path, file.name, {"training": {"steps": 3}})
+    assert load_config(file).name == "caf\\udce9"
+    write(tmp_path, file.name, {"training": {"step": 3}})
+    assert error_of(file).startswith("caf\\udce9.json: unknown key training.step")
+
+
+def test_a_long_chain_of_parents(tmp_path):
+    for number in range(1_100):
+        write(tmp_path, f"{number}.json", {"extends": f"{number + 1}.json"})
+    assert error_of(tmp_path / "0.json") == "0.json extends more than 20 files"
+    write(tmp_path, "20.json", {"training": {"steps": 3}})
+    assert load_config(tmp_path / "0.json").training.steps == 3
 
 
 def test_not_text(tmp_path):

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from refinedet_tf.errors import InputError
-from refinedet_tf.files import explain_os_errors, flush, list_folder, write_aside
+from refinedet_tf.files import explain_os_errors, flush, is_file, is_folder, list_folder, write_aside
 
 
 def names(folder):
@@ -110,3 +110,24 @@ def test_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="folder .*file cannot be read: Not a directory$"):
         list_folder(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\ud800"])
+def test_names_that_no_file_can_have(tmp_path, name):
+    for exists in (is_file, is_folder):
+        assert not exists(tmp_path / name)
+    with pytest.raises(InputError, match="(File name too long|a null character|not Unicode text)$") as raised:
+        list_folder(tmp_path / name)
+    assert str(raised.value).isprintable()
+
+
+def test_a_very_long_path_is_cut():
+    with pytest.raises(InputError) as raised:
+        list_folder("x/" * 10_000)
+    assert len(str(raised.value)) < 600
+
+
+def test_is_file_and_is_folder(tmp_path):
+    (tmp_path / "file").touch()
+    assert is_file(tmp_path / "file") and not is_file(tmp_path) and not is_file(tmp_path / "none")
+    assert is_folder(tmp_path) and not is_folder(tmp_path / "file") and not is_folder(str(tmp_path / "none"))

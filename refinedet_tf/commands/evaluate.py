@@ -7,7 +7,8 @@ from pathlib import Path
 
 from refinedet_tf.commands.options import add_model_options, add_multi_scale_option
 from refinedet_tf.commands.trained_model import load_model
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.files import is_folder
 from refinedet_tf.progress import ProgressPrinter
 
 
@@ -70,7 +71,8 @@ def _check_output(path: Path | None) -> None:
     """Refuses an output file that could not be written, before the long work begins."""
     if path is None:
         return
-    if path.is_dir():
+    if is_folder(path):
         raise InputError(f"{path} is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist; create it to write {path.name} there")
+    if not is_folder(path.parent):
+        folder, name = shortened_text(path.parent), shortened_text(path.name)
+        raise InputError(f"the folder {folder} does not exist; create it to write {name} there")

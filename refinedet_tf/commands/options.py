@@ -2,12 +2,13 @@
 
 import argparse
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from refinedet_tf.config import Config
 from refinedet_tf.config_files import load_config
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened_text
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 """What is taken from a folder. Files that are named, also by a pattern, may have any ending."""
@@ -88,8 +89,8 @@ def find_images(names: Sequence[str]) -> list[Path]:
     """
     images: list[Path] = []
     for name in names:
-        # Path.glob refuses absolute patterns.
-        matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207
+        # Path.glob refuses absolute patterns, and Path.exists raises for a name that no file can have.
+        matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))  # noqa: PTH110, PTH207
         files = []
         for path in map(Path, matches):
             if path.is_dir():
@@ -98,6 +99,8 @@ def find_images(names: Sequence[str]) -> list[Path]:
             else:
                 files.append(path)
         if not files:
-            raise InputError(f"no image found: {name}; name files, folders with images, or patterns")
+            raise InputError(
+                f"no image found: {shortened_text(name)}; name files, folders with images, or patterns"
+            )
         images += files
-    return list({path.resolve(): path for path in reversed(images)}.values())[::-1]
+    return list({os.path.realpath(path): path for path in reversed(images)}.values())[::-1]

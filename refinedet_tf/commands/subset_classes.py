@@ -12,7 +12,8 @@ from refinedet_tf.commands.options import add_model_options
 from refinedet_tf.commands.terminal import run
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.config_files import load_config
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.files import is_folder
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -35,8 +36,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     options = parser.parse_args(arguments)
     if not options.output.name.endswith(".weights.h5"):
         raise InputError(f"--output {options.output}: the name must end in .weights.h5")
-    if not options.output.parent.is_dir():
-        raise InputError(f"--output: the folder {options.output.parent} does not exist")
+    if not is_folder(options.output.parent):
+        raise InputError(f"--output: the folder {shortened_text(options.output.parent)} does not exist")
     target_config = load_config(options.target)
     target_names = target_config.class_names
 

@@ -4,13 +4,13 @@ import argparse
 import dataclasses
 import sys
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refinedet_tf.commands.options import config_from
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError
+from refinedet_tf.files import is_folder
 from refinedet_tf.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -28,13 +28,15 @@ def load_model(options: argparse.Namespace) -> tuple[Config, "keras.Model"]:
     config = config_from(options)
     weights = options.weights
     if weights is None:
-        if not Path(options.config).is_dir():
+        if not is_folder(options.config):
             raise InputError("--weights: name a weights file, or give a run folder as --config")
         weights = RunFolder(options.config).trained_weights()
     import_tensorflow()
     from refinedet_tf.model import build_model
+    from refinedet_tf.precision import apply_precision
     from refinedet_tf.weights import load_weights
 
+    apply_precision(config.training)
     any_size = dataclasses.replace(config, model=dataclasses.replace(config.model, image_size=None))
     model = build_model(any_size if getattr(options, "multi_scale", False) else config)
     with warnings.catch_warnings(record=True) as notes:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from refinedet_tf.errors import shortened_text
 from refinedet_tf.files import explain_os_errors
 
 ROUNDING = 1.0
@@ -38,7 +39,7 @@ class BoxIssue:
     """One of `REASONS`."""
 
     def __str__(self) -> str:
-        return f"{self.image_id} {self.class_name} {format_box(self.box)}"
+        return f"{self.image_id} {shortened_text(self.class_name, 100)} {format_box(self.box)}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import contextlib
 import io
-import json
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,18 @@ from typing import Any
 import numpy as np
 
 from refinedet_tf.data.reader import AnnotatedImage, read_image_size
-from refinedet_tf.errors import InputError
-from refinedet_tf.files import explain_os_errors, list_folder
+from refinedet_tf.errors import InputError, shortened, shortened_text
+from refinedet_tf.files import is_file, list_folder
+from refinedet_tf.json_files import read_json
+
+ID_LIMIT = 2**63
+"""Ids are whole numbers of 64 bits with a sign, as those of the COCO metric."""
+
+SIDE_LIMIT = 2**31
+"""The sides of an image in pixels lie below this number, which 32 bits hold."""
+
+AREA_LIMIT = 2.0**62
+"""An area in square pixels is at most that of the largest image."""
 
 
 class CocoPart:
@@ -23,6 +34,8 @@ class CocoPart:
     Iterating yields one `AnnotatedImage` per entry of "images", in their order, with the entry's id as
     text. Boxes are x, y, width, height as in the file: pixels as floating-point numbers from 0. Crowd
     regions are marked difficult. An entry without "width" and "height" gets the size of the image file.
+    An image must lie in `root` or in the part's image folder: a "file_name" that leaves both by ".." or as
+    an absolute path is refused.
 
     Args:
         root: the folder that holds annotations/.
@@ -31,16 +44,20 @@ class CocoPart:
             for its test images ("image_info_test-dev2017.json:test2017"). Its images have no objects.
 
     Raises:
-        InputError: a file or folder is missing or broken, an entry lacks a key, or an annotation
-            names an image or a category that the file does not list.
+        InputError: a file or folder is missing or broken, an entry lacks a key or has a number out of
+            range, an annotation names an image or a category that the file does not list, or an image
+            lies elsewhere.
     """
 
     def __init__(self, root: str | Path, part: str, may_be_unlabelled: bool = False):
         self.name = part
-        self.file, self.image_folder = _locate(Path(root), part)
+        self.root = Path(root)
+        self.file, self.image_folder = _locate(self.root, part)
         self.clash_prefix = self.image_folder.name
         """This prefix goes before the image ids that another part also has: "train2017/73"."""
-        tree = _read_json(self.file)
+        tree = read_json(self.file, object_hook=_without_mask)
+        if not isinstance(tree, dict):
+            raise InputError(f'{self.file} must hold an object with the list "images"')
         self.labelled = "annotations" in tree or not may_be_unlabelled
         """Whether the part has annotations."""
         for key in ("images", "categories", *(["annotations"] if self.labelled else [])):
@@ -59,11 +76,11 @@ class CocoPart:
             annotations_of[annotation["image_id"]].append(annotation)
         listings: dict[Path, set[str]] = {}
         for image_id, image in self._images.items():
-            path = self.image_folder / image["file_name"]
+            path = self._image_path(image["file_name"])
             if path.parent not in listings:
                 listings[path.parent] = set(list_folder(path.parent))
             if path.name not in listings[path.parent]:
-                raise InputError(f"{path} does not exist, but {self.file} lists it")
+                raise InputError(f"{shortened_text(path)} does not exist, but {self.file} lists it")
             objects = annotations_of[image_id]
             if "height" in image and "width" in image:
                 height, width = image["height"], image["width"]
@@ -100,7 +117,9 @@ class CocoPart:
             has_area: bool [M], whether width and height are above 0.
         """
         origin, extent = file_boxes[:, :2], file_boxes[:, 2:]
-        return np.concatenate([origin, origin + extent], axis=1), np.all(extent > 0, axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):  # Such boxes are dropped as not finite.
+            corners = np.concatenate([origin, origin + extent], axis=1)
+        return corners, np.all(extent > 0, axis=1)
 
     def ground_truth(self) -> Any:
         """Makes the `pycocotools.coco.COCO` object of this part for the box metric, without masks.
@@ -114,13 +133,15 @@ class CocoPart:
         file_boxes = np.array([entry["bbox"] for entry in self._annotations], np.float64).reshape(-1, 4)
         corners, has_area = self.corners(file_boxes)
         usable = np.flatnonzero(has_area & np.isfinite(corners).all(axis=1))
+        with np.errstate(over="ignore", invalid="ignore"):
+            areas = np.minimum(file_boxes[:, 2] * file_boxes[:, 3], AREA_LIMIT)
         coco = COCO()
         coco.dataset = {
             "info": {},
             "images": list(self._images.values()),
             "categories": [{"id": key, "name": name} for key, name in sorted(self.categories.items())],
             "annotations": [
-                {"area": file_boxes[i, 2] * file_boxes[i, 3]}
+                {"area": areas[i]}
                 | self._annotations[i]
                 | {"id": number}  # Ids start at 1, because the metric reads id 0 as "no match".
                 for number, i in enumerate(usable, start=1)
@@ -130,25 +151,41 @@ class CocoPart:
             coco.createIndex()
         return coco
 
+    def _image_path(self, file_name: str) -> Path:
+        """Returns the path of an image, or raises an `InputError` if it lies elsewhere or is no file's."""
+        path = self.image_folder / file_name
+        if ".." in file_name or os.path.isabs(file_name) or path == self.image_folder:  # noqa: PTH117
+            # What stays is free of "..", so that a link on the way cannot lead elsewhere.
+            path = Path(os.path.abspath(path))  # noqa: PTH100
+            folders = [Path(os.path.abspath(folder)) for folder in (self.root, self.image_folder)]  # noqa: PTH100
+            if path in folders or not any(folder in path.parents for folder in folders):
+                raise InputError(
+                    f"{self.file}: file_name {shortened(file_name)} is no file within {self.root}"
+                )
+        return path
+
     def _read_categories(self, entries: list[Any]) -> dict[int, str]:
         names: dict[int, str] = {}
+        known = set()
         for index, entry in enumerate(entries):
             where = f"{self.file}: categories[{index}]"
-            category_id, name = _field(entry, "id", int, where), _field(entry, "name", str, where)
-            if category_id in names or name in names.values():
-                raise InputError(f"{where} repeats the id {category_id} or the name {name!r}")
+            category_id, name = _id_field(entry, "id", where), _field(entry, "name", str, where)
+            if category_id in names or name in known:
+                raise InputError(f"{where} repeats the id {category_id} or the name {shortened(name)}")
             names[category_id] = name
+            known.add(name)
         return names
 
     def _read_images(self, entries: list[Any]) -> dict[int, dict[str, Any]]:
         images: dict[int, dict[str, Any]] = {}
         for index, entry in enumerate(entries):
             where = f"{self.file}: images[{index}]"
-            image_id = _field(entry, "id", int, where)
+            image_id = _id_field(entry, "id", where)
             _field(entry, "file_name", str, where)
             for key in ("height", "width"):
-                if key in entry and _field(entry, key, int, where) < 1:
-                    raise InputError(f"{where}: {key} must be at least 1, got {entry[key]}")
+                if key in entry and not 1 <= _field(entry, key, int, where) < SIDE_LIMIT:
+                    limit = "at least 1" if entry[key] < 1 else f"below {SIDE_LIMIT}"
+                    raise InputError(f"{where}: {key} must be {limit}, got {shortened(entry[key])}")
             if image_id in images:
                 raise InputError(f"{where} repeats the image id {image_id}")
             images[image_id] = entry
@@ -157,50 +194,41 @@ class CocoPart:
     def _read_annotations(self, entries: list[Any]) -> list[dict[str, Any]]:
         for index, entry in enumerate(entries):
             where = f"{self.file}: annotations[{index}]"
-            image_id = _field(entry, "image_id", int, where)
+            image_id = _id_field(entry, "image_id", where)
             if image_id not in self._images:
                 raise InputError(f'{where}: image_id {image_id} is not in "images"')
-            category_id = _field(entry, "category_id", int, where)
+            category_id = _id_field(entry, "category_id", where)
             if category_id not in self.categories:
                 raise InputError(f'{where}: category_id {category_id} is not in "categories"')
             box = _field(entry, "bbox", list, where)
             if len(box) != 4 or not all(_is_number(value) for value in box):
-                raise InputError(f"{where}: bbox must be [x, y, width, height], got {box}")
-            if not _is_number(entry.get("area", 0)):
-                raise InputError(f"{where}: area must be a number, got {entry['area']!r}")
+                raise InputError(f"{where}: bbox must be [x, y, width, height], got {shortened(box)}")
+            area = entry.get("area", 0)
+            if not _is_number(area):
+                raise InputError(f"{where}: area must be a number, got {shortened(area)}")
+            if not 0 <= area <= AREA_LIMIT:
+                raise InputError(f"{where}: area must lie in 0..2^62 square pixels, got {shortened(area)}")
             if entry.setdefault("iscrowd", 0) not in (0, 1):
-                raise InputError(f"{where}: iscrowd must be 0 or 1, got {entry['iscrowd']!r}")
+                raise InputError(f"{where}: iscrowd must be 0 or 1, got {shortened(entry['iscrowd'])}")
         return entries
 
 
 def _locate(root: Path, part: str) -> tuple[Path, Path]:
     file_name, colon, folder = part.rpartition(":")
+    shown = f'COCO part "{shortened_text(part)}"'
     if not colon:
         if part.endswith(".json"):
-            raise InputError(f'COCO part "{part}": write "{part}:image_folder"')
+            raise InputError(f'{shown}: write "{shortened_text(part)}:image_folder"')
         file, unlabelled = (
             root / "annotations" / f"{kind}_{part}.json" for kind in ("instances", "image_info")
         )
-        if unlabelled.is_file() and not file.is_file():
-            raise InputError(
-                f'COCO part "{part}" is without annotations: write "{unlabelled.name}:image_folder"'
-            )
+        if is_file(unlabelled) and not is_file(file):
+            raise InputError(f'{shown} is without annotations: write "{unlabelled.name}:image_folder"')
         return file, root / part
     if not (file_name and folder):
-        raise InputError(f'COCO part "{part}": write "train2017" or "file.json:image_folder"')
+        raise InputError(f'{shown}: write "train2017" or "file.json:image_folder"')
     file = root / file_name
-    return (file if file.is_file() else root / "annotations" / file_name), root / folder
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        with explain_os_errors(file, "cannot be read"), file.open(encoding="utf-8") as stream:
-            tree = json.load(stream, object_hook=_without_mask)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from None
-    if not isinstance(tree, dict):
-        raise InputError(f'{file} must hold an object with the list "images"')
-    return tree
+    return (file if is_file(file) else root / "annotations" / file_name), root / folder
 
 
 def _without_mask(entry: dict[str, Any]) -> dict[str, Any]:
@@ -216,9 +244,20 @@ def _field(entry: Any, key: str, kind: type, where: str) -> Any:
     value = entry[key]
     if not isinstance(value, kind) or isinstance(value, bool):
         names = {int: "a whole number", str: "text", list: "a list"}
-        raise InputError(f"{where}: {key} must be {names[kind]}, got {value!r}")
+        raise InputError(f"{where}: {key} must be {names[kind]}, got {shortened(value)}")
+    return value
+
+
+def _id_field(entry: Any, key: str, where: str) -> int:
+    """Returns `entry[key]`, or raises an `InputError` if it is missing or no whole number of 64 bits."""
+    value = _field(entry, key, int, where)
+    if not -ID_LIMIT <= value < ID_LIMIT:
+        raise InputError(f"{where}: {key} must be a whole number of at most 64 bits, got {shortened(value)}")
     return value
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Returns whether a value is a number that a float can hold; NaN and infinities are such numbers."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, float)

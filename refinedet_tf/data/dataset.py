@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,11 +24,15 @@ from refinedet_tf.data.box_checks import (
 from refinedet_tf.data.coco import CocoPart
 from refinedet_tf.data.reader import Reader
 from refinedet_tf.data.voc import VocPart
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.files import is_folder
 from refinedet_tf.progress import ProgressPrinter, with_progress
 
 QUIET_SECONDS = 5.0
 """Reading that takes less time shows no progress."""
+
+_LONGEST_NAME = 100
+"""Longer names of classes are cut in messages."""
 
 READERS: dict[str, Callable[[str, str, bool], Reader]] = {"voc": VocPart, "coco": CocoPart}
 """The reader of each `data.format`, called with `data.root`, the name of a part, and whether it may be
@@ -119,7 +122,8 @@ def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> D
         class_names = tuple(sorted(raw.names))
     if not class_names:
         raise InputError(f"no object in data.train ({', '.join(data_config.train)}), so there are no classes")
-    label_of_name = np.array([class_names.index(name) + 1 for name in raw.names], np.int32)
+    label_of_class = {name: label for label, name in enumerate(class_names, start=1)}
+    label_of_name = np.array([label_of_class[name] for name in raw.names], np.int32)
 
     corners, has_area = parts[0].corners(raw.boxes)
     boxes, reasons = check_boxes(corners, has_area, raw.sizes[raw.image_of])
@@ -179,6 +183,7 @@ class _RawIndex:
         sizes, counts = array.array("i"), array.array("q")
         boxes, name_of, difficult = array.array("d"), array.array("i"), array.array("b")
         index_of_name: dict[str, int] = {}
+        known_names = None if class_names is None else set(class_names)
         for part in parts:
             self.starts.append(len(ids))
             for image in with_progress(
@@ -193,7 +198,7 @@ class _RawIndex:
                     boxes.extend(box)
                 for name in image.class_names:
                     if name not in index_of_name:
-                        if class_names is not None and name not in class_names:
+                        if class_names is not None and known_names is not None and name not in known_names:
                             raise InputError(_unknown_class(part, image.image_id, name, class_names))
                         index_of_name[name] = len(index_of_name)
                     name_of.append(index_of_name[name])
@@ -237,18 +242,19 @@ def _open_parts(data_config: DataConfig, split: str) -> list[Reader]:
     if not names:
         needed = ", which names the classes as data.classes is null" if data_config.classes is None else ""
         raise InputError(f"data.{split} is empty: name at least one part{needed}")
-    if not Path(data_config.root).is_dir():
-        raise InputError(f"data.root: folder {data_config.root} does not exist")
+    if not is_folder(data_config.root):
+        raise InputError(f"data.root: folder {shortened_text(data_config.root)} does not exist")
     # Without annotations, images would be taken for images without objects, which must happen neither
     # in training nor where validation chooses the best weights.
     may_be_unlabelled = split == "test"
     reader = READERS[data_config.format]
     parts = [reader(data_config.root, name, may_be_unlabelled) for name in names]
     if len({part.labelled for part in parts}) > 1:
-        without = ", ".join(part.name for part in parts if not part.labelled)
+        without = ", ".join(shortened_text(part.name) for part in parts if not part.labelled)
         raise InputError(f"data.{split} joins parts with annotations and without ({without}); name one kind")
     if not any(len(part) for part in parts):
-        raise InputError(f"data.{split} ({', '.join(names)} in {data_config.root}) holds no image")
+        listed = shortened_text(", ".join(names))
+        raise InputError(f"data.{split} ({listed} in {data_config.root}) holds no image")
     return parts
 
 
@@ -267,8 +273,9 @@ def _check_categories(parts: Sequence[CocoPart], class_names: Sequence[str]) -> 
     known = dict.fromkeys(name for part in parts for name in part.class_names)
     for name in class_names:
         if name not in known:
-            files = " and ".join(str(part.file) for part in parts)
-            raise InputError(f'class "{name}" is no category of {files}{_nearest(name, list(known))}')
+            files = shortened_text(" and ".join(str(part.file) for part in parts))
+            shown = shortened_text(name, _LONGEST_NAME)
+            raise InputError(f'class "{shown}" is no category of {files}{_nearest(name, list(known))}')
 
 
 def _refuse_bad_boxes(raw: _RawIndex, reasons: np.ndarray) -> None:
@@ -277,7 +284,7 @@ def _refuse_bad_boxes(raw: _RawIndex, reasons: np.ndarray) -> None:
         return
     first = bad[0]
     image = raw.image_of[first]
-    name, reason = raw.names[raw.name_of[first]], REASONS[reasons[first]]
+    name, reason = shortened_text(raw.names[raw.name_of[first]], _LONGEST_NAME), REASONS[reasons[first]]
     raise InputError(
         f"{raw.part_of(image).annotation_file(raw.file_ids[image])}: the box {format_box(raw.boxes[first])} "
         f"({name}) of image {raw.file_ids[image]} is {reason.removesuffix(', clipped')}; "
@@ -287,12 +294,16 @@ def _refuse_bad_boxes(raw: _RawIndex, reasons: np.ndarray) -> None:
 
 def _unknown_class(part: Reader, image_id: str, name: str, class_names: Sequence[str]) -> str:
     file = part.annotation_file(image_id)
-    return f'{file}: class "{name}" is not in data.classes{_nearest(name, class_names)}'
+    shown = shortened_text(name, _LONGEST_NAME)
+    return f'{file}: class "{shown}" is not in data.classes{_nearest(name, class_names)}'
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
     """Returns the end of an error message: the known name that is most like `name`, or the known names."""
-    near = difflib.get_close_matches(name.lower(), [known.lower() for known in names], n=1, cutoff=0.4)
+    # Comparing two texts takes a time that grows with the product of their lengths.
+    known = {known[:_LONGEST_NAME].lower(): known for known in reversed(names)}
+    near = difflib.get_close_matches(name[:_LONGEST_NAME].lower(), known, n=1, cutoff=0.4)
     if near:
-        return f'; the nearest is "{next(known for known in names if known.lower() == near[0])}"'
-    return f"; there are {', '.join(names[:10])}{'...' if len(names) > 10 else ''}"
+        return f'; the nearest is "{shortened_text(known[near[0]], _LONGEST_NAME)}"'
+    listed = ", ".join(shortened_text(known, _LONGEST_NAME) for known in names[:10])
+    return f"; there are {listed}{'...' if len(names) > 10 else ''}"

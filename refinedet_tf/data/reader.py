@@ -1,6 +1,7 @@
 """The interface of the readers of all data formats."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -8,7 +9,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.files import explain_os_errors
+
+MAX_PIXELS = 178_956_970
+"""The largest number of pixels of an image. Pillow refuses larger ones, because a small file may claim
+any number."""
+
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF")
+"""The formats of image files that can be decoded, as Pillow calls them."""
 
 
 class AnnotatedImage(NamedTuple):
@@ -64,10 +73,27 @@ def read_image_size(path: str | os.PathLike) -> tuple[int, int]:
     """Reads height and width in pixels from the header of an image file.
 
     Raises:
-        InputError: the file cannot be read as an image.
+        InputError: the file cannot be read as a JPEG, PNG, BMP or GIF image, or its header claims more
+            than `MAX_PIXELS` pixels.
     """
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"{path} cannot be read as an image: {error}") from None
+    unreadable = f"{shortened_text(path)} cannot be read as an image"
+    too_many_pixels = f"{unreadable}: it has more than {MAX_PIXELS:,} pixels"
+    with explain_os_errors(path, "cannot be read"), Path(path).open("rb") as stream:
+        try:
+            with warnings.catch_warnings():
+                # They concern metadata, and sizes that are unusual but within the limit.
+                warnings.simplefilter("ignore")
+                with Image.open(stream, formats=IMAGE_FORMATS) as image:
+                    height, width = image.height, image.width
+        except Image.DecompressionBombError:
+            raise InputError(too_many_pixels) from None
+        except UnidentifiedImageError:
+            raise InputError(f"{unreadable}: it is no JPEG, PNG, BMP or GIF file") from None
+        except Exception as error:
+            # Pillow has no common class for the errors of damaged headers, metadata and limits.
+            raise InputError(f"{unreadable}: {shortened_text(error) or type(error).__name__}") from None
+    if height < 1 or width < 1:
+        raise InputError(f"{unreadable}: it is {width}x{height} pixels large")
+    if height * width > MAX_PIXELS:
+        raise InputError(too_many_pixels)
+    return height, width

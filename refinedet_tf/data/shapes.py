@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from refinedet_tf.errors import InputError
-from refinedet_tf.files import explain_os_errors
+from refinedet_tf.files import explain_os_errors, is_file, is_folder, list_folder
+from refinedet_tf.json_files import read_json
 from refinedet_tf.progress import ProgressPrinter, with_progress
 
 CLASS_NAMES = ("circle", "cross", "rectangle", "ring", "star", "triangle")
@@ -168,15 +169,13 @@ def _holds(root: Path, marker: dict) -> bool:
     Raises:
         InputError: the folder holds anything else.
     """
-    if not root.exists():
-        return False
-    if not root.is_dir():
+    if is_file(root):
         raise InputError(f"{root} is not a folder")
-    if not any(root.iterdir()):
+    if not is_folder(root) or not list_folder(root):
         return False
     try:
-        found = json.loads((root / MARKER).read_text())
-    except (OSError, ValueError):
+        found = read_json(root / MARKER, max_bytes=10_000)
+    except InputError:
         found = None
     if found == marker:
         return True

@@ -1,6 +1,6 @@
 """The reader for PASCAL VOC devkits."""
 
-import re
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -8,14 +8,15 @@ from xml.etree import ElementTree
 import numpy as np
 
 from refinedet_tf.data.reader import AnnotatedImage, read_image_size
-from refinedet_tf.errors import InputError
-from refinedet_tf.files import explain_os_errors, list_folder
+from refinedet_tf.errors import InputError, shortened, shortened_text
+from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """The accepted endings in JPEGImages, in upper or lower case. If an image exists with several of them, the
 first is used."""
 
-_CLASS_SPLIT_LINE = re.compile(r"(\S.*?)\s+(?:-1|0|1)")
+MAX_XML_BYTES = 2**24
+"""The largest size of an annotation file, which holds some 50,000 objects."""
 
 
 class VocPart:
@@ -46,14 +47,14 @@ class VocPart:
     def __init__(self, root: str | Path, part: str, may_be_unlabelled: bool = False):
         year, slash, split = part.partition("/")
         if not (year and slash and split):
-            raise InputError(f'VOC part "{part}": write year/split, e.g. "2007/trainval"')
+            raise InputError(f'VOC part "{shortened_text(part)}": write year/split, e.g. "2007/trainval"')
         self.name = part
         self.clash_prefix = year
         """This prefix goes before the image ids that another part also has: "2007/000005"."""
         self.folder = Path(root) / f"VOC{year}"
-        if not self.folder.is_dir():
+        if not is_folder(self.folder):
             found = sorted(name for name in list_folder(root) if name.startswith("VOC"))
-            raise InputError(f"{self.folder} does not exist; {root} holds {_join(found)}")
+            raise InputError(f"{shortened_text(self.folder)} does not exist; {root} holds {_join(found)}")
         self._files = _image_files(self.folder / "JPEGImages")
         self._ids = self._read_split(split)
         self.labelled = self._has_annotations(may_be_unlabelled)
@@ -65,9 +66,8 @@ class VocPart:
     def __iter__(self) -> Iterator[AnnotatedImage]:
         for image_id in self._ids:
             if image_id not in self._files:
-                raise InputError(
-                    f"{self.folder / 'JPEGImages' / image_id}.jpg does not exist, but {self.name} lists it"
-                )
+                file = shortened_text(self.folder / "JPEGImages" / f"{image_id}.jpg")
+                raise InputError(f"{file} does not exist, but {self.name} lists it")
             image_path = str(self.folder / "JPEGImages" / self._files[image_id])
             if self.labelled:
                 yield _read_annotation(self.annotation_file(image_id), image_id, image_path)
@@ -96,32 +96,35 @@ class VocPart:
 
     def _read_split(self, split: str) -> list[str]:
         file = self.folder / "ImageSets" / "Main" / f"{split}.txt"
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
+        if not (is_file(file) or is_folder(file)):
             found = sorted(Path(name).stem for name in list_folder(file.parent) if name.endswith(".txt"))
-            raise InputError(f"{file} does not exist; the splits there are {_join(found)}") from None
-        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{shortened_text(file)} does not exist; the splits there are {_join(found)}")
+        try:
+            text = read_bytes(file).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
             raise InputError(f"{file} cannot be read: {error}") from None
         ids = []
         for line in filter(None, map(str.strip, text.splitlines())):
-            flagged = None if line in self._files else _CLASS_SPLIT_LINE.fullmatch(line)
-            ids.append(flagged[1] if flagged else line)
+            # The split of a class has a flag after each id.
+            image_id, *flag = line.rsplit(maxsplit=1)
+            ids.append(image_id if flag in (["-1"], ["0"], ["1"]) and line not in self._files else line)
         return ids
 
     def _has_annotations(self, may_be_unlabelled: bool) -> bool:
         folder = self.folder / "Annotations"
         # One listing is read because opening every file takes long on a network disk.
-        files = set(list_folder(folder)) if folder.is_dir() else set()
+        files = set(list_folder(folder)) if is_folder(folder) else set()
         missing = [image_id for image_id in self._ids if f"{image_id}.xml" not in files]
         if not missing:
             return True
         if may_be_unlabelled and len(missing) == len(self._ids):
             return False
-        shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+        shown = ", ".join(shortened_text(image_id, 50) for image_id in missing[:10])
+        shown += ", ..." if len(missing) > 10 else ""
+        file = shortened_text(self.annotation_file(missing[0]))
         raise InputError(
-            f"{self.annotation_file(missing[0])} cannot be read: No such file; of the {len(self._ids)} "
-            f"images of {self.name}, {len(missing)} have no annotation: {shown}"
+            f"{file} cannot be read: No such file; of the {len(self._ids)} images of {self.name}, "
+            f"{len(missing)} have no annotation: {shown}"
         )
 
 
@@ -137,14 +140,29 @@ def _image_files(folder: Path) -> dict[str, str]:
     return {stem: name for stem, (_, name) in files.items()}
 
 
+class _PlainTreeBuilder(ElementTree.TreeBuilder):
+    """A builder that refuses document types, whose entities may stand for gigabytes of text."""
+
+    def doctype(self, name: str, public_id: str | None, system_id: str | None) -> None:
+        raise ValueError("a document type (<!DOCTYPE ...>) has no place in an annotation")
+
+
+def _parse_xml(file: Path) -> ElementTree.Element:
+    """Returns the outermost element of an annotation file."""
+    contents = read_bytes(file, MAX_XML_BYTES)
+    parser = ElementTree.XMLParser(target=_PlainTreeBuilder())
+    try:
+        parser.feed(contents)
+        return parser.close()
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise InputError(f"{file} is not valid XML: {shortened_text(error)}") from None
+
+
 def _read_annotation(file: Path, image_id: str, image_path: str) -> AnnotatedImage:
-    with explain_os_errors(file, "cannot be read"), file.open("rb") as stream:
-        try:
-            root = ElementTree.parse(stream).getroot()
-        except (ElementTree.ParseError, ValueError, LookupError) as error:
-            raise InputError(f"{file} is not valid XML: {error}") from None
+    root = _parse_xml(file)
     if root.tag != "annotation":
-        raise InputError(f"{file}: the outermost element must be <annotation>, not <{root.tag}>")
+        tag = shortened_text(root.tag, 100)
+        raise InputError(f"{file}: the outermost element must be <annotation>, not <{tag}>")
 
     boxes, class_names, difficult = [], [], []
     for index, node in enumerate(root.findall("object"), start=1):
@@ -153,13 +171,13 @@ def _read_annotation(file: Path, image_id: str, image_path: str) -> AnnotatedIma
         if not name:
             raise InputError(f"{where} has no <name>")
         box = node.find("bndbox")
+        where = f"{where} ({shortened_text(name, 100)})"
         if box is None:
-            raise InputError(f"{where} ({name}) has no <bndbox>")
-        where = f"{where} ({name})"
+            raise InputError(f"{where} has no <bndbox>")
         xmin, ymin, xmax, ymax = (_number(box, tag, where) for tag in ("xmin", "ymin", "xmax", "ymax"))
         boxes.append((xmin, ymin, xmax, ymax))
         class_names.append(name)
-        difficult.append(node.find("difficult") is not None and _number(node, "difficult", where) != 0)
+        difficult.append(node.find("difficult") is not None and _flag(node, "difficult", where))
 
     height, width = _size(root.find("size"), file) or read_image_size(image_path)
     return AnnotatedImage(image_id, image_path, height, width, boxes, class_names, difficult)
@@ -183,8 +201,16 @@ def _number(node: ElementTree.Element, tag: str, where: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"{where}: <{tag}> must be a number, got {text!r}") from None
+        raise InputError(f"{where}: <{tag}> must be a number, got {shortened(text)}") from None
+
+
+def _flag(node: ElementTree.Element, tag: str, where: str) -> bool:
+    """Returns whether a number is not 0."""
+    number = _number(node, tag, where)
+    if not math.isfinite(number):
+        raise InputError(f"{where}: <{tag}> must be 0 or 1, got {number}")
+    return number != 0
 
 
 def _join(names: list[str]) -> str:
-    return ", ".join(names) if names else "none"
+    return shortened_text(", ".join(names), 2_000) if names else "none"

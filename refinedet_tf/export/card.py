@@ -12,8 +12,8 @@ from refinedet_tf import __version__
 from refinedet_tf.anchors import ASPECT_RATIOS, SCALE, STRIDES, tile_anchors
 from refinedet_tf.boxes import VARIANCES
 from refinedet_tf.config import Config
-from refinedet_tf.errors import InputError
-from refinedet_tf.files import explain_os_errors
+from refinedet_tf.errors import InputError, shortened, shortened_text
+from refinedet_tf.json_files import read_json
 from refinedet_tf.run_folder import RunFolder
 
 
@@ -25,7 +25,9 @@ def labels_text(class_names: Sequence[str]) -> str:
     """
     broken = [name for name in class_names if len(name.splitlines()) != 1]
     if broken:
-        raise InputError(f"data.classes: {broken[0]!r} must be one line, as labels.txt has a name a line")
+        raise InputError(
+            f"data.classes: {shortened(broken[0])} must be one line, as labels.txt has a name a line"
+        )
     return "".join(f"{name}\n" for name in class_names)
 
 
@@ -85,18 +87,24 @@ def read_measured(file: Path, config: Config) -> dict:
     Raises:
         InputError: the file cannot be read, is none of those, or is about other classes.
     """
-    with explain_os_errors(file, "cannot be read"):
-        text = file.read_bytes()
-    try:
-        tree = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from None
+    tree = read_json(file)
     if not isinstance(tree, dict) or not {"metric", "mAP", "AP"} <= tree.keys():
         raise InputError(f"{file} has no metric, mAP and AP: give what evaluate.py --json wrote")
+    if not isinstance(tree["metric"], str) or not isinstance(tree["AP"], dict):
+        raise InputError(f"{file}: metric must be text and AP an object of classes")
+    for name, value in [("mAP", tree["mAP"]), *tree["AP"].items()]:
+        if value is not None and not (type(value) in (int, float) and 0 <= value <= 1):
+            raise InputError(
+                f"{file}: {shortened(name)} must be a number 0..1 or null, got {shortened(value)}"
+            )
+    try:
+        json.dumps(tree, allow_nan=False)
+    except ValueError:
+        raise InputError(f"{file} holds NaN or an infinite number, which JSON has not") from None
     if config.data.classes is not None and list(tree["AP"]) != list(config.data.classes):
-        raise InputError(
-            f"{file} is about the classes {', '.join(tree['AP'])}, not {', '.join(config.data.classes)}"
-        )
+        measured = shortened_text(", ".join(tree["AP"]))
+        expected = shortened_text(", ".join(config.data.classes))
+        raise InputError(f"{file} is about the classes {measured}, not {expected}")
     # The speed is that of another program and machine.
     tree.pop("throughput", None)
     return {**tree, "source": f"evaluate.py, {', '.join(config.data.test) or 'test data'}"}

@@ -14,6 +14,7 @@ from refinedet_tf.data.shapes import make_image
 from refinedet_tf.export import onnx_files
 from refinedet_tf.inference.detector import Detector, read_image
 from refinedet_tf.inference.postprocessing import candidates, postprocess
+from refinedet_tf.precision import full_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +136,7 @@ Route = Callable[[Sequence[Sample]], Iterable[tuple[np.ndarray, np.ndarray, np.n
 """Samples to what one exported form detects on each: boxes normalised [n, 4], scores [n], labels [n]."""
 
 
+@full_float32()
 def check_export(
     folder: Path, detector: Detector, config: Config, samples: Sequence[Sample], tolerance: Tolerance
 ) -> list[Comparison]:
@@ -169,6 +171,7 @@ def check_export(
     return comparisons
 
 
+@full_float32()
 def check_precision(narrow: Detector, wide: Detector, samples: Sequence[Sample]) -> Comparison:
     """How much bfloat16 changes the detections of float32, which is stated and not judged.
 

@@ -58,7 +58,8 @@ def write_detections(
     progress, start = ProgressPrinter(quiet_seconds=QUIET_SECONDS), time.monotonic()
     with (
         explain_os_errors(f"--output {output}"),
-        (output / "detections.json").open("w", encoding="utf-8") as file,
+        # The bytes of a file name that is not UTF-8 become escapes, which are valid in JSON's strings.
+        (output / "detections.json").open("w", encoding="utf-8", errors="backslashreplace") as file,
     ):
         file.write("[")
         try:

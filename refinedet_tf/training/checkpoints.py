@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from refinedet_tf.errors import InputError, TrainingStopped, shortened_text
 from refinedet_tf.files import flush, is_folder
+from refinedet_tf.json_files import read_json
 from refinedet_tf.training.trainer import RefineDetTrainer
 
 KEEP = 2
@@ -95,7 +96,7 @@ class Checkpoints:
             return None
         folder = self.folder / f"step-{steps[-1]}"
         try:
-            state = json.loads((folder / "state.json").read_bytes())
+            state = read_json(folder / "state.json")
             if not isinstance(state, dict) or state.get("step") != steps[-1]:
                 raise ValueError(f"state.json is not that of step {steps[-1]}")
             self._read_variables(folder / "variables")

@@ -24,6 +24,7 @@ from refinedet_tf.evaluation.evaluator import evaluate
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.losses import TERMS
 from refinedet_tf.model import build_model
+from refinedet_tf.precision import apply_precision
 from refinedet_tf.run_folder import RunFolder, is_average_precision, is_step
 from refinedet_tf.tensors import Tensor
 from refinedet_tf.training.checkpoints import Checkpoints
@@ -75,6 +76,7 @@ def train(config: Config, output: str | Path, resume: bool = False, strict: bool
     if image_size is None:
         raise InputError("model.image_size is null: training needs a size, e.g. [320, 320]")
     keras.utils.set_random_seed(config.training.seed)
+    apply_precision(config.training)
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = make_strategy(config)

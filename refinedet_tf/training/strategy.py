@@ -1,6 +1,5 @@
 """The devices that share a batch, and the distribution of the data to them."""
 
-import json
 import os
 
 import tensorflow as tf
@@ -9,6 +8,7 @@ from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.pipeline import training_batches
 from refinedet_tf.errors import InputError
+from refinedet_tf.json_files import parse_json
 
 
 def make_strategy(config: Config) -> tf.distribute.Strategy:
@@ -76,8 +76,8 @@ def _check_cluster() -> None:
         '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
     )
     try:
-        workers = json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
-    except (KeyError, TypeError, json.JSONDecodeError):
+        workers = parse_json(os.environ["TF_CONFIG"], "TF_CONFIG")["cluster"]["worker"]
+    except (KeyError, TypeError, InputError):
         raise InputError(
             f"training.strategy multi_worker: set TF_CONFIG on every machine, such as {example}"
         ) from None

@@ -12,6 +12,7 @@ import detect
 import evaluate
 import export_savedmodel
 import train
+from refinedet_tf.commands import subset_classes
 from refinedet_tf.config_files import load_config
 from refinedet_tf.data.shapes import CLASS_NAMES
 from refinedet_tf.model import build_model
@@ -330,6 +331,31 @@ def test_unusual_images_are_detected_as_stored(command, config_file, odd_images,
     assert {(entry["height"], entry["width"]) for entry in entries} == {(60, 90)}
     for entry in entries:
         assert Image.open(output / entry["picture"]).size == (90, 60)
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3_000, "a\0b"], ids=range(3))
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        (evaluate, ["--weights", "w", "--json", "{}/a.json"]),
+        (evaluate, ["--weights", "w", "--curves", "{}/a.png"]),
+        (evaluate, ["--weights", "w", "--set", "data.root={}"]),
+        (train, ["--output", "{}"]),
+        (detect, ["--output", "out", "{}"]),
+        (export_savedmodel, ["--output", "{}"]),
+        (subset_classes, ["--target", "{}", "--output", "a.weights.h5"]),
+        (subset_classes, ["--target", "voc320.json", "--output", "{}/a.weights.h5"]),
+    ],
+)
+def test_names_that_no_file_can_have(refused, config_file, monkeypatch, tmp_path, module, arguments, name):
+    monkeypatch.chdir(tmp_path)
+    filled = [argument.replace("{}", name) for argument in arguments]
+    for config in (config_file, name):
+        line = refused(module, "--config", config, *filled)
+        assert len(line) < 2_000 and line.isprintable()
 
 
 # Weights

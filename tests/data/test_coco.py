@@ -41,6 +41,11 @@ def tree():
     }
 
 
+def rewrite(root, tree):
+    """Replaces the annotations of a data set that is written already, and leaves its images."""
+    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(tree))
+
+
 def coco_config(root, **changes):
     return DataConfig(**{"format": "coco", "root": str(root), "train": ("train2017",), **changes})
 
@@ -241,6 +246,39 @@ def _delete(*path):
         (_set("annotations", 2, "image_id", value=5), r'annotations\[2\]: image_id 5 is not in "images"'),
         (_set("annotations", 2, "category_id", value=2), r'category_id 2 is not in "categories"'),
         (_set("annotations", 2, "area", value=None), r"annotations\[2\]: area must be a number, got None"),
+        (_set("annotations", 2, "area", value=-1), r"annotations\[2\]: area must lie in 0\.\..*, got -1$"),
+        (
+            _set("annotations", 2, "area", value=1e308),
+            r"must lie in 0\.\.2\^62 square pixels, got 1e\+308",
+        ),
+        (_set("annotations", 2, "area", value=float("nan")), "area must lie in .*, got nan"),
+        (_set("annotations", 2, "area", value=float("inf")), "area must lie in .*, got inf"),
+        (_set("annotations", 2, "area", value=10**400), "area must be a number, got 1000.*000"),
+        (_set("annotations", 2, "bbox", 2, value=10**400), "bbox must be .*, got .*1000"),
+        (_set("annotations", 2, "bbox", value=[1] * 10**5), r"bbox must be .*, got \[1, 1"),
+        (
+            _set("annotations", 2, "image_id", value=10**308),
+            "image_id must be .* of at most 64 bits",
+        ),
+        (
+            _set("annotations", 2, "category_id", value=-(2**63) - 1),
+            "category_id must be .* at most 64 bits",
+        ),
+        (
+            _set("images", 1, "id", value=2**63),
+            r"\[1\]: id must be .* 64 bits, got 9223372036854775808",
+        ),
+        (_set("images", 1, "id", value=1e308), r"images\[1\]: id must be a whole number, got 1e\+308"),
+        (_set("images", 1, "id", value="9" * 10**6), "id must be a whole number, got '999"),
+        (_set("images", 1, "height", value=2**31), "height must be below 2147483648, got 2147483648"),
+        (_set("images", 1, "width", value=10**400), "width must be below 2147483648, got 1000"),
+        (_set("images", 1, "width", value=-(10**400)), "width must be at least 1, got -1000"),
+        (_set("images", 1, "file_name", value="a\0.jpg"), "holds a null character: a.x00.jpg"),
+        (_set("images", 1, "file_name", value="\ud800.jpg"), "holds half of a character: .ud800.jpg"),
+        (_set("categories", 1, "name", value="\udcff"), "holds half of a character: .udcff"),
+        (_set("categories", 1, "id", value=2**64), r"categories\[1\]: id must be .* at most 64 bits"),
+        (_set("categories", 2, "name", value={"x" * 10**6: [1] * 10**6}), "name must be text, got {"),
+        (_set("annotations", 2, "iscrowd", value=[0] * 10**6), r"iscrowd must be 0 or 1, got \[0"),
         (_set("annotations", 2, "iscrowd", value="no"), r"annotations\[2\]: iscrowd must be 0 or 1"),
         (_set("annotations", 2, value=7), r'annotations\[2\] has no "image_id"'),
         (_set("categories", 2, "name", value="person"), r"categories\[2\] repeats .* name 'person'"),
@@ -248,11 +286,126 @@ def _delete(*path):
     ],
 )
 def test_broken_files(tmp_path, tree, change, message):
-    change(tree)
     write_coco(tmp_path, tree)
+    change(tree)
+    rewrite(tmp_path, tree)
     with pytest.raises(InputError, match=message) as raised:
         CocoPart(tmp_path, "train2017")
+    assert len(str(raised.value)) < 600
     assert str(raised.value).startswith(str(tmp_path / "annotations" / "instances_train2017.json"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"images": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"images": ' + "[" * 100_000,
+        '{"images": [{"id": ' + "9" * 5_000 + "}]}",
+        '{"images": \xff',
+        "5",
+    ],
+    ids=["nested", "open", "digits", "not text", "no object"],
+)
+def test_hostile_json(tmp_path, text):
+    file = tmp_path / "mine.json"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError) as raised:
+        CocoPart(tmp_path, "mine.json:images")
+    assert str(raised.value).startswith(f"{file} ") and len(str(raised.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../secret.jpg", "/etc/passwd", "../train2017/../../secret.jpg", "link/../../../secret.jpg"]
+    + ["", ".", "..", "../train2017", "b/../..", "/"],
+)
+def test_images_outside_the_root_are_refused(tmp_path, tree, name):
+    (tmp_path / "secret.jpg").touch()
+    root = tmp_path / "root"
+    root.mkdir()
+    write_coco(root, tree)
+    tree["images"][1]["file_name"] = name
+    rewrite(root, tree)
+    for changed in (root, tmp_path / "root" / ".." / "root"):
+        with pytest.raises(InputError, match=r"2017\.json: file_name '.*' is no file within .*root$"):
+            list(CocoPart(changed, "train2017"))
+
+
+def test_images_in_other_folders_of_the_root_are_read(tmp_path, tree, monkeypatch):
+    write_coco(tmp_path, tree, folder="val2017")
+    write_coco(tmp_path, tree)
+    tree["images"][0]["file_name"] = "../val2017/b.jpg"
+    tree["images"][1]["file_name"] = str(tmp_path / "val2017" / "a.jpg")
+    tree["images"][2]["file_name"] = "a..b.jpg"
+    (tmp_path / "train2017" / "a..b.jpg").touch()
+    rewrite(tmp_path, tree)
+    monkeypatch.chdir(tmp_path)
+    for root in (tmp_path, ".", "train2017/.."):
+        paths = [image.path for image in CocoPart(root, "train2017")]
+        assert paths[:2] == [str(tmp_path / "val2017" / name) for name in ("b.jpg", "a.jpg")]
+        assert paths[2].endswith("train2017/a..b.jpg")
+
+
+def test_a_link_on_the_way_does_not_lead_elsewhere(tmp_path, tree):
+    """The system would take "link/.." for the folder that holds the target of the link."""
+    (tmp_path / "elsewhere" / "folder").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "a.jpg").touch()
+    root = tmp_path / "root"
+    root.mkdir()
+    write_coco(root, tree)
+    (root / "train2017" / "link").symlink_to(tmp_path / "elsewhere" / "folder")
+    tree["images"][1]["file_name"] = "link/../a.jpg"
+    rewrite(root, tree)
+    assert list(CocoPart(root, "train2017"))[1].path == str(root / "train2017" / "a.jpg")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 5_000 + "a.jpg", "x" * 300 + "/a.jpg", "b.jpg/a.jpg"])
+def test_names_that_no_image_can_have(tmp_path, tree, name):
+    write_coco(tmp_path, tree)
+    tree["images"][1]["file_name"] = name
+    rewrite(tmp_path, tree)
+    with pytest.raises(InputError, match="does not exist|cannot be read: ") as raised:
+        list(CocoPart(tmp_path, "train2017"))
+    assert len(str(raised.value)) < 1_000
+
+
+@pytest.mark.parametrize("part", ["x" * 300, "x" * 5_000 + ".json", "x" * 300 + ":a", "a\0b", "\ud800:a"])
+def test_names_that_no_part_can_have(tmp_path, tree, part):
+    write_coco(tmp_path, tree)
+    with pytest.raises(InputError) as raised:
+        CocoPart(tmp_path, part)
+    assert len(str(raised.value)) < 1_500 and str(raised.value).isprintable()
+
+
+def test_enormous_boxes(tmp_path, tree, recwarn):
+    """A corner that overflows is not finite; the area of a finite box stays one that the metric can hold."""
+    for entry, box in zip(
+        tree["annotations"], ([1, 1, 1e308, 1e308], [1e308, 1, 1e308, 5], [1, 1, 5, 5]), strict=True
+    ):
+        entry["bbox"] = box
+        entry.pop("area", None)
+    write_coco(tmp_path, tree)
+    dataset = read_dataset(coco_config(tmp_path, test=("train2017",)), "test")
+    assert dataset.defects.counts == {"not finite": 1, "partly outside, clipped": 1}
+    assert [entry["area"] for entry in dataset.coco.loadAnns(dataset.coco.getAnnIds())] == [2.0**62, 25]
+    assert not list(recwarn)
+
+
+def test_very_many_categories_and_long_names(tmp_path, tree):
+    tree["categories"] = [{"id": number, "name": f"class {number}"} for number in range(20_000)]
+    tree["categories"][17]["name"], tree["categories"][90]["name"] = "x" * 10**6, "y" * 10**6
+    write_coco(tmp_path, tree)
+    dataset = read_dataset(coco_config(tmp_path), "train")
+    assert len(dataset.class_names) == 20_000
+    np.testing.assert_array_equal(dataset.labels, [18, 91, 91])
+    with pytest.raises(
+        InputError, match=r'"xxx.*xxx" is not in data.classes; there are yyy.*, class 7$'
+    ) as raised:
+        read_dataset(coco_config(tmp_path, classes=("y" * 10**6, "class 7")), "train")
+    assert len(str(raised.value)) < 1_000
+    with pytest.raises(InputError, match=r'"xxx.*xxy" is no category of .*the nearest is "xxx') as raised:
+        read_dataset(coco_config(tmp_path, classes=("x" * 10**6 + "y",)), "train")
+    assert len(str(raised.value)) < 1_000
 
 
 def test_missing_image(tmp_path, tree):

@@ -191,6 +191,19 @@ def test_command(tmp_path, capsys):
 
 @pytest.mark.parametrize(("sizes", "seed"), [({}, 0), ({"train": 0}, 0), ({"train": 1}, -1)])
 def test_impossible_sets(tmp_path, sizes, seed):
-    with pytest.raises(InputError, match="at least 1 image a split and a seed of at least 0"):
+    with pytest.raises(InputError, match="at least 1 image per split and a seed of at least 0"):
         shapes.write_shapes(tmp_path / "set", sizes, seed)
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("marker", ["[" * 100_000, "9" * 5_000, "\0", "{" + " " * 20_000 + "}"], ids=range(4))
+def test_a_folder_with_a_hostile_marker_holds_other_files(tmp_path, marker):
+    (tmp_path / "shapes.json").write_text(marker)
+    with pytest.raises(InputError, match="holds other files or an unfinished set of shapes"):
+        shapes.write_shapes(tmp_path, {"train": 1})
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_folder_that_cannot_be(tmp_path, name):
+    with pytest.raises(InputError, match="cannot be written: (File name too|the name holds a null)"):
+        shapes.write_shapes(tmp_path / name, {"train": 1})

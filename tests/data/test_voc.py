@@ -3,8 +3,12 @@ import pytest
 from PIL import Image
 from voc_layout import voc_object, write_unlabelled, write_voc
 
+from refinedet_tf.config import DataConfig
+from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.voc import VocPart
 from refinedet_tf.errors import InputError
+
+SIZE = "<size><width>20</width><height>10</height></size>"
 
 
 def read_one(root):
@@ -82,11 +86,125 @@ def test_size_from_the_image_header(tmp_path, size):
         (voc_object("cat", (1, 2, 3, 4), "<difficult/>"), r"<difficult> must be a number, got ''"),
         ("<object>", r"a\.xml is not valid XML: mismatched tag"),
         ("</annotation><annotation>", r"a\.xml is not valid XML: junk"),
+        ("<a>" * 100_000, r"a\.xml is not valid XML: mismatched tag"),
+        (voc_object("cat", (1, 2, "9" * 10**6 + "x", 3)), "<xmax> must be a number, got '999.*x'$"),
+        (
+            voc_object("cat", (1, 2, 3, 4), "<difficult>nan</difficult>"),
+            "<difficult> must be 0 or 1, got nan",
+        ),
+        (
+            voc_object("cat", (1, 2, 3, 4), "<difficult>inf</difficult>"),
+            "<difficult> must be 0 or 1, got inf",
+        ),
+        (f"<object><name>{'x' * 10**6}</name></object>", r"object 1 \(xxx.*xxx\) has no <bndbox>"),
+        ("&lol;", r"a\.xml is not valid XML: undefined entity"),
+        ("&#0;", r"a\.xml is not valid XML: reference to invalid character"),
     ],
 )
 def test_broken_annotations(tmp_path, content, message):
     write_voc(tmp_path, a=voc_object("dog", (1, 1, 2, 2)).replace("object", "thing") + content)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as raised:
+        read_one(tmp_path)
+    assert len(str(raised.value)) < 600
+
+
+ENTITIES = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10 if n else "lol"}">' for n in range(10))
+
+
+@pytest.mark.parametrize(
+    "doctype",
+    [f"<!DOCTYPE a [{ENTITIES}]>", '<!DOCTYPE a [<!ENTITY e9 SYSTEM "file:///etc/passwd">]>']
+    + ['<!DOCTYPE a SYSTEM "http://localhost/a.dtd">'],
+    ids=["bomb", "file", "network"],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_document_types_are_refused(tmp_path, doctype, encoding):
+    """Entities of entities stand for gigabytes of text in a file of a kilobyte."""
+    folder = write_voc(tmp_path, a="")
+    text = f"{doctype}<annotation><object><name>&e9;</name></object></annotation>"
+    (folder / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+    with pytest.raises(InputError, match=r"a\.xml is not valid XML: a document type \(<!DOCTYPE"):
+        read_one(tmp_path)
+
+
+def test_elements_within_each_other(tmp_path):
+    write_voc(tmp_path, a="<a>" * 200_000 + "</a>" * 200_000 + voc_object("cat", (1, 1, 2, 2)))
+    assert read_one(tmp_path).class_names == ["cat"]
+
+
+def test_annotation_that_is_too_large(tmp_path):
+    folder = write_voc(tmp_path, a="")
+    with (folder / "Annotations" / "a.xml").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(InputError, match=r"a\.xml is larger than 16,777,216 bytes"):
+        read_one(tmp_path)
+
+
+def write_encoded(root, name, encoding, declared):
+    folder = write_voc(root, a="")
+    content = f"<annotation>{SIZE}{voc_object(name, (1, 1, 2, 2))}</annotation>"
+    text = f"<?xml version='1.0' encoding='{declared}'?>{content}"
+    (folder / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"),
+    [("käse", "utf-8"), ("käse", "iso-8859-1"), ("käse", "utf-16"), ("кот", "windows-1251")],
+)
+def test_encodings(tmp_path, name, encoding):
+    write_encoded(tmp_path, name, encoding, encoding)
+    assert read_one(tmp_path).class_names == [name]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "declared"),
+    [("latin-1", "utf-8"), ("utf-8", "rot13"), ("utf-8", "idna"), ("gbk", "gbk"), ("utf-8", "x" * 100_000)],
+    ids=range(5),
+)
+def test_encodings_that_cannot_be_read(tmp_path, encoding, declared):
+    write_encoded(tmp_path, "ü", encoding, declared)
+    with pytest.raises(InputError, match=r"a\.xml is not valid XML: ") as raised:
+        read_one(tmp_path)
+    assert len(str(raised.value)) < 800
+
+
+@pytest.mark.parametrize(
+    ("box", "counts"),
+    [
+        (("nan", 1, 2, 3), {"not finite": 1}),
+        ((1, "-inf", 2, 3), {"not finite": 1}),
+        ((1, 1, "9" * 1000, 3), {"not finite": 1}),
+        ((1, 1, "1e308", 3), {"partly outside, clipped": 1}),
+        (("-1e308", 1, "1e308", 3), {"partly outside, clipped": 1}),
+    ],
+)
+def test_coordinates_out_of_range(tmp_path, box, counts, recwarn):
+    write_voc(tmp_path, a=voc_object("cat", box))
+    dataset = read_dataset(DataConfig(root=str(tmp_path), train=("2007/train",)), "train")
+    assert dataset.defects.counts == counts
+    assert dataset.boxes.tolist() in ([], [[0, 0, np.float32(0.3), 1]])
+    assert not list(recwarn)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../secret", "/etc/passwd", "a/../../secret", "x" * 10**6, "a\0b", ".."]
+)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_names_of_images_lead_nowhere_else(tmp_path, name, labelled):
+    """Every name is looked up in the listings of the two folders."""
+    folder = write_voc(tmp_path, a="")
+    (tmp_path / "secret.jpg").touch()
+    (tmp_path / "secret.xml").write_text("<annotation/>")
+    (folder / "ImageSets" / "Main" / "train.txt").write_text(f"{'a' if labelled else ''}\n{name}\n")
+    with pytest.raises(InputError, match="has? no annotation|does not exist|have no annotation") as raised:
+        list(VocPart(tmp_path, "2007/train", may_be_unlabelled=not labelled))
+    assert len(str(raised.value)) < 1_500 and str(raised.value).isprintable()
+
+
+def test_flags_of_a_class_split_take_linear_time(tmp_path):
+    folder = write_voc(tmp_path, a="")
+    (folder / "ImageSets" / "Main" / "train.txt").write_text(f"a -1\na{' ' * 300_000}x\n")
+    with pytest.raises(InputError, match="1 have no annotation"):
         read_one(tmp_path)
 
 
@@ -171,6 +289,19 @@ def test_missing_folders(tmp_path):
     (folder / "JPEGImages").rmdir()
     with pytest.raises(InputError, match="folder .*JPEGImages cannot be read: No such file"):
         VocPart(tmp_path, "2007/train")
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["x" * 300 + "/train", "2007/" + "x" * 300, "x" * 10**5 + "/" + "x" * 10**5, "20\0/train", "2007/a\0b"]
+    + ["\ud800/train", "2007/\ud800", "2007/../train", "x" * 10**5],
+    ids=range(9),
+)
+def test_names_that_no_part_can_have(tmp_path, part):
+    write_voc(tmp_path, a="")
+    with pytest.raises(InputError) as raised:
+        VocPart(tmp_path, part)
+    assert len(str(raised.value)) < 1_500 and str(raised.value).isprintable()
 
 
 @pytest.mark.parametrize("part", ["2007", "2007/", "/train", ""])

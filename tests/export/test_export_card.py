@@ -71,6 +71,15 @@ def test_accuracy_that_evaluate_wrote(tmp_path):
         ("{", "m.json is not valid JSON"),
         ("[1]", "has no metric, mAP and AP: give what evaluate.py --json wrote"),
         ('{"metric": "voc", "mAP": 1, "AP": {"dog": 1}}', "about the classes dog, not zelle, größe"),
+        ('{"metric": 5, "mAP": 1, "AP": {}}', "metric must be text and AP an object"),
+        ('{"metric": "voc", "mAP": 1, "AP": 5}', "metric must be text and AP an object"),
+        ('{"metric": "voc", "mAP": 1, "AP": [1, 2]}', "metric must be text and AP an object"),
+        ('{"metric": "voc", "mAP": NaN, "AP": {}}', "'mAP' must be a number 0..1 or null, got nan"),
+        ('{"metric": "voc", "mAP": true, "AP": {}}', "'mAP' must be a number 0..1 or null, got True"),
+        ('{"metric": "voc", "mAP": null, "AP": {"a": -1}}', "'a' must be a number 0..1 or null, got -1"),
+        ('{"metric": "voc", "mAP": 1, "AP": {}, "num_images": 1e999}', "holds NaN or an infinite number"),
+        ("[" * 100_000, "is nested too deeply"),
+        ('{"metric": ' + "9" * 5_000 + "}", "holds a number of too many digits"),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, words):

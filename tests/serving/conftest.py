@@ -50,18 +50,20 @@ def grpc_address(served):
 
 @pytest.fixture(params=["rest", "grpc"])
 def connect(request):
-    """A client class bound to the address of a server for it; the rest of its arguments are open."""
-    make, address = {"rest": (RestClient, "rest_url"), "grpc": (GrpcClient, "grpc_address")}[request.param]
-    address = request.getfixturevalue(address)
-    return lambda *arguments, **named: make(address, *arguments, **named)
+    """Makes a client of a running server; its only argument is a `ModelChoice`, by default the latest."""
+    client_class, fixture = {"rest": (RestClient, "rest_url"), "grpc": (GrpcClient, "grpc_address")}[
+        request.param
+    ]
+    address = request.getfixturevalue(fixture)
+    return lambda *model_choice: client_class(address, *model_choice)
 
 
 @pytest.fixture
 def options(request, connect):
-    """The options with which the command finds the same server."""
+    """The options with which the command reaches the same server."""
     api = request.node.callspec.params["connect"]
-    names = {"rest": ("--url", "rest_url"), "grpc": ("--grpc", "grpc_address")}[api]
-    return [names[0], request.getfixturevalue(names[1])]
+    option, fixture = {"rest": ("--url", "rest_url"), "grpc": ("--grpc", "grpc_address")}[api]
+    return [option, request.getfixturevalue(fixture)]
 
 
 @pytest.fixture

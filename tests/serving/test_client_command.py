@@ -10,6 +10,7 @@ import client
 import numpy as np
 import pytest
 from grpc_client import GrpcClient
+from model_choice import ModelChoice
 from PIL import Image
 from rest_client import RestClient
 from serving_stand_ins import MODEL, rest_server
@@ -23,7 +24,7 @@ SERVING = Path(__file__).parent.parent.parent / "serving"
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_files_are_those_of_detect(options, served, network, images, labels, monkeypatch, tmp_path, batch):
-    monkeypatch.setattr(detect_command, "load_model", lambda arguments: network)
+    monkeypatch.setattr(detect_command, "load_model", lambda options: network)
     from_server, local = tmp_path / "served", tmp_path / "local"
     common = [str(images[0].parent), "--score-threshold", "0.3", "--output"]
     client.main([*common, str(from_server), "--labels", str(labels), "--batch", str(batch), *options])
@@ -34,11 +35,12 @@ def test_files_are_those_of_detect(options, served, network, images, labels, mon
     for entry, expected in zip(*map(json.loads, texts), strict=True):
         assert list(entry) == list(expected) == ["image", "picture", "height", "width", "detections"]
         assert {**entry, "detections": 0} == {**expected, "detections": 0}
-        for found, right in zip(entry["detections"], expected["detections"], strict=True):
-            assert list(found) == ["class", "score", "box"]
-            assert (found["class"], list(found["box"])) == (right["class"], list(right["box"]))
-            assert found["score"] == pytest.approx(right["score"], abs=1e-5)
-            assert found["box"] == pytest.approx(right["box"], abs=0.02)
+        for detection, local_detection in zip(entry["detections"], expected["detections"], strict=True):
+            assert list(detection) == ["class", "score", "box"]
+            assert detection["class"] == local_detection["class"]
+            assert list(detection["box"]) == list(local_detection["box"])
+            assert detection["score"] == pytest.approx(local_detection["score"], abs=1e-5)
+            assert detection["box"] == pytest.approx(local_detection["box"], abs=0.02)
     names = sorted(path.name for path in from_server.iterdir())
     assert names == ["a.jpg", "b.png", "c.png", "detections.json"]
     for name, file in zip(names, images, strict=False):
@@ -47,7 +49,7 @@ def test_files_are_those_of_detect(options, served, network, images, labels, mon
         )
         assert drawn.shape == plain.shape
         assert (drawn != plain).any(axis=-1).sum() > 50
-        # Another JPEG decoder, and coordinates that are rounded the other way.
+        # The JPEG decoders differ, and some coordinates are rounded the other way.
         assert (np.abs(drawn.astype(int) - same) > 40).mean() < 0.01
 
 
@@ -94,7 +96,7 @@ def test_labels_of_another_model(refused, rest_url, images, labels, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "said"),
+    ("option", "value", "message"),
     [
         ("--batch", 0, "--batch must be at least 1, got 0"),
         ("--timeout", 0, "--timeout must lie in 0..86400 s, got 0"),
@@ -107,26 +109,27 @@ def test_labels_of_another_model(refused, rest_url, images, labels, tmp_path):
         ("--output", "in", "in is not empty"),
     ],
 )
-def test_wrong_values(refused, monkeypatch, rest_url, images, labels, tmp_path, option, value, said):
+def test_wrong_values(refused, monkeypatch, rest_url, images, labels, tmp_path, option, value, message):
     monkeypatch.chdir(tmp_path)
     arguments = ["in", "--labels", labels, "--output", "out", "--url", rest_url, option, value]
-    assert said in refused(client, *arguments)
+    assert message in refused(client, *arguments)
 
 
 def test_clients_ask_for_that_model_by_default(monkeypatch, images, labels, tmp_path):
     asked = []
 
     class Client(RestClient):
-        def __init__(self, url, model, version, label, timeout):
-            asked.extend((url, model, version, label, timeout))
+        def __init__(self, url, model_choice):
+            asked.extend((url, model_choice))
             raise InputError("enough")
 
     monkeypatch.setattr(client, "RestClient", Client)
     with pytest.raises(InputError, match="enough"):
         client.main([str(images[0]), "--labels", str(labels), "--output", str(tmp_path / "out")])
-    assert asked == ["http://localhost:8501", MODEL, None, None, 60]
-    for make in (RestClient, GrpcClient):
-        assert make.__init__.__defaults__[1] == MODEL
+    latest = ModelChoice(MODEL, version=None, label=None, timeout=60)
+    assert asked == ["http://localhost:8501", latest]
+    for client_class in (RestClient, GrpcClient):
+        assert client_class.__init__.__defaults__[1] == latest
 
 
 def test_no_image(refused, labels, tmp_path):
@@ -136,7 +139,7 @@ def test_no_image(refused, labels, tmp_path):
 
 
 def test_rest_needs_no_tensorflow(rest_url, images, labels, tmp_path):
-    """The client runs in another process, as users start it, where importing TensorFlow or Keras fails."""
+    """The client runs in a process of its own, where TensorFlow and Keras cannot be imported."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nfor name in ('tensorflow', 'keras', 'grpc'):\n    sys.modules[name] = None\n"
     )

@@ -1,5 +1,6 @@
 """The clients of TF Serving, against servers that stand in for it."""
 
+import dataclasses
 import re
 import sys
 import threading
@@ -7,9 +8,10 @@ from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
-from answers import read_row
+from answers import ServedDetections, read_row
 from grpc_client import GrpcClient
 from image_files import save
+from model_choice import ModelChoice
 from rest_client import RestClient
 from serving_stand_ins import MODEL, http_server, rest_server
 
@@ -18,14 +20,16 @@ from refinedet_tf.inference.detector import Detector
 
 
 def assert_agrees(answer, result):
-    height, width = result["image_size"]
-    assert answer["decoded"] is True
-    assert len(answer["scores"]) == len(result["scores"]) > 3
-    boxes = answer["boxes"] * [height, width, height, width]
-    np.testing.assert_allclose(boxes, result["boxes"], atol=1e-4 * max(height, width))
-    np.testing.assert_allclose(answer["scores"], result["scores"], atol=1e-5)
-    np.testing.assert_array_equal(answer["labels"], result["labels"])
-    kinds = {name: answer[name].dtype.name for name in ("boxes", "scores", "labels")}
+    """A server's answer holds what the `Detector` gives for the same image."""
+    height, width = result.image_size
+    assert isinstance(answer, ServedDetections)
+    assert answer.decoded is True
+    assert len(answer.scores) == len(result.scores) > 3
+    boxes = answer.boxes * [height, width, height, width]
+    np.testing.assert_allclose(boxes, result.boxes, atol=1e-4 * max(height, width))
+    np.testing.assert_allclose(answer.scores, result.scores, atol=1e-5)
+    np.testing.assert_array_equal(answer.labels, result.labels)
+    kinds = {name: getattr(answer, name).dtype.name for name in ("boxes", "scores", "labels")}
     assert kinds == {"boxes": "float32", "scores": "float32", "labels": "int32"}
 
 
@@ -38,16 +42,16 @@ def test_detections_are_those_of_the_detector(connect, served, network, images):
 
 @pytest.mark.parametrize(("named", "version"), [({"version": 1}, 1), ({"label": "stable"}, 1), ({}, 3)])
 def test_versions_and_labels(connect, served, images, named, version):
-    connect(MODEL, **named).detect([images[0].read_bytes()])
+    connect(ModelChoice(MODEL, **named)).detect([images[0].read_bytes()])
     assert served.asked == [(version, 1)]
 
 
 def test_an_undecodable_image_is_empty_and_the_others_are_not(connect, network, images):
     contents = [images[0].read_bytes(), b"no image", images[1].read_bytes(), b""]
     answers = connect().detect(contents)
-    assert [answer["decoded"] for answer in answers] == [True, False, True, False]
-    assert [len(answers[i]["scores"]) for i in (1, 3)] == [0, 0]
-    assert answers[1]["boxes"].shape == (0, 4)
+    assert [answer.decoded for answer in answers] == [True, False, True, False]
+    assert [len(answers[i].scores) for i in (1, 3)] == [0, 0]
+    assert answers[1].boxes.shape == (0, 4)
     for answer, result in zip(answers[::2], Detector(network[1], network[0])(images[:2]), strict=True):
         assert_agrees(answer, result)
 
@@ -57,33 +61,33 @@ def test_grpc_messages_above_4_megabytes(served, grpc_address, tmp_path):
     assert large.stat().st_size > 2**22
     served.change = lambda outputs: {**outputs, "more": np.zeros((1, 2**21), np.float32)}
     (answer,) = GrpcClient(grpc_address).detect([large.read_bytes()])
-    assert answer["decoded"]
+    assert answer.decoded
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("model_choice", "message"),
     [
-        (("other",), "Servable not found for request: Latest(other)"),
-        ((MODEL, 7), f"Servable not found for request: Specific({MODEL}, 7)"),
-        ((MODEL, None, "best"), "Unrecognized servable version label: best"),
+        (ModelChoice("other"), "Servable not found for request: Latest(other)"),
+        (ModelChoice(MODEL, version=7), f"Servable not found for request: Specific({MODEL}, 7)"),
+        (ModelChoice(MODEL, label="best"), "Unrecognized servable version label: best"),
     ],
 )
-def test_what_the_server_says_is_passed_on(connect, images, arguments, said):
-    with pytest.raises(InputError, match=re.escape(said)):
-        connect(*arguments).detect([images[0].read_bytes()])
+def test_what_the_server_says_is_passed_on(connect, images, model_choice, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        connect(model_choice).detect([images[0].read_bytes()])
 
 
 def test_a_silent_server(connect, served, images):
     served.wait = threading.Event()
     try:
         with pytest.raises(InputError, match=r"no answer from .* in 0.2 s; raise --timeout"):
-            connect(timeout=0.2).detect([images[0].read_bytes()])
+            connect(ModelChoice(timeout=0.2)).detect([images[0].read_bytes()])
     finally:
         served.wait.set()
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda o: {k: v for k, v in o.items() if k != "num_detections"}, "no num_detections, only detect"),
         (lambda o: {**o, "detection_boxes": o["detection_boxes"][:, :, :3]}, r"is \[200, 3\] .*\[K, 4\]"),
@@ -95,9 +99,9 @@ def test_a_silent_server(connect, served, images):
     ],
     ids=["missing", "3-sided", "scores", "nan", "classes", "count", "no rows"],
 )
-def test_outputs_of_another_model(connect, served, images, change, said):
+def test_outputs_of_another_model(connect, served, images, change, message):
     served.change = change
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         connect().detect([images[0].read_bytes()])
 
 
@@ -105,6 +109,13 @@ def test_outputs_of_another_model(connect, served, images, change, said):
 def test_rows_that_are_no_outputs(row):
     with pytest.raises(InputError, match="server's"):
         read_row(row)
+
+
+def test_choices_and_answers_are_frozen():
+    answer = ServedDetections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int32), True)
+    for value, field in ((ModelChoice(), "name"), (answer, "decoded")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(value, field, None)
 
 
 def test_no_server(tmp_path):
@@ -129,7 +140,7 @@ def test_url_without_a_server(url):
 
 
 @pytest.mark.parametrize(
-    ("code", "body", "said"),
+    ("code", "body", "message"),
     [
         (200, b"<html>hello</html>", "is no JSON with 1 `predictions`"),
         (200, b'{"outputs": []}', "is no JSON with 1 `predictions`"),
@@ -139,7 +150,7 @@ def test_url_without_a_server(url):
         (None, b"", "no connection to .*"),
     ],
 )
-def test_servers_that_are_not_tf_serving(code, body, said):
+def test_servers_that_are_not_tf_serving(code, body, message):
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
@@ -151,7 +162,7 @@ def test_servers_that_are_not_tf_serving(code, body, said):
         def log_message(self, *_):
             pass
 
-    with http_server(Handler) as url, pytest.raises(InputError, match=said):
+    with http_server(Handler) as url, pytest.raises(InputError, match=message):
         RestClient(url).detect([b""])
 
 

@@ -115,6 +115,8 @@ def test_two_workers_equal_one_process(tf_test, workers, config_file, command, e
         (None, "set TF_CONFIG on every machine"),
         ("not json", "set TF_CONFIG on every machine"),
         ("[]", "set TF_CONFIG on every machine"),
+        ("[" * 100_000, "set TF_CONFIG on every machine"),
+        ("9" * 5_000, "set TF_CONFIG on every machine"),
         ('{"cluster": {"ps": ["a:1"]}}', "set TF_CONFIG on every machine"),
         ('{"cluster": {"worker": []}}', "TF_CONFIG lists no workers"),
     ],

@@ -1,0 +1,35 @@
+"""Damaged image files: the size of the header and the pixels, or one line that names the file."""
+
+import hostile_images
+import numpy as np
+import pytest
+from mutation import mutate_bytes
+
+from refinedet_tf.data.reader import MAX_PIXELS, read_image_size
+from refinedet_tf.inference.detector import read_image
+
+FILES = [contents for contents, _ in hostile_images.readable().values()]
+FILES += list(hostile_images.unreadable().values())
+
+
+@pytest.mark.filterwarnings("error")
+def test_headers(fuzz, tmp_path):
+    file = tmp_path / "a.jpg"
+
+    def case(rng):
+        file.write_bytes(mutate_bytes(rng, FILES[rng.integers(len(FILES))]))
+        height, width = read_image_size(file)
+        assert height >= 1 and width >= 1 and height * width <= MAX_PIXELS
+
+    fuzz(case)
+
+
+def test_pixels(fuzz, tmp_path):
+    file = tmp_path / "a.jpg"
+
+    def case(rng):
+        file.write_bytes(mutate_bytes(rng, FILES[rng.integers(len(FILES))]))
+        pixels = read_image(file)
+        assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+
+    fuzz(case)

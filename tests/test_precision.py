@@ -1,0 +1,105 @@
+"""TensorFloat-32 is used where the config says so, and never where numbers are compared."""
+
+import formula_weights
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from config_of import config_of
+from golden_arrays import GOLDEN_FOLDER
+from tensor_float_32 import emulate_tf32, rounded_to_tf32
+
+import train
+from refinedet_tf.config import TrainingConfig
+from refinedet_tf.config_files import load_config
+from refinedet_tf.export.check import TOLERANCES, ExportMismatch, check_export, generated_samples
+from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
+from refinedet_tf.inference.detector import Detector
+from refinedet_tf.model import build_model
+from refinedet_tf.precision import apply_precision, full_float32
+from refinedet_tf.weights import load_weights
+
+
+def is_allowed():
+    return tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+@pytest.fixture
+def default_of_tensorflow():
+    """The switch as TensorFlow sets it when a process starts."""
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    yield
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+def test_emulation_rounds_to_ten_bits(tf_test):
+    values = tf.constant([1 + 2**-10, 1 + 2**-12, -(1 + 3 * 2**-11), 0.0, 1e-20])
+    expected = [1 + 2**-10, 1, -(1 + 2**-9), 0]
+    tf_test.assertAllEqual(rounded_to_tf32(values)[:4], expected)
+    assert 0 < abs(float(rounded_to_tf32(values)[4]) / 1e-20 - 1) < 2**-11
+
+
+def test_tests_compare_in_float32():
+    assert not is_allowed()
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("float32", False), ("bfloat16", False), ("tf32", True)])
+def test_config_decides(default_of_tensorflow, precision, allowed):
+    apply_precision(TrainingConfig(precision=precision))
+    assert is_allowed() == allowed
+
+
+def test_comparison_restores_the_switch(default_of_tensorflow):
+    with pytest.raises(ZeroDivisionError), full_float32():
+        assert not is_allowed()
+        raise ZeroDivisionError
+    assert is_allowed()
+
+
+def test_heads_of_the_authors_need_float32(default_of_tensorflow, monkeypatch, tmp_path):
+    """The heads are outside the tolerance of `test_forward` on an emulated GPU, unless float32 is float32."""
+    from caffe_writer import write_caffemodel
+
+    emulate_tf32(monkeypatch)
+    file = tmp_path / "vgg16.caffemodel"
+    write_caffemodel(file, formula_weights.reference_layers("vgg16"))
+    config = load_config("voc320.json")
+    model = build_model(config)
+    load_weights(model, file)
+    golden = np.load(GOLDEN_FOLDER / "forward_vgg16_320.npz")
+
+    def error():
+        heads = model(formula_weights.reference_image()[None], training=False)
+        found = np.asarray(heads["odm_conf"])[0, :: int(golden["every"])]
+        return np.abs(found - golden["odm_conf"]).max() / float(golden["odm_conf_largest"])
+
+    assert 1e-3 < error() < 1e-2
+    apply_precision(config.training)
+    assert error() < 1e-4
+
+
+def test_export_is_compared_in_float32(default_of_tensorflow, monkeypatch, small_network, tmp_path):
+    """ONNX files on the CPU agree with a network on an emulated GPU, where TensorFlow's default is TF32."""
+    config = config_of(("a", "b", "c"), model={"backbone": "mobilenet_v2", "image_size": (96, 128)})
+    keras.utils.set_random_seed(0)
+    model = build_model(config)
+    for variable in model.trainable_variables:
+        if "conf" in variable.path and "kernel" in variable.path:
+            variable.assign(2 * variable)
+    folder, _ = export_saved_model(model, config, tmp_path, options=ExportOptions(onnx=True))
+    assert is_allowed()
+
+    emulate_tf32(monkeypatch)
+    samples, tolerance = generated_samples(), TOLERANCES["float32"]
+    comparisons = check_export(folder, Detector(model, config), config, samples, tolerance)
+    assert len(comparisons) == 5 and all(comparison.scores < 1e-5 for comparison in comparisons)
+    with pytest.raises(ExportMismatch):
+        check_export.__wrapped__(folder, Detector(model, config), config, samples, tolerance)
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("float32", False), ("tf32", True)])
+def test_training_decides(default_of_tensorflow, eagerly, command, config_file, tmp_path, precision, allowed):
+    arguments = ["--set", "training.steps=1", "--set", f"training.precision={precision}"]
+    result = command(train, "--config", config_file, *arguments, "--output", tmp_path / "run")
+    assert result.code == 0, result.err
+    assert is_allowed() == allowed
