@@ -18,6 +18,8 @@ from refinedet_tf.config import Config, ModelConfig, with_classes
 from refinedet_tf.errors import InputError
 from refinedet_tf.model import build_model
 from refinedet_tf.weights import load_weights
+from refinedet_tf.weights.caffe_files import read_caffemodel
+from refinedet_tf.weights.torch_files import read_checkpoint
 
 
 class Target:
@@ -50,12 +52,6 @@ def small():
             backbone=BACKBONE, tcb_channels=4, tcb_batch_norm=True, image_size=(64, 64)
         )
         return Target(build_model(with_classes(Config(model=model_config), ("cat", "dog"))))
-
-
-@pytest.fixture(scope="module")
-def vgg():
-    """The network that Caffe's and PyTorch's files fill."""
-    return Target(thin_vgg(num_classes=2, channel_order="rgb"))
 
 
 @pytest.fixture(scope="module")
@@ -97,27 +93,76 @@ def test_keras(fuzz, small, keras_file, tmp_path):
     fuzz(case)
 
 
-@pytest.mark.parametrize("v1", [False, True], ids=["today", "v1"])
-def test_caffemodel(fuzz, vgg, v1, tmp_path):
+def arrays(*shapes):
+    """Small arrays of float32 values."""
+    generator = np.random.default_rng(0)
+    return [generator.normal(0, 0.1, shape).astype(np.float32) for shape in shapes]
+
+
+LAYERS = [
+    ("conv1_1", "Convolution", arrays((8, 3, 3, 3), 8)),
+    ("fc", "InnerProduct", arrays((24, 32), 24)),
+    ("bn", "BatchNorm", arrays(8, 8, 1)),
+    ("P4-up", "Deconvolution", arrays((8, 4, 2, 2))),
+]
+CAFFE_FORMATS = [{}, {"double": True}, {"old_shapes": True}, {"v1": True}, {"packed": False}]
+
+
+def test_caffemodel(fuzz, tmp_path):
+    """The arrays of small files in each format."""
     file = tmp_path / "net.caffemodel"
-    write_caffemodel(file, random_layers(vgg.model), v1=v1)
-    content = file.read_bytes()
+    contents = []
+    for options in CAFFE_FORMATS:
+        write_caffemodel(file, LAYERS, **options)
+        contents.append(file.read_bytes())
 
     def case(rng):
-        file.write_bytes(mutate_bytes(rng, content))
-        vgg.load(file)
+        file.write_bytes(mutate_bytes(rng, contents[rng.integers(len(contents))]))
+        for layer in read_caffemodel(file).values():
+            assert layer.name.isprintable()
+            assert all(np.isfinite(blob).all() for blob in layer.blobs)
 
-    fuzz(case)
+    fuzz(case, share=1.4)
 
 
-@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_pth(fuzz, vgg, legacy, tmp_path):
+def test_pth(fuzz, tmp_path):
+    """The arrays of small files in both formats, also with the checksums of a whole archive."""
     file = tmp_path / "refinedet.pth"
-    write_checkpoint(file, tensors_of(random_layers(vgg.model)), legacy=legacy)
-    content = file.read_bytes()
+    tensors = {f"{layer}.{number}": blob for layer, _, blobs in LAYERS for number, blob in enumerate(blobs)}
+    contents = []
+    for legacy in (False, True):
+        write_checkpoint(file, {"state_dict": tensors, "epoch": 7}, legacy=legacy)
+        contents.append(file.read_bytes())
+    with zipfile.ZipFile(io.BytesIO(contents[0])) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
 
     def case(rng):
-        file.write_bytes(mutate_bytes(rng, content))
-        vgg.load(file)
+        if rng.random() < 0.5:
+            file.write_bytes(mutate_bytes(rng, contents[rng.integers(len(contents))]))
+        else:
+            with zipfile.ZipFile(file, "w") as archive:
+                for name, content in members.items():
+                    is_program = name.endswith("data.pkl")
+                    archive.writestr(name, mutate_bytes(rng, content) if is_program else content)
+        for array in read_checkpoint(file).values():
+            assert array.dtype == np.float32
+            assert np.isfinite(array).all()
 
-    fuzz(case)
+    fuzz(case, share=1.4)
+
+
+def test_files_of_a_whole_network(fuzz, tmp_path):
+    """Caffe's and PyTorch's files fill the authors' network, or leave it as it is."""
+    target = Target(thin_vgg(num_classes=2, channel_order="rgb"))
+    layers = random_layers(target.model)
+    files = [tmp_path / "net.caffemodel", tmp_path / "refinedet.pth"]
+    write_caffemodel(files[0], layers)
+    write_checkpoint(files[1], tensors_of(layers))
+    contents = [file.read_bytes() for file in files]
+
+    def case(rng):
+        number = rng.integers(len(files))
+        files[number].write_bytes(mutate_bytes(rng, contents[number]))
+        target.load(files[number])
+
+    fuzz(case, share=0.2)
