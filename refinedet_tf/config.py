@@ -12,9 +12,12 @@ from refinedet_tf.errors import InputError, shortened
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+MAX_STEPS = 10**9
+"""The largest number of steps."""
+
 Count = Annotated[int, Field(ge=0)]
-StepCount = Annotated[int, Field(ge=0, le=10**9)]
-PositiveStepCount = Annotated[int, Field(ge=1, le=10**9)]
+StepCount = Annotated[int, Field(ge=0, le=MAX_STEPS)]
+PositiveStepCount = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 ImageSide = Annotated[int, Field(ge=64, le=10_000)]
 Images = Annotated[int, Field(ge=1, le=100_000)]
 Channels = Annotated[int, Field(ge=1, le=10_000)]

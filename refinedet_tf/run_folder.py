@@ -1,13 +1,13 @@
 """The files in the folder of a training run."""
 
-import json
 import os
 from pathlib import Path
 
-from refinedet_tf.config import Config
+from refinedet_tf.config import MAX_STEPS, Config
 from refinedet_tf.config_files import config_to_json
-from refinedet_tf.errors import InputError
-from refinedet_tf.files import explain_os_errors, write_aside
+from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.files import explain_os_errors, is_file, is_folder, write_aside
+from refinedet_tf.json_files import parse_json
 
 
 class RunFolder:
@@ -47,8 +47,10 @@ class RunFolder:
             resume: whether the folder may hold an earlier part of the run.
 
         Raises:
-            InputError: the folder cannot be written, or it is not empty and `resume` is false.
+            InputError: the folder cannot be written, it is not empty and `resume` is false, or
+                something else stands in the place of one of its files or folders.
         """
+        self._check_kinds()
         with explain_os_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             if any(self.path.iterdir()) and not resume:
@@ -57,6 +59,20 @@ class RunFolder:
                 )
             write_aside(self.config, lambda file: file.write_text(config_to_json(config), encoding="utf-8"))
 
+    def _check_kinds(self) -> None:
+        """Refuses anything else in the place of a file or folder, before a training spends hours on it."""
+        files = (self.config, self.log, self.dropped_boxes, self.augmented)
+        for path in (*files, self.best_weights, self.final_weights):
+            if os.path.lexists(path) and not is_file(path):
+                raise InputError(
+                    f"{shortened_text(path)} is not a file, but a run keeps one there: remove it"
+                )
+        for path in (self.tensorboard, self.checkpoints):
+            if os.path.lexists(path) and not is_folder(path):
+                raise InputError(
+                    f"{shortened_text(path)} is not a folder, but a run keeps one there: remove it"
+                )
+
     def trained_weights(self) -> Path:
         """Returns the weights to use: those of the best validation, or the final ones without validation.
 
@@ -64,17 +80,22 @@ class RunFolder:
             InputError: the run has written no weights yet.
         """
         for file in (self.best_weights, self.final_weights):
-            if file.is_file():
+            if is_file(file):
                 return file
-        raise InputError(f"{self.path} holds no weights yet (best.weights.h5 or final.weights.h5)")
+        raise InputError(
+            f"{shortened_text(self.path)} holds no weights yet (best.weights.h5 or final.weights.h5)"
+        )
 
     def best_validation(self) -> dict | None:
         """Returns the log's entry of the validation that chose `best_weights`.
 
         Returns:
             {"step", "validation": {"mAP", "AP", "best"}}, or None if no validation has chosen weights.
+
+        Raises:
+            InputError: the log cannot be read.
         """
-        if not self.best_weights.is_file():
+        if not is_file(self.best_weights):
             return None
         best = [entry for entry in self.log_entries() if entry.get("validation", {}).get("best")]
         return best[-1] if best else None
@@ -82,17 +103,58 @@ class RunFolder:
     def log_entries(self) -> list[dict]:
         """Returns the entries of the log; the list is empty if there is no log.
 
-        A line that is not valid JSON, because the process was killed while it wrote, is left out.
+        A line that is not an entry, because the process was killed while it wrote, is left out.
+
+        Raises:
+            InputError: the log cannot be read.
         """
-        if not self.log.is_file():
+        return [entry for _, entry in self._log_lines()]
+
+    def cut_log(self, last_step: int) -> None:
+        """Removes the entries of later steps from the log, and lines that are not entries.
+
+        Raises:
+            InputError: the log cannot be read or written.
+        """
+        kept = [line for line, entry in self._log_lines() if entry["step"] <= last_step]
+        if is_file(self.log):
+            with explain_os_errors(self.log):
+                write_aside(self.log, lambda file: file.write_bytes(b"".join(kept)))
+
+    def _log_lines(self) -> list[tuple[bytes, dict]]:
+        """Returns the lines of the log, each with its line break, and their entries."""
+        if not is_file(self.log):
             return []
-        entries = map(_parse, self.log.read_text(encoding="utf-8").splitlines())
-        return [entry for entry in entries if entry is not None]
+        with explain_os_errors(self.log, "cannot be read"), self.log.open("rb") as file:
+            entries = [(line.rstrip(b"\r\n") + b"\n", _parse(line)) for line in file]
+        return [(line, entry) for line, entry in entries if entry is not None]
 
 
-def _parse(line: str) -> dict | None:
-    """Returns an entry of the log, or None if the line is not valid JSON."""
+def _parse(line: bytes) -> dict | None:
+    """Returns an entry of the log, or None if the line is not an entry."""
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
+        entry = parse_json(line, "log.jsonl")
+    except InputError:
         return None
+    if not isinstance(entry, dict) or not is_step(entry.get("step")):
+        return None
+    return entry if "validation" not in entry or _is_validation(entry["validation"]) else None
+
+
+def is_step(value: object) -> bool:
+    """Says whether a value from a file of a run is a number of finished steps."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_STEPS
+
+
+def is_average_precision(value: object) -> bool:
+    """Says whether a value from a file of a run is an average precision, 0..1."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _is_validation(value: object) -> bool:
+    """Says whether a value from the log describes a validation, {"mAP", "AP", "best"}."""
+    if not isinstance(value, dict) or "mAP" not in value or not isinstance(value.get("AP"), dict):
+        return False
+    precisions = [value["mAP"], *value["AP"].values()]
+    # A class without objects has no average precision.
+    return all(precision is None or is_average_precision(precision) for precision in precisions)

@@ -2,18 +2,24 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from refinedet_tf.errors import InputError, TrainingStopped
-from refinedet_tf.files import flush
+from refinedet_tf.errors import InputError, TrainingStopped, shortened_text
+from refinedet_tf.files import flush, is_folder
+from refinedet_tf.json_files import read_json
 from refinedet_tf.training.trainer import RefineDetTrainer
 
 KEEP = 2
 """The number of newest checkpoints that stay on disk."""
+
+STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]{0,17})")
+"""The name of the folder of a checkpoint."""
 
 
 class Checkpoints:
@@ -30,6 +36,7 @@ class Checkpoints:
     def __init__(self, folder: Path, trainer: RefineDetTrainer, writes: bool = True) -> None:
         self.folder = folder
         self.writes = writes
+        self.all_variables = [*trainer.network.variables, *trainer.optimizer.variables]
         self.variables = tf.train.Checkpoint(network=trainer.network, optimizer=trainer.optimizer)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
@@ -71,8 +78,9 @@ class Checkpoints:
         """Returns the steps of the checkpoints on disk in ascending order."""
         if not self.folder.is_dir():
             return []
-        names = [path.name.removeprefix("step-") for path in self.folder.glob("step-*")]
-        return sorted(int(name) for name in names if name.isdigit())
+        # A name as "step-007" or "step-²" is none that `save` gives.
+        names = [match[1] for path in self.folder.iterdir() if (match := STEP_FOLDER.fullmatch(path.name))]
+        return sorted(int(name) for name in names if is_folder(self.folder / f"step-{name}"))
 
     def restore_latest(self) -> dict[str, Any] | None:
         """Loads the newest checkpoint.
@@ -81,21 +89,33 @@ class Checkpoints:
             Its state, to which "step" is added, or None if there is no checkpoint.
 
         Raises:
-            InputError: the checkpoint is damaged or belongs to another model.
+            InputError: the checkpoint is damaged or belongs to another model. No variable has changed.
         """
         steps = self.steps()
         if not steps:
             return None
         folder = self.folder / f"step-{steps[-1]}"
         try:
-            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            status = self.variables.read(str(folder / "variables"))
-            status.assert_existing_objects_matched()
-        except (OSError, ValueError, LookupError, RuntimeError, AssertionError, tf.errors.OpError) as error:
-            # TensorFlow's reader raises IndexError for a file that ends too early.
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            state = read_json(folder / "state.json")
+            if not isinstance(state, dict) or state.get("step") != steps[-1]:
+                raise ValueError(f"state.json is not that of step {steps[-1]}")
+            self._read_variables(folder / "variables")
+        except Exception as error:
+            # TensorFlow's reader raises errors from IndexError, for a file that ends too early, to
+            # AssertionError, for another network.
+            reason = shortened_text((str(error).splitlines() or [type(error).__name__])[0], 200)
             raise InputError(
-                f"checkpoint {folder} cannot be restored ({reason}); "
+                f"checkpoint {shortened_text(folder)} cannot be restored ({reason}); "
                 "remove it to continue from the one before"
             ) from None
-        return state
+        return {**state, "step": steps[-1]}
+
+    def _read_variables(self, prefix: Path) -> None:
+        """Reads all variables, or raises an error and leaves them as they are."""
+        before = [(variable, np.array(variable)) for variable in self.all_variables]
+        try:
+            self.variables.read(str(prefix)).assert_existing_objects_matched()
+        except BaseException:
+            for variable, value in before:
+                variable.assign(value)
+            raise

@@ -31,9 +31,7 @@ class ProgressLog:
         if not writes:
             return
         self.file = folder.log
-        if self.file.exists():
-            kept = [entry for entry in folder.log_entries() if entry["step"] <= start_step]
-            self.file.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        folder.cut_log(start_step)
         self.writer = tf.summary.create_file_writer(str(folder.tensorboard))
         self.restart_clock()
 

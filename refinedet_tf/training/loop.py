@@ -19,13 +19,13 @@ from refinedet_tf.data.box_checks import write_defects
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.pipeline import explain_failure, training_images
 from refinedet_tf.drawing import contact_sheet
-from refinedet_tf.errors import InputError, TrainingStopped
+from refinedet_tf.errors import InputError, TrainingStopped, shortened
 from refinedet_tf.evaluation.evaluator import evaluate
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.losses import TERMS
 from refinedet_tf.model import build_model
 from refinedet_tf.precision import apply_precision
-from refinedet_tf.run_folder import RunFolder
+from refinedet_tf.run_folder import RunFolder, is_average_precision, is_step
 from refinedet_tf.tensors import Tensor
 from refinedet_tf.training.checkpoints import Checkpoints
 from refinedet_tf.training.log import ProgressLog
@@ -136,7 +136,13 @@ class _Run:
         state = self.checkpoints.restore_latest() if resume else None
         if state is None:
             load_initial_weights(self.trainer.network, self.config.model)
-            state = {"step": 0, "best": None}
+            return {"step": 0, "best": None}
+        if not _is_best(state.get("best", "missing")):
+            file = self.folder.checkpoints / f"step-{state['step']}" / "state.json"
+            raise InputError(
+                f'{file}: "best" must be null or hold mAP and step, got {shortened(state.get("best"))}; '
+                "remove that checkpoint to continue from the one before"
+            )
         return state
 
     def steps(self, stop: "_StopRequest") -> None:
@@ -318,10 +324,17 @@ class _StopRequest:
         self.requested = signal.Signals(number).name
 
 
+def _is_best(value: object) -> bool:
+    """Says whether a value from a checkpoint is that of `_Run.best`: None or {"mAP", "step"}."""
+    if value is None:
+        return True
+    return isinstance(value, dict) and is_average_precision(value.get("mAP")) and is_step(value.get("step"))
+
+
 def _check_same_run(stored: Config, given: Config) -> None:
     """Raises an InputError if the configs differ in a key outside `FREE_ON_RESUME`."""
     changed = [
-        f"{key} was {old!r}, is {new!r}"
+        f"{key} was {shortened(old)}, is {shortened(new)}"
         for key, (old, new) in differences(stored, given).items()
         if not any(key == free or key.startswith(f"{free}.") for free in FREE_ON_RESUME)
     ]

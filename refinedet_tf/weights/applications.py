@@ -1,13 +1,14 @@
 """ImageNet weights of keras.applications as the initial weights of a training."""
 
-from pathlib import Path
-
 import keras
+import numpy as np
 
 from refinedet_tf.backbones.adaptation import adapted, copy_weights
 from refinedet_tf.backbones.applications import APPLICATIONS, make_application
 from refinedet_tf.config import ModelConfig
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.files import is_file
+from refinedet_tf.weights.values import check_values
 
 MOBILENET_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 """The width multipliers of MobileNetV2 for which Keras has ImageNet weights."""
@@ -34,14 +35,17 @@ def load_application_weights(model: keras.Model, model_config: ModelConfig) -> l
         The names of the layers that were filled. There is one, because the backbone is one layer.
 
     Raises:
-        InputError: the weights cannot be downloaded, or their file is missing or of another network.
+        InputError: the weights cannot be downloaded, or their file is missing, damaged or of another
+            network. The model is unchanged.
     """
     if model_config.weights is None:
         raise InputError("model.weights is null, which names no weights to load")
     network, pairs = adapted(_with_weights(model_config, model_config.weights), model_config)
     copy_weights(pairs)
-    values = {variable.path: variable for variable in network.weights}
+    values = {variable.path: np.asarray(variable) for variable in network.weights}
     trunk = model.get_layer(model_config.backbone)
+    for variable in trunk.weights:
+        check_values(model_config.weights, variable.path, variable, values[variable.path])
     for variable in trunk.weights:
         variable.assign(values[variable.path])
     return [trunk.name]
@@ -56,13 +60,16 @@ def _with_weights(model_config: ModelConfig, weights: str) -> keras.Model:
             f"model.width_multiplier {model_config.width_multiplier:g}: there are ImageNet weights for "
             f"{', '.join(f'{width:g}' for width in MOBILENET_WIDTHS)} only"
         )
-    if weights != "imagenet" and not Path(weights).is_file():
-        raise InputError(f"model.weights not found: {weights}; take {file}, or null for random weights")
+    if weights != "imagenet" and not is_file(weights):
+        raise InputError(
+            f"model.weights not found: {shortened_text(weights)}; take {file}, or null for random weights"
+        )
     try:
         return make_application(model_config, weights)
     except Exception as error:
         # Keras passes on any error of its download and file code, and each means that weights are missing.
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = shortened_text((str(error).splitlines() or [type(error).__name__])[0], 200)
         raise InputError(
-            f"model.weights {weights}: {reason}; give the path of {file}, or null for random weights"
+            f"model.weights {shortened_text(weights)}: {reason}; "
+            f"give the path of {file}, or null for random weights"
         ) from None

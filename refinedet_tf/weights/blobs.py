@@ -20,7 +20,8 @@ import keras
 import numpy as np
 
 from refinedet_tf.anchors import ANCHORS_PER_CELL
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened, shortened_text
+from refinedet_tf.weights.values import check_values
 
 Blob = tuple[str, int]
 """(layer, number) as in the authors' program."""
@@ -89,8 +90,8 @@ def assign_blobs(
         The names of the model's layers that were filled.
 
     Raises:
-        InputError: blobs are missing, left over or of another shape; the message lists them. The model
-            is unchanged.
+        InputError: blobs are missing, left over or of another shape, and the message lists them; or a
+            value is not finite, larger than any weight or a negative variance. The model is unchanged.
     """
     variables = variables_by_blob(model, path)
     wanted = variables.keys() if wanted is None else wanted
@@ -105,8 +106,7 @@ def assign_blobs(
         raise InputError(f"{path} {_explain(missing, left_over, mismatched, names or {})}")
     values = {blob: _value(blob, variables[blob], blobs) for blob in variables if blob in wanted}
     for blob, value in values.items():
-        if variables[blob].name == "moving_variance" and (value < 0).any():
-            raise InputError(f"{path} holds a negative variance in {blob[0]} blob {blob[1]}: is it damaged?")
+        check_values(path, (names or {}).get(blob, f"{blob[0]} blob {blob[1]}"), variables[blob], value)
     for blob, value in values.items():
         variables[blob].assign(value)
     filled = {id(variables[blob]) for blob in values}
@@ -169,7 +169,8 @@ def _value(blob: Blob, variable: keras.Variable, blobs: Mapping[Blob, np.ndarray
     if variable.name in ("moving_mean", "moving_variance"):
         weight = float(np.ravel(blobs[blob[0], 2])[0])
         # Caffe reads a sum without terms as zero.
-        array = array / np.float32(weight) if weight else np.zeros_like(array)
+        with np.errstate(all="ignore"):
+            array = array / np.float32(weight) if weight else np.zeros_like(array)
     if len(variable.shape) == 4:
         return array.transpose(2, 3, 1, 0)
     return array.reshape(variable.shape)
@@ -191,7 +192,7 @@ def _explain(
         )
 
     def name(blob: Blob) -> str:
-        return names.get(blob, f"{blob[0]} blob {blob[1]}")
+        return shortened_text(names.get(blob, f"{blob[0]} blob {blob[1]}"), 100)
 
     parts = []
     if missing:
@@ -199,7 +200,7 @@ def _explain(
     if left_over:
         parts.append(f"{len(left_over)} left over ({_some(map(name, left_over))})")
     if mismatched:
-        shapes = [f"{name(b)} is {list(f)}, not {list(w)}" for b, (f, w) in mismatched.items()]
+        shapes = [f"{name(b)} is {shortened(list(f))}, not {list(w)}" for b, (f, w) in mismatched.items()]
         parts.append(f"{len(mismatched)} of another shape ({_some(shapes)})")
     return f"does not fit the model; blobs: {'; '.join(parts)}"
 

@@ -16,10 +16,7 @@ from google.protobuf.message import DecodeError
 
 from refinedet_tf.errors import InputError
 from refinedet_tf.files import explain_os_errors
-
-LARGEST_VALUE = 1e10
-"""The largest valid value; weights and statistics of trained networks are far below. More than a third of
-random bytes read as float32 lie above, so a few dozen damaged bytes are noticed."""
+from refinedet_tf.weights.values import find_invalid
 
 MAX_AXES = 32
 """Caffe's limit (kMaxBlobAxes)."""
@@ -191,7 +188,8 @@ def _array(blob: Any, where: str) -> np.ndarray:
     values = _values(blob, count, where)
     if values.size != count:
         raise InputError(f"{where} holds {values.size} values, its shape {shape} wants {count}")
-    _check(values, where)
+    if invalid := find_invalid(values):
+        raise InputError(f"{where} {invalid[1]}")
     return values.astype(np.float32, copy=False).reshape(shape)
 
 
@@ -236,14 +234,3 @@ def _packed(chunks: Iterable[bytes], dtype: str, what: str) -> np.ndarray:
         if len(chunk) % size:
             raise InputError(f"{what} has {len(chunk)} bytes, not a multiple of {size}")
     return np.frombuffer(b"".join(chunks), dtype)
-
-
-def _check(values: np.ndarray, where: str) -> None:
-    """Raises an InputError if a value is not finite or larger than `LARGEST_VALUE`."""
-    # If any value is NaN, so are the maximum and the minimum. They need no second array of that size.
-    if np.maximum(values.max(), -values.min()) <= LARGEST_VALUE:
-        return
-    place = int(np.flatnonzero(~(np.abs(values) <= LARGEST_VALUE))[0])
-    value = float(values[place])
-    problem = "larger than any weight" if math.isfinite(value) else "not finite"
-    raise InputError(f"{where} holds {value:g} at place {place}, which is {problem}: is the file damaged?")

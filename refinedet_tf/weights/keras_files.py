@@ -1,17 +1,24 @@
 """Reading and writing of Keras' files, `.weights.h5` and `.keras`."""
 
+import contextlib
+import tempfile
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
 import keras
+import numpy as np
 
 from refinedet_tf.anchors import ANCHORS_PER_CELL
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import write_aside
+from refinedet_tf.weights.values import check_values
+
+MEMBER = "model.weights.h5"
+"""The name of the weights in a `.keras` file, which is a zip archive."""
 
 
 def load_keras_weights(model: keras.Model, path: Path) -> list[str]:
@@ -19,32 +26,66 @@ def load_keras_weights(model: keras.Model, path: Path) -> list[str]:
 
     Args:
         model: the result of `build_model`.
-        path: a `.weights.h5` file, or a whole model saved as `.keras`.
+        path: a `.weights.h5` file, or a whole model saved as `.keras`, of which only the weights are read.
 
     Returns:
         The names of the layers that were filled, which are all that have weights.
 
     Raises:
-        InputError: the file is damaged or of another model. For another model, the message lists the
-            shapes that are missing or left over, or the numbers of classes if only they differ.
+        InputError: the file is damaged or of another model, or a value is not finite. For another model,
+            the message lists the shapes that are missing or left over, or the numbers of classes if only
+            they differ. The model is unchanged.
     """
     try:
-        if path.name.endswith(".keras"):
-            saved = keras.saving.load_model(path, compile=False)
-            _compare(path, Counter(tuple(v.shape) for v in saved.weights), model)
-            model.set_weights(saved.get_weights())
-        else:
-            _compare(path, _shapes_in(path), model)
-            with warnings.catch_warnings():
-                # Keras warns of internal containers that never have weights.
-                warnings.filterwarnings("ignore", message="Skipping nested container")
-                model.load_weights(path)
+        with _weights_file(path) as file:
+            _compare(path, _shapes_in(file), model)
+            _fill(model, file, path)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        reason = str(error).split("\n")[0][:200]
-        raise InputError(f"{path} cannot be read as weights (damaged?): {reason}") from None
+    except Exception as error:
+        # Any error of h5py, zipfile and Keras may come from a damaged file, and all of them mean the same.
+        reason = shortened_text((str(error).splitlines() or [type(error).__name__])[0], 200)
+        raise InputError(f"{shortened_text(path)} cannot be read as weights (damaged?): {reason}") from None
     return [layer.name for layer in model.layers if layer.weights]
+
+
+def _fill(model: keras.Model, file: Path, path: Path) -> None:
+    """Fills a model from a `.weights.h5` file that has the right shapes; `path` names it in messages.
+
+    Keras assigns while it reads, so that a defect may be noticed after some variables have changed. They
+    get back their values then.
+    """
+    before = model.get_weights()
+    try:
+        with warnings.catch_warnings():
+            # Keras warns of internal containers that never have weights.
+            warnings.filterwarnings("ignore", message="Skipping nested container")
+            model.load_weights(file)
+        for variable in model.weights:
+            check_values(path, variable.path, variable, np.asarray(variable))
+    except BaseException:
+        model.set_weights(before)
+        raise
+
+
+@contextlib.contextmanager
+def _weights_file(path: Path) -> Iterator[Path]:
+    """Gives the `.weights.h5` file that `path` is or, as a temporary file, that it contains.
+
+    The rest of a `.keras` file describes layers. It is not read, since it could name code to be run.
+    """
+    if not path.name.endswith(".keras"):
+        yield path
+        return
+    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+        info = archive.getinfo(MEMBER)
+        # Keras does not compress members, so that none is larger than the file.
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size > path.stat().st_size:
+            raise InputError(
+                f"{shortened_text(path)}: {MEMBER} in it is compressed or cut off: is it damaged?"
+            )
+        # The whole member is read, which compares its checksum.
+        yield Path(archive.extract(info, folder))
 
 
 def save_weights(model: keras.Model, path: Path) -> None:
@@ -62,6 +103,8 @@ def _shapes_in(path: Path) -> Counter[tuple[int, ...]]:
 
     def count(name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset) and "/vars/" in f"/{name}" and not name.startswith("optimizer"):
+            if item.dtype.kind != "f" or item.shape is None:
+                raise TypeError(f"{name} holds no floating-point numbers")
             shapes[tuple(item.shape)] += 1
 
     with h5py.File(path) as file:
@@ -94,7 +137,7 @@ def _compare(path: Path, found: Counter[tuple[int, ...]], model: keras.Model) ->
 
 def _num_classes(shapes: Counter[tuple[int, ...]], model: keras.Model) -> int | None:
     """Returns the number of classes that an ODM classifier among the shapes has; None without one."""
-    inputs = next(v.shape[2] for v in model.weights if v.path.endswith("odm_conf3/kernel"))
+    inputs = next((v.shape[2] for v in model.weights if v.path.endswith("odm_conf3/kernel")), None)
     for shape in shapes:
         if shape[:3] == (3, 3, inputs) and shape[-1] % ANCHORS_PER_CELL == 0:
             return shape[-1] // ANCHORS_PER_CELL - 1
@@ -103,4 +146,4 @@ def _num_classes(shapes: Counter[tuple[int, ...]], model: keras.Model) -> int | 
 
 def _some(items: Sequence[object]) -> str:
     """Lists at most four items."""
-    return ", ".join(str(item) for item in items[:4]) + (", ..." if len(items) > 4 else "")
+    return ", ".join(shortened_text(item, 100) for item in items[:4]) + (", ..." if len(items) > 4 else "")

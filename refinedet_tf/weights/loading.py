@@ -10,7 +10,8 @@ import numpy as np
 
 from refinedet_tf.backbones.applications import APPLICATIONS
 from refinedet_tf.config import ModelConfig
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.files import is_file
 from refinedet_tf.weights.applications import is_keras_file, load_application_weights
 from refinedet_tf.weights.blobs import ARM_SOURCES, Blob, assign_blobs
 from refinedet_tf.weights.caffe_files import read_caffemodel
@@ -47,15 +48,17 @@ def load_weights(model: keras.Model, path: str | Path) -> list[str]:
         The names of the layers that were filled.
 
     Raises:
-        InputError: the file is missing, of another format, damaged, or of another model. For another
-            model, the message lists the weights that are missing, left over or of another shape, or the
-            numbers of classes if only they differ. The model is unchanged.
+        InputError: the file is missing, of another format, damaged, or of another model, or a value is
+            not finite. For another model, the message lists the weights that are missing, left over or of
+            another shape, or the numbers of classes if only they differ. The model is unchanged.
     """
     path = Path(path)
     if not path.name.endswith(ENDINGS):
-        raise InputError(f"{path}: weights must be a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file")
-    if not path.is_file():
-        raise InputError(f"weights not found: {path}")
+        raise InputError(
+            f"{shortened_text(path)}: weights must be a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file"
+        )
+    if not is_file(path):
+        raise InputError(f"weights not found: {shortened_text(path)}")
     if path.suffix == ".caffemodel":
         layers = read_caffemodel(path).values()
         blobs = {(layer.name, number): blob for layer in layers for number, blob in enumerate(layer.blobs)}

@@ -110,6 +110,54 @@ def test_open_image_size(refused, command, training, config_file, weights, small
     )
 
 
+# Weights and runs
+
+
+@pytest.mark.parametrize(
+    ("module", "ending"),
+    [
+        (evaluate, ".weights.h5"),
+        (evaluate, ".keras"),
+        (detect, ".weights.h5"),
+        (export_savedmodel, ".weights.h5"),
+    ],
+)
+def test_weights_with_a_value_that_is_not_finite(
+    refused, training, weights, config_file, small_network, module, ending, tmp_path
+):
+    """A NaN in a kernel would only lower the accuracy."""
+    network = build_model(load_config(config_file, sets_of_classes(CLASS_NAMES)))
+    network.load_weights(weights)
+    kernel = network.get_layer("level4").kernel
+    values = np.array(kernel)
+    values[0, 0, 0, 0] = np.nan
+    kernel.assign(values)
+    file = tmp_path / f"poisoned{ending}"
+    network.save_weights(file) if ending == ".weights.h5" else network.save(file)
+    arguments = evaluation(training, file)
+    if module is not evaluate:
+        arguments += ["--output", tmp_path / "out"]
+    if module is detect:
+        Image.new("RGB", (9, 9)).save(tmp_path / "image.png")
+        arguments.append(tmp_path / "image.png")
+    line = refused(module, *arguments)
+    assert (
+        line
+        == f"error: {file}: level4/kernel holds nan at place 0, which is not finite: is the file damaged?"
+    )
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "checkpoints", "tensorboard", "best.weights.h5"])
+def test_run_folder_with_something_else_in_it(refused, training, name, tmp_path):
+    place = tmp_path / "run" / name
+    place.parent.mkdir()
+    place.mkdir() if "." in name else place.touch()
+    line = refused(train, *training, "--resume")
+    assert line.startswith(
+        f"error: {place} is not a {'file' if '.' in name else 'folder'}, but a run keeps one "
+    )
+
+
 # Folders and splits
 
 

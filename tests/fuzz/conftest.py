@@ -37,7 +37,7 @@ def fuzz(fuzz_cases, request):
     """Runs the cases of a test and fails if one of them ended against the contract."""
 
     def run(case, share=1.0):
-        """Runs `case(rng)` for the seeds from 0; `share` is for cases that take long."""
+        """Runs `case(rng)` for the seeds from 0; `share` is below 1 for cases that take long."""
         outcomes = run_cases(case, max(1, round(share * fuzz_cases)))
         request.config.stash.setdefault(TOTALS, {})[request.node.name] = outcomes
         assert not outcomes.broken, f"\n{outcomes.text()}"

@@ -186,18 +186,6 @@ def _damage_tree(rng, root):
         container[key] = _hostile_value(rng, old)
 
 
-def _datasets(file):
-    names = []
-    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-    return names
-
-
-def _groups(file):
-    names = []
-    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Group) else None)
-    return names
-
-
 def _values(dataset):
     """Returns the numbers of a dataset, or others where it has none or very many."""
     if dataset.dtype.kind != "f" or not dataset.shape or dataset.size > 2**24:
@@ -206,7 +194,9 @@ def _values(dataset):
 
 
 def _damage_hdf5(rng, file):
-    datasets, groups = _datasets(file), _groups(file)
+    datasets, groups = [], []
+    # The visit must return None to go on, as `append` does.
+    file.visititems(lambda name, item: (groups if isinstance(item, h5py.Group) else datasets).append(name))
     if not datasets or not groups:
         return
     name = _pick(rng, datasets)
@@ -245,7 +235,8 @@ def _damage_hdf5(rng, file):
             # Nothing of this is stored, but whoever reads it needs all the memory.
             shape = _pick(rng, ((2**40,), (2**20, 2**20), (2**15, 2**15, 2**5), value.shape))
             del file[name]
-            file.create_dataset(name, shape, "f4", chunks=tuple(min(side, 64) for side in shape) or None)
+            chunks = tuple(min(side, 64) for side in shape)
+            file.create_dataset(name, shape, "f4", chunks=chunks if all(chunks) and shape else None)
         case 7:
             new_name = _pick(rng, (f"{name}_moved", *EXTREME_TEXTS[2:6]))
             if new_name not in file:

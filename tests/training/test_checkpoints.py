@@ -158,6 +158,11 @@ def flip_a_bit(file):
     file.write_bytes(content)
 
 
+def as_folder(file):
+    file.unlink()
+    file.mkdir()
+
+
 @pytest.mark.parametrize(
     ("file", "damage"),
     [
@@ -168,6 +173,17 @@ def flip_a_bit(file):
         ("variables.index", lambda file: file.write_bytes(b"")),
         ("state.json", lambda file: file.unlink()),
         ("state.json", lambda file: file.write_text('{"step": 8')),
+        ("state.json", lambda file: file.write_text("8")),
+        ("state.json", lambda file: file.write_text("[]")),
+        ("state.json", lambda file: file.write_text("{}")),
+        ("state.json", lambda file: file.write_text('{"step": 4}')),
+        ("state.json", lambda file: file.write_text('{"step": "8"}')),
+        ("state.json", lambda file: file.write_text("[" * 100_000)),
+        ("state.json", lambda file: file.write_text('{"step": ' + "9" * 5000 + "}")),
+        ("state.json", lambda file: file.write_bytes(b'{"step": 8, "best": "\xff"}')),
+        ("state.json", as_folder),
+        ("variables.index", as_folder),
+        ("variables.data-00000-of-00001", as_folder),
     ],
 )
 def test_damaged_newest_checkpoint_is_named(trainer, tmp_path, file, damage):
@@ -176,14 +192,29 @@ def test_damaged_newest_checkpoint_is_named(trainer, tmp_path, file, damage):
         fill(trainer, step)
         checkpoints.save(step, {})
     damage(tmp_path / "step-8" / file)
+    fill(trainer, 9)
     with pytest.raises(InputError) as refused:
         checkpoints.restore_latest()
+    assert values_in(trainer) == {9}
     message = str(refused.value)
     assert message.startswith(f"checkpoint {tmp_path / 'step-8'} cannot be restored (")
     assert message.endswith("); remove it to continue from the one before")
     shutil.rmtree(tmp_path / "step-8")
     assert checkpoints.restore_latest()["step"] == 4
     assert values_in(trainer) == {4}
+
+
+@pytest.mark.parametrize(
+    "name", ["step-²", "step-٣", "step-007", "step-", "step-x", "step--9", "step-" + "9" * 100]
+)
+def test_other_folders_are_no_checkpoints(trainer, tmp_path, name):
+    checkpoints = Checkpoints(tmp_path, trainer)
+    fill(trainer, 1)
+    checkpoints.save(4, {})
+    (tmp_path / name).mkdir()
+    (tmp_path / "step-9").touch()
+    assert checkpoints.steps() == [4]
+    assert checkpoints.restore_latest() == {"step": 4}
 
 
 def test_checkpoint_of_another_network(trainer, tmp_path):
@@ -239,6 +270,16 @@ def test_run_on_a_full_disk(config_file, command, eagerly, monkeypatch, tmp_path
     assert (folder / "final.weights.h5").is_file()
     steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]
+
+
+@pytest.mark.parametrize("best", ["7", '"x"', "{}", '{"mAP": "x", "step": 3}', '{"mAP": NaN, "step": 3}'])
+def test_run_with_another_best_validation(config_file, interrupted, refused, small_network, tmp_path, best):
+    folder = shutil.copytree(interrupted.undisturbed, tmp_path / "run")
+    state = folder / "checkpoints" / "step-6" / "state.json"
+    state.write_text(f'{{"step": 6, "best": {best}}}')
+    deterministic = ["--set", "training.deterministic=true"]
+    line = refused(train, "--config", config_file, *deterministic, "--resume", "--output", folder)
+    assert line.startswith(f'error: {state}: "best" must be null or hold mAP and step, got ')
 
 
 def test_run_with_a_damaged_checkpoint(config_file, interrupted, refused, small_network, tmp_path):

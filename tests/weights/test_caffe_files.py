@@ -7,7 +7,8 @@ import pytest
 from caffe_writer import field, varint, write_caffemodel
 
 from refinedet_tf.errors import InputError
-from refinedet_tf.weights.caffe_files import LARGEST_VALUE, read_caffemodel
+from refinedet_tf.weights.caffe_files import read_caffemodel
+from refinedet_tf.weights.values import LARGEST_VALUE
 
 VARIANTS = [{}, {"double": True}, {"old_shapes": True}, {"v1": True}, {"packed": False}]
 VARIANTS += [{"double": True, "packed": False}, {"v1": True, "old_shapes": True, "double": True}]

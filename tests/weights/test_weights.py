@@ -1,5 +1,8 @@
+import io
+import re
 import zipfile
 
+import h5py
 import numpy as np
 import pytest
 from config_of import config_of
@@ -175,6 +178,173 @@ def test_file_of_something_else(error_of, model, tmp_path):
     file = tmp_path / "text.weights.h5"
     file.write_text("not weights")
     assert "cannot be read as weights (damaged?)" in error_of(model, file)
+
+
+def stored(folder, name):
+    """The HDF5 file of the weights of a saved file, as bytes."""
+    if name.endswith(".h5"):
+        return (folder / name).read_bytes()
+    with zipfile.ZipFile(folder / name) as archive:
+        return archive.read("model.weights.h5")
+
+
+def store(file, content):
+    """Writes the bytes of an HDF5 file as `.weights.h5` or into a `.keras` file."""
+    if file.name.endswith(".h5"):
+        file.write_bytes(content)
+        return
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("config.json", "[]")
+        archive.writestr("model.weights.h5", content)
+
+
+def arrays_in(file):
+    """The names of the datasets of an HDF5 file."""
+    names = []
+    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    return names
+
+
+@pytest.fixture
+def changed_file(files, tmp_path):
+    """changed_file(name, change): a copy of a saved file whose HDF5 file a function has changed."""
+
+    def write(name, change):
+        stream = io.BytesIO(stored(files[0], name))
+        with h5py.File(stream, "r+") as file:
+            change(file)
+        store(tmp_path / name, stream.getvalue())
+        return tmp_path / name
+
+    return write
+
+
+both_formats = pytest.mark.parametrize("name", ["saved.weights.h5", "saved.keras"])
+
+
+@both_formats
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38])
+def test_values_that_no_network_has(error_of, name, value, model, changed_file):
+    """The last array of the file, so that all others are read before it."""
+
+    def change(file):
+        file[arrays_in(file)[-1]][..., -1] = value
+
+    message = error_of(model, changed_file(name, change))
+    variable = re.search(r": (\S+) holds (-?nan|-?inf|1e\+38) at place \d+, which is ", message)
+    assert variable and variable[1] in values(model)
+    assert message.endswith("is the file damaged?")
+
+
+def test_a_kernel_that_is_not_finite_is_named(error_of, model, tmp_path):
+    source = thin_vgg(2)
+    kernel = next(v for v in source.weights if v.path == "conv4_3/kernel")
+    kernel.assign(np.where(np.arange(kernel.shape[-1]) == 3, np.nan, np.array(kernel)))
+    for name in ("bad.weights.h5", "bad.keras"):
+        source.save_weights(tmp_path / name) if name.endswith("h5") else source.save(tmp_path / name)
+        message = error_of(model, tmp_path / name)
+        assert f"{name}: conv4_3/kernel holds nan at place 3, which is not finite" in message
+
+
+def test_negative_variance(error_of, mobilenet, tmp_path):
+    path = next(v.path for v in mobilenet.weights if v.name == "moving_variance")
+    fill(mobilenet, 1)
+    next(v for v in mobilenet.weights if v.path == path).assign_sub(np.float32(5))
+    save_weights(mobilenet, tmp_path / "saved.weights.h5")
+    with pytest.raises(InputError) as error:
+        load_weights(mobilenet, tmp_path / "saved.weights.h5")
+    message = str(error.value)
+    assert f"holds a negative variance in {path}: is it damaged?" in message
+
+
+@both_formats
+@pytest.mark.parametrize(
+    "content",
+    [
+        np.zeros(3, "S4"),
+        np.zeros(3, "c8"),
+        np.zeros(3, "i4"),
+        "text",
+        h5py.Empty("f4"),
+        h5py.SoftLink("/nowhere"),
+        h5py.ExternalLink("nowhere.h5", "/x"),
+    ],
+    ids=["texts", "complex", "integers", "text", "empty", "link", "external link"],
+)
+def test_arrays_of_another_kind(error_of, name, content, model, changed_file):
+    """The last array is replaced, so that a reader in one pass would have assigned all others."""
+
+    def change(file):
+        array = arrays_in(file)[-1]
+        shape = file[array].shape
+        del file[array]
+        file[array] = np.resize(content, shape) if isinstance(content, np.ndarray) else content
+
+    assert f"{name} " in error_of(model, changed_file(name, change))
+
+
+@both_formats
+@pytest.mark.parametrize("shape", [(2**40,), (2**20, 2**20)])
+def test_an_array_larger_than_any_memory(error_of, name, shape, model, changed_file):
+    def change(file):
+        array = arrays_in(file)[-1]
+        del file[array]
+        file.create_dataset(array, shape, "f4", chunks=(64,) * len(shape))
+
+    assert "holds weights of another model" in error_of(model, changed_file(name, change))
+
+
+def test_damage_that_h5py_notices_late(error_of, model, files, tmp_path):
+    """The tables that find the arrays in the file are damaged, one after the other."""
+    content = (files[0] / "saved.weights.h5").read_bytes()
+    starts = [match.start() for match in re.finditer(b"(TREE|HEAP|SNOD|OHDR)", content)]
+    assert len(starts) > 100
+    file = tmp_path / "damaged.weights.h5"
+    for start in starts[:: len(starts) // 12]:
+        file.write_bytes(content[:start] + b"\xff" * 24 + content[start + 24 :])
+        assert re.search("damaged|another model", error_of(model, file))
+
+
+@pytest.mark.parametrize("text", ["[]", "7", "null", "{", '{"module": "os", "class_name": "system"}'])
+def test_only_the_weights_of_a_keras_file_are_read(tf_test, text, model, files, tmp_path):
+    """What describes layers in it is ignored; it could name code to be run."""
+    folder, expected = files
+    with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
+        archive.writestr("config.json", text)
+        archive.writestr("model.weights.h5", stored(folder, "saved.keras"))
+    fill(model, seed=2)
+    load_weights(model, tmp_path / "other.keras")
+    for path, value in values(model).items():
+        tf_test.assertAllEqual(value, expected[path])
+
+
+def test_compressed_member_of_a_keras_file(error_of, model, tmp_path):
+    """It might decompress to any size."""
+    with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.weights.h5", b"\0" * 10**7)
+    assert "model.weights.h5 in it is compressed or cut off" in error_of(model, tmp_path / "bomb.keras")
+
+
+@pytest.mark.parametrize("files_inside", [(), ("config.json",), ("folder/model.weights.h5",)])
+def test_keras_file_without_weights(error_of, files_inside, model, tmp_path):
+    with zipfile.ZipFile(tmp_path / "empty.keras", "w") as archive:
+        for name in files_inside:
+            archive.writestr(name, "{}")
+    assert "cannot be read as weights (damaged?)" in error_of(model, tmp_path / "empty.keras")
+
+
+def test_another_network_without_an_object_detection_module(model, files):
+    single = thin_vgg(2, design="single_stage")
+    with pytest.raises(InputError, match="holds weights of another model"):
+        load_weights(single, files[0] / "saved.weights.h5")
+
+
+@pytest.mark.parametrize("name", ["x" * 10**6 + ".keras", "a\0b.weights.h5", "\ud800.pth", "x" * 5000])
+def test_names_that_no_file_can_have(name, model):
+    with pytest.raises(InputError, match="weights not found|weights must be") as error:
+        load_weights(model, name)
+    assert len(str(error.value)) < 1000
+    str(error.value).encode()
 
 
 @pytest.mark.parametrize("name", ["weights.h5x", "model.h5", "model.pb", "model", "net.prototxt"])

@@ -1,0 +1,50 @@
+"""The check that every value from a file of weights passes before it is assigned."""
+
+import math
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from refinedet_tf.errors import InputError, shortened_text
+
+LARGEST_VALUE = 1e10
+"""The largest valid value; weights and statistics of trained networks are far below. More than a third of
+random bytes read as float32 lie above, so a few dozen damaged bytes are noticed."""
+
+
+def find_invalid(values: np.ndarray) -> tuple[int, str] | None:
+    """Finds a value that no trained network has.
+
+    Args:
+        values: a float array of any shape.
+
+    Returns:
+        The place of the first such value in the flattened array and the rest of a sentence about it; None
+        if all values are finite and at most `LARGEST_VALUE`.
+    """
+    # If any value is NaN, so are the maximum and the minimum. They need no second array of that size.
+    if not values.size or np.maximum(values.max(), -values.min()) <= LARGEST_VALUE:
+        return None
+    flat = values.reshape(-1)
+    place = int(np.flatnonzero(~(np.abs(flat) <= LARGEST_VALUE))[0])
+    problem = "larger than any weight" if math.isfinite(flat[place]) else "not finite"
+    return place, f"holds {flat[place]:g} at place {place}, which is {problem}: is the file damaged?"
+
+
+def check_values(path: str | Path, name: str, variable: keras.Variable, values: np.ndarray) -> None:
+    """Checks the new values of a variable.
+
+    Args:
+        path: the file of the values, for the message.
+        name: the name of the values in the file or in the model, for the message.
+        variable: the variable to which the values will be assigned.
+        values: its new values, float of the variable's shape.
+
+    Raises:
+        InputError: a value is not finite or larger than any weight, or a variance is negative.
+    """
+    if invalid := find_invalid(values):
+        raise InputError(f"{shortened_text(path)}: {name} {invalid[1]}")
+    if variable.name == "moving_variance" and (values < 0).any():
+        raise InputError(f"{shortened_text(path)} holds a negative variance in {name}: is it damaged?")

@@ -1,0 +1,115 @@
+"""The files of a run: what is read from a log that something has damaged, and what stands in their places."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from config_of import config_of
+
+from refinedet_tf.errors import InputError
+from refinedet_tf.run_folder import RunFolder
+
+STEP = {"step": 5, "loss": 3.0}
+VALIDATION = {"step": 5, "validation": {"mAP": 0.5, "AP": {"cat": 0.5, "dog": None}, "best": True}}
+
+
+def validation(**changes):
+    return json.dumps({**VALIDATION, "validation": {**VALIDATION["validation"], **changes}}).encode()
+
+
+NO_ENTRIES = [
+    *(
+        b"7",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"{}",
+        b'{"loss": 1.0}',
+        b'{"step": 1',
+        b"",
+        b"\xff\xfe",
+        b'{"step": "\xff"}',
+    ),
+    *(
+        b'{"step": null}',
+        b'{"step": true}',
+        b'{"step": 1.5}',
+        b'{"step": -1}',
+        b'{"step": "5"}',
+        b'{"step": [5]}',
+    ),
+    *(
+        b'{"step": 1e999}',
+        b'{"step": ' + b"9" * 5000 + b"}",
+        b'{"step": ' + b"[" * 100_000,
+        b'{"step": 10000000000}',
+    ),
+    *(b'{"step": 1, "validation": 7}', b'{"step": 1, "validation": {}}', b'{"step": 1, "validation": null}'),
+    *(
+        b'{"step": 1, "validation": {"AP": {}}}',
+        validation(mAP="x"),
+        validation(mAP=float("nan")),
+        validation(mAP=2),
+        validation(mAP=True),
+    ),
+    *(validation(AP=None), validation(AP=[0.5]), validation(AP={"cat": "x"}), validation(AP={"cat": [0.5]})),
+]
+
+
+@pytest.mark.parametrize("line", NO_ENTRIES, ids=range(len(NO_ENTRIES)))
+def test_lines_that_are_no_entries_are_left_out(line, tmp_path):
+    run = RunFolder(tmp_path)
+    run.best_weights.touch()
+    whole = [json.dumps(STEP).encode(), json.dumps(VALIDATION).encode(), line]
+    run.log.write_bytes(b"\n".join(whole))
+    assert run.log_entries() == [STEP, VALIDATION]
+    assert run.best_validation() == VALIDATION
+    run.cut_log(5)
+    assert run.log.read_bytes() == b"\n".join([*whole[:2], b""])
+
+
+def test_entries_of_later_steps_are_cut(tmp_path):
+    run = RunFolder(tmp_path)
+    run.log.write_bytes(b'{"step": 1}\r\n{"step": 3, "x":  "\xc3\xa9"}\n{"step": 4}')
+    run.cut_log(3)
+    assert run.log.read_bytes() == b'{"step": 1}\n{"step": 3, "x":  "\xc3\xa9"}\n'
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_there_may_be_no_log(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.cut_log(3)
+    assert run.log_entries() == []
+    assert run.best_validation() is None
+    assert not run.path.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "log.jsonl", "dropped_boxes.txt", "augmented.png", "best.weights.h5", "final.weights.h5"],
+)
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)])
+def test_something_else_in_the_place_of_a_file(name, put, tmp_path):
+    put(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name} is not a file, but a run keeps one there: remove it"):
+        RunFolder(tmp_path).create(config_of(2), resume=True)
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "checkpoints"])
+@pytest.mark.parametrize("put", [Path.touch, os.mkfifo, lambda path: path.symlink_to(path)])
+def test_something_else_in_the_place_of_a_folder(name, put, tmp_path):
+    put(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name} is not a folder, but a run keeps one there: remove it"):
+        RunFolder(tmp_path).create(config_of(2), resume=True)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 300, "file/below"])
+def test_folders_that_cannot_be(name, tmp_path):
+    (tmp_path / "file").touch()
+    run = RunFolder(tmp_path / name)
+    with pytest.raises(InputError, match="holds no weights yet"):
+        run.trained_weights()
+    with pytest.raises(InputError, match="cannot be written") as error:
+        run.create(config_of(2), resume=False)
+    str(error.value).encode()
