@@ -8,6 +8,7 @@ from pathlib import Path
 
 from refinedet_tf.commands.options import add_model_options, config_from, find_images
 from refinedet_tf.commands.trained_model import load_model
+from refinedet_tf.data.reader import MAX_PIXELS
 from refinedet_tf.run_folder import RunFolder
 
 
@@ -38,6 +39,14 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         "--onnx-batch", type=int, metavar="N", help="images per call of the ONNX files (default: any number)"
     )
     parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="pixels of the largest image file that the model decodes; larger ones are answered like files "
+        "that are no images (default: %(default)s)",
+    )
+    parser.add_argument(
         "--check",
         nargs="+",
         metavar="IMAGE",
@@ -66,6 +75,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         options.xla,
         options.onnx or options.onnx_batch is not None,
         options.onnx_batch,
+        options.max_pixels,
     )
     measured = None
     if options.evaluation is not None:

@@ -33,7 +33,11 @@ def labels_text(class_names: Sequence[str]) -> str:
 
 
 def describe(
-    config: Config, image_size: tuple[int, int], precision: str, measured: dict[str, Any] | None
+    config: Config,
+    image_size: tuple[int, int],
+    precision: str,
+    measured: dict[str, Any] | None,
+    max_pixels: int,
 ) -> str:
     """Returns the text of model.json, which has the keys
 
@@ -42,6 +46,7 @@ def describe(
     classes               names, label 1 first
     image_size            [height, width] in pixels, to which images are warped
     precision             "float32" or "bfloat16"
+    max_pixels            largest number of pixels of an image file that is decoded
     postprocess           thresholds and limits that are part of the graph
     anchors               strides, scale, aspect ratios and variances, which are needed to decode the
                           heads, and the number of anchors
@@ -55,6 +60,7 @@ def describe(
         image_size: (height, width) of the network's input in pixels.
         precision: "float32" or "bfloat16".
         measured: the value of the key "measured".
+        max_pixels: the value of the key "max_pixels".
     """
     tree = {
         "name": config.name,
@@ -62,6 +68,7 @@ def describe(
         "classes": config.data.classes,
         "image_size": image_size,
         "precision": precision,
+        "max_pixels": max_pixels,
         "postprocess": dataclasses.asdict(config.postprocess),
         "anchors": {
             "strides": STRIDES,

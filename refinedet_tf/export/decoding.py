@@ -3,15 +3,19 @@
 import tensorflow as tf
 
 from refinedet_tf.data.images import decode_image, warp_image
+from refinedet_tf.data.reader import MAX_PIXELS
+from refinedet_tf.export.image_headers import limit_pixels
 from refinedet_tf.tensors import Tensor
 
 PARALLEL_IMAGES = 4
-"""The number of images of a batch that are decoded at once. It bounds the memory that a hostile batch can
-take: a PNG or GIF of some hundred kilobytes may hold 2^29 pixels (1.6 GB), the limit of TensorFlow's
-decoders."""
+"""The number of images of a batch that are decoded at once. Together with the limit of
+pixels it bounds the memory that a hostile batch can take: a PNG or GIF of some hundred kilobytes may hold
+2^29 pixels (1.6 GB), where TensorFlow's own decoders stop."""
 
 
-def decode_batch(image_bytes: Tensor, size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
+def decode_batch(
+    image_bytes: Tensor, size: tuple[int, int], max_pixels: int = MAX_PIXELS
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes and warps image files; a file that cannot be decoded does not affect the others.
 
     A graph has no `try`, but tf.data can drop an element that failed. So each file becomes a dataset of
@@ -20,6 +24,8 @@ def decode_batch(image_bytes: Tensor, size: tuple[int, int]) -> tuple[tf.Tensor,
     Args:
         image_bytes: string [N], whole files, as `decode_image` takes them.
         size: (height, width) in pixels to which the images are warped.
+        max_pixels: the largest number of pixels of an image, for a GIF of all its frames together. A
+            file with more is not decoded.
 
     Returns:
         Images float32 [N, height, width, 3], RGB 0..255, zeros if the file cannot be decoded, and
@@ -28,7 +34,7 @@ def decode_batch(image_bytes: Tensor, size: tuple[int, int]) -> tuple[tf.Tensor,
     blank = tf.data.Dataset.from_tensors((tf.zeros([*size, 3]), False))
 
     def decode(contents: tf.Tensor) -> tuple[tf.Tensor, bool]:
-        return warp_image(decode_image(contents), size), True
+        return warp_image(decode_image(limit_pixels(contents, max_pixels)), size), True
 
     def decode_or_blank(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         tried = tf.data.Dataset.from_tensors(contents).map(decode).ignore_errors()

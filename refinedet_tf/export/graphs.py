@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from refinedet_tf.config import Config
 from refinedet_tf.data.images import warp_image
+from refinedet_tf.data.reader import MAX_PIXELS
 from refinedet_tf.export.decoding import decode_batch
 from refinedet_tf.inference.compiled_detector import CompiledDetector
 from refinedet_tf.model import build_model
@@ -36,6 +37,7 @@ class DetectionGraphs(tf.Module):
         image_size: tuple[int, int] | None = None,
         kernel_dtype: str = "float32",
         xla: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Copies the weights and compiles the functions.
 
@@ -46,6 +48,7 @@ class DetectionGraphs(tf.Module):
             kernel_dtype: the type in which kernels are stored. If the network computes in this type (see
                 `in_bfloat16`), it changes only the size of the file.
             xla: whether XLA compiles the network, anew for each batch size.
+            max_pixels: the largest number of pixels of a file that `detect_files` decodes.
 
         Raises:
             InputError: the size is not known, or is not that of the model; the class names are not
@@ -68,6 +71,7 @@ class DetectionGraphs(tf.Module):
 
         detector = CompiledDetector(network, config, image_size, jit_compile=xla)
         self.image_size = detector.image_size
+        self.max_pixels = max_pixels
         self.heads = detector.heads
         self.candidates = detector.candidates
         self.detect = detector
@@ -84,9 +88,9 @@ class DetectionGraphs(tf.Module):
 
         Returns:
             The dict of `postprocess`, and "image_decoded" bool [N]. The result of a file that cannot be
-            decoded is empty.
+            decoded, or that has more than `max_pixels` pixels, is empty.
         """
-        images, decoded = decode_batch(image_bytes, self.image_size)
+        images, decoded = decode_batch(image_bytes, self.image_size, self.max_pixels)
         results = self.detect(images)
 
         def clear_undecoded(values: tf.Tensor) -> tf.Tensor:

@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from refinedet_tf.config import Config
+from refinedet_tf.data.reader import MAX_PIXELS
 from refinedet_tf.errors import InputError, shortened
 from refinedet_tf.export import card, onnx_files
 from refinedet_tf.export.check import (
@@ -30,6 +31,9 @@ from refinedet_tf.files import explain_os_errors
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.tensors import Heads
 
+LARGEST_MAX_PIXELS = 2**29
+"""TensorFlow decodes no PNG with more pixels."""
+
 LARGEST_VERSION = 10**18 - 1
 """TensorFlow Serving reads the name of a version's folder as a number of 64 bits."""
 
@@ -44,21 +48,28 @@ class ExportOptions:
         xla: whether XLA compiles the network on the server.
         onnx: whether the two ONNX files are also written, in onnx/ of the version's folder.
         onnx_batch: the number of images per call of the ONNX files; None: any number.
+        max_pixels: the largest number of pixels of an image file. A file with more is answered like a
+            file that is no image.
 
     Raises:
-        InputError: ONNX files are combined with bfloat16, or `onnx_batch` is below 1.
+        InputError: ONNX files are combined with bfloat16, or `onnx_batch` or `max_pixels` is below 1.
     """
 
     precision: str = "float32"
     xla: bool = False
     onnx: bool = False
     onnx_batch: int | None = None
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if self.onnx and self.precision != "float32":
             raise InputError("ONNX files are float32: leave out the ONNX files or bfloat16")
         if self.onnx_batch is not None and self.onnx_batch < 1:
             raise InputError(f"the ONNX batch must be at least 1, got {self.onnx_batch}")
+        if not 1 <= self.max_pixels <= LARGEST_MAX_PIXELS:
+            raise InputError(
+                f"the limit of pixels must be in 1..{LARGEST_MAX_PIXELS}, got {shortened(self.max_pixels)}"
+            )
 
 
 def serving_signatures(
@@ -142,8 +153,8 @@ def export_saved_model(
     labels = card.labels_text(config.data.classes or ())
     served = in_bfloat16(model, config) if options.precision == "bfloat16" else model
     detector = Detector(served, config, image_size)
-    graphs = DetectionGraphs(served, config, image_size, options.precision, options.xla)
-    description = card.describe(config, graphs.image_size, options.precision, measured)
+    graphs = DetectionGraphs(served, config, image_size, options.precision, options.xla, options.max_pixels)
+    description = card.describe(config, graphs.image_size, options.precision, measured, options.max_pixels)
     folder, aside = _make_folders(Path(output), version)
     written = aside / "model"
     try:

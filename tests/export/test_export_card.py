@@ -20,7 +20,7 @@ CONFIG = Config(name="cells", data=DataConfig(classes=("zelle", "größe"), test
 
 def test_model_json():
     measured = {"mAP": 0.8}
-    tree = json.loads(card.describe(CONFIG, (320, 512), "bfloat16", measured))
+    tree = json.loads(card.describe(CONFIG, (320, 512), "bfloat16", measured, 10_000))
     assert (tree["name"], tree["classes"], tree["image_size"]) == ("cells", ["zelle", "größe"], [320, 512])
     assert (tree["precision"], tree["measured"]) == ("bfloat16", measured)
     assert tree["postprocess"] == dataclasses.asdict(CONFIG.postprocess)
@@ -32,7 +32,7 @@ def test_model_json_is_enough_to_decode_heads(tf_test):
     """Anchors made of nothing but the file, in plain Python, are those of the project."""
     from refinedet_tf.anchors import tile_anchors
 
-    tree = json.loads(card.describe(CONFIG, (96, 160), "float32", None))
+    tree = json.loads(card.describe(CONFIG, (96, 160), "float32", None, 10_000))
     height, width = tree["image_size"]
     anchors = []
     for stride in tree["anchors"]["strides"]:
