@@ -205,7 +205,8 @@ class TrainingConfig:
     seed: Count = 0
     """The seed of the initial weights, of the order of the data and of its augmentation."""
     deterministic: bool = False
-    """Whether TensorFlow uses deterministic kernels. The order of the data is always deterministic."""
+    """Whether TensorFlow uses deterministic kernels. A GPU needs them so that two runs are equal bit for bit;
+    on a CPU two runs are equal without them. The order of the data is always deterministic."""
     log_every: PositiveInt = 10
     """The number of steps from one logged step to the next."""
     checkpoint_every: PositiveInt = 1_000
