@@ -275,6 +275,17 @@ def test_loss_that_is_not_finite_stops_the_run(config_file, command, eagerly, mo
     assert all(not velocity.numpy().any() for velocity in trainer.optimizer.momentums)
 
 
+def test_largest_seed_and_a_huge_ratio(config_file, command, eagerly, tmp_path):
+    arguments = ["--config", config_file, "--output", tmp_path / "run"]
+    overrides = ("training.seed=4294967295", "loss.negatives_per_positive=1e9", "training.steps=2")
+    for override in (*overrides, "data.validation=[]"):
+        arguments += ["--set", override]
+    result = command(train, *arguments)
+    assert result.code == 0, result.err
+    assert [entry["step"] for entry in log_entries(tmp_path / "run")] == [1, 2]
+    assert all(np.isfinite(entry["loss"]) for entry in log_entries(tmp_path / "run"))
+
+
 class NotFiniteGradient(keras.layers.Layer):
     def call(self, values):
         @tf.custom_gradient
