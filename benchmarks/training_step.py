@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trainer = RefineDetTrainer(network, anchors, config)
     trainer.compile(optimizer=CaffeSGD.from_training(config.training))
     train_step = tf.function(trainer.train_step)
-    batch = _random_batch(options.batch_size, image_size, config.num_classes)
+    batch = random_batch(options.batch_size, image_size, config.num_classes)
     heads = network(batch["images"])
 
     loss_and_gradients = compiled_loss(anchors, config)
@@ -83,7 +83,7 @@ def compiled_loss(
     return loss_and_gradients
 
 
-def _random_batch(batch_size: int, image_size: tuple[int, int], num_classes: int) -> dict[str, np.ndarray]:
+def random_batch(batch_size: int, image_size: tuple[int, int], num_classes: int) -> dict[str, np.ndarray]:
     """Noise images with random boxes of 2 to 40 % of the side."""
     generator = np.random.default_rng(0)
     corner = generator.uniform(0, 0.6, (batch_size, OBJECTS, 2))

@@ -216,10 +216,11 @@ class TrainingConfig:
     """Whether XLA compiles the training step, which works on a single device."""
     strategy: Literal["mirrored", "multi_worker"] = "mirrored"
     """The devices that share a batch: those of this machine, or those of the machines in TF_CONFIG."""
-    seed: Count = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """The seed of the initial weights, of the order of the data and of its augmentation."""
     deterministic: bool = False
-    """Whether TensorFlow uses deterministic kernels. The order of the data is always deterministic."""
+    """Whether TensorFlow uses deterministic kernels. A GPU needs them so that two runs are equal bit for bit;
+    on a CPU two runs are equal without them. The order of the data is always deterministic."""
     log_every: PositiveStepCount = 10
     """The number of steps from one logged step to the next."""
     checkpoint_every: PositiveStepCount = 1_000

@@ -10,6 +10,9 @@ from refinedet_tf.tensors import Tensor
 SMALLEST_OVERLAP = 1e-6
 """The IoU above which an object may claim its best anchor, as in the authors' code."""
 
+MOST_NEGATIVES = 1e9
+"""A bound on the negatives per positive, with which their product with a number of anchors is finite."""
+
 
 def match(iou: Tensor, valid: Tensor, positive_iou: float) -> Tensor:
     """Assigns an object or none to each anchor.
@@ -97,9 +100,10 @@ def mine_hard_negatives(
     Returns:
         bool [B, A]. Among equal losses the first anchors are chosen.
     """
-    num_candidates = ops.sum(ops.cast(candidates, "int32"), axis=1)
-    wanted = ops.cast(ops.cast(num_positives, "float32") * negatives_per_positive, "int32")
-    wanted = ops.expand_dims(ops.minimum(wanted, num_candidates), -1)
+    num_candidates = ops.sum(ops.cast(candidates, "float32"), axis=1)
+    # Both bounds come before the cast, since a large product would not fit into int32.
+    wanted = ops.cast(num_positives, "float32") * min(negatives_per_positive, MOST_NEGATIVES)
+    wanted = ops.expand_dims(ops.cast(ops.minimum(wanted, num_candidates), "int32"), -1)
     score = ops.where(candidates, loss, -1.0)
     descending = -ops.sort(-score, axis=1)
     last_chosen = ops.take_along_axis(descending, ops.maximum(wanted - 1, 0), axis=1)

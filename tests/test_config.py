@@ -122,6 +122,8 @@ def test_all_wrong_keys_are_told_at_once():
         ("training.learning_rate=Infinity", "training.learning_rate: .*finite"),
         ("training.momentum=1", "training.momentum: .*less than 1"),
         ("training.seed=-1", "training.seed: .*greater than or equal to 0"),
+        ("training.seed=4294967296", "training.seed: .*less than or equal to 4294967295.*4294967296"),
+        ("training.seed=9223372036854775808", "training.seed: .*less than or equal to 4294967295"),
         ("training.milestones=[5,3]", r"milestones must increase, got \[5, 3\]"),
         ("training.milestones=[5,5]", r"milestones must increase, got \[5, 5\]"),
         ("training.jit_compile=1", "training.jit_compile: .*boolean"),

@@ -189,6 +189,14 @@ def test_fewer_candidates_than_wanted_takes_them_all(tf_test, checked_mining):
     tf_test.assertAllEqual(found, candidates)
 
 
+@pytest.mark.parametrize("ratio", [1e9, 1e38, 1e300])
+def test_a_huge_ratio_takes_all_candidates(checked_mining, ratio):
+    generator = np.random.default_rng(0)
+    loss, candidates = generator.exponential(1, (3, 30)), generator.random((3, 30)) < 0.7
+    found = checked_mining(loss, candidates, [0, 1, 30], ratio)
+    assert not found[0].any() and np.array_equal(found[1:], candidates[1:])
+
+
 def test_an_image_without_positives_gives_no_negatives(checked_mining):
     found = checked_mining([[1.0, 2.0, 3.0]] * 2, np.ones((2, 3)), [0, 1])
     assert not found[0].any()

@@ -32,6 +32,7 @@ from refinedet_tf.training.log import ProgressLog
 from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.pictures import batch_picture, detection_pictures, save_picture
 from refinedet_tf.training.strategy import distributed_batches, is_chief, make_strategy
+from refinedet_tf.training.sums import sums_in_fixed_order
 from refinedet_tf.training.trainer import COUNTS, RefineDetTrainer
 from refinedet_tf.weights import load_initial_weights, save_weights
 
@@ -84,7 +85,7 @@ def train(config: Config, output: str | Path, resume: bool = False, strict: bool
         tf.config.experimental.enable_op_determinism()
     strategy = make_strategy(config)
     run = _Run(config, image_size, RunFolder(output), strategy, resume, strict)
-    with _StopRequest() as stop:
+    with sums_in_fixed_order(), _StopRequest() as stop:
         run.steps(stop)
     return run.folder
 

@@ -1,9 +1,12 @@
-"""train.py on the small network, one run after the other in one process: TensorFlow starts slowly.
+"""train.py, one run after the other in one process: TensorFlow starts slowly.
 
     python training_program.py '[{"arguments": ["--config", ...], "signal": "SIGTERM", "after": 3}, ...]'
 
 With a signal, the process sends it to itself when that many steps are done. Each run that comes back
-ends with the line "exit CODE".
+ends with the line "exit CODE". Further words on the command line:
+
+    as-users-run-it   optimize the graphs, with four threads between operations and four inside each
+    whole             train the network that the config names; otherwise a small one takes its place
 """
 
 import json
@@ -20,10 +23,15 @@ from small_network import use_small_backbone  # isort: skip
 from refinedet_tf.training.log import ProgressLog
 
 
-def main(runs):
-    use_small_backbone()
-    # Rewriting the graphs takes longer than the few steps that they run.
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+def main(runs, words):
+    if "whole" not in words:
+        use_small_backbone()
+    if "as-users-run-it" in words:
+        tf.config.threading.set_inter_op_parallelism_threads(4)
+        tf.config.threading.set_intra_op_parallelism_threads(4)
+    else:
+        # Rewriting the graphs takes longer than the few steps that they run.
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     report_step = ProgressLog.step
     for run in runs:
 
@@ -42,4 +50,4 @@ def main(runs):
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(json.loads(sys.argv[1]), sys.argv[2:])

@@ -1,16 +1,15 @@
 """Whole runs of train.py on a small network: what they write, and that they survive being stopped."""
 
-import json
 import os
 import shutil
 import signal
 
-import h5py
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from run_files import assert_equal_weights, entries_without_times, log_entries, weights_in
 from training_config import STEPS
 
 import train
@@ -22,27 +21,6 @@ from refinedet_tf.data.shapes import CLASS_NAMES
 from refinedet_tf.losses import TERMS
 from refinedet_tf.model import build_model
 from refinedet_tf.training import loop
-
-
-def log_entries(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def weights_in(file):
-    arrays = {}
-    with h5py.File(file) as content:
-        content.visititems(
-            lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
-        )
-    assert len(arrays) > 50
-    return arrays
-
-
-def assert_equal_weights(file, expected_file):
-    found, expected = weights_in(file), weights_in(expected_file)
-    assert found.keys() == expected.keys()
-    for name, value in found.items():
-        assert value.tobytes() == expected[name].tobytes(), name
 
 
 def test_config_is_the_resolved_one(interrupted, config_file):
@@ -143,11 +121,7 @@ def test_resumed_run_equals_the_undisturbed_one(interrupted):
     assert interrupted.resumed[0] == 0, interrupted.resumed[2]
     for name in ("final.weights.h5", "best.weights.h5"):
         assert_equal_weights(interrupted.disturbed / name, interrupted.undisturbed / name)
-    ours, theirs = log_entries(interrupted.disturbed), log_entries(interrupted.undisturbed)
-    for entry in (*ours, *theirs):
-        for name in ("images_per_second", "data_wait", "seconds_left"):
-            entry.pop(name, None)
-    assert ours == theirs
+    assert entries_without_times(interrupted.disturbed) == entries_without_times(interrupted.undisturbed)
 
 
 @pytest.fixture
@@ -275,6 +249,17 @@ def test_loss_that_is_not_finite_stops_the_run(config_file, command, eagerly, mo
     for ours, theirs in zip(trainer.network.variables, network.variables, strict=True):
         assert ours.numpy().tobytes() == theirs.numpy().tobytes(), ours.path
     assert all(not velocity.numpy().any() for velocity in trainer.optimizer.momentums)
+
+
+def test_largest_seed_and_a_huge_ratio(config_file, command, eagerly, tmp_path):
+    arguments = ["--config", config_file, "--output", tmp_path / "run"]
+    overrides = ("training.seed=4294967295", "loss.negatives_per_positive=1e9", "training.steps=2")
+    for override in (*overrides, "data.validation=[]"):
+        arguments += ["--set", override]
+    result = command(train, *arguments)
+    assert result.code == 0, result.err
+    assert [entry["step"] for entry in log_entries(tmp_path / "run")] == [1, 2]
+    assert all(np.isfinite(entry["loss"]) for entry in log_entries(tmp_path / "run"))
 
 
 class NotFiniteGradient(keras.layers.Layer):

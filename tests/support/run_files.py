@@ -1,0 +1,39 @@
+"""What a run has written: its log and its weights."""
+
+import json
+
+import h5py
+
+TIMES = ("images_per_second", "data_wait", "seconds_left")
+"""The values of a log's entry that differ from run to run."""
+
+
+def log_entries(folder):
+    """The entries of a run's log."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def entries_without_times(folder):
+    """The entries of a run's log without `TIMES`."""
+    return [
+        {name: value for name, value in entry.items() if name not in TIMES} for entry in log_entries(folder)
+    ]
+
+
+def weights_in(file):
+    """The arrays of a weights file by their path in it."""
+    arrays = {}
+    with h5py.File(file) as content:
+        content.visititems(
+            lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+        )
+    assert len(arrays) > 50
+    return arrays
+
+
+def assert_equal_weights(file, expected_file):
+    """Asserts that two weights files hold the same arrays, bit for bit."""
+    found, expected = weights_in(file), weights_in(expected_file)
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        assert value.tobytes() == expected[name].tobytes(), name
