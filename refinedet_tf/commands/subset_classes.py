@@ -66,7 +66,7 @@ def _parse_map(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         target, separator, trained = pair.partition("=")
         if not (target and separator and trained):
-            raise InputError(f"--map {pair}: write TARGET=TRAINED, e.g. sofa=couch")
+            raise InputError(f"--map {shortened_text(pair, 200)}: write TARGET=TRAINED, e.g. sofa=couch")
         names[target] = trained
     return names
 

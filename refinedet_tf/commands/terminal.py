@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 from refinedet_tf.commands.streams import protect_streams
-from refinedet_tf.errors import InputError, TrainingStopped
+from refinedet_tf.errors import InputError, TrainingStopped, shortened_text
 
 
 class Terminated(BaseException):
@@ -77,9 +77,23 @@ def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] |
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = shortened_text((str(error).splitlines() or ["no memory is left"])[0], 200)
+        print(f"error: out of memory; smaller images or batches need less ({reason})", file=sys.stderr)
+        sys.exit(1)
     except Terminated as error:
         print(f"stopped by {error}", file=sys.stderr)
         sys.exit(128 + error.number)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Says whether Python, NumPy or TensorFlow could not get the memory that it asked for."""
+    if isinstance(error, MemoryError):
+        return True
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(error, tensorflow.errors.ResourceExhaustedError)
 
 
 @contextlib.contextmanager

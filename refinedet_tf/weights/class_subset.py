@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from refinedet_tf.anchors import ANCHORS_PER_CELL
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened_text
 
 VOC_TO_COCO = {
     "aeroplane": "airplane",
@@ -33,11 +33,15 @@ def matching_labels(target: Sequence[str], source: Sequence[str], names: Mapping
         InputError: a target class has no counterpart. The message names it and the most similar class.
     """
     if unknown := [name for name in names if name not in target]:
-        raise InputError(f"--map: {unknown[0]} is none of the target's classes ({', '.join(target)})")
+        raise InputError(
+            f"--map: {shortened_text(unknown[0], 100)} is none of the target's classes "
+            f"({shortened_text(', '.join(target))})"
+        )
     labels = []
     for name in target:
         counterpart = names.get(name, name)
         if counterpart not in source:
+            name, counterpart = shortened_text(name, 100), shortened_text(counterpart, 100)
             near = difflib.get_close_matches(counterpart, source, n=1, cutoff=0.4)
             hint = f"; is it {near[0]}? Then --map {name!r}={near[0]!r}" if near else ""
             raise InputError(f"the class {name} has no counterpart {counterpart!r} among the trained{hint}")

@@ -34,6 +34,19 @@ def test_keras_file_of_mobilenet(tf_test, tmp_path):
     found, expected = (n.get_layer("block_5_depthwise_BN") for n in (trunk, network))
     tf_test.assertAllEqual(found.moving_variance, expected.moving_variance)
     assert len(trunk.weights) == len(network.weights) + 52
+    for value, problem in (
+        (np.nan, "holds nan at place 0, which is not finite"),
+        (-1, "a negative variance in"),
+    ):
+        variable = network.get_layer("block_5_depthwise_BN").moving_variance
+        variable.assign(np.full(variable.shape, value))
+        network.save(file)
+        before = model.get_weights()
+        with pytest.raises(InputError, match=problem) as refused:
+            load_initial_weights(model, model_config)
+        assert "block_5_depthwise_BN/moving_variance" in str(refused.value)
+        for values, old in zip(model.get_weights(), before, strict=True):
+            tf_test.assertAllEqual(values, old)
 
 
 def test_keras_file_of_convnext(tf_test, tmp_path):

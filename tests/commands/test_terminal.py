@@ -3,6 +3,7 @@
 import errno
 import sys
 
+import numpy as np
 import pytest
 
 from refinedet_tf.commands import terminal
@@ -34,6 +35,24 @@ def test_errors_are_one_line(capsys, error, code, line):
         terminal.run(fail_with(error))
     assert stopped.value.code == code
     assert capsys.readouterr().err == f"{line}\n"
+
+
+def allocate_in_tensorflow(_):
+    import tensorflow as tf
+
+    tf.zeros([2**45])
+
+
+@pytest.mark.parametrize(
+    "main", [allocate_in_tensorflow, lambda _: np.zeros(2**45), fail_with(MemoryError())]
+)
+def test_exhausted_memory_is_one_line(capfd, main):
+    with pytest.raises(SystemExit) as stopped:
+        terminal.run(main)
+    assert stopped.value.code == 1
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: out of memory; smaller images or batches need less (")
+    assert len(line) < 300
 
 
 def test_other_errors_keep_their_traceback():

@@ -1,5 +1,7 @@
 """Blobs of Caffe's files fill variables: names and layouts fit, every blob is used, every defect is named."""
 
+import re
+
 import formula_weights
 import numpy as np
 import pytest
@@ -122,6 +124,12 @@ def test_transposed_kernel_of_the_same_size(vgg, refused):
 def test_negative_variance(thin_resnet, refused):
     layers = changed(random_layers(thin_resnet), "bn2a_branch1", lambda b: [b[0], -b[1], b[2]])
     assert "negative variance in bn2a_branch1 blob 1" in refused(thin_resnet, layers)
+
+
+def test_statistics_that_overflow(thin_resnet, refused):
+    """Their sums and their divisor are finite, but not what Caffe computes from them."""
+    message = refused(thin_resnet, random_layers(thin_resnet, statistics_weight=1e-38))
+    assert re.search(r": bn\S+ blob 0 holds \S+ at place \d+, which is ", message)
 
 
 def test_other_network(vgg, thin_resnet, refused):

@@ -70,3 +70,17 @@ def test_plain_vgg16_of_the_same_family_is_a_start(tf_test, load):
         filled = load(model, plain)
     assert filled[0] == "conv1_1" and filled[-1] == "fc7" and len(filled) == 15
     tf_test.assertAllEqual(model.get_layer("fc7").bias, plain["33.bias"])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e11])
+def test_values_that_no_network_has(tf_test, load, value):
+    model = thin_vgg(2, channel_order="rgb")
+    tensors = tensors_of(random_layers(model))
+    tensors["odm_conf.3.bias"][-1] = value
+    before = model.get_weights()
+    with pytest.raises(
+        InputError, match=r"refinedet.pth: odm_conf.3.bias holds (nan|inf|1e\+11) at place 8, "
+    ):
+        load(model, tensors)
+    for values, old in zip(model.get_weights(), before, strict=True):
+        tf_test.assertAllEqual(values, old)
