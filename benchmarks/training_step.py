@@ -65,14 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compiled_loss(
-    anchors: np.ndarray, config: Config
+    anchors: np.ndarray, config: Config, input_signature: Sequence[Mapping[str, Tensor]] | None = None
 ) -> Callable[[Heads, Mapping[str, Tensor]], dict[str, Tensor]]:
-    """The gradients of the loss with respect to the heads, as a graph of heads and ground truth."""
+    """The gradients of the loss with respect to the heads, as a graph of heads and ground truth.
+
+    With an input signature, the specifications of the two, the graph is traced once.
+    """
     import tensorflow as tf
 
     from refinedet_tf.losses import TERMS, refinedet_loss
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(input_signature=input_signature)
     def loss_and_gradients(heads: Heads, ground_truth: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(heads)

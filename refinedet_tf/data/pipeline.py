@@ -103,12 +103,12 @@ def padded_lengths(max_boxes: int) -> list[int]:
         max_boxes: the largest number of objects on one image.
 
     Returns:
-        The powers of two from 8 on that are smaller than `max_boxes`, and `max_boxes` or, if it is 0,
-        1; in ascending order.
+        8, 12, 16, 24, 32, 48 and so on, as far as they are smaller than `max_boxes`; and last
+        `max_boxes` or, if it is 0, 1.
     """
     longest = max(max_boxes, 1)
-    powers = (2**exponent for exponent in range(3, longest.bit_length()))
-    return [*(power for power in powers if power < longest), longest]
+    lengths = [factor * 2**exponent for exponent in range(longest.bit_length()) for factor in (8, 12)]
+    return [*(length for length in lengths if length < longest), longest]
 
 
 def evaluation_batches(

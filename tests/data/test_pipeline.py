@@ -187,7 +187,7 @@ def test_a_batch_is_padded_to_its_own_need(crowded):
     lengths = {}
     for batch in take(pipeline.training_batches(crowded, make_config(PLAIN, batch_size=1)), 25):
         lengths.setdefault(int(batch["image_indices"][0]), set()).add(batch["labels"].shape[1])
-    assert lengths == {0: {1000}, 1: {16}, 2: {8}, 3: {8}, 4: {32}}
+    assert lengths == {0: {1000}, 1: {12}, 2: {8}, 3: {8}, 4: {24}}
 
 
 def test_objects_in_batches_of_different_lengths(tf_test, crowded):
@@ -201,12 +201,19 @@ def test_objects_in_batches_of_different_lengths(tf_test, crowded):
             boxes, _, _ = crowded.image_annotations(index)
             tf_test.assertAllClose(batch["boxes"][row, : len(boxes)], boxes, rtol=1e-7, atol=1e-6)
             assert not batch["boxes"][row, len(boxes) :].any()
-    assert lengths > {16, 32, 1000}
+    assert lengths > {12, 24, 1000}
 
 
 @pytest.mark.parametrize(
     ("max_boxes", "lengths"),
-    [(0, [1]), (1, [1]), (8, [8]), (9, [8, 9]), (42, [8, 16, 32, 42]), (64, [8, 16, 32, 64])],
+    [
+        (0, [1]),
+        (1, [1]),
+        (8, [8]),
+        (9, [8, 9]),
+        (42, [8, 12, 16, 24, 32, 42]),
+        (64, [8, 12, 16, 24, 32, 48, 64]),
+    ],
 )
 def test_padded_lengths(max_boxes, lengths):
     assert pipeline.padded_lengths(max_boxes) == lengths
