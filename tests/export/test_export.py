@@ -210,7 +210,8 @@ def test_saved_model_cli(tf_test, exported, detector, tmp_path):
     assert_agrees(tf_test, outputs, 0, detector([image])[0])
 
 
-def test_many_requests_neither_trace_nor_grow(signatures):
+@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_many_requests_neither_trace_nor_grow(signatures, count):
     from tensorflow.python.eager import context
 
     def resident():
@@ -220,14 +221,15 @@ def test_many_requests_neither_trace_nor_grow(signatures):
     def request(number):
         rng = np.random.default_rng(number)
         image = image_of(*rng.integers(20, 400, 2), seed=number)
-        contents = tf.constant([tf.io.encode_jpeg(image).numpy()])
-        assert signatures["serving_default"](image_bytes=contents)["num_detections"][0] > 0
+        contents = tf.constant([tf.io.encode_jpeg(image).numpy(), b"no image"])
+        outputs = signatures["serving_default"](image_bytes=contents)
+        assert outputs["num_detections"][0] > 0 and outputs["num_detections"][1] == 0
         assert signatures["serving_tensor"](images=image[None])["num_detections"][0] > 0
 
     for number in range(100):
         request(number)
     functions, memory = context.context().list_function_names(), resident()
-    for number in range(200):
+    for number in range(count // 2):  # A request is made to each of two signatures.
         request(number)
     assert context.context().list_function_names() == functions
     assert resident() - memory < 20

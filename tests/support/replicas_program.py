@@ -1,6 +1,6 @@
-"""Training steps of two replicas and of one, on two logical CPU devices, compared.
+"""Training steps of several replicas and of one, on logical CPU devices, compared.
 
-    python replicas_program.py CONFIG
+    python replicas_program.py CONFIG REPLICAS
 
 Devices must be set up before TensorFlow starts, so this is a program. It prints one JSON object; the
 tests in `test_training_step.py` say what its values must be.
@@ -24,14 +24,14 @@ from refinedet_tf.losses import TERMS, loss_sums
 from refinedet_tf.training.strategy import make_strategy
 
 HALVES = [(3, 2, 0, 0), (0, 0, 1, 3), (2, 1, 3, 1), (1, 0, 0, 0), (0, 2, 0, 1)]
-"""Objects on the four images of each step; each replica takes two of the images."""
+"""Objects on the four images of each step, which two or four replicas share."""
 
 
-def main(config_file):
+def main(config_file, num_replicas):
     """Trains both networks with both strategies and prints what was found."""
     keras.utils.set_random_seed(0)
     cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * num_replicas)
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     vgg = load_config(
         config_file,
@@ -51,12 +51,14 @@ def main(config_file):
             "training.gradient_clip_norm=5.0",
         ],
     )
-    # A single strategy of each kind, since the collective operations of several disturb each other.
-    two_replicas, single_replica = make_strategy(vgg), tf.distribute.MirroredStrategy(["CPU:0"])
+    # There is a single strategy of each kind, since the collective operations of several disturb each other.
+    several_replicas, single_replica = make_strategy(vgg), tf.distribute.MirroredStrategy(["CPU:0"])
     found = {
-        "vgg16": compare_replicas(vgg, two_replicas, single_replica, HALVES, in_graph=True),
+        "vgg16": compare_replicas(vgg, several_replicas, single_replica, HALVES, in_graph=True),
         # Without graphs: tracing so many layers twice takes a minute.
-        "mobilenet_v2": compare_replicas(mobilenet, two_replicas, single_replica, HALVES[:3], in_graph=False),
+        "mobilenet_v2": compare_replicas(
+            mobilenet, several_replicas, single_replica, HALVES[:3], in_graph=False
+        ),
     }
     use_small_backbone()
     found["control"] = control(mobilenet)
@@ -95,7 +97,7 @@ def make_step(trainer, strategy, in_graph):
     return tf.function(step) if in_graph else step
 
 
-def compare_replicas(config, two_replicas, single_replica, steps, in_graph):
+def compare_replicas(config, several_replicas, single_replica, steps, in_graph):
     """Trains on the same batches with both strategies.
 
     Returns:
@@ -103,11 +105,11 @@ def compare_replicas(config, two_replicas, single_replica, steps, in_graph):
         difference of a loss term; "bad": see `bad_replica`; "weights", "momentum", "statistics": the
         largest absolute difference between the strategies, and the largest movement since the start.
     """
-    trainers = [make_trainer(config, strategy) for strategy in (two_replicas, single_replica)]
+    trainers = [make_trainer(config, strategy) for strategy in (several_replicas, single_replica)]
     trainers[1].network.set_weights(trainers[0].network.get_weights())
     start = state_of(trainers[0])
     functions = [
-        make_step(trainers[0], two_replicas, in_graph),
+        make_step(trainers[0], several_replicas, in_graph),
         make_step(trainers[1], single_replica, False),
     ]
     terms = []
@@ -115,15 +117,15 @@ def compare_replicas(config, two_replicas, single_replica, steps, in_graph):
         batch = random_batch(config, number, objects)
         results = [
             function(split(strategy, batch))
-            for function, strategy in zip(functions, (two_replicas, single_replica), strict=True)
+            for function, strategy in zip(functions, (several_replicas, single_replica), strict=True)
         ]
         values = [np.array([float(result[name]) for name in TERMS]) for result in results]
         terms.append(float((np.abs(values[0] - values[1]) / np.maximum(values[1], 1e-3)).max()))
     after, expected = (state_of(trainer) for trainer in trainers)
     found = {
-        "replicas": two_replicas.num_replicas_in_sync,
+        "replicas": several_replicas.num_replicas_in_sync,
         "terms": max(terms),
-        "bad": bad_replica(trainers[0], two_replicas, functions[0], random_batch(config, 9)),
+        "bad": bad_replica(trainers[0], several_replicas, functions[0], random_batch(config, 9)),
     }
     for path in after:
         kind = "statistics" if "/moving_" in path else "momentum" if "_momentum" in path else "weights"
@@ -134,7 +136,7 @@ def compare_replicas(config, two_replicas, single_replica, steps, in_graph):
 
 
 def bad_replica(trainer, strategy, step, batch):
-    """What a step does whose second replica sees a pixel that is not a number."""
+    """What a step does whose last replica sees a pixel that is not a number."""
     before = state_of(trainer)
     batch["images"] = batch["images"].astype(np.float32)
     batch["images"][3, 5, 5] = np.nan
@@ -173,4 +175,4 @@ def control(config):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

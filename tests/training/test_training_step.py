@@ -198,7 +198,12 @@ def test_step_that_is_not_finite_changes_nothing(graph, poisoned):
 @pytest.fixture(scope="module")
 def replicas(config_file):
     """What two replicas and one found, in a process that sets up two logical devices before it starts."""
-    (code, out, err), *_ = finish(start_program("replicas_program.py", str(config_file)))
+    return compare_replicas(config_file, 2)
+
+
+def compare_replicas(config_file, num_replicas):
+    program = start_program("replicas_program.py", str(config_file), str(num_replicas))
+    ((code, out, err),) = finish(program, seconds=900)
     assert code == 0, err
     return json.loads(out.splitlines()[-1])
 
@@ -211,10 +216,22 @@ def test_two_replicas_equal_one(replicas, backbone):
     step, the more the larger the rate. A wrong normalisation would be half of the terms and, where
     nothing is clipped, of the movement.
     """
-    found = replicas[backbone]
-    assert found["replicas"] == 2
+    assert replicas[backbone]["replicas"] == 2
+    assert_equal_training(replicas[backbone], has_batch_norm=backbone == "mobilenet_v2")
+
+
+@pytest.mark.slow
+def test_four_replicas_equal_one(config_file):
+    found = compare_replicas(config_file, 4)
+    for backbone in ("vgg16", "mobilenet_v2"):
+        assert found[backbone]["replicas"] == 4
+        assert_equal_training(found[backbone], has_batch_norm=backbone == "mobilenet_v2")
+        assert found[backbone]["bad"]["changed"] == []
+
+
+def assert_equal_training(found, has_batch_norm):
     assert found["terms"] <= 1e-4
-    for kind in ("weights", "momentum", *(["statistics"] if backbone == "mobilenet_v2" else [])):
+    for kind in ("weights", "momentum", *(["statistics"] if has_batch_norm else [])):
         difference, movement = found[kind]
         assert movement > 1e-6, kind
         # Moving statistics are of the size of the last steps' squared activations, and so is their rounding.
