@@ -23,16 +23,29 @@ class ProgressLog:
         start_step: the number of steps that were done before. Entries of later steps are removed from
             the log, because these steps are done again.
         writes: false for the workers that only compute.
+        validation_is_due: whether the validation of `start_step` is done again, too.
     """
 
-    def __init__(self, folder: RunFolder, config: Config, start_step: int, writes: bool = True) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Config,
+        start_step: int,
+        writes: bool = True,
+        validation_is_due: bool = False,
+    ) -> None:
         self.training_config = config.training
         self.writes = writes
         if not writes:
             return
         self.file = folder.log
         if self.file.exists():
-            kept = [entry for entry in folder.log_entries() if entry["step"] <= start_step]
+            last_validation = start_step - validation_is_due
+            kept = [
+                entry
+                for entry in folder.log_entries()
+                if entry["step"] <= (last_validation if "validation" in entry else start_step)
+            ]
             self.file.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         self.writer = tf.summary.create_file_writer(str(folder.tensorboard))
         self.restart_clock()
