@@ -86,15 +86,19 @@ def wait_for_steps(process, folder, count):
 
 
 def test_ctrl_c_in_a_training(config_file, tmp_path):
-    """The first run of the process is stopped once, the second twice."""
+    """The first run of the process is stopped once, the second twice in its first step, which is long."""
     endless = ["--config", str(config_file), "--set", "training.steps=100000", "--set", "data.validation=[]"]
     endless += ["--set", "training.checkpoint_every=100000"]
     folders = [tmp_path / "once", tmp_path / "twice"]
-    runs = [{"arguments": [*endless, "--output", str(folder)]} for folder in folders]
+    pauses = [0, 600]
+    runs = [
+        {"arguments": [*endless, "--output", str(folder)], "pause": pause}
+        for folder, pause in zip(folders, pauses, strict=True)
+    ]
     process = start_program("training_program.py", json.dumps(runs))
     wait_for_steps(process, folders[0], 2)
     interrupt(process, times=1)
-    wait_for_steps(process, folders[1], 2)
+    wait_for_steps(process, folders[1], 1)
     interrupt(process, times=2)
     ((code, out, err),) = finish(process)
     assert code == 130 and out.count("exit ") == out.count("exit 1") == 1
