@@ -110,13 +110,21 @@ class RunFolder:
         """
         return [entry for _, entry in self._log_lines()]
 
-    def cut_log(self, last_step: int) -> None:
-        """Removes the entries of later steps from the log, and lines that are not entries.
+    def cut_log(self, last_step: int, last_validation: int) -> None:
+        """Removes the entries of later steps and validations from the log, and lines that are not entries.
+
+        Args:
+            last_step: the number of steps whose entries stay.
+            last_validation: the number of steps after which the last validation that stays was done.
 
         Raises:
             InputError: the log cannot be read or written.
         """
-        kept = [line for line, entry in self._log_lines() if entry["step"] <= last_step]
+        kept = [
+            line
+            for line, entry in self._log_lines()
+            if entry["step"] <= (last_validation if "validation" in entry else last_step)
+        ]
         if is_file(self.log):
             with explain_os_errors(self.log):
                 write_aside(self.log, lambda file: file.write_bytes(b"".join(kept)))

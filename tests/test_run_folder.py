@@ -65,21 +65,31 @@ def test_lines_that_are_no_entries_are_left_out(line, tmp_path):
     run.log.write_bytes(b"\n".join(whole))
     assert run.log_entries() == [STEP, VALIDATION]
     assert run.best_validation() == VALIDATION
-    run.cut_log(5)
+    run.cut_log(5, last_validation=5)
     assert run.log.read_bytes() == b"\n".join([*whole[:2], b""])
 
 
 def test_entries_of_later_steps_are_cut(tmp_path):
     run = RunFolder(tmp_path)
     run.log.write_bytes(b'{"step": 1}\r\n{"step": 3, "x":  "\xc3\xa9"}\n{"step": 4}')
-    run.cut_log(3)
+    run.cut_log(3, last_validation=3)
     assert run.log.read_bytes() == b'{"step": 1}\n{"step": 3, "x":  "\xc3\xa9"}\n'
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
 
 
+def test_a_validation_that_is_done_again_is_cut(tmp_path):
+    run = RunFolder(tmp_path)
+    last_step = {"step": VALIDATION["step"]}
+    run.log.write_text(
+        "".join(json.dumps(entry) + "\n" for entry in (last_step, VALIDATION)), encoding="utf-8"
+    )
+    run.cut_log(VALIDATION["step"], last_validation=VALIDATION["step"] - 1)
+    assert run.log_entries() == [last_step]
+
+
 def test_there_may_be_no_log(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.cut_log(3)
+    run.cut_log(3, last_validation=3)
     assert run.log_entries() == []
     assert run.best_validation() is None
     assert not run.path.exists()

@@ -23,15 +23,23 @@ class ProgressLog:
         start_step: the number of steps that were done before. Entries of later steps are removed from
             the log, because these steps are done again.
         writes: false for the workers that only compute.
+        validation_is_due: whether the validation of `start_step` is done again, too.
     """
 
-    def __init__(self, folder: RunFolder, config: Config, start_step: int, writes: bool = True) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Config,
+        start_step: int,
+        writes: bool = True,
+        validation_is_due: bool = False,
+    ) -> None:
         self.training_config = config.training
         self.writes = writes
         if not writes:
             return
         self.file = folder.log
-        folder.cut_log(start_step)
+        folder.cut_log(start_step, last_validation=start_step - validation_is_due)
         self.writer = tf.summary.create_file_writer(str(folder.tensorboard))
         self.restart_clock()
 

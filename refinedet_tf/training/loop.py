@@ -1,11 +1,9 @@
 """The training loop: data, steps, validation and checkpoints of a run."""
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import keras
@@ -25,12 +23,14 @@ from refinedet_tf.inference.detector import Detector
 from refinedet_tf.losses import TERMS
 from refinedet_tf.model import build_model
 from refinedet_tf.precision import apply_precision
-from refinedet_tf.run_folder import RunFolder, is_average_precision, is_step
+from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.tensors import Tensor
+from refinedet_tf.training.best import comparable_best, is_best, measured_by
 from refinedet_tf.training.checkpoints import Checkpoints
 from refinedet_tf.training.log import ProgressLog
 from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.pictures import batch_picture, detection_pictures, save_picture
+from refinedet_tf.training.stop import StopRequest
 from refinedet_tf.training.strategy import distributed_batches, is_chief, make_strategy
 from refinedet_tf.training.sums import sums_in_fixed_order
 from refinedet_tf.training.trainer import COUNTS, RefineDetTrainer
@@ -85,9 +85,13 @@ def train(config: Config, output: str | Path, resume: bool = False, strict: bool
         tf.config.experimental.enable_op_determinism()
     strategy = make_strategy(config)
     run = _Run(config, image_size, RunFolder(output), strategy, resume, strict)
-    with sums_in_fixed_order(), _StopRequest() as stop:
+    with sums_in_fixed_order(), StopRequest() as stop:
         run.steps(stop)
     return run.folder
+
+
+class _ValidationStopped(Exception):
+    """A validation was given up, because the run was told to stop."""
 
 
 class _Run:
@@ -113,8 +117,12 @@ class _Run:
         self.checkpoints = Checkpoints(folder.checkpoints, self.trainer, self.writes)
         state = self._restore_or_initialize(resume)
         self.start, self.best = state["step"], state["best"]
-        self.progress = ProgressLog(folder, self.config, self.start, self.writes)
+        self.validation_is_due = state.get("validation_is_due", False)
+        self.progress = ProgressLog(folder, self.config, self.start, self.writes, self.validation_is_due)
         self._describe()
+        self.best, changed = comparable_best(self.best, self.config)
+        if changed:
+            self.progress.say(changed)
 
     def _prepare_folder(self, resume: bool) -> None:
         """Checks that a resumed run has the same config as before, and makes the folder."""
@@ -138,17 +146,25 @@ class _Run:
         if state is None:
             load_initial_weights(self.trainer.network, self.config.model)
             return {"step": 0, "best": None}
-        if not _is_best(state.get("best", "missing")):
-            file = self.folder.checkpoints / f"step-{state['step']}" / "state.json"
+        file = self.folder.checkpoints / f"step-{state['step']}" / "state.json"
+        if not is_best(state.get("best", "missing")):
             raise InputError(
                 f'{file}: "best" must be null or hold mAP and step, got {shortened(state.get("best"))}; '
                 "remove that checkpoint to continue from the one before"
             )
+        if not isinstance(state.get("validation_is_due", False), bool):
+            raise InputError(
+                f'{file}: "validation_is_due" must be true or false, got '
+                f"{shortened(state['validation_is_due'])}; remove that checkpoint to continue from the one "
+                "before"
+            )
         return state
 
-    def steps(self, stop: "_StopRequest") -> None:
+    def steps(self, stop: StopRequest) -> None:
         """Runs all remaining steps, or fewer if `stop` is requested."""
         training_config = self.config.training
+        if self.validation_is_due:
+            self._after_step(self.start, stop)
         distributed = distributed_batches(self.strategy, self.train_set, self.config, self.start)
         batches = iter(distributed)
         step_function = self._compiled_step({name: distributed.element_spec[name] for name in STEP_INPUTS})
@@ -166,27 +182,34 @@ class _Run:
             self._stop_if_not_finite(step, terms, result, batch)
             done = step + 1
             self.progress.step(done, terms, learning_rate, data_seconds)
-            # It is read once per step, so that after a signal during a validation the run continues until the
-            # checkpoint of the next step.
-            stopped_by = stop.requested
-            self._after_step(done, last=done == training_config.steps or stopped_by is not None)
-            if stopped_by and done < training_config.steps:
-                raise TrainingStopped(f"stopped by {stopped_by} after step {done}; continue with --resume")
+            self._after_step(done, stop)
         if self.start >= training_config.steps:
             self.progress.say(f"all {training_config.steps} steps are done already")
 
-    def _after_step(self, done: int, last: bool) -> None:
-        """Validates and saves as the config says after `done` steps; `last` says that this process stops."""
+    def _after_step(self, done: int, stop: StopRequest) -> None:
+        """Validates and saves as the config says after `done` steps.
+
+        Raises:
+            TrainingStopped: `stop` was requested before or during the validation, there is a checkpoint,
+                and something is left to do.
+        """
         training_config = self.config.training
         finished = done == training_config.steps
-        if finished or done % training_config.validate_every == 0:
-            self._validate(done)
-        if finished:
+        validation_is_due = finished or done % training_config.validate_every == 0 or self.validation_is_due
+        if validation_is_due and self._validate(done, stop):
+            validation_is_due = False
+        if finished and not validation_is_due:
             # This comes before the checkpoint, after which a resumed run would have nothing left to do.
             self._save_weights(self.folder.final_weights, done)
-        if last or done % training_config.checkpoint_every == 0:
-            self.checkpoints.save(done, {"best": self.best})
+        self.validation_is_due = validation_is_due
+        # It is read once, since a signal that comes later must not name a checkpoint that does not exist.
+        stopped_by = stop.requested
+        if finished or stopped_by or validation_is_due or done % training_config.checkpoint_every == 0:
+            self.checkpoints.save(done, {"best": self.best, "validation_is_due": validation_is_due})
             self.progress.restart_clock()
+        if stopped_by and (validation_is_due or not finished):
+            left = ", before its validation was finished" if validation_is_due else ""
+            raise TrainingStopped(f"stopped by {stopped_by} after step {done}{left}; continue with --resume")
 
     def _compiled_step(self, batch_spec: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         """Returns the training step of all replicas as a function of a distributed batch.
@@ -240,26 +263,39 @@ class _Run:
             "A lower training.learning_rate, more warmup_steps or gradient_clip_norm may help"
         )
 
-    def _validate(self, done: int) -> None:
-        """Measures the network on the validation set, and shows detections in TensorBoard."""
+    def _validate(self, done: int, stop: StopRequest) -> bool:
+        """Measures the network on the validation set, and shows detections in TensorBoard.
+
+        Returns:
+            Whether the validation was finished. Otherwise `stop` was requested, and nothing has changed.
+        """
         if self.validation_set is not None:
-            result = evaluate(self.trainer.network, self.config, self.validation_set)
+
+            def stop_if_requested(*_: float) -> None:
+                if stop.requested:
+                    raise _ValidationStopped
+
+            try:
+                result = evaluate(self.trainer.network, self.config, self.validation_set, stop_if_requested)
+            except _ValidationStopped:
+                return False
             # If the set has no objects, the mean is not a number, and no weights are better than others.
             mean_ap = None if math.isnan(result.mean_ap) else result.mean_ap
-            is_best = mean_ap is not None and (self.best is None or mean_ap > self.best["mAP"])
-            if is_best:
-                self.best = {"mAP": mean_ap, "step": done}
+            is_new_best = mean_ap is not None and (self.best is None or mean_ap > self.best["mAP"])
+            if is_new_best:
+                self.best = {"mAP": mean_ap, "step": done, "measured_by": measured_by(self.config)}
                 self._save_weights(self.folder.best_weights, done)
             class_ap = {
                 name: None if math.isnan(class_result.ap) else class_result.ap
                 for name, class_result in result.classes.items()
             }
-            self.progress.validation(done, mean_ap, class_ap, is_best)
+            self.progress.validation(done, mean_ap, class_ap, is_new_best)
         if self.writes:
             shown = self.validation_set or self.train_set
             pictures = detection_pictures(self.detector, shown)
             self.progress.pictures(done, "detections", contact_sheet(pictures)[None])
         self.progress.restart_clock()
+        return True
 
     def _save_weights(self, file: Path, step: int) -> None:
         # All workers read the variables, which may be a collective operation; only the chief writes the file.
@@ -297,39 +333,6 @@ class _Run:
                 "note: VGG-16 starts from random weights; published results start from ImageNet's "
                 "(--set model.weights=FILE)"
             )
-
-
-class _StopRequest:
-    """Turns SIGTERM and SIGINT into a request, which the loop obeys after the step in progress."""
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-    def __init__(self) -> None:
-        self.requested: str | None = None
-        """The name of the signal, or None as long as there was none."""
-        self.before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "_StopRequest":
-        try:
-            self.before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
-        except ValueError:
-            # This is not the main thread, and only the main thread may handle signals.
-            self.before = {}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.requested = signal.Signals(number).name
-
-
-def _is_best(value: object) -> bool:
-    """Says whether a value from a checkpoint is that of `_Run.best`: None or {"mAP", "step"}."""
-    if value is None:
-        return True
-    return isinstance(value, dict) and is_average_precision(value.get("mAP")) and is_step(value.get("step"))
 
 
 def _check_same_run(stored: Config, given: Config) -> None:

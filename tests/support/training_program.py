@@ -2,8 +2,9 @@
 
     python training_program.py '[{"arguments": ["--config", ...], "signal": "SIGTERM", "after": 3}, ...]'
 
-With a signal, the process sends it to itself when that many steps are done. Each run that comes back
-ends with the line "exit CODE". Further words on the command line:
+With a signal, the process sends it to itself when that many steps are done. With "pause", every step takes
+that many seconds more. Each run that comes back ends with the line "exit CODE". Further words on the command
+line:
 
     as-users-run-it   optimize the graphs, with four threads between operations and four inside each
     whole             train the network that the config names; otherwise a small one takes its place
@@ -13,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 import train
 from refinedet_tf.commands import terminal
@@ -37,6 +39,7 @@ def main(runs, words):
 
         def step(self, done, *arguments, run=run):
             report_step(self, done, *arguments)
+            time.sleep(run.get("pause", 0))
             if done == run.get("after"):
                 os.kill(os.getpid(), signal.Signals[run["signal"]])
 

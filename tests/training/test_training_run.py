@@ -1,5 +1,6 @@
 """Whole runs of train.py on a small network: what they write, and that they survive being stopped."""
 
+import json
 import os
 import shutil
 import signal
@@ -177,6 +178,55 @@ def test_resume_does_not_need_the_initial_weights(config_file, command, eagerly,
 
 
 @pytest.mark.parametrize(
+    ("override", "change"),
+    [
+        ("evaluation.metric=coco", 'evaluation.metric was "voc", is "coco"'),
+        ("postprocess.max_detections=7", "postprocess.max_detections was 200, is 7"),
+        ('data.validation=["2007/train"]', 'data.validation was ["2007/val"], is ["2007/train"]'),
+    ],
+)
+def test_resume_with_another_measurement(finished, config_file, command, eagerly, override, change):
+    """The best value of another measurement, here a perfect one, does not keep the best weights for ever."""
+    state_file = finished / "checkpoints" / "step-6" / "state.json"
+    state = json.loads(state_file.read_text())
+    state["best"]["mAP"] = 1.0
+    state_file.write_text(json.dumps(state))
+    arguments = ["--config", config_file, "--set", "training.steps=7", "--resume", "--output", finished]
+    result = command(train, *arguments, "--set", override)
+    assert result.code == 0, result.err
+    expected = (
+        f"the best validation so far (mAP 1.0000 at step {state['best']['step']}) was measured otherwise: "
+        f"{change}; the next validation replaces it"
+    )
+    assert expected in result.out.splitlines()
+    validation = [entry["validation"] for entry in log_entries(finished) if "validation" in entry][-1]
+    assert validation["best"]
+    assert_equal_weights(finished / "best.weights.h5", finished / "final.weights.h5")
+    state = json.loads((finished / "checkpoints" / "step-7" / "state.json").read_text())
+    assert state["best"]["mAP"] == validation["mAP"] and state["best"]["step"] == 7
+
+
+@pytest.mark.parametrize("earlier_version", [False, True])
+@pytest.mark.parametrize("override", ["evaluation.batch_size=2", "data.validation=[]"])
+def test_resume_with_the_same_measurement(finished, config_file, command, eagerly, earlier_version, override):
+    """The best value stays, also without a validation and in a checkpoint that does not say what it means."""
+    state_file = finished / "checkpoints" / "step-6" / "state.json"
+    state = json.loads(state_file.read_text())
+    state["best"]["mAP"] = 1.0
+    if earlier_version:
+        del state["best"]["measured_by"], state["validation_is_due"]
+    state_file.write_text(json.dumps(state))
+    before = (finished / "best.weights.h5").read_bytes()
+    arguments = ["--config", config_file, "--set", "training.steps=7", "--resume", "--output", finished]
+    result = command(train, *arguments, "--set", override)
+    assert result.code == 0, result.err
+    assert "was measured otherwise" not in result.out
+    assert (finished / "best.weights.h5").read_bytes() == before
+    state = json.loads((finished / "checkpoints" / "step-7" / "state.json").read_text())
+    assert state["best"]["mAP"] == 1.0
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("training.batch_size=2", "training.batch_size was 4, is 2"),
@@ -197,22 +247,55 @@ def test_folder_that_is_not_empty(interrupted, config_file, refused):
 
 
 def test_signal_during_a_validation(config_file, command, eagerly, monkeypatch, tmp_path):
-    """The message must not name a checkpoint that does not exist, so the next step is done and saved."""
+    """The validation is given up, and a resumed run does it anew, as if nothing had happened."""
     validate = loop.evaluate
 
     def interrupted_validation(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return validate(*arguments)
 
-    monkeypatch.setattr(loop, "evaluate", interrupted_validation)
     before = signal.getsignal(signal.SIGTERM)
-    often = ("--set", "training.validate_every=1")
-    result = command(train, "--config", config_file, *often, "--output", tmp_path / "run")
-    assert result.code == 1
-    assert result.err == "error: stopped by SIGTERM after step 2; continue with --resume\n"
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-2"]
-    assert not (tmp_path / "run" / "final.weights.h5").exists()
+    folder, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    arguments = ["--config", config_file]
+    for override in ("training.validate_every=1", "training.steps=2"):
+        arguments += ["--set", override]
+    for step in (1, 2):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "evaluate", interrupted_validation)
+            result = command(train, *arguments, "--output", folder, *(["--resume"] if step == 2 else []))
+        assert result.code == 1
+        told = "stopped by SIGTERM after step 1, before its validation was finished; continue with --resume"
+        assert result.err == f"error: {told}\n"
+        assert [entry["step"] for entry in log_entries(folder)] == [1]
+        assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-1"]
+        assert not (folder / "best.weights.h5").exists()
     assert signal.getsignal(signal.SIGTERM) is before
+
+    assert command(train, *arguments, "--output", folder, "--resume").code == 0
+    assert command(train, *arguments, "--output", undisturbed).code == 0
+    assert [entry["step"] for entry in log_entries(folder)] == [1, 1, 2, 2]
+    assert entries_without_times(folder) == entries_without_times(undisturbed)
+    for name in ("final.weights.h5", "best.weights.h5"):
+        assert_equal_weights(folder / name, undisturbed / name)
+
+
+def test_signal_during_the_last_validation(config_file, command, eagerly, monkeypatch, tmp_path):
+    """The final weights are written when the resumed run has done the validation."""
+    validate = loop.evaluate
+
+    def interrupted_validation(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return validate(*arguments)
+
+    arguments = ["--config", config_file, "--set", "training.steps=1", "--output", tmp_path / "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", interrupted_validation)
+        assert command(train, *arguments).code == 1
+    assert not (tmp_path / "run" / "final.weights.h5").exists()
+    result = command(train, *arguments, "--resume")
+    assert result.code == 0 and "validation at step 1" in result.out
+    assert (tmp_path / "run" / "final.weights.h5").exists()
+    assert [list(entry)[1] for entry in log_entries(tmp_path / "run")] == ["loss", "validation"]
 
 
 def images_of_step(config, step):

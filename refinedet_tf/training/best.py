@@ -1,0 +1,63 @@
+"""The best validation of a run, and what it was measured by."""
+
+import dataclasses
+import json
+from typing import Any
+
+from refinedet_tf.config import Config
+from refinedet_tf.errors import shortened, shortened_text
+from refinedet_tf.run_folder import is_average_precision, is_step
+
+
+def measured_by(config: Config) -> dict[str, Any]:
+    """Returns the keys of a config that a validation depends on besides the network, with JSON values.
+
+    They are `data.validation`, `postprocess` and `evaluation` without its batch size.
+    """
+    keys: dict[str, Any] = {"data.validation": config.data.validation}
+    for section in ("evaluation", "postprocess"):
+        values = dataclasses.asdict(getattr(config, section))
+        keys |= {f"{section}.{name}": value for name, value in values.items()}
+    del keys["evaluation.batch_size"]
+    return json.loads(json.dumps(keys))
+
+
+def is_best(value: object) -> bool:
+    """Says whether a value from a checkpoint can be a best validation, or None."""
+    if value is None:
+        return True
+    return (
+        isinstance(value, dict)
+        and is_average_precision(value.get("mAP"))
+        and is_step(value.get("step"))
+        and isinstance(value.get("measured_by", {}), dict)
+    )
+
+
+def comparable_best(best: dict[str, Any] | None, config: Config) -> tuple[dict[str, Any] | None, str | None]:
+    """Decides whether later validations can be compared with the best one of a checkpoint.
+
+    Args:
+        best: "mAP", "step" and "measured_by" of the best validation so far, which checkpoints of earlier
+            versions hold without "measured_by"; or None.
+        config: the config of the resumed run.
+
+    Returns:
+        `best` and None; or None and a line that says what has changed.
+    """
+    if best is None or not config.data.validation:
+        return best, None
+    now = measured_by(config)
+    before = best.get("measured_by", now)
+    changed = [
+        f"{shortened_text(key)} was {shortened(value)}, is {shortened(now.get(key))}"
+        for key, value in before.items()
+        if value != now.get(key)
+    ]
+    if not changed:
+        return best, None
+    line = (
+        f"the best validation so far (mAP {best['mAP']:.4f} at step {best['step']}) was measured otherwise: "
+        f"{'; '.join(changed)}; the next validation replaces it"
+    )
+    return None, line

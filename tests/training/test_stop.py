@@ -1,0 +1,109 @@
+"""Ctrl-C in real processes: once stops after the step, twice stops at once."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from processes import ROOT, finish, start_program
+from run_files import log_entries
+
+BUSY = """
+import hashlib, sys
+from refinedet_tf.training.stop import StopRequest
+with StopRequest() as stop:
+    print("ready", flush=True)
+    # A call that, like a step of TensorFlow, does not come back to Python for long.
+    hashlib.pbkdf2_hmac("sha512", b"", b"", int(sys.argv[1]))
+    print(stop.requested)
+"""
+A_MOMENT, AN_HOUR = "2000000", "2000000000"
+FIRST = "stopping when this step is saved; Ctrl-C again stops at once\n"
+
+
+@pytest.fixture
+def busy():
+    """Starts `BUSY`, waits until it is, and ends it after the test."""
+    started = []
+
+    def start(duration):
+        process = subprocess.Popen(
+            [sys.executable, "-c", BUSY, duration],
+            env={"PYTHONPATH": str(ROOT), "PATH": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def interrupt(process, times):
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)  # Signals of one kind that arrive together count once.
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_is_a_request(busy, number):
+    process = busy(A_MOMENT)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (0, f"{number.name}\n")
+    assert err == (FIRST if number == signal.SIGINT else "")
+
+
+def test_ctrl_c_twice_ends_a_long_call_at_once(busy):
+    process = busy(AN_HOUR)
+    interrupt(process, times=2)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == f"{FIRST}interrupted\n"
+
+
+def test_sigterm_twice_is_one_request(busy):
+    process = busy(A_MOMENT)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err) == (0, "SIGTERM\n", "")
+
+
+def wait_for_steps(process, folder, count):
+    while process.poll() is None:
+        if (folder / "log.jsonl").is_file() and (folder / "log.jsonl").read_text().count("\n") >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(process.communicate()[1])
+
+
+def test_ctrl_c_in_a_training(config_file, tmp_path):
+    """The first run of the process is stopped once, the second twice in its first step, which is long."""
+    endless = ["--config", str(config_file), "--set", "training.steps=100000", "--set", "data.validation=[]"]
+    endless += ["--set", "training.checkpoint_every=100000"]
+    folders = [tmp_path / "once", tmp_path / "twice"]
+    pauses = [0, 600]
+    runs = [
+        {"arguments": [*endless, "--output", str(folder)], "pause": pause}
+        for folder, pause in zip(folders, pauses, strict=True)
+    ]
+    process = start_program("training_program.py", json.dumps(runs))
+    wait_for_steps(process, folders[0], 2)
+    interrupt(process, times=1)
+    wait_for_steps(process, folders[1], 1)
+    interrupt(process, times=2)
+    ((code, out, err),) = finish(process)
+    assert code == 130 and out.count("exit ") == out.count("exit 1") == 1
+    done = log_entries(folders[0])[-1]["step"]
+    assert f"error: stopped by SIGINT after step {done}; continue with --resume\n" in err
+    assert [path.name for path in (folders[0] / "checkpoints").iterdir()] == [f"step-{done}"]
+    assert err.count(FIRST) == 2 and err.endswith("interrupted\n")
+    assert not (folders[1] / "checkpoints").exists()
