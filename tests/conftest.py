@@ -45,6 +45,21 @@ def tf_test():
 
 
 @pytest.fixture(scope="session")
+def bfloat16():
+    """Skips tests that compute in bfloat16 where TensorFlow cannot.
+
+    On a processor with bfloat16 instructions it relies on oneDNN for them, which an environment variable
+    (`ONEDNN_MAX_CPU_ISA`) may forbid to use them; every convolution in bfloat16 fails then.
+    """
+    import tensorflow as tf
+
+    try:
+        tf.nn.conv2d(tf.ones([1, 8, 8, 8], tf.bfloat16), tf.ones([3, 3, 8, 8], tf.bfloat16), 1, "SAME")
+    except tf.errors.AbortedError:
+        pytest.skip("oneDNN may not use the instructions for bfloat16 that this processor has")
+
+
+@pytest.fixture(scope="session")
 def devkit(tmp_path_factory):
     """A generated VOC devkit: 2007/train with 8 JPEGs, 2007/val with 4, six classes."""
     from refinedet_tf.data.shapes import write_shapes

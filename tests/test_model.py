@@ -161,7 +161,7 @@ def test_number_type_of_the_image_does_not_matter(tf_test, network, request):
             tf_test.assertAllEqual(value, wanted[name])
 
 
-def test_bfloat16_computes_narrow_and_answers_in_float32(tf_test, thin):
+def test_bfloat16_computes_narrow_and_answers_in_float32(bfloat16, tf_test, thin):
     before = keras.config.dtype_policy().name
     narrow = thin_vgg(precision="bfloat16")
     assert keras.config.dtype_policy().name == before

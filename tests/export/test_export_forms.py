@@ -66,7 +66,7 @@ def test_xla(network, tmp_path):
     assert must_compile.search(graph_text(compiled)) and not must_compile.search(graph_text(plain))
 
 
-def test_bfloat16(network, tmp_path):
+def test_bfloat16(bfloat16, network, tmp_path):
     model, config = network
     wide, _ = export_saved_model(model, config, tmp_path)
     narrow, comparisons = export_saved_model(

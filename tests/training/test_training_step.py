@@ -113,7 +113,7 @@ def test_total_decreases_on_one_batch(graph):
     assert max(totals[-3:]) < 0.6 * totals[0]
 
 
-def test_bfloat16_keeps_float32_variables_and_stays_finite(tf_test, config):
+def test_bfloat16_keeps_float32_variables_and_stays_finite(bfloat16, tf_test, config):
     config = config("training.precision=bfloat16")
     trainer, batch = make_trainer(config), random_batch(config)
     convolution = trainer.network.get_layer("level4")
