@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from batch_files import (
@@ -176,7 +176,7 @@ def run_on_spark(
 
 
 def answer_shards(
-    shards: Iterator[Shard], model: str, output: str, batch_size: int, threads: int
+    shards: Iterable[Shard], model: str, output: str, batch_size: int, threads: int | None
 ) -> Iterator[tuple[str, int]]:
     """Runs in the processes of Spark: answers shards and writes their files.
 
@@ -185,7 +185,7 @@ def answer_shards(
         model: the folder of the exported version.
         output: the folder of the job.
         batch_size: the number of images per call of the model.
-        threads: the number of cores that Spark gives to a task.
+        threads: the number of cores that Spark gives to a task; None: as TensorFlow decides.
 
     Yields:
         ("host:process id", number of images) for each shard.
