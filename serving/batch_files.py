@@ -21,7 +21,15 @@ COCO_RESULT = "coco_results.json"
 
 
 class BatchJobError(Exception):
-    """The job cannot be done; the message is one line for the user."""
+    """An input is wrong; the message is one line for the user, and the command ends with `exit_code`."""
+
+    exit_code = 2
+
+
+class BatchJobStopped(BatchJobError):
+    """The job cannot go on; what is complete is kept."""
+
+    exit_code = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,32 +115,30 @@ class JobFolder:
             # Escapes keep the bytes of a path that is not UTF-8.
             stream.writelines(f"{json.dumps(answer)}\n" for answer in answers)
 
-    def finish(self, plan: Plan, coco_ids: "CocoIds | None" = None) -> None:
-        """Joins the shards to the results, and deletes them.
+    def finish(self, plan: Plan) -> None:
+        """Joins the shards to the result, and deletes them.
 
         Raises:
-            BatchJobError: a shard is missing, or does not hold exactly one answer to each of its images.
+            BatchJobStopped: a shard is missing, or does not hold exactly one answer to each of its images.
         """
-        with contextlib.ExitStack() as stack:
-            # They are renamed in the opposite order, so that the one that says "finished" is the last.
-            result = stack.enter_context(written_whole(self.folder / RESULT))
-            coco = stack.enter_context(written_whole(self.folder / COCO_RESULT)) if coco_ids else None
-            separator = "[\n"
+        with written_whole(self.folder / RESULT) as stream:
             for shard in range(plan.num_shards):
                 answers = self._read_shard(plan, shard)
                 if answers is None:
-                    raise BatchJobError(
-                        f"{self._shard_file(shard)} is missing or damaged: start the job again"
-                    )
-                result.writelines(f"{json.dumps(answer)}\n" for answer in answers)
-                if coco is not None and coco_ids is not None:
-                    for answer in answers:
-                        for row in coco_ids.rows(answer):
-                            coco.write(separator + json.dumps(row))
-                            separator = ",\n"
-            if coco is not None:
-                coco.write("\n]\n" if separator == ",\n" else "[]\n")
+                    file = self._shard_file(shard)
+                    raise BatchJobStopped(f"{file} is missing or damaged: start the job again")
+                stream.writelines(f"{json.dumps(answer)}\n" for answer in answers)
         shutil.rmtree(self.shards)
+
+    def write_coco(self, coco_ids: "CocoIds") -> None:
+        """Writes the detections of a finished job in COCO's format of results."""
+        with written_whole(self.folder / COCO_RESULT) as stream:
+            separator = "[\n"
+            for answer in self.answers():
+                for row in coco_ids.rows(answer):
+                    stream.write(separator + json.dumps(row))
+                    separator = ",\n"
+            stream.write("\n]\n" if separator == ",\n" else "[]\n")
 
     def answers(self) -> Iterator[Answer]:
         """Reads the answers of a finished job."""

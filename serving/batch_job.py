@@ -14,6 +14,7 @@ from batch_files import (
     COCO_RESULT,
     RESULT,
     BatchJobError,
+    BatchJobStopped,
     CocoIds,
     JobFolder,
     Plan,
@@ -86,7 +87,8 @@ def run_job(options: argparse.Namespace) -> None:
     """Runs the job of a command line.
 
     Raises:
-        BatchJobError: the input is wrong, or Spark has given up; what is complete is kept.
+        BatchJobError: the input is wrong.
+        BatchJobStopped: Spark has given up.
     """
     start = time.monotonic()
     model = os.path.abspath(options.model)  # noqa: PTH100
@@ -97,7 +99,15 @@ def run_job(options: argparse.Namespace) -> None:
     job = JobFolder(os.path.abspath(options.output))  # noqa: PTH100
     if job.start(plan):
         print(f"the job is finished already: {job.folder / RESULT}")
-        return
+    else:
+        _compute(options, model, plan, job)
+        _report(job, len(images), time.monotonic() - start)
+    if coco_ids is not None:
+        job.write_coco(coco_ids)
+
+
+def _compute(options: argparse.Namespace, model: str, plan: Plan, job: JobFolder) -> None:
+    """Computes the shards that are missing and joins all of them."""
     missing = job.missing_shards(plan)
     kept = plan.num_shards - len(missing)
     if kept:
@@ -107,8 +117,7 @@ def run_job(options: argparse.Namespace) -> None:
         master = options.master or _local_master(options.processes)
         for process, count in run_on_spark(shards, model, str(job.folder), options.batch, master).items():
             print(f"process {process}: {count} images")
-    job.finish(plan, coco_ids)
-    _report(job, len(images), time.monotonic() - start)
+    job.finish(plan)
 
 
 def run_on_spark(
@@ -127,7 +136,8 @@ def run_on_spark(
         The number of images that each process has answered, by "host:process id".
 
     Raises:
-        BatchJobError: Spark cannot be imported or started, or a task has failed in all its attempts.
+        BatchJobError: Spark cannot be imported or started.
+        BatchJobStopped: a task has failed in all its attempts.
     """
     try:
         from py4j.protocol import Py4JError
@@ -163,7 +173,7 @@ def run_on_spark(
             lambda part: answer_shards(part, model, output, batch_size, threads)
         ).collect()
     except Py4JError as error:
-        raise BatchJobError(
+        raise BatchJobStopped(
             f"Spark has given up, and complete shards are kept; start the same command again to go on: "
             f"{_reason(error)}"
         ) from None
@@ -262,4 +272,7 @@ if __name__ == "__main__":
         main()
     except BatchJobError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"error: {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)

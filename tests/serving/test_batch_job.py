@@ -224,6 +224,10 @@ def test_coco_results(without_engine, exported, files, tmp_path):
             )
     assert rows == expected
     assert {row["image_id"] for row in rows} == {31, 7, 5}
+    (output / "coco_results.json").unlink()
+    run(*files[:4], "--model", exported, "--output", output, "--coco", annotations, "--shard", 3)
+    assert json.loads((output / "coco_results.json").read_text(encoding="utf-8")) == rows
+    assert without_engine == [0, 1]
     with pytest.raises(BatchJobError, match="has no image with the file_name of"):
         CocoIds(str(annotations), ["/x/a.jpg"], [])
     with pytest.raises(BatchJobError, match="two images of the job have the same id"):
@@ -240,7 +244,8 @@ def test_coco_results_without_detections(tmp_path):
     job, plan = JobFolder(str(tmp_path / "job")), plan_of("/a")
     job.start(plan)
     job.write_shard(0, [{"image": "/a", "error": "x"}])
-    job.finish(plan, CocoIds(str(annotations), ["/a"], []))
+    job.finish(plan)
+    job.write_coco(CocoIds(str(annotations), ["/a"], []))
     assert json.loads((job.folder / "coco_results.json").read_text(encoding="ascii")) == []
 
 
@@ -435,7 +440,7 @@ def test_a_task_that_always_fails_ends_the_job(exported, photographs, tmp_path):
     (broken / "saved_model.pb").write_bytes(b"no model")
     process = start_job(photographs[0], "--model", broken, "--output", tmp_path / "job")
     _, errors = process.communicate(timeout=300)
-    assert process.returncode == 2
+    assert process.returncode == 1
     line = errors.splitlines()[-1]
     assert line.startswith("error: Spark has given up, and complete shards are kept")
     assert "saved_model" in line
