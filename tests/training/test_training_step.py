@@ -222,7 +222,7 @@ def test_two_replicas_equal_one(replicas, backbone):
 
 @pytest.mark.parametrize("statistics", ["frozen", "moving"])
 def test_two_replicas_with_micro_batches_equal_one(replicas, statistics):
-    """With frozen statistics the single replica has the whole batch at once, and otherwise two micro-batches."""
+    """The single replica has the whole batch at once where statistics are frozen, and else micro-batches."""
     assert_equal_accumulation(replicas[f"accumulation, {statistics}"], statistics == "moving")
 
 
