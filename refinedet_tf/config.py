@@ -194,7 +194,10 @@ class TrainingConfig:
     steps: PositiveStepCount = 120_000
     """The number of steps of the whole training."""
     batch_size: Images = 32
-    """Images per step over all replicas."""
+    """Images per step, which is one update, over all replicas and micro-batches."""
+    accumulation_steps: Annotated[int, Field(ge=1, le=1_000)] = 1
+    """The number of micro-batches into which each replica divides its share of a batch, to save memory; the
+    authors' `iter_size`. `batch_size` must be a multiple of it, times the number of replicas."""
     learning_rate: Positive = 1e-3
     """The learning rate after the warm-up."""
     milestones: tuple[PositiveStepCount, ...] = (80_000, 100_000)
@@ -231,6 +234,11 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must increase, got {shortened(list(self.milestones))}")
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of accumulation_steps "
+                f"{self.accumulation_steps}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -33,6 +33,12 @@ def make_strategy(config: Config) -> tf.distribute.Strategy:
         raise InputError(
             f"training.batch_size {config.training.batch_size} must be a multiple of the {replicas} replicas"
         )
+    micro_batches = replicas * config.training.accumulation_steps
+    if config.training.batch_size % micro_batches:
+        raise InputError(
+            f"training.batch_size {config.training.batch_size} must be a multiple of {micro_batches}, the "
+            f"{replicas} replicas times training.accumulation_steps {config.training.accumulation_steps}"
+        )
     if config.training.jit_compile and replicas > 1:
         raise InputError(
             f"training.jit_compile works with one replica, here are {replicas}: XLA cannot hold the sums "

@@ -10,6 +10,7 @@ import tensorflow as tf
 from refinedet_tf.config import Config
 from refinedet_tf.losses import TERMS, loss_sums, normalize
 from refinedet_tf.tensors import Heads, Tensor
+from refinedet_tf.training.accumulation import sum_over_micro_batches
 
 COUNTS = ("num_arm_positives", "num_odm_positives")
 """The names of the numbers of positives."""
@@ -21,10 +22,17 @@ class RefineDetTrainer(keras.Model):
     The numbers of positives are summed over the replicas before the loss is divided by them, and
     gradients are summed, so the update does not depend on the number of replicas that share the batch.
 
+    With `training.accumulation_steps` n, each replica divides its share into n micro-batches and
+    holds the activations of one at a time. The numbers of positives are those of the whole batch here,
+    too, so that the update is that of n = 1 where BatchNorm is frozen or absent. That of the ODM is
+    known only after the ARM has moved the anchors of all images. Therefore the micro-batches are
+    passed forward twice: first to count, then for the gradients.
+
     Args:
         network: the result of `build_model`.
         anchors: float32 [A, 4], the result of `tile_anchors` for the training images.
-        config: `loss`, `model.design` and `training.gradient_clip_norm` are used.
+        config: `loss`, `model.design`, `model.batch_norm_statistics`, `training.gradient_clip_norm` and
+            `training.accumulation_steps` are used.
         kwargs: arguments of Keras' model.
     """
 
@@ -46,7 +54,8 @@ class RefineDetTrainer(keras.Model):
 
         Args:
             batch: "images" [b, H, W, 3] RGB 0..255; "boxes" float32 [b, G, 4], normalised
-                `[ymin, xmin, ymax, xmax]`; "labels" int [b, G], 1..C, and 0 for padding.
+                `[ymin, xmin, ymax, xmax]`; "labels" int [b, G], 1..C, and 0 for padding. With
+                accumulation, b is static and a multiple of the number of micro-batches.
 
         Returns:
             The loss terms and numbers of positives of the whole batch, float32 scalars that are equal
@@ -57,18 +66,12 @@ class RefineDetTrainer(keras.Model):
         replica = tf.distribute.get_replica_context()
         variables = self.network.trainable_variables
         statistics = [tf.identity(variable) for variable in self.network.non_trainable_variables]
-        with tf.GradientTape() as tape:
-            heads = self(batch["images"], training=True)
-            sums = loss_sums(heads, batch, self.anchors, self.config)
-            totals = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([sums[name] for name in COUNTS]))
-            counts = dict(zip(COUNTS, tf.unstack(totals), strict=True))
-            terms = normalize(sums, counts)
-            loss = tf.add_n([terms[name] for name in TERMS])
-        gradients = tape.gradient(loss, variables)
+        if self.config.training.accumulation_steps == 1:
+            gradients, term_values, counts = self._gradients(batch)
+        else:
+            gradients, term_values, counts = self._accumulated_gradients(batch)
         bad = [1.0 - tf.cast(tf.reduce_all(tf.math.is_finite(g)), tf.float32) for g in gradients]
-        report = replica.all_reduce(
-            tf.distribute.ReduceOp.SUM, tf.stack([*(terms[name] for name in TERMS), *bad])
-        )
+        report = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([*term_values, *bad]))
         all_terms, bad_gradients = report[: len(TERMS)], report[len(TERMS) :]
         if self.config.training.gradient_clip_norm is not None:
             gradients = self._clip(gradients, replica)
@@ -83,6 +86,69 @@ class RefineDetTrainer(keras.Model):
             "bad_gradients": bad_gradients,
             "statistics": statistics,
         }
+
+    def _gradients(
+        self, batch: Mapping[str, Tensor], counts: Mapping[str, Tensor] | None = None
+    ) -> tuple[list[Tensor], list[Tensor], Mapping[str, Tensor]]:
+        """Computes the gradients of some images' part of the loss.
+
+        Args:
+            batch: as in `train_step`.
+            counts: the numbers of positives of the whole batch. If they are not given, the images are
+                this replica's share, and those of all replicas are counted.
+
+        Returns:
+            The gradients of the trainable variables, the loss terms in the order of `TERMS`, and the
+            counts by which they were divided.
+        """
+        with tf.GradientTape() as tape:
+            heads = self(batch["images"], training=True)
+            sums = loss_sums(heads, batch, self.anchors, self.config)
+            counts = self._over_replicas([sums[name] for name in COUNTS]) if counts is None else counts
+            terms = normalize(sums, counts)
+            term_values = [terms[name] for name in TERMS]
+            loss = tf.add_n(term_values)
+        return tape.gradient(loss, self.network.trainable_variables), term_values, counts
+
+    def _accumulated_gradients(
+        self, batch: Mapping[str, Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], Mapping[str, Tensor]]:
+        """Computes what `_gradients` computes for this replica's share, one micro-batch after the other."""
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+        # Statistics of batches are sums over the replicas.
+        has_batch_statistics = (
+            bool(self.network.non_trainable_variables) and self.config.model.batch_norm_statistics != "frozen"
+        )
+        unrolled = replicas > 1 and has_batch_statistics
+        micro_batches = self.config.training.accumulation_steps
+
+        def count(micro_batch: Mapping[str, Tensor]) -> list[Tensor]:
+            # In this scope BatchNorm's moving statistics do not change; the second pass updates them. A
+            # graph computes only what the counts depend on.
+            with keras.StatelessScope():
+                heads = self(micro_batch["images"], training=True)
+                sums = loss_sums(heads, micro_batch, self.anchors, self.config)
+            return [sums[name] for name in COUNTS]
+
+        def gradients_and_terms(micro_batch: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+            return self._gradients(micro_batch, counts)[:2]
+
+        no_counts, no_terms = ([tf.zeros(())] * len(names) for names in (COUNTS, TERMS))
+        counts = self._over_replicas(sum_over_micro_batches(count, batch, micro_batches, no_counts, unrolled))
+        no_gradients = [tf.zeros_like(variable) for variable in self.network.trainable_variables]
+        # The second pass waits for the first, so that both are never in memory together.
+        with tf.control_dependencies(list(counts.values())):
+            gradients, term_values = sum_over_micro_batches(
+                gradients_and_terms, batch, micro_batches, (no_gradients, no_terms), unrolled
+            )
+        return gradients, term_values, counts
+
+    @staticmethod
+    def _over_replicas(counts: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Sums the numbers of positives, which are in the order of `COUNTS`, over the replicas."""
+        replica = tf.distribute.get_replica_context()
+        totals = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack(counts))
+        return dict(zip(COUNTS, tf.unstack(totals), strict=True))
 
     def restore_statistics(self, statistics: Sequence[Tensor]) -> None:
         """Resets BatchNorm's moving statistics after a step whose update was suppressed.

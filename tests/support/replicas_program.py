@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from small_network import make_trainer, random_batch, state_of, use_small_backbone
 from training_config import CLASSES_OVERRIDE
+from trunk_model import trunk_model
 
 import refinedet_tf as rd
 from refinedet_tf.config_files import load_config
@@ -60,17 +61,24 @@ def main(config_file, num_replicas):
             mobilenet, several_replicas, single_replica, HALVES[:3], in_graph=False
         ),
     }
+    for statistics in ("frozen", "moving"):
+        found[f"accumulation, {statistics}"] = compare_accumulation(
+            config_file, statistics, several_replicas, single_replica
+        )
     use_small_backbone()
     found["control"] = control(mobilenet)
     found["odd batch"] = refusal(config_file, "training.batch_size=5")
+    found["odd micro-batches"] = refusal(
+        config_file, "training.batch_size=6", "training.accumulation_steps=2"
+    )
     found["jit"] = refusal(config_file, "training.jit_compile=true")
     print(json.dumps(found))
 
 
-def refusal(config_file, override):
+def refusal(config_file, *overrides):
     """The message of the error that the strategy of a config ends with."""
     try:
-        make_strategy(load_config(config_file, [override]))
+        make_strategy(load_config(config_file, overrides))
     except InputError as error:
         return str(error)
 
@@ -97,15 +105,47 @@ def make_step(trainer, strategy, in_graph):
     return tf.function(step) if in_graph else step
 
 
-def compare_replicas(config, several_replicas, single_replica, steps, in_graph):
+def compare_accumulation(config_file, statistics, several_replicas, single_replica):
+    """Compares two micro-batches per replica with one replica, which has the whole batch at once.
+
+    Where the statistics of BatchNorm are those of the micro-batches, the single replica has two as well.
+    """
+    overrides = [CLASSES_OVERRIDE, f"model.batch_norm_statistics={statistics}", "training.warmup_steps=0"]
+    accumulated = load_config(config_file, [*overrides, "training.accumulation_steps=2"])
+    whole = load_config(config_file, overrides)
+    return compare_replicas(
+        accumulated,
+        several_replicas,
+        single_replica,
+        [(*HALVES[0], *HALVES[2]), (*HALVES[1], *HALVES[3])],
+        in_graph=True,
+        single_config=whole if statistics == "frozen" else accumulated,
+        make_network=trunk_model,
+    )
+
+
+def compare_replicas(
+    config,
+    several_replicas,
+    single_replica,
+    steps,
+    in_graph,
+    single_config=None,
+    make_network=rd.build_model,
+):
     """Trains on the same batches with both strategies.
+
+    `single_config` is the config of the single replica, where it has one of its own.
 
     Returns:
         "replicas": the number of replicas of the first strategy; "terms": the largest relative
         difference of a loss term; "bad": see `bad_replica`; "weights", "momentum", "statistics": the
         largest absolute difference between the strategies, and the largest movement since the start.
     """
-    trainers = [make_trainer(config, strategy) for strategy in (several_replicas, single_replica)]
+    trainers = []
+    for strategy, its_config in ((several_replicas, config), (single_replica, single_config or config)):
+        with strategy.scope():
+            trainers.append(make_trainer(its_config, strategy, make_network(its_config)))
     trainers[1].network.set_weights(trainers[0].network.get_weights())
     start = state_of(trainers[0])
     functions = [
@@ -122,10 +162,11 @@ def compare_replicas(config, several_replicas, single_replica, steps, in_graph):
         values = [np.array([float(result[name]) for name in TERMS]) for result in results]
         terms.append(float((np.abs(values[0] - values[1]) / np.maximum(values[1], 1e-3)).max()))
     after, expected = (state_of(trainer) for trainer in trainers)
+    bad_batch = random_batch(config, 9, (2, 1, 3, 1) * (len(steps[0]) // 4))
     found = {
         "replicas": several_replicas.num_replicas_in_sync,
         "terms": max(terms),
-        "bad": bad_replica(trainers[0], several_replicas, functions[0], random_batch(config, 9)),
+        "bad": bad_replica(trainers[0], several_replicas, functions[0], bad_batch),
     }
     for path in after:
         kind = "statistics" if "/moving_" in path else "momentum" if "_momentum" in path else "weights"

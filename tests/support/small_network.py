@@ -17,7 +17,11 @@ BACKBONE = "mobilenet_v2"
 
 
 def small_backbone(images, config):
-    """Four convolutions with BatchNorm, the first one with the L2 normalisation of VGG-16."""
+    """Four convolutions with BatchNorm, the first one with the L2 normalisation of VGG-16.
+
+    BatchNorm is frozen where `model.batch_norm_statistics` says so.
+    """
+    frozen = config.batch_norm_statistics != "moving"
     features, sources = ScaleToUnitRange(name="preprocessing")(images), []
     for level, stride in ((3, 8), (4, 2), (5, 2), (6, 2)):
         features = layers.Conv2D(
@@ -29,7 +33,7 @@ def small_backbone(images, config):
             kernel_initializer="he_uniform",
             name=f"level{level}",
         )(features)
-        features = batch_normalization(f"level{level}_norm", config.batch_norm_momentum)(features)
+        features = batch_normalization(f"level{level}_norm", config.batch_norm_momentum, frozen)(features)
         features = layers.ReLU(name=f"level{level}_relu")(features)
         sources.append(features)
     return [L2Normalize(10.0, name="level3_l2")(sources[0]), *sources[1:]]

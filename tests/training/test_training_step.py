@@ -220,6 +220,21 @@ def test_two_replicas_equal_one(replicas, backbone):
     assert_equal_training(replicas[backbone], has_batch_norm=backbone == "mobilenet_v2")
 
 
+@pytest.mark.parametrize("statistics", ["frozen", "moving"])
+def test_two_replicas_with_micro_batches_equal_one(replicas, statistics):
+    """The single replica has the whole batch at once where statistics are frozen, and else micro-batches."""
+    assert_equal_accumulation(replicas[f"accumulation, {statistics}"], statistics == "moving")
+
+
+def assert_equal_accumulation(found, has_batch_norm):
+    assert found["terms"] <= 1e-6
+    for kind in ("weights", "momentum", *(["statistics"] if has_batch_norm else [])):
+        difference, movement = found[kind]
+        assert movement > 1e-2, kind
+        assert difference <= 1e-6 * max(movement, 1), kind
+    assert found["bad"]["bad_replicas"] and found["bad"]["changed"] == []
+
+
 @pytest.mark.slow
 def test_four_replicas_equal_one(config_file):
     found = compare_replicas(config_file, 4)
@@ -227,6 +242,8 @@ def test_four_replicas_equal_one(config_file):
         assert found[backbone]["replicas"] == 4
         assert_equal_training(found[backbone], has_batch_norm=backbone == "mobilenet_v2")
         assert found[backbone]["bad"]["changed"] == []
+    for statistics in ("frozen", "moving"):
+        assert_equal_accumulation(found[f"accumulation, {statistics}"], statistics == "moving")
 
 
 def assert_equal_training(found, has_batch_norm):
@@ -258,4 +275,8 @@ def test_one_bad_replica_of_two_changes_nothing(replicas, backbone):
 
 def test_batch_must_fit_the_replicas(replicas):
     assert "training.batch_size 5 must be a multiple of the 2 replicas" in replicas["odd batch"]
+    expected = (
+        "training.batch_size 6 must be a multiple of 4, the 2 replicas times training.accumulation_steps 2"
+    )
+    assert expected in replicas["odd micro-batches"]
     assert "training.jit_compile works with one replica, here are 2" in replicas["jit"]
