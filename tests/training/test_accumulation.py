@@ -109,6 +109,7 @@ def test_designs_and_losses(tf_test, config, overrides):
     assert_equal_steps(tf_test, made, [trainer.train_step for trainer in made], batches)
 
 
+@pytest.mark.slow
 def test_xla_compiles_the_loop(tf_test, config):
     made = trainers([config(FROZEN, micro_batches(number)) for number in (1, 2)], trunk_model)
     functions = [made[0].train_step, in_graph(made[1], jit_compile=True)]
@@ -116,7 +117,7 @@ def test_xla_compiles_the_loop(tf_test, config):
     assert_equal_steps(tf_test, made, functions, batches, tolerance=1e-4)
 
 
-def test_bfloat16(tf_test, config):
+def test_bfloat16(bfloat16, tf_test, config):
     """The gradients of micro-batches are rounded to bfloat16 and added in float32."""
     bfloat16 = "training.precision=bfloat16"
     made = trainers([config(FROZEN, bfloat16, micro_batches(number)) for number in (1, 2)])
