@@ -124,7 +124,8 @@ class Workers:
             self._wait_for_reason()
         self.left = True
         failure = self.failure
-        text, code = _how_it_ended(error)
+        # Another worker has told everybody about its failure by itself.
+        text, code = ("", 0) if error is not None and error is failure else _how_it_ended(error)
         for link in self.links.values():
             link.send("end", index=self.index, text=text, code=code)
             link.finish()
