@@ -98,7 +98,8 @@ class _Run:
         step = max(saved_steps(folder.checkpoints), default=0) if resume else 0
         sets = {"training set": self.train_set, "validation set": self.validation_set}
         join_workers(workers, self.config, sets, step)  # This comes before anything is written.
-        self.strategy = make_strategy(config)
+        with workers.starting_tensorflow():
+            self.strategy = make_strategy(config)
         self.writes = is_chief(self.strategy)
         self._prepare_folder(resume)
         self.trainer = self._build_trainer(tile_anchors(image_size))

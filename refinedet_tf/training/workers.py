@@ -5,9 +5,12 @@ wait for ever, or fail with many lines, when a worker is gone; this connection s
 """
 
 import contextlib
+import faulthandler
 import os
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +26,10 @@ ALIVE_SECONDS = 1.0
 
 LOST_SECONDS = 30.0
 """A worker without a sign of life for this long is lost. One whose process ends is lost at once."""
+
+START_SECONDS = 120.0
+"""The longest time for the start of TensorFlow's cluster, during which a process gives no sign of life:
+TensorFlow holds Python's lock there."""
 
 GRACE_SECONDS = 10.0
 """The time in which a process may end in its own way after another worker has said that it ends."""
@@ -106,6 +113,23 @@ class Workers:
                 self.news.wait(0.2)
             return self.answers.pop(self.number)
 
+    @contextlib.contextmanager
+    def starting_tensorflow(self) -> Iterator[None]:
+        """Lets this process be silent for `START_SECONDS`, and ends it if that is not enough."""
+        if self.alone:
+            yield
+            return
+        for link in self.links.values():
+            link.send("quiet")
+        # No thread of Python can run meanwhile, so the end comes from a thread that needs none.
+        faulthandler.dump_traceback_later(START_SECONDS, exit=True, file=sys.__stderr__)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            for link in self.links.values():
+                link.send("loud")
+
     def tell_to_stop(self) -> None:
         """Tells all workers that this one was told to stop, so that none finishes long work first."""
         if not self.told_to_stop:
@@ -151,8 +175,12 @@ class Workers:
     def _listen_to(self, index: int, link: Link) -> None:
         """Obeys the messages of one worker until its end."""
         with contextlib.suppress(LinkBroken, TimeoutError):
+            quiet = False
             while True:
-                self._obey(index, link.receive(LOST_SECONDS))
+                message = link.receive(START_SECONDS + LOST_SECONDS if quiet else LOST_SECONDS)
+                if message["kind"] in ("quiet", "loud"):
+                    quiet = message["kind"] == "quiet"
+                self._obey(index, message)
         if index not in self.gone and not self.left:
             self._end_without(index)
 
