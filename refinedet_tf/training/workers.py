@@ -7,7 +7,6 @@ wait for ever, or fail with many lines, when a worker is gone; this connection s
 import contextlib
 import faulthandler
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -122,7 +121,7 @@ class Workers:
         for link in self.links.values():
             link.send("quiet")
         # No thread of Python can run meanwhile, so the end comes from a thread that needs none.
-        faulthandler.dump_traceback_later(START_SECONDS, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(START_SECONDS, exit=True, file=2)
         try:
             yield
         finally:
