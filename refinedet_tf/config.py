@@ -219,6 +219,8 @@ class TrainingConfig:
     """Whether XLA compiles the training step, which works on a single device."""
     strategy: Literal["mirrored", "multi_worker"] = "mirrored"
     """The devices that share a batch: those of this machine, or those of the machines in TF_CONFIG."""
+    wait_for_workers: Positive = 600.0
+    """The number of seconds that a machine of TF_CONFIG waits at its start until all the others are up."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """The seed of the initial weights, of the order of the data and of its augmentation."""
     deterministic: bool = False

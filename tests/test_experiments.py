@@ -13,7 +13,7 @@ from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.config import with_classes
 from refinedet_tf.config_files import CONFIG_FOLDER, load_config
 from refinedet_tf.model import build_model
-from refinedet_tf.training.loop import FREE_ON_RESUME
+from refinedet_tf.training.agreement import FREE_ON_RESUME
 
 VGG_VOC, VGG_COCO, RESNET_COCO = 34_440_884, 36_100_484, 82_608_287
 

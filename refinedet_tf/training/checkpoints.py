@@ -1,7 +1,6 @@
 """Checkpoints, which are written atomically and hold everything that an exact continuation needs."""
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -22,6 +21,15 @@ STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]{0,17})")
 """The name of the folder of a checkpoint."""
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """Returns the steps of the checkpoints in a folder, which need not exist, in ascending order."""
+    if not folder.is_dir():
+        return []
+    # A name as "step-007" or "step-²" is none that `save` gives.
+    names = [match[1] for path in folder.iterdir() if (match := STEP_FOLDER.fullmatch(path.name))]
+    return sorted(int(name) for name in names if is_folder(folder / f"step-{name}"))
+
+
 class Checkpoints:
     """The folders `step-N` of a run, each with the variables, the optimizer and the state of the loop.
 
@@ -30,7 +38,7 @@ class Checkpoints:
     Args:
         folder: the folder of the checkpoints, which is made when the first one is written.
         trainer: the trainer whose network and built optimizer are saved.
-        writes: false for the workers that must take part in saving but leave no files.
+        writes: false for the workers that leave no files. Saving needs none of their operations.
     """
 
     def __init__(self, folder: Path, trainer: RefineDetTrainer, writes: bool = True) -> None:
@@ -49,19 +57,20 @@ class Checkpoints:
         Raises:
             TrainingStopped: the checkpoint cannot be written. Earlier checkpoints are untouched.
         """
+        if not self.writes:
+            return
         final = self.folder / f"step-{step}"
-        aside = self.folder / (f".writing-{final.name}" if self.writes else f".worker-{os.getpid()}")
+        aside = self.folder / f".writing-{final.name}"
         try:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             self.variables.write(str(aside / "variables"))
             (aside / "state.json").write_text(json.dumps({**state, "step": step}), encoding="utf-8")
-            if self.writes:
-                for file in aside.iterdir():
-                    flush(file)
-                shutil.rmtree(final, ignore_errors=True)
-                aside.rename(final)
-                flush(self.folder)
+            for file in aside.iterdir():
+                flush(file)
+            shutil.rmtree(final, ignore_errors=True)
+            aside.rename(final)
+            flush(self.folder)
         except (OSError, tf.errors.OpError) as error:
             reason = getattr(error, "strerror", None) or str(getattr(error, "message", error))
             kept = "; ".join(f"{self.folder / f'step-{good}'} is still good" for good in self.steps()[-1:])
@@ -71,16 +80,12 @@ class Checkpoints:
             ) from None
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        for old in self.steps()[:-KEEP] if self.writes else []:
+        for old in self.steps()[:-KEEP]:
             shutil.rmtree(self.folder / f"step-{old}", ignore_errors=True)
 
     def steps(self) -> list[int]:
         """Returns the steps of the checkpoints on disk in ascending order."""
-        if not self.folder.is_dir():
-            return []
-        # A name as "step-007" or "step-²" is none that `save` gives.
-        names = [match[1] for path in self.folder.iterdir() if (match := STEP_FOLDER.fullmatch(path.name))]
-        return sorted(int(name) for name in names if is_folder(self.folder / f"step-{name}"))
+        return saved_steps(self.folder)
 
     def restore_latest(self) -> dict[str, Any] | None:
         """Loads the newest checkpoint.

@@ -11,22 +11,23 @@ import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.anchors import tile_anchors
-from refinedet_tf.config import Config, differences, with_classes
+from refinedet_tf.config import Config, with_classes
 from refinedet_tf.config_files import load_config
 from refinedet_tf.data.box_checks import write_defects
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.pipeline import explain_failure, training_images
 from refinedet_tf.drawing import contact_sheet
 from refinedet_tf.errors import InputError, TrainingStopped, shortened
-from refinedet_tf.evaluation.evaluator import evaluate
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.losses import TERMS
 from refinedet_tf.model import build_model
 from refinedet_tf.precision import apply_precision
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.tensors import Tensor
+from refinedet_tf.training.agreement import agree_on_weights, check_same_run, join_workers
 from refinedet_tf.training.best import comparable_best, is_best, measured_by
-from refinedet_tf.training.checkpoints import Checkpoints
+from refinedet_tf.training.checkpoints import Checkpoints, saved_steps
+from refinedet_tf.training.cluster import read_cluster
 from refinedet_tf.training.log import ProgressLog
 from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.pictures import batch_picture, detection_pictures, save_picture
@@ -34,24 +35,9 @@ from refinedet_tf.training.stop import StopRequest
 from refinedet_tf.training.strategy import distributed_batches, is_chief, make_strategy
 from refinedet_tf.training.sums import sums_in_fixed_order
 from refinedet_tf.training.trainer import COUNTS, RefineDetTrainer
+from refinedet_tf.training.validation import measure
+from refinedet_tf.training.workers import Workers
 from refinedet_tf.weights import load_initial_weights, save_weights
-
-FREE_ON_RESUME = (
-    "name",
-    "description",
-    "command",
-    "expected",
-    "data.root",
-    "data.validation",
-    "data.test",
-    "training.steps",
-    "training.log_every",
-    "training.checkpoint_every",
-    "training.validate_every",
-    "evaluation",
-    "postprocess",
-)
-"""The keys of the config that may change when a run is resumed."""
 
 STEP_INPUTS = ("images", "boxes", "labels")
 """What the training step takes of a batch."""
@@ -83,15 +69,13 @@ def train(config: Config, output: str | Path, resume: bool = False, strict: bool
     apply_precision(config.training)
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
-    strategy = make_strategy(config)
-    run = _Run(config, image_size, RunFolder(output), strategy, resume, strict)
-    with sums_in_fixed_order(), StopRequest() as stop:
-        run.steps(stop)
+    cluster = read_cluster() if config.training.strategy == "multi_worker" else None
+    with Workers(cluster) as workers:
+        run = _Run(config, image_size, RunFolder(output), workers, resume, strict)
+        with sums_in_fixed_order(), StopRequest() as stop:
+            run.steps(stop)
+        workers.exchange("finished")
     return run.folder
-
-
-class _ValidationStopped(Exception):
-    """A validation was given up, because the run was told to stop."""
 
 
 class _Run:
@@ -102,20 +86,27 @@ class _Run:
         config: Config,
         image_size: tuple[int, int],
         folder: RunFolder,
-        strategy: tf.distribute.Strategy,
+        workers: Workers,
         resume: bool,
         strict: bool,
     ) -> None:
-        self.folder, self.strategy, self.writes = folder, strategy, is_chief(strategy)
+        self.folder, self.workers = folder, workers
         self.train_set = read_dataset(config.data, "train", strict)
         self.config = with_classes(config, self.train_set.class_names)
         has_validation = bool(config.data.validation)
         self.validation_set = read_dataset(config.data, "validation", strict) if has_validation else None
+        step = max(saved_steps(folder.checkpoints), default=0) if resume else 0
+        sets = {"training set": self.train_set, "validation set": self.validation_set}
+        join_workers(workers, self.config, sets, step)  # This comes before anything is written.
+        with workers.starting_tensorflow():
+            self.strategy = make_strategy(config)
+        self.writes = is_chief(self.strategy)
         self._prepare_folder(resume)
         self.trainer = self._build_trainer(tile_anchors(image_size))
         self.detector = Detector(self.trainer.network, self.config)
         self.checkpoints = Checkpoints(folder.checkpoints, self.trainer, self.writes)
         state = self._restore_or_initialize(resume)
+        agree_on_weights(workers, state, self.checkpoints.all_variables)
         self.start, self.best = state["step"], state["best"]
         self.validation_is_due = state.get("validation_is_due", False)
         self.progress = ProgressLog(folder, self.config, self.start, self.writes, self.validation_is_due)
@@ -127,7 +118,7 @@ class _Run:
     def _prepare_folder(self, resume: bool) -> None:
         """Checks that a resumed run has the same config as before, and makes the folder."""
         if resume and self.folder.config.is_file():
-            _check_same_run(load_config(self.folder.config), self.config)
+            check_same_run(load_config(self.folder.config), self.config)
         if self.writes:
             self.folder.create(self.config, resume)
 
@@ -164,7 +155,7 @@ class _Run:
         """Runs all remaining steps, or fewer if `stop` is requested."""
         training_config = self.config.training
         if self.validation_is_due:
-            self._after_step(self.start, stop)
+            self._after_step(self.start, stop, told_to_stop=False)
         distributed = distributed_batches(self.strategy, self.train_set, self.config, self.start)
         batches = iter(distributed)
         step_function = self._compiled_step({name: distributed.element_spec[name] for name in STEP_INPUTS})
@@ -177,17 +168,20 @@ class _Run:
                 local = tf.nest.map_structure(lambda value: self._local(value).numpy(), batch)
                 save_picture(batch_picture(local, self.train_set.class_names), self.folder.augmented)
             learning_rate = float(self.trainer.optimizer.learning_rate)
-            result = step_function({name: batch[name] for name in STEP_INPUTS})
+            told = tf.constant(float(stop.requested is not None))
+            result = step_function({name: batch[name] for name in STEP_INPUTS}, told)
             terms = {name: float(result[name]) for name in (*TERMS, *COUNTS)}
             self._stop_if_not_finite(step, terms, result, batch)
             done = step + 1
             self.progress.step(done, terms, learning_rate, data_seconds)
-            self._after_step(done, stop)
+            self._after_step(done, stop, told_to_stop=float(result["told_to_stop"]) > 0)
         if self.start >= training_config.steps:
             self.progress.say(f"all {training_config.steps} steps are done already")
 
-    def _after_step(self, done: int, stop: StopRequest) -> None:
+    def _after_step(self, done: int, stop: StopRequest, told_to_stop: bool) -> None:
         """Validates and saves as the config says after `done` steps.
+
+        `told_to_stop` says whether any worker was told so before the step, which all of them know.
 
         Raises:
             TrainingStopped: `stop` was requested before or during the validation, there is a checkpoint,
@@ -196,23 +190,29 @@ class _Run:
         training_config = self.config.training
         finished = done == training_config.steps
         validation_is_due = finished or done % training_config.validate_every == 0 or self.validation_is_due
-        if validation_is_due and self._validate(done, stop):
-            validation_is_due = False
+        if validation_is_due:
+            self.workers.told_to_stop |= told_to_stop
+            finished_validation, told_to_stop = self._validate(done, stop)
+            validation_is_due = not finished_validation
         if finished and not validation_is_due:
             # This comes before the checkpoint, after which a resumed run would have nothing left to do.
             self._save_weights(self.folder.final_weights, done)
         self.validation_is_due = validation_is_due
         # It is read once, since a signal that comes later must not name a checkpoint that does not exist.
         stopped_by = stop.requested
+        if not self.workers.alone:
+            # All workers must stop after the same step, so a signal counts when all of them know of it.
+            stopped_by = (stopped_by or "a signal to another worker") if told_to_stop else None
         if finished or stopped_by or validation_is_due or done % training_config.checkpoint_every == 0:
             self.checkpoints.save(done, {"best": self.best, "validation_is_due": validation_is_due})
             self.progress.restart_clock()
         if stopped_by and (validation_is_due or not finished):
+            self.workers.exchange("saved")
             left = ", before its validation was finished" if validation_is_due else ""
             raise TrainingStopped(f"stopped by {stopped_by} after step {done}{left}; continue with --resume")
 
-    def _compiled_step(self, batch_spec: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-        """Returns the training step of all replicas as a function of a distributed batch.
+    def _compiled_step(self, batch_spec: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:
+        """Returns the training step of all replicas, a function of the arguments of `train_step`.
 
         With the specification of the batches, which leaves the number of objects open, the step is traced
         once and not for each number.
@@ -221,9 +221,9 @@ class _Run:
         if self.config.training.jit_compile:
             replica_step = tf.function(replica_step, jit_compile=True)
 
-        @tf.function(input_signature=[batch_spec])
-        def step(batch: Mapping[str, Any]) -> dict[str, Any]:
-            result = self.strategy.run(replica_step, args=(batch,))
+        @tf.function(input_signature=[batch_spec, tf.TensorSpec([], tf.float32)])
+        def step(batch: Mapping[str, Any], told_to_stop: Tensor) -> dict[str, Any]:
+            result = self.strategy.run(replica_step, args=(batch, told_to_stop))
             return tf.nest.map_structure(self._local, result)
 
         return step
@@ -263,22 +263,23 @@ class _Run:
             "A lower training.learning_rate, more warmup_steps or gradient_clip_norm may help"
         )
 
-    def _validate(self, done: int, stop: StopRequest) -> bool:
+    def _validate(self, done: int, stop: StopRequest) -> tuple[bool, bool]:
         """Measures the network on the validation set, and shows detections in TensorBoard.
 
         Returns:
-            Whether the validation was finished. Otherwise `stop` was requested, and nothing has changed.
+            Whether all workers have finished the validation, and whether any was told to stop. Without the
+            first, nothing has changed.
         """
-        if self.validation_set is not None:
-
-            def stop_if_requested(*_: float) -> None:
-                if stop.requested:
-                    raise _ValidationStopped
-
-            try:
-                result = evaluate(self.trainer.network, self.config, self.validation_set, stop_if_requested)
-            except _ValidationStopped:
-                return False
+        result, dataset = None, self.validation_set
+        if dataset is not None:
+            result = measure(self.trainer.network, self.config, dataset, stop, self.workers)
+        finished = result is not None or dataset is None
+        told = stop.requested is not None or self.workers.told_to_stop
+        outcomes = self.workers.exchange([finished, told])
+        told_to_stop = any(told for _, told in outcomes)
+        if not all(finished for finished, _ in outcomes):
+            return False, told_to_stop
+        if result is not None:
             # If the set has no objects, the mean is not a number, and no weights are better than others.
             mean_ap = None if math.isnan(result.mean_ap) else result.mean_ap
             is_new_best = mean_ap is not None and (self.best is None or mean_ap > self.best["mAP"])
@@ -295,12 +296,10 @@ class _Run:
             pictures = detection_pictures(self.detector, shown)
             self.progress.pictures(done, "detections", contact_sheet(pictures)[None])
         self.progress.restart_clock()
-        return True
+        return True, told_to_stop
 
     def _save_weights(self, file: Path, step: int) -> None:
-        # All workers read the variables, which may be a collective operation; only the chief writes the file.
         if not self.writes:
-            self.trainer.network.get_weights()
             return
         try:
             save_weights(self.trainer.network, file)
@@ -333,14 +332,3 @@ class _Run:
                 "note: VGG-16 starts from random weights; published results start from ImageNet's "
                 "(--set model.weights=FILE)"
             )
-
-
-def _check_same_run(stored: Config, given: Config) -> None:
-    """Raises an InputError if the configs differ in a key outside `FREE_ON_RESUME`."""
-    changed = [
-        f"{key} was {shortened(old)}, is {shortened(new)}"
-        for key, (old, new) in differences(stored, given).items()
-        if not any(key == free or key.startswith(f"{free}.") for free in FREE_ON_RESUME)
-    ]
-    if changed:
-        raise InputError(f"--resume with another config: {'; '.join(changed)}; start a new --output")

@@ -1,14 +1,11 @@
 """The devices that share a batch, and the distribution of the data to them."""
 
-import os
-
 import tensorflow as tf
 
 from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.pipeline import training_batches
 from refinedet_tf.errors import InputError
-from refinedet_tf.json_files import parse_json
 
 
 def make_strategy(config: Config) -> tf.distribute.Strategy:
@@ -16,14 +13,12 @@ def make_strategy(config: Config) -> tf.distribute.Strategy:
 
     "mirrored" uses all GPUs of this machine, or its logical CPU devices if it has no GPU.
     "multi_worker" joins the machines that the environment variable TF_CONFIG lists; it must be made
-    before TensorFlow runs its first operation.
+    before TensorFlow runs its first operation, and after `read_cluster` has checked that variable.
 
     Raises:
-        InputError: TF_CONFIG is missing or not JSON, the batch cannot be divided evenly, or
-            `jit_compile` is true with several replicas.
+        InputError: the batch cannot be divided evenly, or `jit_compile` is true with several replicas.
     """
     if config.training.strategy == "multi_worker":
-        _check_cluster()
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     else:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
@@ -72,20 +67,4 @@ def distributed_batches(
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Says whether this process writes the files of the run."""
-    resolver = strategy.cluster_resolver
-    return resolver is None or not resolver.cluster_spec() or resolver.task_id == 0
-
-
-def _check_cluster() -> None:
-    """Raises an InputError if TF_CONFIG is missing, is not JSON or lists no workers."""
-    example = (
-        '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
-    )
-    try:
-        workers = parse_json(os.environ["TF_CONFIG"], "TF_CONFIG")["cluster"]["worker"]
-    except (KeyError, TypeError, InputError):
-        raise InputError(
-            f"training.strategy multi_worker: set TF_CONFIG on every machine, such as {example}"
-        ) from None
-    if not workers:
-        raise InputError("TF_CONFIG lists no workers")
+    return strategy.extended.should_checkpoint

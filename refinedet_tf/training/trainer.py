@@ -46,7 +46,7 @@ class RefineDetTrainer(keras.Model):
         """Returns the heads of a batch of images, as `build_model` describes them."""
         return self.network(images, training=training)
 
-    def train_step(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+    def train_step(self, batch: Mapping[str, Tensor], told_to_stop: Tensor = 0.0) -> dict[str, Any]:
         """Updates the network from this replica's share of a batch.
 
         If a loss term or a gradient is not finite on any replica, no variable of any replica changes
@@ -56,11 +56,13 @@ class RefineDetTrainer(keras.Model):
             batch: "images" [b, H, W, 3] RGB 0..255; "boxes" float32 [b, G, 4], normalised
                 `[ymin, xmin, ymax, xmax]`; "labels" int [b, G], 1..C, and 0 for padding. With
                 accumulation, b is static and a multiple of the number of micro-batches.
+            told_to_stop: float32 scalar, 1 if the process of this replica was told to stop, otherwise 0.
 
         Returns:
             The loss terms and numbers of positives of the whole batch, float32 scalars that are equal
             on all replicas; "bad_gradients" float32 [V], the number of replicas whose gradient is not
-            finite for each of the V trainable variables; "statistics", the list of the BatchNorm
+            finite for each of the V trainable variables; "told_to_stop" float32, the number of replicas
+            that were told to stop, which is the same on all of them; "statistics", the list of the BatchNorm
             statistics before the step.
         """
         replica = tf.distribute.get_replica_context()
@@ -71,8 +73,8 @@ class RefineDetTrainer(keras.Model):
         else:
             gradients, term_values, counts = self._accumulated_gradients(batch)
         bad = [1.0 - tf.cast(tf.reduce_all(tf.math.is_finite(g)), tf.float32) for g in gradients]
-        report = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([*term_values, *bad]))
-        all_terms, bad_gradients = report[: len(TERMS)], report[len(TERMS) :]
+        report = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([*term_values, *bad, told_to_stop]))
+        all_terms, bad_gradients, told = report[: len(TERMS)], report[len(TERMS) : -1], report[-1]
         if self.config.training.gradient_clip_norm is not None:
             gradients = self._clip(gradients, replica)
         healthy = tf.reduce_all(tf.math.is_finite(all_terms)) & (tf.reduce_sum(bad_gradients) == 0)
@@ -84,6 +86,7 @@ class RefineDetTrainer(keras.Model):
             **dict(zip(TERMS, tf.unstack(all_terms), strict=True)),
             **counts,
             "bad_gradients": bad_gradients,
+            "told_to_stop": told,
             "statistics": statistics,
         }
 

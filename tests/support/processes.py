@@ -1,6 +1,8 @@
 """Starts the programs of this folder in processes of their own and collects what they print."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +26,34 @@ def start_program(file, *arguments, **environment):
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]
+    finally:
+        for listener in sockets:
+            listener.close()
+
+
+def local_cluster(workers, chief=False):
+    """The TF_CONFIG of each task on free ports of this machine, the chief's first."""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(workers + chief)]
+    cluster = {"chief": addresses[:1]} if chief else {}
+    cluster["worker"] = addresses[chief:]
+    tasks = [(kind, index) for kind, there in cluster.items() for index in range(len(there))]
+    return [json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}}) for kind, index in tasks]
+
+
+def start_workers(run_lists, tf_configs, *words):
+    """Starts `training_program.py` with a list of runs for each of the tasks."""
+    return [
+        start_program("training_program.py", json.dumps(runs), *words, TF_CONFIG=tf_config)
+        for runs, tf_config in zip(run_lists, tf_configs, strict=True)
+    ]
 
 
 def finish(*processes, seconds=300):

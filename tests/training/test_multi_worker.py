@@ -1,11 +1,10 @@
 """Two processes that share every batch over the network, against one process."""
 
 import json
-import socket
 
 import h5py
 import pytest
-from processes import finish, start_program
+from processes import finish, local_cluster, start_workers
 
 import train
 
@@ -15,17 +14,6 @@ RUN = (
     "training.validate_every=2",
     "training.learning_rate=1e-4",
 )
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in sockets]
-    finally:
-        for listener in sockets:
-            listener.close()
 
 
 def arguments_for(config_file, output, *more):
@@ -38,16 +26,8 @@ def workers(config_file, tmp_path_factory):
     """The run folder, and what `finish` returns for both processes."""
     folder = tmp_path_factory.mktemp("multi") / "run"
     arguments = arguments_for(config_file, folder, 'training.strategy="multi_worker"')
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
-    processes = [
-        start_program(
-            "training_program.py",
-            json.dumps([{"arguments": arguments}]),
-            TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}),
-        )
-        for index in range(2)
-    ]
-    return folder, finish(*processes, seconds=180)
+    run_list = [{"arguments": arguments}]
+    return folder, finish(*start_workers([run_list, run_list], local_cluster(2)), seconds=180)
 
 
 def test_both_end_well_and_one_speaks(workers):
@@ -109,6 +89,10 @@ def test_two_workers_equal_one_process(tf_test, workers, config_file, command, e
             tf_test.assertAllClose(ours["loss"], theirs["loss"], rtol=1e-4, atol=0)
 
 
+def task(kind, index):
+    return json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": kind, "index": index}})
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -119,6 +103,23 @@ def test_two_workers_equal_one_process(tf_test, workers, config_file, command, e
         ("9" * 5_000, "set TF_CONFIG on every machine"),
         ('{"cluster": {"ps": ["a:1"]}}', "set TF_CONFIG on every machine"),
         ('{"cluster": {"worker": []}}', "TF_CONFIG lists no workers"),
+        (
+            '{"cluster": {"worker": ["a:1"], "evaluator": ["a:2"]}}',
+            "cluster lists tasks of type 'evaluator'; a training has only chief and worker",
+        ),
+        ('{"cluster": {"worker": "a:1"}}', "cluster.worker must be a list of host:port, got 'a:1'"),
+        ('{"cluster": {"worker": ["a"]}}', "cluster.worker: 'a' is not an address host:port"),
+        ('{"cluster": {"worker": ["a:b"]}}', "cluster.worker: 'a:b' is not an address host:port"),
+        ('{"cluster": {"worker": ["a:70000"]}}', "cluster.worker: 'a:70000' is not an address host:port"),
+        ('{"cluster": {"worker": [7]}}', "cluster.worker: 7 is not an address host:port"),
+        ('{"cluster": {"worker": ["a:1", "a:1"]}}', "cluster lists a:1 twice"),
+        ('{"cluster": {"chief": ["a:1", "a:2"]}}', "cluster lists 2 chiefs; there must be one"),
+        ('{"cluster": {"worker": ["a:1"]}}', "task must hold type and index, got None"),
+        (task("evaluator", 0), "task.type 'evaluator' does not train; it must be chief or worker"),
+        (task("worker", "0"), "task.index must be a whole number, got '0'"),
+        (task("worker", True), "task.index must be a whole number, got True"),
+        (task("worker", 1), "task.index 1 is out of range: cluster lists 1 of type worker"),
+        (task("worker", -1), "task.index -1 is out of range: cluster lists 1 of type worker"),
     ],
 )
 def test_cluster_that_is_not_described(config_file, refused, monkeypatch, tmp_path, value, message):

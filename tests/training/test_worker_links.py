@@ -1,0 +1,129 @@
+"""The connections between workers, all of them in the threads of one process."""
+
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from processes import local_cluster
+
+from refinedet_tf.errors import InputError, TrainingStopped
+from refinedet_tf.training import workers as workers_module
+from refinedet_tf.training.cluster import read_cluster
+from refinedet_tf.training.workers import Workers
+
+
+@pytest.fixture
+def clusters(monkeypatch):
+    """What each of three tasks reads from TF_CONFIG."""
+    found = []
+    for tf_config in local_cluster(3):
+        monkeypatch.setenv("TF_CONFIG", tf_config)
+        found.append(read_cluster())
+    return found
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """The lines with which processes would have ended."""
+    lines = []
+    monkeypatch.setattr(workers_module, "_end_process", lambda text, code: lines.append((text, code)))
+    return lines
+
+
+def on_all(clusters, work):
+    """Runs `work(workers)` on every worker; returns each result or error."""
+
+    def run(cluster):
+        try:
+            with Workers(cluster) as workers:
+                workers.meet(20)
+                return work(workers)
+        except (InputError, TrainingStopped) as error:
+            return error
+
+    with ThreadPoolExecutor(len(clusters)) as pool:
+        return list(pool.map(run, clusters))
+
+
+def test_values_come_in_the_order_of_the_tasks(clusters, ended):
+    def work(workers):
+        return [workers.exchange(f"{workers.index}.{number}") for number in range(3)]
+
+    everywhere = [[f"{index}.{number}" for index in range(3)] for number in range(3)]
+    assert on_all(clusters, work) == [everywhere] * 3
+    time.sleep(0.3)
+    assert not ended
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize("kind", [InputError, TrainingStopped])
+def test_an_error_on_a_worker_reaches_all(clusters, ended, failing, kind):
+    def work(workers):
+        if workers.index == failing:
+            raise kind("an image is broken")
+        return workers.exchange(None)
+
+    results = on_all(clusters, work)
+    for index, error in enumerate(results):
+        text = "an image is broken" if index == failing else f"worker:{failing} ended: an image is broken"
+        assert (type(error), str(error)) == (kind, text)
+    assert not ended
+
+
+def test_a_silent_worker_is_lost(clusters, ended, monkeypatch):
+    """A machine that vanishes closes no connection, but it gives no sign of life either."""
+    monkeypatch.setattr(workers_module, "LOST_SECONDS", 1.0)
+    monkeypatch.setattr(workers_module, "ALIVE_SECONDS", 0.2)
+    show_life = Workers._show_life
+    monkeypatch.setattr(
+        Workers, "_show_life", lambda workers: show_life(workers) if workers.index != 2 else None
+    )
+
+    def work(workers):
+        time.sleep(2)
+        return workers.index
+
+    assert on_all(clusters, work) == [0, 1, 2]
+    line = (f"{clusters[0].tasks[2]} was lost; restart all workers with --resume", 1)
+    assert len(ended) >= 2 and set(ended) == {line}
+
+
+def test_word_to_stop_reaches_all(clusters, ended):
+    def work(workers):
+        if workers.index == 1:
+            workers.tell_to_stop()
+        workers.exchange(None)
+        return workers.told_to_stop
+
+    assert on_all(clusters, work) == [True] * 3
+
+
+def test_workers_with_other_clusters(monkeypatch):
+    chief, worker = local_cluster(2)
+    other = json.loads(worker)
+    other["cluster"]["worker"].append("127.0.0.1:1")
+    monkeypatch.setenv("TF_CONFIG", chief)
+    first = read_cluster()
+    monkeypatch.setenv("TF_CONFIG", json.dumps(other))
+    results = on_all([first, read_cluster()], lambda workers: workers)
+    text = "TF_CONFIG of worker:1 lists another cluster than that of worker:0"
+    assert [(type(error), str(error)) for error in results] == [(InputError, text)] * 2
+
+
+def test_something_else_calls_the_chief(clusters, ended):
+    """A scanner of ports, or a browser, is no worker."""
+
+    def call_too():
+        task = clusters[0].tasks[0]
+        for _ in range(50):
+            with socket.socket() as connection:
+                if connection.connect_ex((task.host, task.port)) == 0:
+                    connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                    return
+            time.sleep(0.02)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(call_too)
+        assert on_all(clusters, lambda workers: workers.exchange(workers.index)) == [[0, 1, 2]] * 3
