@@ -33,9 +33,9 @@ def main(config_file, output):
     train_step, next_batch = RefineDetTrainer.train_step, loop._Run._next_batch
     traced, found = [], {"lengths": [], "traced_before": []}
 
-    def noted_step(self, batch):
+    def noted_step(self, batch, told_to_stop):
         traced.append(batch["labels"].shape)
-        return train_step(self, batch)
+        return train_step(self, batch, told_to_stop)
 
     def noted_batch(self, batches, step):
         batch = next_batch(self, batches, step)
