@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from refinedet_tf.config import Config
-from refinedet_tf.errors import shortened, shortened_text
+from refinedet_tf.errors import shortened_text
 from refinedet_tf.run_folder import is_average_precision, is_step
 
 
@@ -50,7 +50,7 @@ def comparable_best(best: dict[str, Any] | None, config: Config) -> tuple[dict[s
     now = measured_by(config)
     before = best.get("measured_by", now)
     changed = [
-        f"{shortened_text(key)} was {shortened(value)}, is {shortened(now.get(key))}"
+        f"{shortened_text(key)} was {_json(value)}, is {_json(now.get(key))}"
         for key, value in before.items()
         if value != now.get(key)
     ]
@@ -61,3 +61,8 @@ def comparable_best(best: dict[str, Any] | None, config: Config) -> tuple[dict[s
         f"{'; '.join(changed)}; the next validation replaces it"
     )
     return None, line
+
+
+def _json(value: object) -> str:
+    """Returns a value in the notation of configs, cut where it is long."""
+    return shortened_text(json.dumps(value), 200)
