@@ -79,6 +79,7 @@ def test_cuda_version_of_jax():
     assert cuda_version("cpu") is None
 
 
+@pytest.mark.slow
 def test_programs_repeat_their_values(small_network):
     """With and without XLA, the network is the same; steps leave the weights as they are."""
     from config_of import CLASSES, config_of
