@@ -20,7 +20,6 @@ import numpy as np
 import timing
 from training_step import OBJECTS, compiled_loss
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.commands.options import config_from
 from refinedet_tf.commands.terminal import import_tensorflow, run
 from refinedet_tf.config import Config
@@ -46,22 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import_tensorflow()
     import tensorflow as tf
 
-    from refinedet_tf.inference.compiled_detector import network_size
-    from refinedet_tf.model import build_model
-    from refinedet_tf.training.optimizer import CaffeSGD
-    from refinedet_tf.training.trainer import RefineDetTrainer
-
-    anchors = tile_anchors(network_size(config))
-    network = build_model(config)
-    trainer = RefineDetTrainer(network, anchors, config)
-    trainer.compile(optimizer=CaffeSGD.from_training(config.training))
+    trainer = networks.make_trainer(config)
     with tempfile.TemporaryDirectory() as folder:
         input_pipeline.generate_photos(Path(folder), NUM_IMAGES)
         photos = input_pipeline.with_random_objects(Path(folder))
         without, with_image = (
             first_batch(with_objects(photos, first, OBJECTS), config) for first in (OBJECTS, options.objects)
         )
-    heads = network(without["images"])
+    heads = trainer.network(without["images"])
     # As in training, the number of objects is open in the graphs.
     objects_spec = {
         "boxes": tf.TensorSpec([options.batch_size, None, 4]),
@@ -70,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     batch_spec = {"images": tf.TensorSpec.from_tensor(without["images"]), **objects_spec}
     train_step = tf.function(trainer.train_step, input_signature=[batch_spec])
     heads_spec = tf.nest.map_structure(tf.TensorSpec.from_tensor, heads)
-    loss_and_gradients = compiled_loss(anchors, config, [heads_spec, objects_spec])
+    loss_and_gradients = compiled_loss(trainer.anchors, config, [heads_spec, objects_spec])
     loss_calls = {
         "loss_without": lambda: loss_and_gradients(heads, select(without, objects_spec)),
         "loss_with": lambda: loss_and_gradients(heads, select(with_image, objects_spec)),

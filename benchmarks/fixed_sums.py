@@ -15,7 +15,6 @@ import networks
 import timing
 from training_step import random_batch
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.commands.options import config_from
 from refinedet_tf.commands.terminal import import_tensorflow, run
 
@@ -44,20 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import tensorflow as tf
 
     from refinedet_tf.inference.compiled_detector import inference_network, network_size
-    from refinedet_tf.model import build_model
-    from refinedet_tf.training.optimizer import CaffeSGD
     from refinedet_tf.training.sums import sums_in_fixed_order
-    from refinedet_tf.training.trainer import RefineDetTrainer
 
     image_size = network_size(config)
-    network = build_model(config)
-    trainer = RefineDetTrainer(network, tile_anchors(image_size), config)
-    trainer.compile(optimizer=CaffeSGD.from_training(config.training))
+    trainer = networks.make_trainer(config)
     arrays = random_batch(options.batch_size, image_size, config.num_classes)
     batch = {name: tf.constant(value) for name, value in arrays.items()}
     functions = {
         "step": tf.function(trainer.train_step).get_concrete_function(batch),
-        "network": tf.function(inference_network(network)).get_concrete_function(batch["images"]),
+        "network": tf.function(inference_network(trainer.network)).get_concrete_function(batch["images"]),
     }
     modes: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
         "default": contextlib.nullcontext,

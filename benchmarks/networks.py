@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.commands.options import add_config_options, config_from
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.commands.trained_model import load_model
@@ -10,6 +11,8 @@ from refinedet_tf.config import Config
 
 if TYPE_CHECKING:
     import keras
+
+    from refinedet_tf.training.trainer import RefineDetTrainer
 
 
 def add_config_options_with_default(parser: argparse.ArgumentParser, config: str = "voc320.json") -> None:
@@ -33,6 +36,18 @@ def load_network(options: argparse.Namespace) -> tuple[Config, "keras.Model"]:
     from refinedet_tf.model import build_model
 
     return config, build_model(config)
+
+
+def make_trainer(config: Config) -> "RefineDetTrainer":
+    """The trainer of the config's network, with random weights and its optimizer."""
+    from refinedet_tf.inference.compiled_detector import network_size
+    from refinedet_tf.model import build_model
+    from refinedet_tf.training.optimizer import CaffeSGD
+    from refinedet_tf.training.trainer import RefineDetTrainer
+
+    trainer = RefineDetTrainer(build_model(config), tile_anchors(network_size(config)), config)
+    trainer.compile(optimizer=CaffeSGD.from_training(config.training))
+    return trainer
 
 
 def device_name() -> str:

@@ -13,7 +13,6 @@ import networks
 import numpy as np
 import timing
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.commands.options import config_from
 from refinedet_tf.commands.terminal import import_tensorflow, run
 from refinedet_tf.config import Config
@@ -35,20 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import tensorflow as tf
 
     from refinedet_tf.inference.compiled_detector import network_size
-    from refinedet_tf.model import build_model
-    from refinedet_tf.training.optimizer import CaffeSGD
-    from refinedet_tf.training.trainer import RefineDetTrainer
 
     image_size = network_size(config)
-    anchors = tile_anchors(image_size)
-    network = build_model(config)
-    trainer = RefineDetTrainer(network, anchors, config)
-    trainer.compile(optimizer=CaffeSGD.from_training(config.training))
+    trainer = networks.make_trainer(config)
     train_step = tf.function(trainer.train_step)
     batch = random_batch(options.batch_size, image_size, config.num_classes)
-    heads = network(batch["images"])
+    heads = trainer.network(batch["images"])
 
-    loss_and_gradients = compiled_loss(anchors, config)
+    loss_and_gradients = compiled_loss(trainer.anchors, config)
     calls = {"step": lambda: train_step(batch), "loss": lambda: loss_and_gradients(heads, batch)}
     milliseconds = timing.measure_in_turns(calls, options.runs, warm_up_rounds=1)
     seconds = {name: float(np.median(values)) / 1e3 for name, values in milliseconds.items()}
