@@ -65,6 +65,15 @@ def first_id(folder, split="train"):
     return (folder / "ImageSets" / "Main" / f"{split}.txt").read_text().split()[0]
 
 
+def required_by(module, folder):
+    """The arguments that a command needs besides its model: an output folder, an image."""
+    arguments = [] if module is evaluate else ["--output", folder / "out"]
+    if module is detect:
+        Image.new("RGB", (9, 9)).save(folder / "image.png")
+        arguments.append(folder / "image.png")
+    return arguments
+
+
 # Configs
 
 
@@ -79,11 +88,7 @@ def first_id(folder, split="train"):
 )
 def test_wrong_key_or_value(refused, config_file, module, override, message, tmp_path):
     arguments = ["--config", config_file, "--set", override]
-    if module in (train, detect, export_savedmodel):
-        arguments += ["--output", tmp_path / "out"]
-    if module is detect:
-        Image.new("RGB", (9, 9)).save(tmp_path / "image.png")
-        arguments.append(tmp_path / "image.png")
+    arguments += required_by(module, tmp_path)
     assert message in refused(module, *arguments)
 
 
@@ -135,11 +140,7 @@ def test_weights_with_a_value_that_is_not_finite(
     file = tmp_path / f"poisoned{ending}"
     network.save_weights(file) if ending == ".weights.h5" else network.save(file)
     arguments = evaluation(training, file)
-    if module is not evaluate:
-        arguments += ["--output", tmp_path / "out"]
-    if module is detect:
-        Image.new("RGB", (9, 9)).save(tmp_path / "image.png")
-        arguments.append(tmp_path / "image.png")
+    arguments += required_by(module, tmp_path)
     line = refused(module, *arguments)
     assert (
         line
@@ -364,11 +365,7 @@ def test_names_that_no_file_can_have(refused, config_file, monkeypatch, tmp_path
 @pytest.mark.parametrize("module", [evaluate, detect, export_savedmodel])
 def test_weights_of_another_number_of_classes(refused, config_file, weights, small_network, module, tmp_path):
     arguments = ["--config", config_file, *sets(*sets_of_classes(["cat", "dog"])), "--weights", weights]
-    if module is not evaluate:
-        arguments += ["--output", tmp_path / "out"]
-    if module is detect:
-        Image.new("RGB", (9, 9)).save(tmp_path / "image.png")
-        arguments.append(tmp_path / "image.png")
+    arguments += required_by(module, tmp_path)
     line = refused(module, *arguments)
     assert line.startswith(f"error: {weights} holds weights for 6 classes, the model has 2")
 
