@@ -39,6 +39,11 @@ def shortened(value: object, length: int = 200) -> str:
     return shortened_text(text, length)
 
 
+def first_line(error: BaseException, length: int = 200) -> str:
+    """Returns the first line of an error's text for a message, or the error's type where it has no text."""
+    return shortened_text((str(error).splitlines() or [type(error).__name__])[0], length)
+
+
 def shortened_text(text: object, length: int = 500) -> str:
     """Returns a name or path for a message, in one printable line and cut in its middle where it is long."""
     line = str(text)

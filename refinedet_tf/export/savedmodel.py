@@ -79,10 +79,10 @@ def serving_signatures(
 
     `serving_default` takes "image_bytes" (string [N], whole JPEG, PNG, BMP or GIF files, each of any
     size). It returns the dict of `postprocess`, and "image_decoded" bool [N], which is false with an
-    empty result if a file cannot be decoded. `serving_tensor` takes "images" (uint8 [N, H, W, 3], RGB, of
-    any H and W) and returns the dict of `postprocess`. In both, boxes are normalised by the size of the
-    given image. `serving_heads` takes "images" (float32 [N, height, width, 3], RGB 0..255, of the
-    network's size) and returns the heads as `build_model` describes them.
+    empty result if a file cannot be decoded or has too many pixels. `serving_tensor` takes "images"
+    (uint8 [N, H, W, 3], RGB, of any H and W) and returns the dict of `postprocess`. In both, boxes are
+    normalised by the size of the given image. `serving_heads` takes "images" (float32 [N, height, width,
+    3], RGB 0..255, of the network's size) and returns the heads as `build_model` describes them.
     """
     network_input = [None, *graphs.image_size, 3]
 
@@ -150,7 +150,7 @@ def export_saved_model(
     """
     options = options or ExportOptions()
     samples = generated_samples() if samples is None else samples
-    labels = card.labels_text(config.data.classes or ())
+    labels = card.labels_text(config.class_names)
     served = in_bfloat16(model, config) if options.precision == "bfloat16" else model
     detector = Detector(served, config, image_size)
     graphs = DetectionGraphs(served, config, image_size, options.precision, options.xla, options.max_pixels)

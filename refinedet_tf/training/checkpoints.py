@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from refinedet_tf.errors import InputError, TrainingStopped, shortened_text
+from refinedet_tf.errors import InputError, TrainingStopped, first_line, shortened_text
 from refinedet_tf.files import flush, is_folder
 from refinedet_tf.json_files import read_json
 from refinedet_tf.training.trainer import RefineDetTrainer
+from refinedet_tf.weights.values import unchanged_on_error
 
 KEEP = 2
 """The number of newest checkpoints that stay on disk."""
@@ -104,23 +104,14 @@ class Checkpoints:
             state = read_json(folder / "state.json")
             if not isinstance(state, dict) or state.get("step") != steps[-1]:
                 raise ValueError(f"state.json is not that of step {steps[-1]}")
-            self._read_variables(folder / "variables")
+            with unchanged_on_error(self.all_variables):
+                self.variables.read(str(folder / "variables")).assert_existing_objects_matched()
         except Exception as error:
             # TensorFlow's reader raises errors from IndexError, for a file that ends too early, to
             # AssertionError, for another network.
-            reason = shortened_text((str(error).splitlines() or [type(error).__name__])[0], 200)
+            reason = first_line(error)
             raise InputError(
                 f"checkpoint {shortened_text(folder)} cannot be restored ({reason}); "
                 "remove it to continue from the one before"
             ) from None
         return {**state, "step": steps[-1]}
-
-    def _read_variables(self, prefix: Path) -> None:
-        """Reads all variables, or raises an error and leaves them as they are."""
-        before = [(variable, np.array(variable)) for variable in self.all_variables]
-        try:
-            self.variables.read(str(prefix)).assert_existing_objects_matched()
-        except BaseException:
-            for variable, value in before:
-                variable.assign(value)
-            raise

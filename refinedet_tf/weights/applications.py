@@ -6,7 +6,7 @@ import numpy as np
 from refinedet_tf.backbones.adaptation import adapted, copy_weights
 from refinedet_tf.backbones.applications import APPLICATIONS, make_application
 from refinedet_tf.config import ModelConfig
-from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.errors import InputError, first_line, shortened_text
 from refinedet_tf.files import is_file
 from refinedet_tf.weights.values import check_values
 
@@ -68,7 +68,7 @@ def _with_weights(model_config: ModelConfig, weights: str) -> keras.Model:
         return make_application(model_config, weights)
     except Exception as error:
         # Keras passes on any error of its download and file code, and each means that weights are missing.
-        reason = shortened_text((str(error).splitlines() or [type(error).__name__])[0], 200)
+        reason = first_line(error)
         raise InputError(
             f"model.weights {shortened_text(weights)}: {reason}; "
             f"give the path of {file}, or null for random weights"

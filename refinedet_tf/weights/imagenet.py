@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from refinedet_tf.backbones.resnet101 import block_names
-from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.errors import InputError, first_line, shortened_text
 from refinedet_tf.weights.blobs import Blob, assign_blobs, blob_shape, variables_by_blob
 
 KEPT_TAPS = slice(0, 7, 3)
@@ -101,7 +101,7 @@ def load_keras_imagenet(model: keras.Model, source: str | Path = "imagenet") -> 
             )
     except Exception as error:
         # Keras passes on any error of its download and file code, and each means that weights are missing.
-        reason = shortened_text((str(error).splitlines() or [type(error).__name__])[0], 200)
+        reason = first_line(error)
         raise InputError(
             f"model.weights {shortened_text(source)}: {reason}; "
             f"give the path of {file}, or null for random weights"

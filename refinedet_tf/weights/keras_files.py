@@ -13,9 +13,9 @@ import keras
 import numpy as np
 
 from refinedet_tf.anchors import ANCHORS_PER_CELL
-from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.errors import InputError, first_line, shortened_text
 from refinedet_tf.files import write_aside
-from refinedet_tf.weights.values import check_values
+from refinedet_tf.weights.values import check_values, unchanged_on_error
 
 MEMBER = "model.weights.h5"
 """The name of the weights in a `.keras` file, which is a zip archive."""
@@ -44,7 +44,7 @@ def load_keras_weights(model: keras.Model, path: Path) -> list[str]:
         raise
     except Exception as error:
         # Any error of h5py, zipfile and Keras may come from a damaged file, and all of them mean the same.
-        reason = shortened_text((str(error).splitlines() or [type(error).__name__])[0], 200)
+        reason = first_line(error)
         raise InputError(f"{shortened_text(path)} cannot be read as weights (damaged?): {reason}") from None
     return [layer.name for layer in model.layers if layer.weights]
 
@@ -55,17 +55,13 @@ def _fill(model: keras.Model, file: Path, path: Path) -> None:
     Keras assigns while it reads, so that a defect may be noticed after some variables have changed. They
     get back their values then.
     """
-    before = model.get_weights()
-    try:
+    with unchanged_on_error(model.weights):
         with warnings.catch_warnings():
             # Keras warns of internal containers that never have weights.
             warnings.filterwarnings("ignore", message="Skipping nested container")
             model.load_weights(file)
         for variable in model.weights:
             check_values(path, variable.path, variable, np.asarray(variable))
-    except BaseException:
-        model.set_weights(before)
-        raise
 
 
 @contextlib.contextmanager

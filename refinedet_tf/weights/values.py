@@ -1,6 +1,8 @@
-"""The check that every value from a file of weights passes before it is assigned."""
+"""The checks of the values of a file of weights, and the way back if one fails."""
 
+import contextlib
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -30,6 +32,18 @@ def find_invalid(values: np.ndarray) -> tuple[int, str] | None:
     place = int(np.flatnonzero(~(np.abs(flat) <= LARGEST_VALUE))[0])
     problem = "larger than any weight" if math.isfinite(flat[place]) else "not finite"
     return place, f"holds {flat[place]:g} at place {place}, which is {problem}: is the file damaged?"
+
+
+@contextlib.contextmanager
+def unchanged_on_error(variables: Sequence[keras.Variable]) -> Iterator[None]:
+    """Gives variables back their values if the block, which assigns while it reads, raises an error."""
+    before = [np.array(variable) for variable in variables]
+    try:
+        yield
+    except BaseException:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+        raise
 
 
 def check_values(path: str | Path, name: str, variable: keras.Variable, values: np.ndarray) -> None:
