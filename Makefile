@@ -18,8 +18,9 @@ CASES := 10000
 
 .PHONY: test lint format typecheck test-slow fuzz fidelity docs demo clean-demo
 
+# The files of tests are shared out among processes, because TensorFlow seldom keeps more than one core busy here.
 test: lint typecheck
-	$(IN_VENV) -m pytest
+	$(IN_VENV) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 lint: $(INSTALLED)
 	$(IN_VENV) -m ruff check .

@@ -83,6 +83,21 @@ class Link:
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
 
+    def end(self, seconds: float) -> None:
+        """Says that nothing more will be sent, and closes the connection when the other end has done so.
+
+        What was sent would be lost if the connection were closed before it was read.
+
+        Args:
+            seconds: the longest waiting for each part that the other end still sends.
+        """
+        self.finish()
+        with contextlib.suppress(OSError):
+            self.connection.settimeout(seconds)
+            while self.connection.recv(2**16):
+                pass
+        self.close()
+
     def close(self) -> None:
         """Closes the connection."""
         self.connection.close()

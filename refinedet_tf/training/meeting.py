@@ -103,7 +103,7 @@ def gather(cluster: Cluster, listener: socket.socket, seconds: float) -> dict[in
     except (TrainingStopped, InputError) as error:
         for link in links.values():
             link.send("end", text=str(error), code=error.exit_code)
-            link.finish()
+            link.end(ANSWER_SECONDS)
         raise
     for link in links.values():
         link.send("go")
@@ -128,7 +128,7 @@ def _welcome(cluster: Cluster, link: Link, links: dict[int, Link]) -> None:
         links[index] = link
         return
     link.send("end", text=text, code=InputError.exit_code)
-    link.finish()
+    link.end(ANSWER_SECONDS)
     raise InputError(text)
 
 

@@ -173,15 +173,16 @@ class Workers:
 
     def _listen_to(self, index: int, link: Link) -> None:
         """Obeys the messages of one worker until its end."""
-        with contextlib.suppress(LinkBroken, TimeoutError):
-            quiet = False
-            while True:
-                message = link.receive(START_SECONDS + LOST_SECONDS if quiet else LOST_SECONDS)
-                if message["kind"] in ("quiet", "loud"):
-                    quiet = message["kind"] == "quiet"
-                self._obey(index, message)
-        if index not in self.gone and not self.left:
-            self._end_without(index)
+        with contextlib.closing(link):
+            with contextlib.suppress(LinkBroken, TimeoutError):
+                quiet = False
+                while True:
+                    message = link.receive(START_SECONDS + LOST_SECONDS if quiet else LOST_SECONDS)
+                    if message["kind"] in ("quiet", "loud"):
+                        quiet = message["kind"] == "quiet"
+                    self._obey(index, message)
+            if index not in self.gone and not self.left:
+                self._end_without(index)
 
     def _obey(self, sender: int, message: dict[str, Any]) -> None:
         """Acts on a message."""

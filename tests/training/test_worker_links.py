@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,10 +27,16 @@ def clusters(monkeypatch):
 
 @pytest.fixture
 def ended(monkeypatch):
-    """The lines with which processes would have ended."""
-    lines = []
-    monkeypatch.setattr(workers_module, "_end_process", lambda text, code: lines.append((text, code)))
-    return lines
+    """The lines with which processes would have ended; their threads do nothing more during the test."""
+    lines, over = [], threading.Event()
+
+    def end_process(text, code):
+        lines.append((text, code))
+        over.wait(20)
+
+    monkeypatch.setattr(workers_module, "_end_process", end_process)
+    yield lines
+    over.set()
 
 
 def on_all(clusters, work):
