@@ -1,15 +1,24 @@
 """Measures accuracy and speed of a trained model."""
 
 import argparse
-import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from refinedet_tf.commands.options import add_model_options, add_multi_scale_option
+from refinedet_tf.commands.options import add_model_options, add_multi_scale_option, config_from
+from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import is_folder
 from refinedet_tf.progress import ProgressPrinter
+
+if TYPE_CHECKING:
+    from refinedet_tf.config import Config
+    from refinedet_tf.data.dataset import DetectionDataset
+    from refinedet_tf.evaluation.shares import Share
+    from refinedet_tf.training.cluster import Cluster
+    from refinedet_tf.training.workers import Workers
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -27,37 +36,84 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first defect of the test data")
     options = parser.parse_args(arguments)
-    for path in (options.json, options.curves):
-        _check_output(path)
+    cluster = _cluster(options)
+    if cluster is None or cluster.index == 0:
+        for path in (options.json, options.curves):
+            _check_output(path)
 
-    config, model = load_model(options)
+    import_tensorflow()
+    from refinedet_tf.training.workers import Workers
+
+    with Workers(cluster, remedy="start all workers again") as workers:
+        _evaluate(options, workers)
+        workers.exchange("finished")
+
+
+def _cluster(options: argparse.Namespace) -> "Cluster | None":
+    """The machines that share the evaluation, or None if this process is alone.
+
+    They are those of TF_CONFIG if the config's `training.strategy` is "multi_worker". Without TF_CONFIG the
+    run of several machines is evaluated by this process.
+    """
+    if "TF_CONFIG" not in os.environ or config_from(options).training.strategy != "multi_worker":
+        return None
+    from refinedet_tf.training.cluster import read_cluster
+
+    return read_cluster()
+
+
+def _evaluate(options: argparse.Namespace, workers: "Workers") -> None:
+    """Detects on the part of this worker; the first worker measures, prints and writes."""
+    config, model = load_model(options, on_all_devices=True)
     from refinedet_tf.data.dataset import read_dataset
-    from refinedet_tf.evaluation import result_files
-    from refinedet_tf.evaluation.evaluator import detect_all, detect_all_multi_scale, score_detections
-    from refinedet_tf.evaluation.server_files import check_server_files, write_server_files
+    from refinedet_tf.evaluation.evaluator import detect_share, detect_share_multi_scale
+    from refinedet_tf.evaluation.server_files import check_server_files
+    from refinedet_tf.training.agreement import join_workers, weights_fact
+    from refinedet_tf.training.validation import gather_shares
 
+    writes = workers.index == 0
     dataset = read_dataset(config.data, "test", strict=options.strict)
-    print(dataset.defects.summary())
+    if writes:
+        print(dataset.defects.summary())
     if not dataset.labelled and options.server_files is None:
         raise InputError(
             f"data.test ({', '.join(config.data.test)}) has no annotations to measure against: "
             "--server-files FOLDER writes what the evaluation server takes"
         )
-    if options.server_files is not None:
+    if options.server_files is not None and writes:
         check_server_files(dataset, config, options.server_files)
-    if options.multi_scale:
-        detections, multi_scale = detect_all_multi_scale(model, config, dataset, ProgressPrinter())
-        throughput = None
-    else:
-        detections, throughput = detect_all(model, config, dataset, ProgressPrinter())
-        multi_scale = None
+    facts = {"--multi-scale": options.multi_scale}
+    if not workers.alone:
+        facts |= weights_fact(model.variables)
+    join_workers(workers, config, {"test set": dataset}, facts)
+    printer = ProgressPrinter()
+
+    def progress(done: int, total: int, seconds: float) -> None:
+        workers.check()
+        if writes:
+            printer(done, total, seconds)
+
+    detect = detect_share_multi_scale if options.multi_scale else detect_share
+    part = (workers.index, len(workers.names))
+    share = gather_shares(detect(model, config, dataset, progress, part), workers)
+    if share is not None:
+        _write(share, config, dataset, options)
+
+
+def _write(
+    share: "Share", config: "Config", dataset: "DetectionDataset", options: argparse.Namespace
+) -> None:
+    """Measures the detections of all workers, prints the numbers and writes the files."""
+    from refinedet_tf.evaluation import result_files
+    from refinedet_tf.evaluation.evaluator import score_share
+    from refinedet_tf.evaluation.server_files import write_server_files
+
     if options.server_files is not None:
-        file = write_server_files(detections, dataset, config, options.server_files)
+        file = write_server_files(share.detections, dataset, config, options.server_files)
         print(f"for the evaluation server: {file}")
     if not dataset.labelled:
         return
-    result = score_detections(detections, dataset, config.evaluation.metric)
-    result = dataclasses.replace(result, throughput=throughput, multi_scale=multi_scale)
+    result = score_share(share, config, dataset)
     print(result_files.to_text(result, config.expected))
     if options.json:
         result_files.write_json(result, options.json)

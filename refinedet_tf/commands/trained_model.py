@@ -1,6 +1,7 @@
 """The trained model that the options of a command describe."""
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 import warnings
@@ -17,10 +18,15 @@ if TYPE_CHECKING:
     import keras
 
 
-def load_model(options: argparse.Namespace) -> tuple[Config, "keras.Model"]:
+def load_model(options: argparse.Namespace, on_all_devices: bool = False) -> tuple[Config, "keras.Model"]:
     """(config, model with trained weights) that `--config`, `--set` and `--weights` describe.
 
     With `--multi-scale` the model takes any size; the config keeps the one it was trained at.
+
+    Args:
+        options: the options of the command.
+        on_all_devices: whether each of several GPUs, or of several logical CPU devices, holds a copy of the
+            weights, so that `inference.replicas` uses all of them.
 
     Raises:
         InputError: the config is wrong, there are no weights, or they do not fit the model.
@@ -32,13 +38,18 @@ def load_model(options: argparse.Namespace) -> tuple[Config, "keras.Model"]:
             raise InputError("--weights: name a weights file, or give a run folder as --config")
         weights = RunFolder(options.config).trained_weights()
     import_tensorflow()
+    import tensorflow as tf
+
+    from refinedet_tf.inference.replicas import local_devices
     from refinedet_tf.model import build_model
     from refinedet_tf.precision import apply_precision
     from refinedet_tf.weights import load_weights
 
     apply_precision(config.training)
     any_size = dataclasses.replace(config, model=dataclasses.replace(config.model, image_size=None))
-    model = build_model(any_size if getattr(options, "multi_scale", False) else config)
+    devices = local_devices() if on_all_devices else []
+    with tf.distribute.MirroredStrategy(devices).scope() if len(devices) > 1 else contextlib.nullcontext():
+        model = build_model(any_size if getattr(options, "multi_scale", False) else config)
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         filled = load_weights(model, weights)

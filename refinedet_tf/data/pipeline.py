@@ -112,7 +112,10 @@ def padded_lengths(max_boxes: int) -> list[int]:
 
 
 def evaluation_batches(
-    dataset: DetectionDataset, image_size: tuple[int, int], batch_size: int
+    dataset: DetectionDataset,
+    image_size: tuple[int, int],
+    batch_size: int,
+    indices: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Makes batches that hold every image once, in the order of the dataset, warped to `image_size`.
 
@@ -120,6 +123,7 @@ def evaluation_batches(
         dataset: the images.
         image_size: (height, width) in pixels.
         batch_size: the images per batch; the last batch may be smaller.
+        indices: int64 [n], the images to take, in this order; None: all images of the dataset.
 
     Returns:
         tf.data.Dataset of {"images": float32 [b, height, width, 3], RGB 0..255, not rounded,
@@ -135,7 +139,7 @@ def evaluation_batches(
     def sample(image_index: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"images": warp_image(load(image_index), image_size), "image_indices": image_index}
 
-    samples = tf.data.Dataset.range(len(dataset))
+    samples = tf.data.Dataset.from_tensor_slices(np.arange(len(dataset)) if indices is None else indices)
     samples = samples.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _finish(samples.batch(batch_size))
 

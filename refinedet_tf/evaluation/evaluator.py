@@ -14,17 +14,17 @@ from refinedet_tf.data.pipeline import evaluation_batches, explain_failure
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import coco_ap, voc_ap
 from refinedet_tf.evaluation.ground_truth import GroundTruth
-from refinedet_tf.evaluation.results import (
-    EvaluationResult,
-    MultiScaleCost,
-    Throughput,
-    mean_average_precision,
-)
+from refinedet_tf.evaluation.results import EvaluationResult, Throughput, mean_average_precision
+from refinedet_tf.evaluation.shares import Share, join_images, share_of
 from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
 from refinedet_tf.inference.detections import DatasetDetections, ImageDetections
 from refinedet_tf.inference.merging import merge_detections, soft_nms
 from refinedet_tf.inference.multiscale import MultiScaleDetector
+from refinedet_tf.inference.replicas import Replicas
 from refinedet_tf.progress import Progress
+
+ALL: tuple[int, int] = (0, 1)
+"""The part of a process that works alone: number 0 of 1."""
 
 
 def evaluate(
@@ -33,7 +33,8 @@ def evaluate(
     """Detects the objects on every image of a dataset and measures accuracy and speed.
 
     Args:
-        model: the network, as `build_model(config)` makes it.
+        model: the network, as `build_model(config)` makes it. If it was built in the scope of a
+            `tf.distribute.MirroredStrategy`, all devices of the strategy work.
         config: `model.image_size`, `model.design`, `data.classes`, `evaluation` and `postprocess` are
             used.
         dataset: the images and their ground truth.
@@ -43,41 +44,131 @@ def evaluate(
         InputError: `model.image_size` or `data.classes` is null, the dataset is empty or has other
             classes than the config, an image cannot be read, or a detection is not finite.
     """
-    detections, throughput = detect_all(model, config, dataset, progress)
-    result = score_detections(detections, dataset, config.evaluation.metric)
-    return dataclasses.replace(result, throughput=throughput)
+    return score_share(detect_share(model, config, dataset, progress), config, dataset)
 
 
-def detect_all_multi_scale(
+def score_share(share: Share, config: Config, dataset: DetectionDataset) -> EvaluationResult:
+    """Measures the accuracy of a share that is the whole dataset, and adds the speed.
+
+    Args:
+        share: what one process or all of them have detected.
+        config: the config that it was detected with; `evaluation` is used.
+        dataset: the images and their ground truth.
+
+    Raises:
+        InputError: the reasons are those of `score_detections`.
+    """
+    result = score_detections(share.detections, dataset, config.evaluation.metric)
+    return dataclasses.replace(
+        result,
+        throughput=share.throughput(config),
+        multi_scale=share.multi_scale_cost(),
+        work=share.work,
+    )
+
+
+def detect_all(
     model: keras.Model, config: Config, dataset: DetectionDataset, progress: Progress | None = None
-) -> tuple[DatasetDetections, MultiScaleCost]:
-    """Detects the objects on every image of a dataset by multi-scale testing (see `MultiScaleDetector`).
+) -> tuple[DatasetDetections, Throughput]:
+    """Detects the objects on every image of a dataset, with soft-NMS if `evaluation.soft_nms` is true.
+
+    The arguments and errors are those of `evaluate`.
+
+    Returns:
+        The detections, in the order of the images, and the speed of the two stages.
+    """
+    share = detect_share(model, config, dataset, progress)
+    throughput = share.throughput(config)
+    assert throughput is not None
+    return share.detections, throughput
+
+
+def detect_share(
+    model: keras.Model,
+    config: Config,
+    dataset: DetectionDataset,
+    progress: Progress | None = None,
+    part: tuple[int, int] = ALL,
+) -> Share:
+    """Detects the objects on the images of one process, with soft-NMS if `evaluation.soft_nms` is true.
+
+    Args:
+        model: the network, as for `evaluate`.
+        config: the config, as for `evaluate`.
+        dataset: the images of all processes.
+        progress: is called after each batch with the numbers of this process; None: no progress is
+            reported.
+        part: the number of this process and the number of all processes; see `shares`.
+
+    Raises:
+        InputError: the reasons are those of `evaluate`.
+    """
+    _check(config, dataset)
+    replicas = Replicas(model, lambda: _TimedDetector(model, config))
+    indices = share_of(len(dataset), config.evaluation.batch_size, *part)
+
+    def detect(detector: _TimedDetector, batch: dict[str, tf.Tensor]) -> list[ImageDetections]:
+        sizes = dataset.image_sizes[batch["image_indices"].numpy()].tolist()
+        return detector(batch["images"], sizes)
+
+    results: list[ImageDetections] = []
+    start = time.perf_counter()
+    image_size = replicas.detectors[0].detector.image_size
+    batches = _read_batches(dataset, image_size, config.evaluation.batch_size, indices)
+    for _, batch_detections in replicas.run(batches, detect):
+        results += batch_detections
+        if progress is not None:
+            progress(len(results), len(indices), time.perf_counter() - start)
+    detections = join_images(results, indices)
+    if config.evaluation.soft_nms:
+        limit = config.postprocess.max_detections
+        # `postprocess` has clipped the boxes already.
+        detections = merge_detections(detections, dataset.image_sizes, soft_nms, limit, clip=False)
+    network, postprocessing = (
+        sum(detector.seconds[stage] for detector in replicas.detectors) for stage in range(2)
+    )
+    return Share(detections, (network, postprocessing), replicas.work)
+
+
+def detect_share_multi_scale(
+    model: keras.Model,
+    config: Config,
+    dataset: DetectionDataset,
+    progress: Progress | None = None,
+    part: tuple[int, int] = ALL,
+) -> Share:
+    """Detects the objects on the images of one process by multi-scale testing (see `MultiScaleDetector`).
 
     Args:
         model: the network with free input size, built with `model.image_size` null.
         config: `model.image_size` is the size that the network was trained at; the other keys are used
-            as by `detect_all`, except for `evaluation.soft_nms`.
-        dataset: the images.
-        progress: is called after each batch; None: no progress is reported.
-
-    Returns:
-        The detections, in the order of the images, and the cost of the passes.
+            as by `detect_share`, except for `evaluation.soft_nms`.
+        dataset: the images of all processes.
+        progress: is called after each batch, as for `detect_share`.
+        part: the number of this process and the number of all processes; see `shares`.
 
     Raises:
         InputError: the reasons are those of `evaluate`, or `model.image_size` is not square.
     """
     _check(config, dataset)
-    detector = MultiScaleDetector(model, config)
-    batch_size, num_images = config.evaluation.batch_size, len(dataset)
+    batch_size = config.evaluation.batch_size
+    replicas = Replicas(model, lambda: MultiScaleDetector(model, config))
+    indices = share_of(len(dataset), batch_size, *part)
+    batches = (indices[first : first + batch_size] for first in range(0, len(indices), batch_size))
+
+    def detect(detector: MultiScaleDetector, batch: np.ndarray) -> list[ImageDetections]:
+        return detector([dataset.image_paths[index] for index in batch], batch_size)
+
     results: list[ImageDetections] = []
     start = time.perf_counter()
-    for first in range(0, num_images, batch_size):
-        results += detector(dataset.image_paths[first : first + batch_size], batch_size)
+    for _, batch_detections in replicas.run(batches, detect):
+        results += batch_detections
         if progress is not None:
-            progress(min(first + batch_size, num_images), num_images, time.perf_counter() - start)
-    detections = _join_images(results, range(num_images))
-    seconds, single_seconds = detector.seconds / num_images, detector.single_seconds / num_images
-    return detections, MultiScaleCost(2 * len(detector.passes), seconds, single_seconds)
+            progress(len(results), len(indices), time.perf_counter() - start)
+    seconds = sum(detector.seconds for detector in replicas.detectors)
+    single_seconds = sum(detector.single_seconds for detector in replicas.detectors)
+    passes = 2 * len(replicas.detectors[0].passes)
+    return Share(join_images(results, indices), (seconds, single_seconds), replicas.work, passes)
 
 
 def score_detections(
@@ -103,41 +194,6 @@ def score_detections(
     return EvaluationResult(metric, mean_average_precision(classes), classes, num_images)
 
 
-def detect_all(
-    model: keras.Model, config: Config, dataset: DetectionDataset, progress: Progress | None = None
-) -> tuple[DatasetDetections, Throughput]:
-    """Detects the objects on every image of a dataset, with soft-NMS if `evaluation.soft_nms` is true.
-
-    The arguments and errors are those of `evaluate`.
-
-    Returns:
-        The detections, in the order of the images, and the speed of the two stages.
-    """
-    _check(config, dataset)
-    batch_size = config.evaluation.batch_size
-    detector = CompiledDetector(inference_network(model), config)
-    results: list[ImageDetections] = []
-    indices: list[int] = []
-    stage_seconds = np.zeros(2)
-    num_images, start = len(dataset), time.perf_counter()
-    for batch in _read_batches(dataset, detector.image_size, batch_size):
-        images, batch_indices = batch["images"], batch["image_indices"].numpy()
-        if not results:
-            _run_timed(detector, images)  # The times do not include tracing and the choice of kernels.
-        outputs, seconds = _run_timed(detector, images)
-        stage_seconds += seconds
-        results += detector.unpack(outputs, dataset.image_sizes[batch_indices].tolist())
-        indices.extend(batch_indices)
-        if progress is not None:
-            progress(len(indices), num_images, time.perf_counter() - start)
-    detections = _join_images(results, indices)
-    if config.evaluation.soft_nms:
-        limit = config.postprocess.max_detections
-        # `postprocess` has clipped the boxes already.
-        detections = merge_detections(detections, dataset.image_sizes, soft_nms, limit, clip=False)
-    return detections, Throughput(batch_size, *(stage_seconds / len(indices)).tolist())
-
-
 def _check(config: Config, dataset: DetectionDataset) -> None:
     """Refuses an open image size, and a dataset with other classes than the config."""
     if config.model.image_size is None:
@@ -151,43 +207,52 @@ def _check(config: Config, dataset: DetectionDataset) -> None:
 
 
 def _read_batches(
-    dataset: DetectionDataset, image_size: tuple[int, int], batch_size: int
+    dataset: DetectionDataset, image_size: tuple[int, int], batch_size: int, indices: np.ndarray
 ) -> Iterator[dict[str, tf.Tensor]]:
-    """Yields the evaluation batches.
+    """Yields the evaluation batches of the images with the given indices.
 
     Raises:
         InputError: an image cannot be read; the message names it.
     """
     done = 0
     try:
-        for batch in evaluation_batches(dataset, image_size, batch_size):
+        for batch in evaluation_batches(dataset, image_size, batch_size, indices):
             yield batch
             done += batch_size
     except tf.errors.OpError as error:
-        raise explain_failure(dataset, error, range(done, len(dataset))) from error
+        raise explain_failure(dataset, error, indices[done:]) from error
 
 
-def _run_timed(
-    detector: CompiledDetector, images: tf.Tensor
-) -> tuple[dict[str, np.ndarray], tuple[float, float]]:
-    """Returns the dict of `postprocess` as arrays, and the seconds of (network, post-processing)."""
-    # Reading a number waits for the device that computes it.
-    images[0, 0, 0].numpy()
-    start = time.perf_counter()
-    heads = detector.heads(images)
-    for head in heads.values():
-        head[0, 0, 0].numpy()
-    middle = time.perf_counter()
-    outputs = {name: value.numpy() for name, value in detector.detections(heads).items()}
-    return outputs, (middle - start, time.perf_counter() - middle)
+class _TimedDetector:
+    """A compiled detector that measures its two stages.
 
+    Attributes:
+        seconds: float64 [2], the seconds of the network and of the post-processing so far, without tracing.
+    """
 
-def _join_images(results: Sequence[ImageDetections], indices: Sequence[int]) -> DatasetDetections:
-    """Joins the detections of images; `indices` are the places of the images in the dataset."""
-    counts = [len(result.scores) for result in results]
-    return DatasetDetections(
-        images=np.repeat(np.asarray(indices, np.int64), counts),
-        labels=np.concatenate([result.labels for result in results]),
-        scores=np.concatenate([result.scores for result in results]),
-        boxes=np.concatenate([result.normalized_boxes for result in results]),
-    )
+    def __init__(self, model: keras.Model, config: Config) -> None:
+        self.detector = CompiledDetector(inference_network(model), config)
+        self.seconds = np.zeros(2)
+        self._is_traced = False
+
+    def __call__(self, images: tf.Tensor, sizes: Sequence[tuple[int, int]]) -> list[ImageDetections]:
+        """Returns the detections of a batch; `sizes` are those of the images before they were warped."""
+        images = tf.identity(images)  # It lies on the device of this replica, and the times leave that out.
+        if not self._is_traced:
+            self._run(images)  # The times do not include tracing and the choice of kernels.
+            self._is_traced = True
+        outputs, seconds = self._run(images)
+        self.seconds += seconds
+        return self.detector.unpack(outputs, sizes)
+
+    def _run(self, images: tf.Tensor) -> tuple[dict[str, np.ndarray], tuple[float, float]]:
+        """Returns the dict of `postprocess` as arrays, and the seconds of (network, post-processing)."""
+        # Reading a number waits for the device that computes it.
+        images[0, 0, 0].numpy()
+        start = time.perf_counter()
+        heads = self.detector.heads(images)
+        for head in heads.values():
+            head[0, 0, 0].numpy()
+        middle = time.perf_counter()
+        outputs = {name: value.numpy() for name, value in self.detector.detections(heads).items()}
+        return outputs, (middle - start, time.perf_counter() - middle)

@@ -1,5 +1,6 @@
 """The forms in which the result of an evaluation is shown: a table, JSON, precision-recall curves."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -22,7 +23,7 @@ METRIC_TITLES = {
 
 
 def to_text(result: EvaluationResult, expected: ExpectedConfig | None = None) -> str:
-    """Returns a table with one line per class, the mean, COCO's numbers and the speed.
+    """Returns a table with one line per class, the mean, COCO's numbers, the speed and each replica's work.
 
     Args:
         result: the result of an evaluation.
@@ -55,7 +56,7 @@ def to_text(result: EvaluationResult, expected: ExpectedConfig | None = None) ->
             f"network: {speed.network_seconds * 1e3:.1f} ms/image, "
             f"post-processing: {speed.postprocess_seconds * 1e3:.1f} ms/image, "
             f"together {1 / (speed.network_seconds + speed.postprocess_seconds):.1f} images/s "
-            f"(batches of {speed.batch_size})"
+            f"(batches of {speed.batch_size}{', on each replica' if len(result.work) > 1 else ''})"
         )
     if result.multi_scale is not None:
         cost = result.multi_scale
@@ -63,6 +64,8 @@ def to_text(result: EvaluationResult, expected: ExpectedConfig | None = None) ->
             f"multi-scale, {cost.passes} passes: {cost.seconds * 1e3:.0f} ms/image; single scale: "
             f"{cost.single_seconds * 1e3:.0f} ms/image; {cost.seconds / cost.single_seconds:.1f} times slower"
         )
+    if len(result.work) > 1:
+        lines += map(str, result.work)
     return "\n".join(lines)
 
 
@@ -72,9 +75,9 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
     Returns:
         {"metric", "mAP", "AP": {class: 0..1}, "num_images"}, with "throughput": {"batch_size",
         "network_ms_per_image", "postprocess_ms_per_image", "network_images_per_second",
-        "postprocess_images_per_second"} if a model ran, "multi_scale": {"passes", "ms_per_image",
-        "single_scale_ms_per_image"} after multi-scale testing, and "coco": {COCO's 12 names: 0..1} for
-        the metric "coco".
+        "postprocess_images_per_second"}, the speed of one replica, and "replicas": [{"name", "images",
+        "seconds"}] if a model ran, "multi_scale": {"passes", "ms_per_image", "single_scale_ms_per_image"}
+        after multi-scale testing, and "coco": {COCO's 12 names: 0..1} for the metric "coco".
     """
     tree: dict[str, Any] = {
         "metric": result.metric,
@@ -98,6 +101,8 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
             "ms_per_image": cost.seconds * 1e3,
             "single_scale_ms_per_image": cost.single_seconds * 1e3,
         }
+    if result.work:
+        tree["replicas"] = [dataclasses.asdict(work) for work in result.work]
     if result.coco is not None:
         tree["coco"] = {name: _or_none(value) for name, value in result.coco.items()}
     return tree

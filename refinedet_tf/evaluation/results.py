@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from refinedet_tf.inference.replicas import ReplicaWork
+
 
 @dataclasses.dataclass(frozen=True)
 class ClassResult:
@@ -37,7 +39,7 @@ def mean_average_precision(classes: dict[str, ClassResult]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Throughput:
-    """The seconds per image of the two stages, measured on whole batches.
+    """The seconds per image of the two stages on one replica, measured on whole batches.
 
     Reading and decoding files and copying images to the device are not included; copying the detections
     back is part of the post-processing.
@@ -81,6 +83,7 @@ class EvaluationResult:
         throughput: the speed; None if given detections were scored.
         multi_scale: the cost of multi-scale testing; None for a single scale.
         coco: COCO's 12 numbers by name for the metric "coco", otherwise None.
+        work: what each replica has done; empty if given detections were scored.
     """
 
     metric: str
@@ -90,3 +93,4 @@ class EvaluationResult:
     throughput: Throughput | None = None
     multi_scale: MultiScaleCost | None = None
     coco: dict[str, float] | None = None
+    work: tuple[ReplicaWork, ...] = ()

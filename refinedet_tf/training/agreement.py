@@ -1,4 +1,4 @@
-"""What all workers of a training, and all parts of a resumed run, must have in common."""
+"""What all workers of a training or an evaluation, and all parts of a resumed run, must have in common."""
 
 import dataclasses
 import hashlib
@@ -64,24 +64,27 @@ def check_same_run(stored: Config, given: Config) -> None:
 
 
 def join_workers(
-    workers: Workers, config: Config, sets: Mapping[str, DetectionDataset | None], step: int
+    workers: Workers,
+    config: Config,
+    sets: Mapping[str, DetectionDataset | None],
+    facts: Mapping[str, Any],
 ) -> None:
-    """Waits for the other workers, and checks that they do the same run.
+    """Waits for the other workers, and checks that they do the same run or evaluation.
 
     Args:
         workers: the workers, all of which call this function.
-        config: the config of the run with its class names.
+        config: the config with its class names.
         sets: the data by the name that messages give it.
-        step: the number of steps that were done before, according to the run folder of this worker.
+        facts: what else must be equal by its name, in values that JSON can hold.
 
     Raises:
-        InputError: the workers differ in the step, the config or the data.
+        InputError: the workers differ in the facts, the config or the data.
         TrainingStopped: a worker did not come up in time.
     """
     workers.meet(config.training.wait_for_workers)
     if workers.alone:
         return
-    facts = {"the last step in --output, which workers must share,": step, **config_facts(config)}
+    facts = {**facts, **config_facts(config)}
     for name, dataset in sets.items():
         facts |= data_facts(name, dataset)
     agree(workers, facts)
@@ -99,8 +102,12 @@ def agree_on_weights(workers: Workers, state: Mapping[str, Any], variables: Sequ
         InputError: the workers differ.
     """
     if not workers.alone:
-        digest = _digest(np.asarray(variable) for variable in variables)
-        agree(workers, {"the state in the checkpoint": dict(state), "the digest of the weights": digest})
+        agree(workers, {"the state in the checkpoint": dict(state), **weights_fact(variables)})
+
+
+def weights_fact(variables: Sequence[Any]) -> dict[str, Any]:
+    """Returns a digest of the values of variables and its name."""
+    return {"the digest of the weights": _digest(np.asarray(variable) for variable in variables)}
 
 
 def agree(workers: Workers, facts: Mapping[str, Any]) -> None:

@@ -97,7 +97,8 @@ class _Run:
         self.validation_set = read_dataset(config.data, "validation", strict) if has_validation else None
         step = max(saved_steps(folder.checkpoints), default=0) if resume else 0
         sets = {"training set": self.train_set, "validation set": self.validation_set}
-        join_workers(workers, self.config, sets, step)  # This comes before anything is written.
+        step_fact = {"the last step in --output, which workers must share,": step}
+        join_workers(workers, self.config, sets, step_fact)  # This comes before anything is written.
         with workers.starting_tensorflow():
             self.strategy = make_strategy(config)
         self.writes = is_chief(self.strategy)
@@ -270,27 +271,19 @@ class _Run:
             Whether all workers have finished the validation, and whether any was told to stop. Without the
             first, nothing has changed.
         """
-        result, dataset = None, self.validation_set
-        if dataset is not None:
-            result = measure(self.trainer.network, self.config, dataset, stop, self.workers)
-        finished = result is not None or dataset is None
-        told = stop.requested is not None or self.workers.told_to_stop
-        outcomes = self.workers.exchange([finished, told])
-        told_to_stop = any(told for _, told in outcomes)
-        if not all(finished for finished, _ in outcomes):
+        result, finished, told_to_stop = measure(
+            self.trainer.network, self.config, self.validation_set, stop, self.workers
+        )
+        if not finished:
             return False, told_to_stop
         if result is not None:
-            # If the set has no objects, the mean is not a number, and no weights are better than others.
-            mean_ap = None if math.isnan(result.mean_ap) else result.mean_ap
+            # If the set has no objects, there is no mean, and no weights are better than others.
+            mean_ap = result.mean_ap
             is_new_best = mean_ap is not None and (self.best is None or mean_ap > self.best["mAP"])
             if is_new_best:
                 self.best = {"mAP": mean_ap, "step": done, "measured_by": measured_by(self.config)}
                 self._save_weights(self.folder.best_weights, done)
-            class_ap = {
-                name: None if math.isnan(class_result.ap) else class_result.ap
-                for name, class_result in result.classes.items()
-            }
-            self.progress.validation(done, mean_ap, class_ap, is_new_best)
+            self.progress.validation(done, mean_ap, result.class_ap, is_new_best)
         if self.writes:
             shown = self.validation_set or self.train_set
             pictures = detection_pictures(self.detector, shown)

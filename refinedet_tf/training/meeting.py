@@ -1,4 +1,4 @@
-"""The start of a training on several machines: the chief waits until every other worker has called."""
+"""The start of work on several machines: the chief waits until every other worker has called."""
 
 import contextlib
 import errno
@@ -81,8 +81,9 @@ def gather(cluster: Cluster, listener: socket.socket, seconds: float) -> dict[in
 
     Raises:
         TrainingStopped: a worker did not come up in time.
-        InputError: a worker has another TF_CONFIG, or two processes are the same task. All workers that
-            have called end with the same message.
+        InputError: a worker has another TF_CONFIG, or two processes are the same task.
+        InputError, TrainingStopped: a worker has ended with that error before it was ready. In all cases
+            the workers that have called end with the same message.
     """
     links: dict[int, Link] = {}
     patience = _Patience(seconds)
@@ -119,6 +120,10 @@ def _welcome(cluster: Cluster, link: Link, links: dict[int, Link]) -> None:
         link.close()  # Something else has called, such as a scanner of ports.
         return
     is_index = isinstance(index, int) and 0 < index < len(cluster.tasks)
+    if message["kind"] == "failed" and addresses == _addresses(cluster) and is_index:
+        link.close()
+        error_type = InputError if message.get("code") == InputError.exit_code else TrainingStopped
+        raise error_type(f"{cluster.tasks[index].name} ended: {message.get('text')}")
     if addresses != _addresses(cluster):
         name = cluster.tasks[index].name if is_index else "a worker"
         text = f"TF_CONFIG of {name} lists another cluster than that of {cluster.task.name}"
@@ -166,6 +171,43 @@ def call(cluster: Cluster, seconds: float) -> Link:
             raise
 
 
+def dismiss(listener: socket.socket, text: str, code: int) -> None:
+    """Tells the workers that have called, whom the chief has not answered yet, why it ends.
+
+    Args:
+        listener: the result of `listen` on the chief.
+        text: the error for all workers.
+        code: their exit code.
+    """
+    listener.settimeout(0.0)
+    links = []
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            links.append(Link(connection))
+    for link in links:
+        link.send("end", text=text, code=code)
+    for link in links:
+        link.end(ANSWER_SECONDS)
+
+
+def tell_chief(cluster: Cluster, text: str, code: int) -> None:
+    """Tells the chief, if its port is open already, that this worker has ended with an error.
+
+    The chief reads it when it waits for the workers. If it is not up yet, nothing is told.
+
+    Args:
+        cluster: the tasks, of which this is not the chief.
+        text: the error of this worker.
+        code: the exit code of all workers.
+    """
+    link = _connect(cluster.tasks[0])
+    if link is not None:
+        link.send("failed", index=cluster.index, addresses=_addresses(cluster), text=text, code=code)
+        link.finish()
+        link.close()
+
+
 def _wait_for_go(link: Link, patience: _Patience, chief: Task) -> None:
     """Waits for the word of the chief that all workers are there."""
     missing: list[str] | None = None
@@ -184,8 +226,8 @@ def _wait_for_go(link: Link, patience: _Patience, chief: Task) -> None:
             missing = [str(name) for name in message.get("missing", [])]
             say_missing(missing)
         elif message["kind"] == "end":
-            kind = InputError if message.get("code") == InputError.exit_code else TrainingStopped
-            raise kind(str(message.get("text")))
+            error_type = InputError if message.get("code") == InputError.exit_code else TrainingStopped
+            raise error_type(str(message.get("text")))
         else:
             raise LinkBroken("this is no chief")
 

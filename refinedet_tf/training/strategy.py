@@ -6,6 +6,7 @@ from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.pipeline import training_batches
 from refinedet_tf.errors import InputError
+from refinedet_tf.inference.replicas import local_devices
 
 
 def make_strategy(config: Config) -> tf.distribute.Strategy:
@@ -21,8 +22,7 @@ def make_strategy(config: Config) -> tf.distribute.Strategy:
     if config.training.strategy == "multi_worker":
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     else:
-        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+        strategy = tf.distribute.MirroredStrategy(local_devices())
     replicas = strategy.num_replicas_in_sync
     if config.training.batch_size % replicas:
         raise InputError(

@@ -1,13 +1,26 @@
-"""A validation during training, which is given up when the run is told to stop."""
+"""Evaluation that all workers share, and a validation during training, which a stop gives up."""
+
+import dataclasses
+import math
 
 import keras
 
 from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
-from refinedet_tf.evaluation.evaluator import evaluate
-from refinedet_tf.evaluation.results import EvaluationResult
+from refinedet_tf.evaluation.evaluator import detect_share, score_detections
+from refinedet_tf.evaluation.shares import Share, join_shares
 from refinedet_tf.training.stop import StopRequest
 from refinedet_tf.training.workers import Workers
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """The accuracy on the validation set, the same on all workers."""
+
+    mean_ap: float | None
+    """The mean average precision (mAP), 0..1; None if the set has no objects."""
+    class_ap: dict[str, float | None]
+    """The AP by class name; None for a class without objects."""
 
 
 class _ValidationStopped(Exception):
@@ -15,28 +28,84 @@ class _ValidationStopped(Exception):
 
 
 def measure(
-    network: keras.Model, config: Config, dataset: DetectionDataset, stop: StopRequest, workers: Workers
-) -> EvaluationResult | None:
-    """Measures the network on the validation set.
+    network: keras.Model,
+    config: Config,
+    dataset: DetectionDataset | None,
+    stop: StopRequest,
+    workers: Workers,
+) -> tuple[Validation | None, bool, bool]:
+    """Measures the network on the validation set, of which every worker takes a part.
+
+    The chief scores the detections and tells the others the numbers, so that no worker computes another
+    last digit and takes other weights for the best ones.
 
     Args:
         network: the network, as `build_model(config)` makes it.
         config: the config of the run.
-        dataset: the validation set.
+        dataset: the validation set; None: there is nothing to measure.
         stop: the signals to this process; the other workers learn of them.
-        workers: all workers, each of which measures.
+        workers: all workers, each of which calls this function.
 
     Returns:
-        The accuracy, or None if this or another worker was told to stop before the last image.
+        The accuracy, or None; whether the validation was finished on all workers; whether any worker was told
+        to stop. All workers return the same.
     """
 
     def stop_if_requested(*_: float) -> None:
+        workers.check()
         if stop.requested:
             workers.tell_to_stop()
         if workers.told_to_stop:
             raise _ValidationStopped
 
-    try:
-        return evaluate(network, config, dataset, stop_if_requested)
-    except _ValidationStopped:
-        return None
+    share, finished = None, True
+    if dataset is not None:
+        try:
+            part = (workers.index, len(workers.names))
+            share = detect_share(network, config, dataset, stop_if_requested, part)
+        except _ValidationStopped:
+            finished = False
+    told = stop.requested is not None or workers.told_to_stop
+    outcomes = workers.exchange([finished, told])
+    told_to_stop = any(told for _, told in outcomes)
+    if not all(finished for finished, _ in outcomes):
+        return None, False, told_to_stop
+    if dataset is None or share is None:
+        return None, True, told_to_stop
+    return _score_on_chief(gather_shares(share, workers), config, dataset, workers), True, told_to_stop
+
+
+def gather_shares(share: Share, workers: Workers) -> Share | None:
+    """Joins the shares of all workers on the chief.
+
+    Args:
+        share: the share of this worker.
+        workers: all workers, each of which calls this function.
+
+    Returns:
+        On the chief, the share of a single process with the whole dataset; None elsewhere. A process that is
+        alone has its share returned.
+    """
+    if workers.alone:
+        return share
+    facts = workers.exchange(share.facts())
+    parts = workers.gather_on_chief(share.to_bytes())
+    return join_shares(workers.names, facts, parts, share.passes) if workers.index == 0 else None
+
+
+def _score_on_chief(
+    share: Share | None, config: Config, dataset: DetectionDataset, workers: Workers
+) -> Validation:
+    """Returns on all workers what the chief, which has the share of all, measures."""
+    numbers = None
+    if share is not None:
+        result = score_detections(share.detections, dataset, config.evaluation.metric)
+        class_ap = {name: _or_none(class_result.ap) for name, class_result in result.classes.items()}
+        numbers = [_or_none(result.mean_ap), class_ap]
+    mean_ap, class_ap = workers.exchange(numbers)[0]
+    return Validation(mean_ap, class_ap)
+
+
+def _or_none(ap: float) -> float | None:
+    """Returns an AP, or None in the place of nan."""
+    return None if math.isnan(ap) else float(ap)

@@ -1,9 +1,10 @@
-"""The other processes of a training on several machines: their values, their ends and their losses.
+"""The other processes of a training or evaluation on several machines: their values, ends and losses.
 
 Every worker keeps a connection to the chief besides those of TensorFlow. TensorFlow's collective operations
 wait for ever, or fail with many lines, when a worker is gone; this connection says which one and why.
 """
 
+import base64
 import contextlib
 import faulthandler
 import os
@@ -15,10 +16,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from refinedet_tf.errors import InputError, TrainingStopped, shortened_text
+from refinedet_tf.errors import InputError, TrainingStopped, first_line
 from refinedet_tf.training.cluster import Cluster
 from refinedet_tf.training.link import Link, LinkBroken
-from refinedet_tf.training.meeting import call, gather, listen
+from refinedet_tf.training.meeting import call, dismiss, gather, listen, tell_chief
 
 ALIVE_SECONDS = 1.0
 """The time from one sign of life to the next."""
@@ -33,26 +34,37 @@ TensorFlow holds Python's lock there."""
 GRACE_SECONDS = 10.0
 """The time in which a process may end in its own way after another worker has said that it ends."""
 
+PART_BYTES = 2**20
+"""The length of the parts in which bytes are given to the chief; a message of this length is well below
+`link.MAX_BYTES`, and takes less time than there is between signs of life."""
+
+RESTART = "restart all workers with --resume"
+"""What to do when a training has lost a worker."""
+
 
 class Workers:
-    """All workers of a training, seen from one of them; without a cluster it is the only one.
+    """All workers of a training or evaluation, seen from one of them; without a cluster it is the only one.
 
     As a context it takes the port of this task at its start, and at its end it tells the other workers how
     this one ended. From `meet` on, a thread ends this process with one line and exit code 1 if another
     worker is lost.
 
     Args:
-        cluster: the tasks, or None for a training in a single process.
+        cluster: the tasks, or None for a single process.
+        remedy: what to do when a worker is lost, for the message.
     """
 
-    def __init__(self, cluster: Cluster | None) -> None:
+    def __init__(self, cluster: Cluster | None, remedy: str = RESTART) -> None:
         self.cluster = cluster
+        self.remedy = remedy
         self.names = [task.name for task in cluster.tasks] if cluster else ["this process"]
         self.index = cluster.index if cluster else 0
         self.alone = len(self.names) == 1
         self.told_to_stop = False
         """Whether any worker has said that it was told to stop."""
         self.links: dict[int, Link] = {}
+        self.is_meeting = False
+        """Whether `meet` was called, so that all workers know of an error there."""
         self.gone: set[int] = set()
         self.left = False
         self.failure: InputError | TrainingStopped | None = None
@@ -60,6 +72,7 @@ class Workers:
         self.number = 0
         self.values: dict[int, dict[int, Any]] = {}
         self.answers: dict[int, list[Any]] = {}
+        self.parts: dict[int, list[bytes]] = {}
 
     def __enter__(self) -> "Workers":
         self.listener = listen(self.cluster) if self.cluster else None
@@ -77,6 +90,7 @@ class Workers:
         """
         if self.cluster is None or self.listener is None:
             return
+        self.is_meeting = True
         if self.index == 0:
             self.links = gather(self.cluster, self.listener, seconds)
         else:
@@ -112,6 +126,36 @@ class Workers:
                 self.news.wait(0.2)
             return self.answers.pop(self.number)
 
+    def gather_on_chief(self, data: bytes) -> list[bytes]:
+        """Gives bytes of any length to the chief; all workers must call it equally often.
+
+        Returns:
+            On the chief, the bytes of all workers in the order of `names`; elsewhere an empty list.
+
+        Raises:
+            InputError, TrainingStopped: another worker ended with that error.
+        """
+        if self.index:
+            for first in range(0, len(data), PART_BYTES):
+                part = base64.b64encode(data[first : first + PART_BYTES])
+                self.links[0].send("part", data=part.decode())
+        # The parts come before this value, because they take the same connection.
+        lengths = self.exchange(len(data))
+        if self.index:
+            return []
+        everywhere = [data, *(b"".join(self.parts.pop(index, [])) for index in range(1, len(self.names)))]
+        assert [len(there) for there in everywhere] == lengths
+        return everywhere
+
+    def check(self) -> None:
+        """Ends long work of this worker when another one has ended with an error.
+
+        Raises:
+            InputError, TrainingStopped: that error.
+        """
+        if self.failure is not None:
+            raise self.failure
+
     @contextlib.contextmanager
     def starting_tensorflow(self) -> Iterator[None]:
         """Lets this process be silent for `START_SECONDS`, and ends it if that is not enough."""
@@ -139,6 +183,8 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self.is_meeting and error is not None:
+            self._say_why(error)
         if self.listener is not None:
             self.listener.close()
         if not self.links:
@@ -148,12 +194,31 @@ class Workers:
         self.left = True
         failure = self.failure
         # Another worker has told everybody about its failure by itself.
-        text, code = ("", 0) if error is not None and error is failure else _how_it_ended(error)
+        text, code = ("", 0) if error is not None and error is failure else self._how_it_ended(error)
         for link in self.links.values():
             link.send("end", index=self.index, text=text, code=code)
             link.finish()
         if failure is not None and isinstance(error, tf.errors.OpError):
             raise failure from None
+
+    def _say_why(self, error: BaseException) -> None:
+        """Tells the workers that are up already that this one ends before it has met them."""
+        if self.cluster is None or self.listener is None or self.alone:
+            return
+        text, code = self._how_it_ended(error)
+        if self.index == 0:
+            dismiss(self.listener, f"{self.names[0]} ended: {text}", code)
+        else:
+            tell_chief(self.cluster, text, code)
+
+    def _how_it_ended(self, error: BaseException | None) -> tuple[str, int]:
+        """Returns one line for the other workers and an exit code for them; 0: they go on by themselves."""
+        if error is None:
+            return "", 0
+        if isinstance(error, InputError | TrainingStopped):
+            return " ".join(str(error).split()), error.exit_code
+        text = f"{type(error).__name__}: {first_line(error)}"
+        return f"{text}; {self.remedy}", TrainingStopped.exit_code
 
     def _wait_for_reason(self) -> None:
         """Waits until the other threads know whether another worker is the reason of TensorFlow's error.
@@ -189,6 +254,8 @@ class Workers:
         kind = message["kind"]
         if kind == "value":
             self._collect(sender, message["number"], message["value"])
+        elif kind == "part":
+            self.parts.setdefault(sender, []).append(base64.b64decode(message["data"]))
         elif kind == "values":
             with self.news:
                 self.answers[message["number"]] = message["values"]
@@ -244,21 +311,7 @@ class Workers:
         for link in self.links.values() if self.index == 0 else ():
             link.send("lost", index=index)
         assert self.cluster is not None
-        _end_process(
-            f"{self.cluster.tasks[index]} was lost; restart all workers with --resume",
-            TrainingStopped.exit_code,
-        )
-
-
-def _how_it_ended(error: BaseException | None) -> tuple[str, int]:
-    """Returns one line for the other workers and an exit code for them; 0: they go on by themselves."""
-    if error is None:
-        return "", 0
-    if isinstance(error, InputError | TrainingStopped):
-        return " ".join(str(error).split()), error.exit_code
-    first_line = (str(error).splitlines() or [""])[0]
-    text = f"{type(error).__name__}: {shortened_text(first_line, 200)}"
-    return f"{text}; restart all workers with --resume", TrainingStopped.exit_code
+        _end_process(f"{self.cluster.tasks[index]} was lost; {self.remedy}", TrainingStopped.exit_code)
 
 
 _ENDING = threading.Lock()

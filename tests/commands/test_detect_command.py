@@ -14,6 +14,7 @@ from refinedet_tf.config_files import config_to_json, load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference import detection_files
 from refinedet_tf.inference.detector import Detector
+from refinedet_tf.inference.replicas import Replicas
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def network():
 @pytest.fixture
 def run(monkeypatch, network, tmp_path):
     """Runs the command with the stand-in network; returns the list in detections.json."""
-    monkeypatch.setattr(detect_command, "load_model", lambda arguments: network)
+    monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: network)
 
     def run(*arguments, output=tmp_path / "out"):
         detect.main(["--config", "any", *map(str, arguments), "--output", str(output)])
@@ -138,7 +139,7 @@ def test_interrupted_run_leaves_whole_json(run, monkeypatch, tmp_path):
     assert entry["picture"] == "a.png"
 
 
-def test_never_more_than_a_batch_in_memory(network, tmp_path):
+def test_images_come_in_batches(network, tmp_path):
     seen = []
 
     class Counting(Detector):
@@ -149,7 +150,8 @@ def test_never_more_than_a_batch_in_memory(network, tmp_path):
     paths = [save(tmp_path / f"{i}.png") for i in range(5)]
     output = tmp_path / "out"
     output.mkdir()
-    detect_command.detect_files(Counting(network[1], network[0]), paths, output, 0.5, batch_size=2)
+    replicas = Replicas(network[1], lambda: Counting(network[1], network[0]))
+    detect_command.detect_files(replicas, paths, output, 0.5, batch_size=2)
     assert seen == [2, 2, 1]
 
 

@@ -208,7 +208,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
 
 def test_command_prints_and_writes(dataset, tmp_path, monkeypatch, capsys):
     config = make_config("coco", expected=ExpectedConfig(metric="AP", value=0.9, source="a paper"))
-    monkeypatch.setattr(evaluate_command, "load_model", lambda arguments: (config, Oracle()))
+    monkeypatch.setattr(evaluate_command, "load_model", lambda *_, **__: (config, Oracle()))
     monkeypatch.setattr("refinedet_tf.data.dataset.read_dataset", lambda *args, **kwargs: dataset)
     files = tmp_path / "numbers.json", tmp_path / "curves.png"
     command.main(["--config", "any", "--json", str(files[0]), "--curves", str(files[1])])
@@ -224,7 +224,7 @@ def test_command_prints_and_writes(dataset, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("option", ["--json", "--curves"])
 def test_command_refuses_an_impossible_output_before_the_work(option, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_command, "load_model", lambda arguments: pytest.fail("the long work began"))
+    monkeypatch.setattr(evaluate_command, "load_model", lambda *_, **__: pytest.fail("the long work began"))
     with pytest.raises(InputError, match="the folder .*missing does not exist"):
         command.main(["--config", "any", option, str(tmp_path / "missing" / "file")])
     with pytest.raises(InputError, match="is a folder"):

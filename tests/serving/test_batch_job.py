@@ -99,7 +99,7 @@ def test_arrays_are_those_of_the_network(file_detector, network, images, tf_test
 
 
 def test_answers_are_the_entries_of_detect(without_engine, exported, network, files, monkeypatch, tmp_path):
-    monkeypatch.setattr(detect_command, "load_model", lambda options: network)
+    monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: network)
     folder = files[0].parent
     run(folder, files[0], "--model", exported, "--output", tmp_path / "job", "--shard", 2)
     with pytest.raises(ValueError, match="3 of 6 images left out"):

@@ -1,0 +1,132 @@
+"""The part of a dataset on which one process detects, and the way of its detections to another process.
+
+Batches of `evaluation.batch_size` images are counted in the order of the dataset, and batch k belongs to
+process k modulo the number of processes. A batch is never divided; see `inference.replicas`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from refinedet_tf.config import Config
+from refinedet_tf.evaluation.results import MultiScaleCost, Throughput
+from refinedet_tf.inference.detections import DatasetDetections, ImageDetections
+from refinedet_tf.inference.replicas import ReplicaWork
+
+ROW = np.dtype([("image", "<i8"), ("label", "<i4"), ("score", "<f4"), ("box", "<f4", 4)])
+"""A detection in the bytes that a process gives to another one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one process, or all of them, have detected on a dataset.
+
+    Attributes:
+        detections: the detections in the order of the images, whose indices are those of the whole dataset.
+        seconds: the seconds of all images, of (network, post-processing) or, in multi-scale testing, of
+            (all passes, the single pass that a `Detector` makes).
+        work: what each replica has done.
+        passes: the number of passes over each image in multi-scale testing; 0 for a single scale.
+    """
+
+    detections: DatasetDetections
+    seconds: tuple[float, float]
+    work: tuple[ReplicaWork, ...]
+    passes: int = 0
+
+    @property
+    def num_images(self) -> int:
+        """The number of images of the share."""
+        return sum(work.images for work in self.work)
+
+    def throughput(self, config: Config) -> Throughput | None:
+        """Returns the speed of a replica; None for multi-scale testing."""
+        if self.passes:
+            return None
+        network, postprocessing = self.seconds
+        return Throughput(
+            config.evaluation.batch_size, network / self.num_images, postprocessing / self.num_images
+        )
+
+    def multi_scale_cost(self) -> MultiScaleCost | None:
+        """Returns the cost of multi-scale testing; None for a single scale."""
+        if not self.passes:
+            return None
+        seconds, single_seconds = self.seconds
+        return MultiScaleCost(self.passes, seconds / self.num_images, single_seconds / self.num_images)
+
+    def facts(self) -> dict[str, Any]:
+        """Returns everything but the detections, in values that JSON can hold."""
+        return {"seconds": self.seconds, "work": [dataclasses.astuple(work) for work in self.work]}
+
+    def to_bytes(self) -> bytes:
+        """Returns the detections as rows of `ROW`."""
+        detections = self.detections
+        rows = np.empty(len(detections.images), ROW)
+        rows["image"], rows["label"] = detections.images, detections.labels
+        rows["score"], rows["box"] = detections.scores, detections.boxes
+        return rows.tobytes()
+
+
+def share_of(num_images: int, batch_size: int, index: int, count: int) -> np.ndarray:
+    """Chooses the images of one process.
+
+    Args:
+        num_images: N, the number of images of the dataset.
+        batch_size: the images per batch; only the last batch of the dataset may be smaller.
+        index: the number of the process, 0..count - 1.
+        count: the number of processes.
+
+    Returns:
+        int64 [n], ascending indices in 0..N - 1. It is empty where there are fewer batches than processes.
+    """
+    images = np.arange(num_images, dtype=np.int64)
+    return images[images // batch_size % count == index]
+
+
+def join_images(results: Sequence[ImageDetections], indices: Sequence[int] | np.ndarray) -> DatasetDetections:
+    """Joins the detections of images; `indices` are the places of the images in the dataset.
+
+    Raises:
+        InputError: a score or a box is not finite.
+    """
+    counts = [len(result.scores) for result in results]
+    boxes = [result.normalized_boxes for result in results]
+    # The empty first parts are for a process without images.
+    return DatasetDetections(
+        images=np.repeat(np.asarray(indices, np.int64), np.asarray(counts, np.int64)),
+        labels=np.concatenate([np.zeros(0, np.int32), *(result.labels for result in results)]),
+        scores=np.concatenate([np.zeros(0, np.float32), *(result.scores for result in results)]),
+        boxes=np.concatenate([np.zeros((0, 4), np.float32), *boxes]),
+    )
+
+
+def join_shares(
+    names: Sequence[str], facts: Sequence[dict[str, Any]], parts: Sequence[bytes], passes: int
+) -> Share:
+    """Joins the shares of all processes to that of one process with the whole dataset.
+
+    Args:
+        names: the name of each process.
+        facts: what `Share.facts` has returned there.
+        parts: what `Share.to_bytes` has returned there.
+        passes: the number of passes over each image.
+    """
+    rows = np.frombuffer(b"".join(parts), ROW)
+    # The rows of an image come from one process and keep their order.
+    rows = rows[np.argsort(rows["image"], kind="stable")]
+    detections = DatasetDetections(
+        images=rows["image"].astype(np.int64),
+        labels=rows["label"].astype(np.int32),
+        scores=rows["score"].astype(np.float32),
+        boxes=rows["box"].astype(np.float32),
+    )
+    work = [
+        ReplicaWork(f"{name} {replica}", images, seconds)
+        for name, there in zip(names, facts, strict=True)
+        for replica, images, seconds in there["work"]
+    ]
+    first, second = (sum(there["seconds"][stage] for there in facts) for stage in range(2))
+    return Share(detections, (first, second), tuple(work), passes)
