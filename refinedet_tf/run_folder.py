@@ -90,7 +90,8 @@ class RunFolder:
         """Returns the log's entry of the validation that chose `best_weights`.
 
         Returns:
-            {"step", "validation": {"mAP", "AP", "best"}}, or None if no validation has chosen weights.
+            {"step", "validation": {"mAP", "AP", "best", "metric", "data"}}, or None if no validation has
+            chosen weights. "metric" and "data" are missing where an earlier version wrote the log.
 
         Raises:
             InputError: the log cannot be read.
@@ -160,8 +161,13 @@ def is_average_precision(value: object) -> bool:
 
 
 def _is_validation(value: object) -> bool:
-    """Says whether a value from the log describes a validation, {"mAP", "AP", "best"}."""
+    """Says whether a value from the log describes a validation, {"mAP", "AP", "best", "metric", "data"}."""
     if not isinstance(value, dict) or "mAP" not in value or not isinstance(value.get("AP"), dict):
+        return False
+    data = value.get("data", [])
+    if not isinstance(value.get("metric", ""), str) or not isinstance(data, list):
+        return False
+    if not all(isinstance(name, str) for name in data):
         return False
     precisions = [value["mAP"], *value["AP"].values()]
     # A class without objects has no average precision.

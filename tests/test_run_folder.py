@@ -11,7 +11,16 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.run_folder import RunFolder
 
 STEP = {"step": 5, "loss": 3.0}
-VALIDATION = {"step": 5, "validation": {"mAP": 0.5, "AP": {"cat": 0.5, "dog": None}, "best": True}}
+VALIDATION = {
+    "step": 5,
+    "validation": {
+        "mAP": 0.5,
+        "AP": {"cat": 0.5, "dog": None},
+        "best": True,
+        "metric": "voc",
+        "data": ["2007/val"],
+    },
+}
 
 
 def validation(**changes):
@@ -54,6 +63,7 @@ NO_ENTRIES = [
         validation(mAP=True),
     ),
     *(validation(AP=None), validation(AP=[0.5]), validation(AP={"cat": "x"}), validation(AP={"cat": [0.5]})),
+    *(validation(metric=7), validation(data="2007/val"), validation(data=[7])),
 ]
 
 

@@ -85,18 +85,21 @@ def describe(
 
 
 def validation_of_run(run: RunFolder, config: Config) -> dict[str, Any] | None:
-    """Returns the accuracy of a run's best weights on `data.validation`, in the form of `describe`.
+    """Returns the accuracy of a run's best weights on its validation data, in the form of `describe`.
 
-    It is None if the run has not validated.
+    Metric and data are those of the log, because `config` may have other ones after a resume; they are
+    those of `config` where an earlier version wrote the log. It is None if the run has not validated.
     """
     entry = run.best_validation()
     if entry is None:
         return None
+    validation = entry["validation"]
+    data = validation.get("data", config.data.validation)
     return {
-        "metric": config.evaluation.metric,
-        "mAP": entry["validation"]["mAP"],
-        "AP": entry["validation"]["AP"],
-        "source": f"validation after {entry['step']} steps, {', '.join(config.data.validation)}",
+        "metric": validation.get("metric", config.evaluation.metric),
+        "mAP": validation["mAP"],
+        "AP": validation["AP"],
+        "source": f"validation after {entry['step']} steps, {', '.join(data)}",
     }
 
 

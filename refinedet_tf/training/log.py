@@ -35,6 +35,8 @@ class ProgressLog:
         validation_is_due: bool = False,
     ) -> None:
         self.training_config = config.training
+        # Both may change on a resume, so every entry says what its numbers are.
+        self.measured_by = {"metric": config.evaluation.metric, "data": list(config.data.validation)}
         self.writes = writes
         if not writes:
             return
@@ -107,7 +109,8 @@ class ProgressLog:
         per_class = "  ".join(f"{name} {shown(ap)}" for name, ap in class_ap.items())
         best = " (best so far)" if is_best else ""
         self.say(f"validation at step {step}: mAP {shown(mean_ap)}{best}  {per_class}")
-        self._append({"step": step, "validation": {"mAP": mean_ap, "AP": class_ap, "best": is_best}})
+        entry = {"mAP": mean_ap, "AP": class_ap, "best": is_best, **self.measured_by}
+        self._append({"step": step, "validation": entry})
         scalars = {"validation/mAP": mean_ap} | {f"validation/AP/{name}": ap for name, ap in class_ap.items()}
         self._scalars(step, {name: ap for name, ap in scalars.items() if ap is not None})
 

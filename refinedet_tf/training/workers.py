@@ -72,7 +72,7 @@ class Workers:
         self.number = 0
         self.values: dict[int, dict[int, Any]] = {}
         self.answers: dict[int, list[Any]] = {}
-        self.parts: dict[int, list[bytes]] = {}
+        self.parts: dict[tuple[int, int], list[bytes]] = {}
 
     def __enter__(self) -> "Workers":
         self.listener = listen(self.cluster) if self.cluster else None
@@ -135,15 +135,17 @@ class Workers:
         Raises:
             InputError, TrainingStopped: another worker ended with that error.
         """
+        number = self.number + 1
         if self.index:
             for first in range(0, len(data), PART_BYTES):
                 part = base64.b64encode(data[first : first + PART_BYTES])
-                self.links[0].send("part", data=part.decode())
+                self.links[0].send("part", number=number, data=part.decode())
         # The parts come before this value, because they take the same connection.
         lengths = self.exchange(len(data))
         if self.index:
             return []
-        everywhere = [data, *(b"".join(self.parts.pop(index, [])) for index in range(1, len(self.names)))]
+        others = range(1, len(self.names))
+        everywhere = [data, *(b"".join(self.parts.pop((number, index), [])) for index in others)]
         assert [len(there) for there in everywhere] == lengths
         return everywhere
 
@@ -255,7 +257,8 @@ class Workers:
         if kind == "value":
             self._collect(sender, message["number"], message["value"])
         elif kind == "part":
-            self.parts.setdefault(sender, []).append(base64.b64decode(message["data"]))
+            part = base64.b64decode(message["data"])
+            self.parts.setdefault((message["number"], sender), []).append(part)
         elif kind == "values":
             with self.news:
                 self.answers[message["number"]] = message["values"]

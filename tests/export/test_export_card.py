@@ -109,6 +109,20 @@ def test_accuracy_of_a_run(tmp_path):
     }
 
 
+def test_accuracy_of_a_run_whose_metric_has_changed(tmp_path):
+    """The best weights were measured before the change."""
+    best = {"mAP": 0.6, "AP": {"zelle": 0.6}, "best": True, "metric": "coco", "data": ["val2017"]}
+    run = RunFolder(tmp_path)
+    run.log.write_text(json.dumps({"step": 10, "validation": best}) + "\n", encoding="utf-8")
+    run.best_weights.touch()
+    assert card.validation_of_run(run, CONFIG) == {
+        "metric": "coco",
+        "mAP": 0.6,
+        "AP": {"zelle": 0.6},
+        "source": "validation after 10 steps, val2017",
+    }
+
+
 def test_warm_up_requests(tmp_path):
     """Read with the message classes of TensorFlow Serving itself."""
     image = b"\xff\xd8" + bytes(range(256)) * 3

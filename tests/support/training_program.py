@@ -1,12 +1,14 @@
-"""train.py, one run after the other in one process: TensorFlow starts slowly.
+"""train.py and evaluate.py, one run after the other in one process: TensorFlow starts slowly.
 
     python training_program.py '[{"arguments": ["--config", ...], "signal": "SIGTERM", "after": 3}, ...]'
 
 With a signal, the process sends it to itself when that many steps are done. With "pause", every step takes
-that many seconds more. Each run that comes back ends with the line "exit CODE". Further words on the command
-line:
+that many seconds more. With "evaluate", the run is one of evaluate.py, and the chief writes the bytes of
+all detections to the file that it names. Each run that comes back ends with the line "exit CODE". Further
+words on the command line:
 
     as-users-run-it   optimize the graphs, with four threads between operations and four inside each
+    two-devices       make two logical CPU devices
     whole             train the network that the config names; otherwise a small one takes its place
 """
 
@@ -15,13 +17,16 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
+import evaluate
 import train
 from refinedet_tf.commands import terminal
 
 import tensorflow as tf  # isort: skip - after terminal, which sets its environment
 from small_network import use_small_backbone  # isort: skip
 
+from refinedet_tf.commands import evaluate as evaluate_command  # isort: skip
 from refinedet_tf.training.log import ProgressLog
 
 
@@ -34,6 +39,10 @@ def main(runs, words):
     else:
         # Rewriting the graphs takes longer than the few steps that they run.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    if "two-devices" in words:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    write_result = evaluate_command._write
     report_step = ProgressLog.step
     for run in runs:
 
@@ -43,10 +52,15 @@ def main(runs, words):
             if done == run.get("after"):
                 os.kill(os.getpid(), signal.Signals[run["signal"]])
 
+        def write(share, *arguments, run=run):
+            Path(run["evaluate"]).write_bytes(share.to_bytes())
+            write_result(share, *arguments)
+
         ProgressLog.step = step
+        evaluate_command._write = write
         code = 0
         try:
-            terminal.run(train.main, run["arguments"])
+            terminal.run((evaluate if "evaluate" in run else train).main, run["arguments"])
         except SystemExit as stopped:
             code = stopped.code
         print(f"exit {code}", flush=True)

@@ -1,12 +1,24 @@
 """Two processes that share every batch over the network, against one process."""
 
 import json
+import shutil
 
 import h5py
 import pytest
 from processes import finish, local_cluster, start_workers
+from small_network import BACKBONE, small_backbone
 
 import train
+from refinedet_tf.backbones import BACKBONES
+from refinedet_tf.config import with_classes
+from refinedet_tf.config_files import load_config
+from refinedet_tf.data.shapes import CLASS_NAMES
+from refinedet_tf.evaluation.shares import ROW
+from refinedet_tf.model import build_model
+from refinedet_tf.weights import save_weights
+
+BROKEN = "val_000001"
+"""The image of the second batch, which worker:1 takes."""
 
 RUN = (
     "training.steps=3",
@@ -21,13 +33,93 @@ def arguments_for(config_file, output, *more):
     return ["--config", str(config_file), *overrides, "--output", str(output)]
 
 
+DETECTS = (
+    "evaluation.batch_size=1",
+    "postprocess.score_threshold=0.0",
+    "postprocess.objectness_threshold=0.0",
+    "postprocess.max_detections=20",
+)
+"""With them, random weights detect something everywhere; there are two batches for each worker."""
+
+
 @pytest.fixture(scope="module")
-def workers(config_file, tmp_path_factory):
-    """The run folder, and what `finish` returns for both processes."""
-    folder = tmp_path_factory.mktemp("multi") / "run"
-    arguments = arguments_for(config_file, folder, 'training.strategy="multi_worker"')
-    run_list = [{"arguments": arguments}]
-    return folder, finish(*start_workers([run_list, run_list], local_cluster(2)), seconds=180)
+def workers(config_file, devkit, tmp_path_factory):
+    """The run folder, and what `finish` returns for both processes, which evaluate first.
+
+    The weights are evaluated by both workers, with two replicas each, and then by the chief alone; once an
+    image in the share of worker:1 is broken. The validation of the training is repeated by the chief alone.
+    TensorFlow keeps the port of a worker, so the training comes last of what both do.
+    """
+    folder = tmp_path_factory.mktemp("multi")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, BACKBONE, small_backbone)
+        config = with_classes(load_config(config_file), CLASS_NAMES)
+        save_weights(build_model(config), folder / "random.weights.h5")
+    broken = folder / "devkit"
+    shutil.copytree(devkit, broken)
+    (broken / "VOC2007" / "JPEGImages" / f"{BROKEN}.jpg").write_bytes(b"no image")
+    multi = 'training.strategy="multi_worker"'
+    training = {"arguments": arguments_for(config_file, folder / "run", multi, *DETECTS)}
+
+    def evaluation(name, *overrides, weights="random.weights.h5", config=config_file):
+        settings = [f"data.classes={json.dumps(CLASS_NAMES)}", *DETECTS, *overrides]
+        options = [part for override in settings for part in ("--set", override)]
+        options += ["--config", str(config), "--weights", str(folder / weights)]
+        return {
+            "evaluate": str(folder / name),
+            "arguments": [*options, "--json", str(folder / f"{name}.json")],
+        }
+
+    both = [
+        evaluation("broken", multi, f"data.root={broken}"),
+        evaluation("together", multi),
+    ]
+    alone = evaluation("alone")
+    final = evaluation("final", weights="run/final.weights.h5")
+    run_lists = [[*both, alone, training, final], [*both, training]]
+    return folder / "run", finish(*start_workers(run_lists, local_cluster(2), "two-devices"), seconds=280)
+
+
+def test_evaluation_by_two_workers_is_that_of_one(workers):
+    folder = workers[0].parent
+    together = (folder / "together").read_bytes()
+    assert len(together) == 4 * 20 * ROW.itemsize
+    assert together == (folder / "alone").read_bytes()
+    numbers, alone = (json.loads((folder / f"{name}.json").read_text()) for name in ("together", "alone"))
+    assert numbers["AP"] == alone["AP"] and numbers["mAP"] == alone["mAP"] > 0
+    names = [f"worker:{worker} replica {replica}" for worker in (0, 1) for replica in (0, 1)]
+    assert [(work["name"], work["images"]) for work in numbers["replicas"]] == [(name, 1) for name in names]
+    assert [(work["name"], work["images"]) for work in alone["replicas"]] == [
+        ("replica 0", 2),
+        ("replica 1", 2),
+    ]
+
+
+def test_only_the_chief_prints_an_evaluation(workers):
+    _, ((_, chief_out, _), (_, out, _)) = workers
+    assert chief_out.count("mAP  ") == 3
+    assert "worker:1 replica 1: 1 images in " in chief_out
+    assert "mAP" not in out.partition("exit 0")[0]
+
+
+def test_a_broken_image_in_one_share_is_named_by_all(workers):
+    _, ((_, chief_out, chief_err), (_, out, err)) = workers
+    (chief_line,), (line,) = (
+        [line for line in text.splitlines() if BROKEN in line] for text in (chief_err, err)
+    )
+    assert line.startswith("error: image ") and f"{BROKEN}.jpg cannot be decoded" in line
+    assert chief_line == f"error: worker:1 ended: {line.removeprefix('error: ')}"
+    assert [text.split("exit")[1].split()[0] for text in (chief_out, out)] == ["2", "2"]
+
+
+def test_validation_by_two_workers_is_that_of_one(workers):
+    """The weights of the last step are evaluated anew by the chief alone."""
+    folder, _ = workers
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    validation = entries[-1]["validation"]
+    alone = json.loads((folder.parent / "final.json").read_text())
+    assert (validation["mAP"], validation["AP"]) == (alone["mAP"], alone["AP"])
+    assert validation["mAP"] > 0
 
 
 def test_both_end_well_and_one_speaks(workers):
@@ -36,6 +128,8 @@ def test_both_end_well_and_one_speaks(workers):
     assert code == 0, err
     assert chief_out.count("\nstep ") == 3 and "2 replica(s)" in chief_out
     assert "step " not in out
+    exits = [[line for line in text.splitlines() if line.startswith("exit")] for text in (chief_out, out)]
+    assert exits == [["exit 2"] + ["exit 0"] * 4, ["exit 2"] + ["exit 0"] * 2]
 
 
 def test_run_folder_is_complete(workers):
@@ -63,7 +157,7 @@ def test_run_folder_is_complete(workers):
 
 def test_two_workers_equal_one_process(tf_test, workers, config_file, command, eagerly, tmp_path):
     """The global batch is the same, so the weights and the statistics of BatchNorm are, too."""
-    result = command(train, *arguments_for(config_file, tmp_path / "alone"))
+    result = command(train, *arguments_for(config_file, tmp_path / "alone", *DETECTS))
     assert result.code == 0, result.err
     compared = 0
     with (

@@ -6,12 +6,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from processes import local_cluster
 
 from refinedet_tf.errors import InputError, TrainingStopped
 from refinedet_tf.training import workers as workers_module
 from refinedet_tf.training.cluster import read_cluster
+from refinedet_tf.training.link import MAX_BYTES
 from refinedet_tf.training.workers import Workers
 
 
@@ -134,3 +136,59 @@ def test_something_else_calls_the_chief(clusters, ended):
     with ThreadPoolExecutor(1) as pool:
         pool.submit(call_too)
         assert on_all(clusters, lambda workers: workers.exchange(workers.index)) == [[0, 1, 2]] * 3
+
+
+def test_the_chief_gathers_bytes_of_any_length(clusters, ended):
+    """They are longer than a message may be."""
+    data = [np.random.default_rng(index).bytes(size) for index, size in enumerate((5, MAX_BYTES + 7, 0))]
+
+    def work(workers):
+        first = workers.gather_on_chief(data[workers.index])
+        return first, workers.gather_on_chief(workers.names[workers.index].encode())
+
+    chief, *others = on_all(clusters, work)
+    assert chief == (data, [b"worker:0", b"worker:1", b"worker:2"])
+    assert others == [([], []), ([], [])]
+    assert not ended
+
+
+def test_long_work_ends_with_an_error_elsewhere(clusters, ended):
+    def work(workers):
+        if workers.index == 2:
+            raise InputError("an image is broken")
+        for _ in range(500):
+            workers.check()
+            time.sleep(0.02)
+
+    text = "worker:2 ended: an image is broken"
+    assert [str(error) for error in on_all(clusters, work)] == [text, text, "an image is broken"]
+    assert not ended
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize("kind", [InputError, TrainingStopped])
+def test_an_error_before_the_meeting_reaches_those_that_are_up(clusters, failing, kind):
+    """The others wait for the chief or for the last worker when this one fails, for example on its data."""
+    listening = threading.Barrier(3)
+
+    def run(cluster):
+        try:
+            with Workers(cluster) as workers:
+                listening.wait()
+                if workers.index == failing:
+                    time.sleep(0.5)
+                    raise kind("no annotations")
+                workers.meet(20)
+        except (InputError, TrainingStopped) as error:
+            return error
+
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(run, clusters))
+    for index, error in enumerate(results):
+        text = "no annotations" if index == failing else f"worker:{failing} ended: no annotations"
+        assert (type(error), str(error)) == (kind, text)
+
+
+def test_an_error_before_the_chief_is_up(clusters):
+    with pytest.raises(InputError, match="^no annotations$"), Workers(clusters[1]):
+        raise InputError("no annotations")

@@ -1,0 +1,102 @@
+"""The detections of one, two and four replicas, and the shares of several processes."""
+
+import json
+
+import numpy as np
+import pytest
+from processes import finish, start_program
+
+from refinedet_tf.evaluation.shares import Share, join_shares, share_of
+from refinedet_tf.inference.detections import DatasetDetections
+from refinedet_tf.inference.replicas import Replicas, ReplicaWork
+
+
+@pytest.fixture(scope="module")
+def found(config_file):
+    ((code, out, err),) = finish(start_program("shares_program.py", str(config_file)))
+    assert code == 0, err
+    return json.loads(out)
+
+
+@pytest.mark.parametrize("kind", ["evaluation", "multi-scale"])
+def test_any_number_of_replicas_detects_the_same(found, kind):
+    assert found["images"] == 12
+    assert found[kind]["equal"] == [True] * 3
+    assert found[kind]["detections"] > 100 and found[kind]["labels"] > 1
+    assert found[kind]["work"] == {
+        "1": [["replica 0", 12]],
+        "2": [["replica 0", 6], ["replica 1", 6]],
+        "4": [["replica 0", 4], ["replica 1", 4], ["replica 2", 2], ["replica 3", 2]],
+    }
+
+
+def test_processes_take_batches_in_turn(found):
+    assert found["halves"] == [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]]
+
+
+def test_detect_writes_the_same_and_says_who_did_what(found):
+    first, *several = found["detect"]
+    assert "1 of 13 images left out: image /broken.jpg cannot be decoded" in first["error"]
+    assert len(json.loads(first["text"])) == 12
+    for result in several:
+        assert (result["error"], result["text"]) == (first["error"], first["text"])
+    assert first["printed"] == []
+    work = [[line.partition(" in ")[0] for line in result["printed"]] for result in several]
+    assert work == [
+        ["replica 0: 7 images", "replica 1: 5 images"],
+        ["replica 0: 4 images", "replica 1: 3 images", "replica 2: 3 images", "replica 3: 2 images"],
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_every_image_has_one_process(count):
+    parts = [share_of(11, 2, index, count) for index in range(count)]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(11))
+    for index, part in enumerate(parts):
+        assert {image // 2 % count for image in part.tolist()} <= {index}
+
+
+def test_joined_shares_are_those_of_one_process():
+    generator = np.random.default_rng(0)
+    images = np.sort(generator.integers(0, 9, 50))
+    rows = [generator.integers(1, 4, 50).astype(np.int32), generator.random(50, np.float32)]
+    boxes = generator.random((50, 4), np.float32)
+    whole = Share(DatasetDetections(images, *rows, boxes), (2.0, 1.0), (ReplicaWork("replica 0", 9, 3.0),))
+    shares = []
+    for index in range(3):  # The last process has no image.
+        kept = np.isin(images, share_of(9, 5, index, 3))
+        part = DatasetDetections(images[kept], *(column[kept] for column in rows), boxes[kept])
+        shares.append(Share(part, (1.0, 0.25), (ReplicaWork("replica 0", (5, 4, 0)[index], 1.5),)))
+    facts = json.loads(json.dumps([share.facts() for share in shares]))
+    joined = join_shares(["worker:0", "worker:1", "worker:2"], facts, [s.to_bytes() for s in shares], 0)
+    assert joined.to_bytes() == whole.to_bytes()
+    assert joined.seconds == (3.0, 0.75)
+    assert [str(work) for work in joined.work] == [
+        "worker:0 replica 0: 5 images in 1.5 s",
+        "worker:1 replica 0: 4 images in 1.5 s",
+        "worker:2 replica 0: 0 images in 1.5 s",
+    ]
+    assert joined.num_images == 9
+
+
+def test_an_error_in_a_replica_ends_the_work():
+    replicas = Replicas(lambda images: {}, object)
+    read = []
+
+    def batches():
+        for number in range(100):
+            read.append(number)
+            yield number
+
+    def detect(detector, batch):
+        if batch == 3:
+            raise ValueError("batch 3")
+        return [batch]
+
+    done = []
+    with pytest.raises(ValueError, match="batch 3"):
+        for batch, results in replicas.run(batches(), detect):
+            done.append((batch, results))
+    assert done == [(0, [0]), (1, [1]), (2, [2])]
+    assert len(read) <= 6
+    assert replicas.work[0].images in (3, 4)

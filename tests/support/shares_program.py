@@ -1,0 +1,126 @@
+"""Evaluation and detection on one, two and four replicas, on logical CPU devices, compared bit for bit.
+
+    python shares_program.py CONFIG
+
+Devices must be set up before TensorFlow starts, so this is a program. It prints one JSON object; the tests
+in `test_shares.py` say what its values must be.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from refinedet_tf.commands import terminal  # noqa: F401 - sets TensorFlow's environment
+
+import keras  # isort: skip - after terminal
+import numpy as np
+import tensorflow as tf
+from small_network import use_small_backbone
+
+import refinedet_tf as rd
+from refinedet_tf.commands.detect import detect_files
+from refinedet_tf.config import with_classes
+from refinedet_tf.config_files import load_config
+from refinedet_tf.data.dataset import read_dataset
+from refinedet_tf.errors import InputError
+from refinedet_tf.evaluation.evaluator import detect_share, detect_share_multi_scale
+from refinedet_tf.inference import multiscale
+from refinedet_tf.inference.detector import Detector
+from refinedet_tf.inference.replicas import Replicas, local_devices
+
+REPLICAS = (1, 2, 4)
+
+OVERRIDES = (
+    'data.test=["2007/train","2007/val"]',
+    "evaluation.batch_size=2",
+    "model.image_size=[128,128]",
+    # Random weights score low.
+    "postprocess.score_threshold=0.0",
+    "postprocess.objectness_threshold=0.0",
+    "postprocess.max_detections=20",
+)
+
+
+def main(config_file):
+    """Detects with all numbers of replicas and prints what was found."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * max(REPLICAS))
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    use_small_backbone()
+    # Two passes are enough: one is square, and one depends on the image.
+    multiscale.PASSES = {320: multiscale.PASSES[320][:2]}
+    config = load_config(config_file, OVERRIDES)
+    dataset = read_dataset(config.data, "test")
+    config = with_classes(config, dataset.class_names)
+    keras.utils.set_random_seed(0)
+    models = {count: replicated(config, count) for count in REPLICAS}
+    found = {"images": len(dataset)}
+    shares = {count: detect_share(model, config, dataset) for count, model in models.items()}
+    found["evaluation"] = compared(shares)
+    halves = [detect_share(models[2], config, dataset, part=(index, 2)) for index in range(2)]
+    found["halves"] = [sorted(set(half.detections.images.tolist())) for half in halves]
+    tf.config.run_functions_eagerly(True)  # Multi-scale testing traces a graph for each size and replica.
+    models = {count: replicated(free_size(config), count, models[count]) for count in REPLICAS}
+    shares = {count: detect_share_multi_scale(model, config, dataset) for count, model in models.items()}
+    found["multi-scale"] = compared(shares)
+    found["detect"] = [detect(config, models[count], dataset) for count in REPLICAS]
+    print(json.dumps(found))
+
+
+def free_size(config):
+    """The config of a network that takes images of any size."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, image_size=None))
+
+
+def replicated(config, count, source=None):
+    """A network with weights that are the same for any number of replicas."""
+    with tf.distribute.MirroredStrategy(local_devices()[:count]).scope():
+        model = rd.build_model(config)
+    if source is not None:
+        model.set_weights(source.get_weights())
+        return model
+    generator = np.random.default_rng(0)
+    for variable in model.weights:
+        spread = generator.normal(0, 0.3, variable.shape) if "conf" in variable.path else 0.0
+        value = generator.normal(0, 0.1, variable.shape) if "kernel" in variable.path else 0.0
+        variable.assign(np.asarray(variable) * ("kernel" not in variable.path) + value + spread)
+    return model
+
+
+def compared(shares):
+    """What each number of replicas has done, and whether its detections are those of one replica."""
+    first = shares[1]
+    return {
+        "detections": len(first.detections.scores),
+        "labels": len(set(first.detections.labels.tolist())),
+        "equal": [share.to_bytes() == first.to_bytes() for share in shares.values()],
+        "work": {count: [[w.name, w.images] for w in share.work] for count, share in shares.items()},
+    }
+
+
+def detect(config, model, dataset):
+    """What detect.py writes and prints for the images, one of which is broken."""
+    with tempfile.TemporaryDirectory() as folder:
+        broken = Path(folder) / "broken.jpg"
+        broken.write_bytes(b"no image")
+        paths = [*map(Path, dataset.image_paths[:5]), broken, *map(Path, dataset.image_paths[5:])]
+        output = Path(folder) / "output"
+        output.mkdir()
+        config = free_size(config)
+        replicas = Replicas(model, lambda: Detector(model, config, (128, 128)))
+        error, printed = None, io.StringIO()
+        try:
+            with contextlib.redirect_stdout(printed):
+                detect_files(replicas, paths, output, 0.9, config.evaluation.batch_size)
+        except InputError as refused:
+            error = str(refused).replace(folder, "")
+        text = (output / "detections.json").read_text()
+        return {"error": error, "text": text, "printed": printed.getvalue().splitlines()[1:]}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
