@@ -77,7 +77,7 @@ def workers(config_file, devkit, tmp_path_factory):
     alone = evaluation("alone")
     final = evaluation("final", weights="run/final.weights.h5")
     run_lists = [[*both, alone, training, final], [*both, training]]
-    return folder / "run", finish(*start_workers(run_lists, local_cluster(2), "two-devices"), seconds=280)
+    return folder / "run", finish(*start_workers(run_lists, local_cluster(2), "two-devices"), seconds=420)
 
 
 def test_evaluation_by_two_workers_is_that_of_one(workers):
