@@ -1,5 +1,6 @@
 """The evaluation of a model on a dataset: its detections, their accuracy, and the speed."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
@@ -115,10 +116,11 @@ def detect_share(
     start = time.perf_counter()
     image_size = replicas.detectors[0].detector.image_size
     batches = _read_batches(dataset, image_size, config.evaluation.batch_size, indices)
-    for _, batch_detections in replicas.run(batches, detect):
-        results += batch_detections
-        if progress is not None:
-            progress(len(results), len(indices), time.perf_counter() - start)
+    with contextlib.closing(replicas.run(batches, detect)) as batches_of_detections:
+        for _, batch_detections in batches_of_detections:
+            results += batch_detections
+            if progress is not None:
+                progress(len(results), len(indices), time.perf_counter() - start)
     detections = join_images(results, indices)
     if config.evaluation.soft_nms:
         limit = config.postprocess.max_detections
@@ -161,10 +163,11 @@ def detect_share_multi_scale(
 
     results: list[ImageDetections] = []
     start = time.perf_counter()
-    for _, batch_detections in replicas.run(batches, detect):
-        results += batch_detections
-        if progress is not None:
-            progress(len(results), len(indices), time.perf_counter() - start)
+    with contextlib.closing(replicas.run(batches, detect)) as batches_of_detections:
+        for _, batch_detections in batches_of_detections:
+            results += batch_detections
+            if progress is not None:
+                progress(len(results), len(indices), time.perf_counter() - start)
     seconds = sum(detector.seconds for detector in replicas.detectors)
     single_seconds = sum(detector.single_seconds for detector in replicas.detectors)
     passes = 2 * len(replicas.detectors[0].passes)

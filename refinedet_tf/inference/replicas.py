@@ -7,7 +7,7 @@ images by the same graph, so that its detections are the same bit for bit on dev
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -74,12 +74,12 @@ class Replicas(Generic[DetectorT]):
 
     def run(
         self, batches: Iterable[Batch], detect: Callable[[DetectorT, Batch], Sequence[Result]]
-    ) -> Iterator[tuple[Batch, Sequence[Result]]]:
+    ) -> Generator[tuple[Batch, Sequence[Result]], None, None]:
         """Detects on every batch, number k on replica k modulo the number of replicas.
 
         Every replica has a thread of its own, and `batches` is read in the thread of the caller, at most
-        `BATCHES_PER_REPLICA` per replica ahead. If the caller stops, the batches in progress are finished
-        and the others are given up.
+        `BATCHES_PER_REPLICA` per replica ahead. If the caller closes the generator, the batches in
+        progress are finished and the others are given up.
 
         Args:
             batches: the batches, of any type.

@@ -48,6 +48,11 @@ def test_detect_writes_the_same_and_says_who_did_what(found):
     ]
 
 
+def test_every_replica_reads_its_copy_of_the_weights(found):
+    cpu = "/job:localhost/replica:0/task:0/device:CPU:"
+    assert found["weights"] == [[f"{cpu}0"], [f"{cpu}1"]]
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_every_image_has_one_process(count):
     parts = [share_of(11, 2, index, count) for index in range(count)]

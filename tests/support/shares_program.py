@@ -29,6 +29,7 @@ from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation.evaluator import detect_share, detect_share_multi_scale
 from refinedet_tf.inference import multiscale
+from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.replicas import Replicas, local_devices
 
@@ -63,6 +64,7 @@ def main(config_file):
     found["evaluation"] = compared(shares)
     halves = [detect_share(models[2], config, dataset, part=(index, 2)) for index in range(2)]
     found["halves"] = [sorted(set(half.detections.images.tolist())) for half in halves]
+    found["weights"] = devices_of_weights(models[4], config)
     tf.config.run_functions_eagerly(True)  # Multi-scale testing traces a graph for each size and replica.
     models = {count: replicated(free_size(config), count, models[count]) for count in REPLICAS}
     shares = {count: detect_share_multi_scale(model, config, dataset) for count, model in models.items()}
@@ -100,6 +102,16 @@ def compared(shares):
         "equal": [share.to_bytes() == first.to_bytes() for share in shares.values()],
         "work": {count: [[w.name, w.images] for w in share.work] for count, share in shares.items()},
     }
+
+
+def devices_of_weights(model, config):
+    """The devices from which the graph of each replica reads its weights."""
+    replicas = Replicas(model, lambda: CompiledDetector(inference_network(model), config))
+
+    def captured(detector, _):
+        return [sorted({handle.device for handle in detector.heads.get_concrete_function().captured_inputs})]
+
+    return [devices for _, (devices,) in replicas.run(range(2), captured)]
 
 
 def detect(config, model, dataset):
