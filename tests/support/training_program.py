@@ -2,8 +2,8 @@
 
     python training_program.py '[{"arguments": ["--config", ...], "signal": "SIGTERM", "after": 3}, ...]'
 
-With a signal, the process sends it to itself when that many steps are done. With "pause", every step takes
-that many seconds more. With "evaluate", the run is one of evaluate.py, and the chief writes the bytes of
+With a signal, the process sends it to itself when that many steps are done, or with "validation" when it
+begins to validate. With "pause", every step takes that many seconds more. With "evaluate", the run is one of evaluate.py, and the chief writes the bytes of
 all detections to the file that it names. "TF_CONFIG" is that of this run and of those after it. Each run that
 comes back ends with the line "exit CODE". Further words on the command line:
 
@@ -27,7 +27,7 @@ import tensorflow as tf  # isort: skip - after terminal, which sets its environm
 from small_network import use_small_backbone  # isort: skip
 
 from refinedet_tf.commands import evaluate as evaluate_command  # isort: skip
-from refinedet_tf.training import workers
+from refinedet_tf.training import validation, workers
 from refinedet_tf.training.log import ProgressLog
 
 
@@ -45,7 +45,7 @@ def main(runs, words):
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     workers.GRACE_SECONDS = 200.0  # On a busy machine a graph may be traced for longer than usual.
     write_result = evaluate_command._write
-    report_step = ProgressLog.step
+    report_step, detect_share = ProgressLog.step, validation.detect_share
     for run in runs:
 
         def step(self, done, *arguments, run=run):
@@ -54,12 +54,18 @@ def main(runs, words):
             if done == run.get("after"):
                 os.kill(os.getpid(), signal.Signals[run["signal"]])
 
+        def detect(*arguments, run=run):
+            if run.get("validation"):
+                os.kill(os.getpid(), signal.Signals[run["signal"]])
+            return detect_share(*arguments)
+
         def write(share, *arguments, run=run):
             Path(run["evaluate"]).write_bytes(share.to_bytes())
             write_result(share, *arguments)
 
         ProgressLog.step = step
         evaluate_command._write = write
+        validation.detect_share = detect
         if "TF_CONFIG" in run:
             os.environ["TF_CONFIG"] = run["TF_CONFIG"]
         code = 0

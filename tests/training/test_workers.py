@@ -164,6 +164,24 @@ def test_a_port_in_use(config_file, refused, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_a_signal_in_the_validation_of_one_worker(config_file, tmp_path, name):
+    """SIGTERM: all give the validation up, and the chief saves. SIGKILL: the chief says who was lost."""
+    arguments = arguments_for(config_file, tmp_path / "run", "training.validate_every=2")
+    run_lists = [[{"arguments": arguments}], [{"arguments": arguments, "signal": name, "validation": True}]]
+    tf_configs = local_cluster(2)
+    (code, _, err), (_, _, worker_err) = finish(*start_workers(run_lists, tf_configs), seconds=400)
+    if name == "SIGKILL":
+        assert (code, lines_of(err)) == (1, [lost("worker:1", tf_configs[0])])
+        return
+    ending = "after step 2, before its validation was finished; continue with --resume"
+    assert lines_of(err) == [f"error: stopped by a signal to another worker {ending}"]
+    assert lines_of(worker_err) == [f"error: stopped by SIGTERM {ending}"]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-2"]
+    assert not (tmp_path / "run" / "best.weights.h5").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 3])
 def test_kills_of_each_worker_and_restarts(config_file, tmp_path, workers):
     """Each worker is killed once at a random moment; the others name it, and all are started again."""
