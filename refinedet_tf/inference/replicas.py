@@ -4,6 +4,7 @@ A batch is never divided: whatever the number of replicas, every image is comput
 images by the same graph, so that its detections are the same bit for bit on devices of one kind.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections import deque
@@ -62,6 +63,7 @@ class Replicas(Generic[DetectorT]):
                 device, and the detector is only used by one thread, which has set that device.
         """
         self.devices = replica_devices(network)
+        self._strategy = strategy_of(network)
         self.detectors = [make_detector() for _ in self.devices]
         self._images = [0] * len(self.devices)
         self._seconds = [0.0] * len(self.devices)
@@ -113,7 +115,9 @@ class Replicas(Generic[DetectorT]):
     ) -> Sequence[Result]:
         """Detects on one batch; it runs in the thread of the replica."""
         start = time.perf_counter()
-        with tf.device(self.devices[replica]):
+        # In the scope of the strategy, and nowhere else, a graph reads the copy of its own device.
+        scope = self._strategy.scope() if self._strategy is not None else contextlib.nullcontext()
+        with scope, tf.device(self.devices[replica]):
             results = detect(self.detectors[replica], batch)
         self._images[replica] += len(results)
         self._seconds[replica] += time.perf_counter() - start
@@ -137,7 +141,14 @@ def replica_devices(network: Network) -> list[str]:
         `local_devices`.
     """
     for variable in getattr(network, "variables", ()):
-        values = getattr(variable, "value", None)
-        if isinstance(values, tf.distribute.DistributedValues):
-            return [copy.device for copy in values.values]
+        if isinstance(variable.value, tf.distribute.DistributedValues):
+            return [copy.device for copy in variable.value.values]
     return local_devices()[:1]
+
+
+def strategy_of(network: Network) -> tf.distribute.Strategy | None:
+    """Returns the strategy in whose scope a model was built, or None."""
+    for variable in getattr(network, "variables", ()):
+        if isinstance(variable.value, tf.distribute.DistributedValues):
+            return variable.value.distribute_strategy
+    return None

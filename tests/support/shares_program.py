@@ -64,7 +64,7 @@ def main(config_file):
     found["evaluation"] = compared(shares)
     halves = [detect_share(models[2], config, dataset, part=(index, 2)) for index in range(2)]
     found["halves"] = [sorted(set(half.detections.images.tolist())) for half in halves]
-    found["weights"] = devices_of_weights(models[4], config)
+    found["weights"] = devices_of_weights(models[2], config)
     tf.config.run_functions_eagerly(True)  # Multi-scale testing traces a graph for each size and replica.
     models = {count: replicated(free_size(config), count, models[count]) for count in REPLICAS}
     shares = {count: detect_share_multi_scale(model, config, dataset) for count, model in models.items()}

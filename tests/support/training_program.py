@@ -3,12 +3,12 @@
     python training_program.py '[{"arguments": ["--config", ...], "signal": "SIGTERM", "after": 3}, ...]'
 
 With a signal, the process sends it to itself when that many steps are done, or with "validation" when it
-begins to validate. With "pause", every step takes that many seconds more. With "evaluate", the run is one of evaluate.py, and the chief writes the bytes of
-all detections to the file that it names. "TF_CONFIG" is that of this run and of those after it. Each run that
-comes back ends with the line "exit CODE". Further words on the command line:
+begins to validate. With "pause", every step takes that many seconds more. With "evaluate", the run is one of
+evaluate.py, and the chief writes the bytes of all detections to the file that it names. "TF_CONFIG" is that
+of this run and of those after it. Each run that comes back ends with the line "exit CODE". Further words on
+the command line:
 
     as-users-run-it   optimize the graphs, with four threads between operations and four inside each
-    two-devices       make two logical CPU devices
     whole             train the network that the config names; otherwise a small one takes its place
 """
 
@@ -40,9 +40,6 @@ def main(runs, words):
     else:
         # Rewriting the graphs takes longer than the few steps that they run.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    if "two-devices" in words:
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     workers.GRACE_SECONDS = 200.0  # On a busy machine a graph may be traced for longer than usual.
     write_result = evaluate_command._write
     report_step, detect_share = ProgressLog.step, validation.detect_share
