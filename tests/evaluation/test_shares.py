@@ -18,20 +18,22 @@ def found(config_file):
     return json.loads(out)
 
 
-@pytest.mark.parametrize("kind", ["evaluation", "multi-scale"])
+WORK = {
+    "evaluation": {"1": [12], "2": [6, 6], "4": [4, 4, 2, 2]},
+    "multi-scale": {"1": [4], "2": [2, 2], "4": [1, 1, 1, 1]},
+}
+"""The images of each replica by the number of replicas: 12 in batches of 2, and 4 in batches of 1."""
+
+
+@pytest.mark.parametrize("kind", WORK)
 def test_any_number_of_replicas_detects_the_same(found, kind):
     assert found["images"] == 12
     assert found[kind]["equal"] == [True] * 3
-    assert found[kind]["detections"] > 100 and found[kind]["labels"] > 1
+    assert found[kind]["detections"] > 50 and found[kind]["labels"] > 1
     assert found[kind]["work"] == {
-        "1": [["replica 0", 12]],
-        "2": [["replica 0", 6], ["replica 1", 6]],
-        "4": [["replica 0", 4], ["replica 1", 4], ["replica 2", 2], ["replica 3", 2]],
+        count: [[f"replica {number}", images] for number, images in enumerate(work)]
+        for count, work in WORK[kind].items()
     }
-
-
-def test_processes_take_batches_in_turn(found):
-    assert found["halves"] == [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]]
 
 
 def test_detect_writes_the_same_and_says_who_did_what(found):

@@ -62,12 +62,13 @@ def main(config_file):
     found = {"images": len(dataset)}
     shares = {count: detect_share(model, config, dataset) for count, model in models.items()}
     found["evaluation"] = compared(shares)
-    halves = [detect_share(models[2], config, dataset, part=(index, 2)) for index in range(2)]
-    found["halves"] = [sorted(set(half.detections.images.tolist())) for half in halves]
     found["weights"] = devices_of_weights(models[2], config)
     tf.config.run_functions_eagerly(True)  # Multi-scale testing traces a graph for each size and replica.
     models = {count: replicated(free_size(config), count, models[count]) for count in REPLICAS}
-    shares = {count: detect_share_multi_scale(model, config, dataset) for count, model in models.items()}
+    few = load_config(config_file, [*OVERRIDES, 'data.test=["2007/val"]', "evaluation.batch_size=1"])
+    few = with_classes(few, dataset.class_names)
+    few_images = read_dataset(few.data, "test")
+    shares = {count: detect_share_multi_scale(model, few, few_images) for count, model in models.items()}
     found["multi-scale"] = compared(shares)
     found["detect"] = [detect(config, models[count], dataset) for count in REPLICAS]
     print(json.dumps(found))

@@ -32,16 +32,16 @@ DETECTS = (
     "postprocess.objectness_threshold=0.0",
     "postprocess.nms_iou=0.8",
 )
-"""With them, random weights detect something everywhere; there are two batches for each worker."""
+"""With them, a network that has learnt nothing detects something everywhere; there are two batches for each worker."""
 
 
 @pytest.fixture(scope="module")
 def workers(config_file, devkit, tmp_path_factory):
     """The run folder, and what `finish` returns for both processes.
 
-    They train, and then evaluate the final weights together; once an image in the share of worker:1 is broken.
-    The chief evaluates alone as well. TensorFlow keeps the ports of the
-    training, so the evaluation takes other ones.
+    They train, and then evaluate the final weights together; once an image in the share of worker:1 is
+    broken. The chief evaluates alone as well. TensorFlow keeps the ports of the training, so the evaluation
+    takes other ones.
     """
     folder = tmp_path_factory.mktemp("multi")
     broken = folder / "devkit"
