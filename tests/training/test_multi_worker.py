@@ -32,7 +32,7 @@ DETECTS = (
     "postprocess.objectness_threshold=0.0",
     "postprocess.nms_iou=0.8",
 )
-"""With them, a network that has learnt nothing detects something everywhere; there are two batches for each worker."""
+"""With them, a network that has learnt nothing detects something everywhere; each worker has two batches."""
 
 
 @pytest.fixture(scope="module")
