@@ -51,10 +51,13 @@ def measure(
         to stop. All workers return the same.
     """
 
-    def stop_if_requested(*_: float) -> None:
-        workers.check()
+    def tell_if_requested() -> None:
         if stop.requested:
             workers.tell_to_stop()
+
+    def stop_if_requested(*_: float) -> None:
+        workers.check()
+        tell_if_requested()
         if workers.told_to_stop:
             raise _ValidationStopped
 
@@ -66,7 +69,8 @@ def measure(
         except _ValidationStopped:
             finished = False
     told = stop.requested is not None or workers.told_to_stop
-    outcomes = workers.exchange([finished, told])
+    # The others may be at work for long, where this worker had a smaller share.
+    outcomes = workers.exchange([finished, told], tell_if_requested)
     told_to_stop = any(told for _, told in outcomes)
     if not all(finished for finished, _ in outcomes):
         return None, False, told_to_stop

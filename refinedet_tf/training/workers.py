@@ -10,7 +10,7 @@ import faulthandler
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -100,11 +100,12 @@ class Workers:
             threading.Thread(target=self._listen_to, args=(index, link), daemon=True).start()
         threading.Thread(target=self._show_life, daemon=True).start()
 
-    def exchange(self, value: Any) -> list[Any]:
+    def exchange(self, value: Any, while_waiting: Callable[[], None] | None = None) -> list[Any]:
         """Gives a value to all workers, and waits for theirs; all workers must call it equally often.
 
         Args:
             value: anything that JSON can hold.
+            while_waiting: is called from time to time until all values are there.
 
         Returns:
             The values of all workers in the order of `names`.
@@ -121,8 +122,9 @@ class Workers:
             self.links[0].send("value", number=self.number, value=value)
         with self.news:
             while self.number not in self.answers:
-                if self.failure is not None:
-                    raise self.failure
+                self.check()
+                if while_waiting is not None:
+                    while_waiting()
                 self.news.wait(0.2)
             return self.answers.pop(self.number)
 

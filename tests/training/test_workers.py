@@ -167,7 +167,8 @@ def test_a_port_in_use(config_file, refused, monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
 def test_a_signal_in_the_validation_of_one_worker(config_file, tmp_path, name):
     """SIGTERM: all give the validation up, and the chief saves. SIGKILL: the chief says who was lost."""
-    arguments = arguments_for(config_file, tmp_path / "run", "training.validate_every=2")
+    overrides = ("training.validate_every=2", "evaluation.batch_size=1")
+    arguments = arguments_for(config_file, tmp_path / "run", *overrides)
     run_lists = [[{"arguments": arguments}], [{"arguments": arguments, "signal": name, "validation": True}]]
     tf_configs = local_cluster(2)
     (code, _, err), (_, _, worker_err) = finish(*start_workers(run_lists, tf_configs), seconds=400)
