@@ -192,3 +192,14 @@ def test_an_error_before_the_meeting_reaches_those_that_are_up(clusters, failing
 def test_an_error_before_the_chief_is_up(clusters):
     with pytest.raises(InputError, match="^no annotations$"), Workers(clusters[1]):
         raise InputError("no annotations")
+
+
+def test_a_waiting_worker_passes_its_signal_on(clusters, ended):
+    def work(workers):
+        start = time.monotonic()
+        while workers.index != 1 and not workers.told_to_stop and time.monotonic() < start + 20:
+            time.sleep(0.02)
+        workers.exchange(None, workers.tell_to_stop if workers.index == 1 else None)
+        return workers.told_to_stop, time.monotonic() - start < 15
+
+    assert on_all(clusters, work) == [(True, True)] * 3
