@@ -4,9 +4,8 @@
 
 With a signal, the process sends it to itself when that many steps are done, or with "validation" when it
 begins to validate. With "pause", every step takes that many seconds more. With "evaluate", the run is one of
-evaluate.py, and the chief writes the bytes of all detections to the file that it names. "TF_CONFIG" is that
-of this run and of those after it. Each run that comes back ends with the line "exit CODE". Further words on
-the command line:
+evaluate.py, and the chief writes the bytes of all detections to the file that it names. Each run that comes
+back ends with the line "exit CODE". Further words on the command line:
 
     as-users-run-it   optimize the graphs, with four threads between operations and four inside each
     whole             train the network that the config names; otherwise a small one takes its place
@@ -63,8 +62,6 @@ def main(runs, words):
         ProgressLog.step = step
         evaluate_command._write = write
         validation.detect_share = detect
-        if "TF_CONFIG" in run:
-            os.environ["TF_CONFIG"] = run["TF_CONFIG"]
         code = 0
         try:
             terminal.run((evaluate if "evaluate" in run else train).main, run["arguments"])

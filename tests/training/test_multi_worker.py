@@ -6,9 +6,16 @@ import shutil
 import h5py
 import pytest
 from processes import finish, local_cluster, start_workers
+from small_network import BACKBONE, small_backbone
 
 import train
+from refinedet_tf.backbones import BACKBONES
+from refinedet_tf.config import with_classes
+from refinedet_tf.config_files import load_config
+from refinedet_tf.data.shapes import CLASS_NAMES
 from refinedet_tf.evaluation.shares import ROW
+from refinedet_tf.model import build_model
+from refinedet_tf.weights import save_weights
 
 BROKEN = "val_000001"
 """The image of the second batch, which worker:1 takes."""
@@ -32,40 +39,49 @@ DETECTS = (
     "postprocess.objectness_threshold=0.0",
     "postprocess.nms_iou=0.8",
 )
-"""With them, a network that has learnt nothing detects something everywhere; each worker has two batches."""
+"""With them, random weights detect something everywhere; each worker has two batches."""
 
 
 @pytest.fixture(scope="module")
-def workers(config_file, devkit, tmp_path_factory):
-    """The run folder, and what `finish` returns for both processes.
+def workers(config_file, tmp_path_factory):
+    """The run folder, and what `finish` returns for both processes."""
+    folder = tmp_path_factory.mktemp("multi") / "run"
+    arguments = arguments_for(config_file, folder, 'training.strategy="multi_worker"')
+    run_list = [{"arguments": arguments}]
+    return folder, finish(*start_workers([run_list, run_list], local_cluster(2)), seconds=180)
 
-    They train, and then evaluate the final weights together; once an image in the share of worker:1 is
-    broken. The chief evaluates alone as well. TensorFlow keeps the ports of the training, so the evaluation
-    takes other ones.
+
+@pytest.fixture(scope="module")
+def evaluated(config_file, devkit, tmp_path_factory):
+    """The folder of the results, and what `finish` returns for both processes.
+
+    They evaluate random weights together, first while an image in the share of worker:1 is broken. Then the
+    chief evaluates alone.
     """
-    folder = tmp_path_factory.mktemp("multi")
+    folder = tmp_path_factory.mktemp("evaluated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, BACKBONE, small_backbone)
+        config = with_classes(load_config(config_file), CLASS_NAMES)
+        save_weights(build_model(config), folder / "random.weights.h5")
     broken = folder / "devkit"
     shutil.copytree(devkit, broken)
     (broken / "VOC2007" / "JPEGImages" / f"{BROKEN}.jpg").write_bytes(b"no image")
     multi = 'training.strategy="multi_worker"'
-    training = {"arguments": arguments_for(config_file, folder / "run", multi, *DETECTS)}
 
     def evaluation(name, *overrides):
-        settings = [part for override in (*DETECTS, *overrides) for part in ("--set", override)]
-        options = ["--config", str(folder / "run"), "--weights", str(folder / "run" / "final.weights.h5")]
-        options += [*settings, "--json", str(folder / f"{name}.json")]
+        settings = [f"data.classes={json.dumps(CLASS_NAMES)}", *DETECTS, *overrides]
+        options = [part for override in settings for part in ("--set", override)]
+        options += ["--config", str(config_file), "--weights", str(folder / "random.weights.h5")]
+        options += ["--json", str(folder / f"{name}.json")]
         return {"evaluate": str(folder / name), "arguments": options}
 
-    run_lists = []
-    for tf_config in local_cluster(2):
-        broken_image = {**evaluation("broken", multi, f"data.root={broken}"), "TF_CONFIG": tf_config}
-        run_lists.append([training, broken_image, evaluation("together", multi)])
-    run_lists[0].append(evaluation("alone", 'training.strategy="mirrored"'))
-    return folder / "run", finish(*start_workers(run_lists, local_cluster(2)), seconds=420)
+    both = [evaluation("broken", multi, f"data.root={broken}"), evaluation("together", multi)]
+    run_lists = [[*both, evaluation("alone")], both]
+    return folder, finish(*start_workers(run_lists, local_cluster(2)), seconds=280)
 
 
-def test_evaluation_by_two_workers_is_that_of_one(workers):
-    folder = workers[0].parent
+def test_evaluation_by_two_workers_is_that_of_one(evaluated):
+    folder, _ = evaluated
     together = (folder / "together").read_bytes()
     assert len(together) > 400 * ROW.itemsize
     assert together == (folder / "alone").read_bytes()
@@ -75,30 +91,20 @@ def test_evaluation_by_two_workers_is_that_of_one(workers):
     assert shares == [[("worker:0 replica 0", 2), ("worker:1 replica 0", 2)], [("replica 0", 4)]]
 
 
-def test_only_the_chief_prints_an_evaluation(workers):
-    _, ((_, chief_out, _), (_, out, _)) = workers
+def test_only_the_chief_prints_an_evaluation(evaluated):
+    _, ((_, chief_out, _), (_, out, _)) = evaluated
     assert sum(line.startswith("mAP ") for line in chief_out.splitlines()) == 2
     assert "worker:1 replica 0: 2 images in " in chief_out
-    assert out.splitlines() == ["exit 0", "exit 2", "exit 0"]
+    assert out.splitlines() == ["exit 2", "exit 0"]
 
 
-def test_a_broken_image_in_one_share_is_named_by_all(workers):
-    _, ((_, _, chief_err), (_, _, err)) = workers
+def test_a_broken_image_in_one_share_is_named_by_all(evaluated):
+    _, ((_, _, chief_err), (_, _, err)) = evaluated
     (chief_line,), (line,) = (
         [line for line in text.splitlines() if BROKEN in line] for text in (chief_err, err)
     )
     assert line.startswith("error: image ") and f"{BROKEN}.jpg cannot be decoded" in line
     assert chief_line == f"error: worker:1 ended: {line.removeprefix('error: ')}"
-
-
-def test_validation_by_two_workers_is_that_of_one(workers):
-    """The weights of the last validation are evaluated anew by the chief alone."""
-    folder, _ = workers
-    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    validation = entries[-1]["validation"]
-    alone = json.loads((folder.parent / "alone.json").read_text())
-    assert (validation["mAP"], validation["AP"]) == (alone["mAP"], alone["AP"])
-    assert validation["mAP"] > 0
 
 
 def test_both_end_well_and_one_speaks(workers):
@@ -107,12 +113,6 @@ def test_both_end_well_and_one_speaks(workers):
     assert code == 0, err
     assert chief_out.count("\nstep ") == 3 and "2 replica(s)" in chief_out
     assert "step " not in out
-    assert [line for line in chief_out.splitlines() if line.startswith("exit")] == [
-        "exit 0",
-        "exit 2",
-        "exit 0",
-        "exit 0",
-    ]
 
 
 def test_run_folder_is_complete(workers):
@@ -140,7 +140,7 @@ def test_run_folder_is_complete(workers):
 
 def test_two_workers_equal_one_process(tf_test, workers, config_file, command, eagerly, tmp_path):
     """The global batch is the same, so the weights and the statistics of BatchNorm are, too."""
-    result = command(train, *arguments_for(config_file, tmp_path / "alone", *DETECTS))
+    result = command(train, *arguments_for(config_file, tmp_path / "alone"))
     assert result.code == 0, result.err
     compared = 0
     with (
