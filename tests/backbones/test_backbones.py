@@ -37,6 +37,16 @@ LEVEL_LAYERS = {
     "convnext_tiny": ("add_5", "add_14", "layer_normalization"),
 }
 
+STRIDE_4_LAYERS = {
+    "resnet50": "conv2_block3_out",
+    "inception_v3": "activation_4",
+    "inception_resnet_v2": "activation_4",
+    "mobilenet_v2": "block_3_expand_relu",
+    "efficientnet_v2_s": "block2d_add",
+    "convnext_tiny": "add_2",
+}
+"""The level of stride 4, which a network has only if its config asks for it."""
+
 SLOW = ("resnet50", "inception_v3", "inception_resnet_v2", "efficientnet_v2_s")
 """Networks with training steps of seconds, for which one update is enough."""
 
@@ -85,6 +95,8 @@ def test_every_name_of_the_config_has_a_backbone():
 def test_levels_of_every_network(built):
     if built.name in LEVEL_LAYERS:
         assert tuple(op.name for op in find_levels(built.trunk)) == LEVEL_LAYERS[built.name]
+        (finer,) = find_levels(built.trunk, (4,))
+        assert finer.name == STRIDE_4_LAYERS[built.name]
     for level in LEVELS:
         # Whatever the size of the maps, what the heads see starts at this norm.
         assert (np.asarray(built.model.get_layer(f"source{level}_norm").scale) == 2).all()
