@@ -1,6 +1,7 @@
 """Anchors that fit the objects of a data set: a suggestion for `model.anchors`."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
@@ -181,21 +182,37 @@ class _Search:
             for _ in range(MAX_SWEEPS):
                 before = score
                 for number in numbers:
-                    rest = np.max([row for index, row in enumerate(ious) if index != number], axis=0)
-                    for place in range(len(levels[number].scales) + len(levels[number].aspect_ratios)):
-                        for change in (factor, 1 / factor):
-                            level = _changed(levels[number], place, change)
-                            if level is None:
-                                continue
-                            changed = (*levels[:number], level, *levels[number + 1 :])
-                            if not self._are_valid(changed):
-                                continue
-                            row = self._level_ious(level)
-                            found = _score(np.maximum(rest, row))
-                            if found > score + GAIN_PER_STEP:
-                                levels, score, ious[number] = changed, found, row
+                    levels, score = self._sweep(levels, number, factor, ious, score)
                 if score == before:
                     break
+        return levels, score
+
+    def _sweep(
+        self, levels: Levels, number: int, factor: float, ious: list[np.ndarray], score: float
+    ) -> tuple[Levels, float]:
+        """Multiplies and divides each scale and aspect ratio of a level by a factor, where that gains.
+
+        Args:
+            levels: all levels.
+            number: the index of the level.
+            factor: the factor.
+            ious: the boxes' best IoUs with the anchors of each level; they follow the changes.
+            score: the score of the levels.
+
+        Returns:
+            The levels and their score.
+        """
+        rest = np.max([row for index, row in enumerate(ious) if index != number], axis=0)
+        places = range(len(levels[number].scales) + len(levels[number].aspect_ratios))
+        for place, change in itertools.product(places, (factor, 1 / factor)):
+            level = _changed(levels[number], place, change)
+            changed = levels if level is None else (*levels[:number], level, *levels[number + 1 :])
+            if level is None or not self._are_valid(changed):
+                continue
+            row = self._level_ious(level)
+            found = _score(np.maximum(rest, row))
+            if found > score + GAIN_PER_STEP:
+                levels, score, ious[number] = changed, found, row
         return levels, score
 
     def _with_one_more_scale(self, level: AnchorLevel) -> Iterator[AnchorLevel]:
