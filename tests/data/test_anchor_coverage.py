@@ -54,18 +54,18 @@ def test_anchors_reach_themselves_and_nothing_reaches_a_box_without_area():
 
 
 def test_coverage_by_size():
-    # A 16 x 16 box in the middle of an anchor of 32 x 32: a quarter. An anchor itself. 40 x 40 around it.
-    pixels = [[4, 4, 20, 20], [36, 36, 68, 68], [32, 32, 72, 72]]
-    # The centres of these boxes are those of cells: (12, 12) and (52, 52).
-    result = coverage(np.array(pixels) / 320, (320, 320), [level(8, [32], [1])])
+    # A box of 18 x 18 in the middle of an anchor of 36 x 36, an anchor itself, and 40 x 40 around it. Their
+    # centres are those of cells: (12, 12) and (52, 52).
+    pixels = [[3, 3, 21, 21], [34, 34, 70, 70], [32, 32, 72, 72]]
+    result = coverage(np.array(pixels) / 320, (320, 320), [level(8, [36], [1])])
     assert (result.objects, result.share_below) == (3, pytest.approx(1 / 3))
-    assert result.mean_best_iou == pytest.approx((256 / 1024 + 1 + 1024 / 1600) / 3)
+    assert result.mean_best_iou == pytest.approx((0.25 + 1 + 36**2 / 40**2) / 3)
     filled = {(size.smallest, size.largest): size for size in result.sizes if size.objects}
     assert {key: (size.objects, size.share_below) for key, size in filled.items()} == {
         (0.05, 0.1): (1, 1.0),
         (0.1, 0.2): (2, 0.0),
     }
-    assert filled[0.05, 0.1].mean_best_iou == 0.25
+    assert filled[0.05, 0.1].mean_best_iou == pytest.approx(0.25)
     assert sum(size.objects for size in result.sizes) == 3
     assert json.loads(json.dumps(dataclasses.asdict(result)))["sizes"][0]["share_below"] is None
 
