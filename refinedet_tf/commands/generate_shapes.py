@@ -15,9 +15,20 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser.add_argument("--val", type=int, default=100, metavar="IMAGES")
     parser.add_argument("--test", type=int, default=200, metavar="IMAGES")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--object-size",
+        type=float,
+        nargs="+",
+        metavar="PIXELS",
+        help="longer side of the objects, or its range as two numbers (default: 18 %% to 50 %% of the image)",
+    )
     options = parser.parse_args(arguments)
     split_sizes = {"train": options.train, "val": options.val, "test": options.test}
-    written = write_shapes(options.root, split_sizes, options.seed)
+    sizes = options.object_size
+    if sizes is not None and len(sizes) > 2:
+        parser.error(f"argument --object-size: give one number or two, got {len(sizes)}")
+    object_pixels = None if sizes is None else (sizes[0], sizes[-1])
+    written = write_shapes(options.root, split_sizes, options.seed, object_pixels)
     what = ", ".join(f"{number} images for {split}" for split, number in split_sizes.items())
     print(f"{options.root}: {what}, seed {options.seed}" + ("" if written else " (already there)"))
 

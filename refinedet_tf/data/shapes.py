@@ -8,7 +8,6 @@ prefers a hue, but the hues of neighbouring classes overlap. Backgrounds are les
 not depend on the class.
 """
 
-import colorsys
 import json
 import math
 import runpy
@@ -20,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from refinedet_tf.errors import InputError
+from refinedet_tf.data.textures import color_of, draw_clutter, near, texture
+from refinedet_tf.errors import InputError, shortened
 from refinedet_tf.files import explain_os_errors, is_file, is_folder, list_folder
 from refinedet_tf.json_files import read_json
 from refinedet_tf.progress import ProgressPrinter, with_progress
@@ -32,6 +32,9 @@ IMAGE_SIDES = (240, 400)
 
 OBJECT_SIDES = (0.18, 0.5)
 """The range of the longer side of a shape's box, as a fraction of the geometric mean of the image's sides."""
+
+SMALLEST_PIXELS, LARGEST_PIXELS = 4, 200
+"""The bounds of the sides that a set with objects of a given size in pixels may have."""
 
 COUNT_PROBABILITIES = (0.06, 0.08, 0.12, 0.15, 0.17, 0.16, 0.13, 0.08, 0.05)
 """The probabilities that an image has 0, 1, 2... shapes. It gets fewer shapes if there is no room."""
@@ -70,22 +73,25 @@ class Shape(NamedTuple):
         return xmin, ymin, xmax, ymax
 
 
-def make_image(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
+def make_image(
+    seed: int, split: str, index: int, object_pixels: tuple[float, float] | None = None
+) -> tuple[np.ndarray, list[Shape]]:
     """Draws one image; the same arguments give the same image.
 
     Args:
         seed: the seed of the whole set.
         split: the name of the split; every split has its own random numbers.
         index: the number of the image in the split; the image does not depend on any other image.
+        object_pixels: the range of the longer side of a shape's box in pixels; None: `OBJECT_SIDES`.
 
     Returns:
         The image, uint8 [height, width, 3] RGB, and its shapes from back to front.
     """
     rng = np.random.default_rng([seed, zlib.crc32(split.encode()), index])
     height, width = rng.integers(IMAGE_SIDES[0], IMAGE_SIDES[1] + 1, size=2)
-    base = _color(rng.random(), rng.uniform(0, 0.3), rng.uniform(0.2, 0.9))
-    image = _texture(rng, height, width, _near(rng, base), _near(rng, base))
-    _draw_clutter(rng, image)
+    base = color_of(rng.random(), rng.uniform(0, 0.3), rng.uniform(0.2, 0.9))
+    image = texture(rng, height, width, near(rng, base), near(rng, base))
+    draw_clutter(rng, image)
 
     wanted = rng.choice(len(COUNT_PROBABILITIES), p=COUNT_PROBABILITIES)
     names: list[str] = []
@@ -95,13 +101,14 @@ def make_image(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Shap
     for _ in range(wanted):
         name = str(rng.choice(CLASS_NAMES))
         for _ in range(8):
-            coverage, (top, left) = _random_coverage(rng, name, height, width)
+            coverage, (top, left) = _random_coverage(rng, name, height, width, object_pixels)
             whole = int(np.count_nonzero(coverage > 0.5))
             window, inside = _overlap(coverage.shape, top, left, height, width)
             mask = np.zeros((height, width), bool)
             mask[window] = coverage[inside] > 0.5
             remaining = [seen & ~mask for seen in visible]
-            if np.count_nonzero(mask) >= 0.5 * whole and all(
+            # Of a very small shape, no pixel may be covered by half.
+            if 0 < whole <= 2 * np.count_nonzero(mask) and all(
                 np.count_nonzero(seen) >= MIN_VISIBLE * area
                 for seen, area in zip(remaining, areas, strict=True)
             ):
@@ -119,7 +126,12 @@ def make_image(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Shap
     ]
 
 
-def write_shapes(root: str | Path, split_sizes: dict[str, int], seed: int = 0) -> bool:
+def write_shapes(
+    root: str | Path,
+    split_sizes: dict[str, int],
+    seed: int = 0,
+    object_pixels: tuple[float, float] | None = None,
+) -> bool:
     """Writes a set as root/VOC2007 with one split per entry, and root/shapes.json with the parameters.
 
     Images are called train_000000 and so on. A smaller set equals the beginning of a larger one.
@@ -128,12 +140,14 @@ def write_shapes(root: str | Path, split_sizes: dict[str, int], seed: int = 0) -
         root: a new or empty folder, or one that holds exactly this set already.
         split_sizes: split name -> number of images, at least 1.
         seed: 0 or more.
+        object_pixels: the range of the longer side of a shape's box in pixels of the image, within 4..200;
+            None: 0.18 to 0.5 of the image's size.
 
     Returns:
         True if the set was written, False if it was there already.
 
     Raises:
-        InputError: a size or the seed is out of range, or the folder holds something else.
+        InputError: a size, the seed or `object_pixels` is out of range, or the folder holds something else.
     """
     root = Path(root)
     if not split_sizes or min(split_sizes.values()) < 1 or seed < 0:
@@ -142,6 +156,14 @@ def write_shapes(root: str | Path, split_sizes: dict[str, int], seed: int = 0) -
             f"got {split_sizes} and seed {seed}"
         )
     marker = {"generator": _GENERATOR, "seed": seed, "splits": dict(sorted(split_sizes.items()))}
+    if object_pixels is not None:
+        smallest, largest = object_pixels
+        if not SMALLEST_PIXELS <= smallest <= largest <= LARGEST_PIXELS:
+            raise InputError(
+                f"the size of objects must be one number or two, the smallest first, within "
+                f"{SMALLEST_PIXELS}..{LARGEST_PIXELS} pixels, got {shortened(list(object_pixels))}"
+            )
+        marker["object_pixels"] = [smallest, largest]
     if _holds(root, marker):
         return False
     folder = root / "VOC2007"
@@ -153,7 +175,7 @@ def write_shapes(root: str | Path, split_sizes: dict[str, int], seed: int = 0) -
             for index, image_id in enumerate(
                 with_progress(ids, size, ProgressPrinter(f"drawing {split}", QUIET_SECONDS))
             ):
-                image, shapes = make_image(seed, split, index)
+                image, shapes = make_image(seed, split, index, object_pixels)
                 Image.fromarray(image).save(folder / "JPEGImages" / f"{image_id}.jpg", quality=88)
                 xml = _annotation(image_id, image.shape, shapes)
                 (folder / "Annotations" / f"{image_id}.xml").write_text(xml, encoding="utf-8")
@@ -222,16 +244,28 @@ def _outline(rng: np.random.Generator, name: str) -> list[np.ndarray]:
 
 
 def _random_coverage(
-    rng: np.random.Generator, name: str, height: int, width: int
+    rng: np.random.Generator, name: str, height: int, width: int, object_pixels: tuple[float, float] | None
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Draws a shape of random form, size, rotation and place: coverage float32 [h, w], 0..1; (top, left)."""
+    """Draws a shape of random form, size, rotation and place.
+
+    Args:
+        rng: the random numbers.
+        name: the class of the shape.
+        height: the height of the image in pixels.
+        width: the width of the image in pixels.
+        object_pixels: the range of the longer side of the shape's box in pixels; None: `OBJECT_SIDES`.
+
+    Returns:
+        The coverage of each pixel, float32 [h, w], 0..1, and (top, left) in the image.
+    """
     polygons = _outline(rng, name)
     stretch = np.array([np.exp(rng.uniform(-0.6, 0.6) if name == "rectangle" else rng.uniform(-0.2, 0.2)), 1])
     angle = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     polygons = [(polygon * stretch) @ rotation.T for polygon in polygons]
     low, high = polygons[0].min(axis=0), polygons[0].max(axis=0)
-    side = math.sqrt(height * width) * np.exp(rng.uniform(*np.log(OBJECT_SIDES)))
+    unit, sides = (math.sqrt(height * width), OBJECT_SIDES) if object_pixels is None else (1.0, object_pixels)
+    side = unit * np.exp(rng.uniform(*np.log(sides)))
     scale = side / (high - low).max()
     columns, rows = np.ceil((high - low) * scale).astype(int)
 
@@ -272,85 +306,16 @@ def _paint(
 ) -> None:
     """Draws a shape with a texture, and sometimes a rim, into `image` (float32) in place."""
     hue = CLASS_NAMES.index(name) / len(CLASS_NAMES) + rng.normal(0, HUE_DEVIATION)
-    first = _color(hue, rng.uniform(0.6, 1), rng.uniform(0.6, 1))
-    second = _near(rng, first, 70)
+    first = color_of(hue, rng.uniform(0.6, 1), rng.uniform(0.6, 1))
+    second = near(rng, first, 70)
     height, width = coverage.shape
-    fill = _texture(rng, height, width, first, second)
+    fill = texture(rng, height, width, first, second)
     if rng.random() < 0.5:
         shrunk = Image.fromarray((coverage * 255).astype(np.uint8)).filter(ImageFilter.MinFilter(5))
         inner = np.asarray(shrunk, np.float32)[..., None] / 255
         fill = fill * inner + rng.choice([15.0, 240.0]) * (1 - inner)
     alpha = coverage[inside][..., None]
     image[window] += (fill[inside] - image[window]) * alpha
-
-
-def _texture(
-    rng: np.random.Generator, height: int, width: int, first: np.ndarray, second: np.ndarray
-) -> np.ndarray:
-    """Mixes two colours as float32 [height, width, 3]: plain, a gradient, stripes, checks or clouds."""
-    kind = rng.integers(5)
-    if kind == 4:
-        cells = rng.integers(3, 12, size=2)
-        noise = Image.fromarray(rng.integers(0, 256, size=cells, dtype=np.uint8))
-        blend = (
-            np.asarray(noise.resize((int(width), int(height)), Image.Resampling.BICUBIC), np.float32) / 255
-        )
-    else:
-        angle, frequency = rng.uniform(0, np.pi), 1 / rng.uniform(5, 20)
-        y = np.arange(height, dtype=np.float32)[:, None]
-        x = np.arange(width, dtype=np.float32)[None, :]
-        cos, sin = np.float32(frequency * np.cos(angle)), np.float32(frequency * np.sin(angle))
-        along = x * cos + y * sin
-        if kind == 0:
-            blend = np.zeros((height, width), np.float32)
-        elif kind == 1:
-            blend = (along - along.min()) / np.ptp(along)
-        elif kind == 2:
-            blend = (np.floor(along).astype(np.int32) & 1).astype(np.float32)
-        else:
-            cells = np.floor(along).astype(np.int32) + np.floor(y * cos - x * sin).astype(np.int32)
-            blend = (cells & 1).astype(np.float32)
-    first, second = np.float32(first), np.float32(second)
-    return first + blend[..., None] * (second - first)
-
-
-def _draw_clutter(rng: np.random.Generator, image: np.ndarray) -> None:
-    """Draws clutter that belongs to no class into `image` (float32): strokes, blots and scribbled words."""
-    canvas = Image.fromarray(image.clip(0, 255).astype(np.uint8))
-    draw = ImageDraw.Draw(canvas)
-    size = np.array(canvas.size)
-
-    def color() -> tuple[int, ...]:
-        return tuple(int(channel) for channel in rng.integers(0, 256, size=3))
-
-    for _ in range(rng.integers(1, 6)):
-        points = np.cumsum([rng.random(2) * size, *rng.normal(0, 50, size=(rng.integers(1, 5), 2))], axis=0)
-        draw.line([tuple(p) for p in points.tolist()], fill=color(), width=int(rng.integers(1, 6)))
-    for _ in range(rng.integers(0, 5)):
-        angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-        waves = sum(
-            rng.uniform(0.1, 0.4) * np.sin(k * angles + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4, 5)
-        )
-        radii = rng.uniform(6, 32) * np.maximum(1 + waves, 0.15)
-        points = rng.random(2) * size + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        draw.polygon([tuple(p) for p in points.tolist()], fill=color())
-    for _ in range(rng.integers(0, 3)):
-        origin, letter, ink = rng.random(2) * size, rng.uniform(6, 14), color()
-        for position in range(rng.integers(3, 10)):
-            corner = origin + [position * letter * 1.3, 0]
-            strokes = corner + rng.random((4, 2)) * [letter, 1.6 * letter]
-            draw.line([tuple(p) for p in strokes.tolist()], fill=ink, width=2)
-    image[:] = np.asarray(canvas)
-
-
-def _near(rng: np.random.Generator, color: np.ndarray, distance: int = 40) -> np.ndarray:
-    """Draws a colour that differs from `color` by at most `distance` in each channel."""
-    return np.clip(color + rng.integers(-distance, distance + 1, size=3), 0, 255)
-
-
-def _color(hue: float, saturation: float, value: float) -> np.ndarray:
-    """Returns RGB 0..255, float64 [3], of a hue (in turns, any number), a saturation and a value (0..1)."""
-    return 255 * np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value))
 
 
 if __name__ == "__main__":

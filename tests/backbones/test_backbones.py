@@ -11,7 +11,7 @@ import tensorflow as tf
 from config_of import config_of
 from small_network import make_trainer, random_batch
 
-from refinedet_tf.anchors import level_grids, tile_anchors
+from refinedet_tf.anchors import DEFAULT_LEVELS, level_grids, tile_anchors
 from refinedet_tf.backbones import BACKBONES
 from refinedet_tf.backbones import applications as applications_module
 from refinedet_tf.backbones.adaptation import adapted, copy_weights
@@ -21,9 +21,11 @@ from refinedet_tf.config import ModelConfig
 from refinedet_tf.export.check import generated_samples
 from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
 from refinedet_tf.losses import TERMS
-from refinedet_tf.model import LEVELS, build_model
+from refinedet_tf.model import build_model
 
 resnext_module = importlib.import_module("refinedet_tf.backbones.resnext101")
+
+LEVELS = [level.number for level in DEFAULT_LEVELS]
 
 LEVEL_LAYERS = {
     "resnet50": ("conv3_block4_out", "conv4_block6_out", "conv5_block3_out"),
@@ -34,6 +36,16 @@ LEVEL_LAYERS = {
     # The additions that end stages 1 and 2 (3 + 3 blocks, and 9 more), and what Keras puts at the end.
     "convnext_tiny": ("add_5", "add_14", "layer_normalization"),
 }
+
+STRIDE_4_LAYERS = {
+    "resnet50": "conv2_block3_out",
+    "inception_v3": "activation_4",
+    "inception_resnet_v2": "activation_4",
+    "mobilenet_v2": "block_3_expand_relu",
+    "efficientnet_v2_s": "block2d_add",
+    "convnext_tiny": "add_2",
+}
+"""The level of stride 4, which a network has only if its config asks for it."""
 
 SLOW = ("resnet50", "inception_v3", "inception_resnet_v2", "efficientnet_v2_s")
 """Networks with training steps of seconds, for which one update is enough."""
@@ -83,6 +95,8 @@ def test_every_name_of_the_config_has_a_backbone():
 def test_levels_of_every_network(built):
     if built.name in LEVEL_LAYERS:
         assert tuple(op.name for op in find_levels(built.trunk)) == LEVEL_LAYERS[built.name]
+        (finer,) = find_levels(built.trunk, (4,))
+        assert finer.name == STRIDE_4_LAYERS[built.name]
     for level in LEVELS:
         # Whatever the size of the maps, what the heads see starts at this norm.
         assert (np.asarray(built.model.get_layer(f"source{level}_norm").scale) == 2).all()

@@ -207,3 +207,43 @@ def test_a_folder_with_a_hostile_marker_holds_other_files(tmp_path, marker):
 def test_a_folder_that_cannot_be(tmp_path, name):
     with pytest.raises(InputError, match="cannot be written: (File name too|the name holds a null)"):
         shapes.write_shapes(tmp_path / name, {"train": 1})
+
+
+@pytest.mark.parametrize("object_pixels", [(8, 8), (4, 12)])
+def test_objects_of_a_given_size(object_pixels):
+    smallest, largest = object_pixels
+    sides = []
+    for index in range(60):
+        image, objects = shapes.make_image(5, "train", index, object_pixels)
+        for item in objects:
+            xmin, ymin, xmax, ymax = item.box
+            if min(xmin, ymin) > 1 and xmax < image.shape[1] and ymax < image.shape[0]:
+                sides.append(max(xmax - xmin, ymax - ymin) + 1)
+    assert len(sides) > 150
+    # The mask holds the pixels of which at least half is covered.
+    assert smallest - 2 <= min(sides) <= smallest and max(sides) == largest
+    if smallest == largest:
+        assert np.mean(np.array(sides) == 8) > 0.7
+
+
+def test_command_with_an_object_size(tmp_path, capsys):
+    sizes = ["--train", "1", "--val", "1", "--test", "1"]
+    run(generate_shapes.main, [str(tmp_path / "small"), *sizes, "--object-size", "8"])
+    run(generate_shapes.main, [str(tmp_path / "range"), *sizes, "--object-size", "8", "16"])
+    run(generate_shapes.main, [str(tmp_path / "usual"), *sizes])
+    markers = [
+        json.loads((tmp_path / name / "shapes.json").read_text()) for name in ("small", "range", "usual")
+    ]
+    assert [marker.get("object_pixels") for marker in markers] == [[8, 8], [8, 16], None]
+    capsys.readouterr()
+    for values, message in [
+        (["8", "9", "10"], "argument --object-size: give one number or two, got 3"),
+        (["16", "8"], "one number or two, the smallest first, within 4..200 pixels, got [16.0, 8.0]"),
+        (["2"], "within 4..200 pixels, got [2.0, 2.0]"),
+        (["nan"], "within 4..200 pixels, got [nan, nan]"),
+    ]:
+        with pytest.raises(SystemExit) as stopped:
+            run(generate_shapes.main, [str(tmp_path / "other"), *sizes, "--object-size", *values])
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

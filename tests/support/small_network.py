@@ -49,7 +49,9 @@ def make_trainer(config, strategy=None, network=None):
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         network = network or build_model(config)
-        trainer = RefineDetTrainer(network, tile_anchors(config.model.image_size), config)
+        trainer = RefineDetTrainer(
+            network, tile_anchors(config.model.image_size, config.model.anchors), config
+        )
         optimizer = CaffeSGD.from_training(config.training)
         optimizer.build(network.trainable_variables)
         trainer.compile(optimizer=optimizer)

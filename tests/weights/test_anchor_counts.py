@@ -1,0 +1,105 @@
+"""Files of weights and networks whose anchors differ: one line that names the stride and both numbers."""
+
+import numpy as np
+import pytest
+from caffe_writer import write_caffemodel
+from own_anchors import FIVE_LEVELS, FOUR_LEVELS, level
+from random_layers import random_layers
+from thin_vgg import thin_vgg
+
+from refinedet_tf.errors import InputError
+from refinedet_tf.weights import load_weights, save_weights
+from refinedet_tf.weights.anchor_counts import anchors_per_cell, anchors_per_cell_in
+from refinedet_tf.weights.class_subset import copy_classes
+
+HINT = ": use the model.anchors that the weights were trained with"
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return thin_vgg(num_classes=2)
+
+
+@pytest.fixture(scope="module")
+def four():
+    return thin_vgg(num_classes=2, anchors=FOUR_LEVELS)
+
+
+@pytest.fixture(scope="module")
+def five():
+    return thin_vgg(num_classes=2, anchors=FIVE_LEVELS)
+
+
+@pytest.fixture
+def message_of(tf_test):
+    def refuse(model, file):
+        before = model.get_weights()
+        with pytest.raises(InputError) as error:
+            load_weights(model, file)
+        for value, old in zip(model.get_weights(), before, strict=True):
+            tf_test.assertAllEqual(value, old)
+        assert "\n" not in str(error.value)
+        return str(error.value).removeprefix(f"{file} ")
+
+    return refuse
+
+
+def test_numbers_of_networks_and_files(paper, five, tmp_path):
+    assert anchors_per_cell(paper) == {3: 3, 4: 3, 5: 3, 6: 3}
+    assert anchors_per_cell(five) == {2: 4, 3: 6, 4: 1, 5: 2, 6: 1}
+    save_weights(five, tmp_path / "five.weights.h5")
+    assert anchors_per_cell_in(tmp_path / "five.weights.h5") == {2: 4, 3: 6, 4: 1, 5: 2, 6: 1}
+
+
+@pytest.mark.parametrize("ending", ["weights.h5", "keras"])
+def test_keras_files(paper, four, five, message_of, tmp_path, ending):
+    files = {}
+    for name, model in (("paper", paper), ("five", five)):
+        files[name] = tmp_path / f"{name}.{ending}"
+        save_weights(model, files[name]) if ending == "weights.h5" else model.save(files[name])
+    assert message_of(four, files["paper"]) == f"has 3 anchors per cell at stride 8, the model has 6{HINT}"
+    assert message_of(five, files["paper"]) == (
+        f"has heads for the strides 8, 16, 32, 64, the model for 4, 8, 16, 32, 64{HINT}"
+    )
+    assert message_of(four, files["five"]) == (
+        f"has heads for the strides 4, 8, 16, 32, 64, the model for 8, 16, 32, 64{HINT}"
+    )
+
+
+def test_weights_of_own_anchors_are_read_again(tf_test, five, tmp_path):
+    save_weights(five, tmp_path / "five.weights.h5")
+    other = thin_vgg(num_classes=2, anchors=FIVE_LEVELS)
+    load_weights(other, tmp_path / "five.weights.h5")
+    for value, expected in zip(other.get_weights(), five.get_weights(), strict=True):
+        tf_test.assertAllEqual(value, expected)
+
+
+def test_caffe_files(paper, four, five, message_of, tmp_path):
+    file = tmp_path / "paper.caffemodel"
+    write_caffemodel(file, random_layers(paper))
+    load_weights(paper, file)
+    assert message_of(four, file) == f"has 3 anchors per cell at stride 8, the model has 6{HINT}"
+    assert message_of(five, file) == (
+        f"has heads for the strides 8, 16, 32, 64, the model for 4, 8, 16, 32, 64{HINT}"
+    )
+    same_numbers = [level(stride, [2 * stride]) for stride in (8, 16, 32, 64)]
+    load_weights(thin_vgg(num_classes=2, anchors=tuple(same_numbers)), file)
+
+
+def test_other_numbers_of_classes(five, message_of, tmp_path):
+    """With different numbers per level, the number of classes is still told from the shapes."""
+    other = thin_vgg(num_classes=4, anchors=FIVE_LEVELS)
+    save_weights(other, tmp_path / "other.weights.h5")
+    message = message_of(five, tmp_path / "other.weights.h5")
+    assert message.startswith("holds weights for 4 classes, the model has 2: ")
+
+
+def test_picked_classes(tf_test, five):
+    generator = np.random.default_rng(0)
+    for variable in five.weights:
+        variable.assign(generator.normal(0, 0.1, variable.shape))
+    target = thin_vgg(num_classes=1, anchors=FIVE_LEVELS)
+    copy_classes(five, target, [2])
+    images = generator.integers(0, 256, (1, 64, 64, 3), np.uint8)
+    expected = np.asarray(five(images)["odm_conf"])[..., [0, 2]]
+    tf_test.assertAllClose(target(images)["odm_conf"], expected, rtol=1e-5, atol=1e-6)
