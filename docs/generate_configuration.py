@@ -52,7 +52,7 @@ BOUNDS = {
 
 
 def page() -> str:
-    """Returns the page: one table for the keys at the top and one per section."""
+    """Returns the page: one table for the keys at the top, one per section, and one per kind of list entry."""
     schema = TypeAdapter(Config).json_schema()
     definitions = schema["$defs"]
     top_level, parts = [], []
@@ -65,6 +65,10 @@ def page() -> str:
         definition, owner = definitions[section], getattr(config_module, section)
         rows = [_row(f"{key}.{name}", v, definition, owner) for name, v in definition["properties"].items()]
         parts.append(_table(title, inspect.getdoc(owner) or "", rows))
+        for name, value_of_key in definition["properties"].items():
+            if entry := _entry(value_of_key):
+                shown = f"{key}.{name}[]"
+                parts.append(_entry_table(shown, definitions[entry], getattr(config_module, entry)))
     return "\n".join([HEAD, _table(TOP_LEVEL, "", top_level), *parts])
 
 
@@ -96,6 +100,18 @@ def _section(schema: dict[str, Any]) -> str | None:
     return references[0].rpartition("/")[2] if references else None
 
 
+def _entry(schema: dict[str, Any]) -> str | None:
+    """Returns the name of the dataclass of a list's entries; None for any other value."""
+    return next(
+        (found for part in schema.get("anyOf", []) if (found := _section(part.get("items", {})))), None
+    )
+
+
+def _entry_table(key: str, definition: dict[str, Any], owner: type) -> str:
+    rows = [_row(f"{key}.{name}", v, definition, owner) for name, v in definition["properties"].items()]
+    return _table(f"An entry of `{key.removesuffix('[]')}`", inspect.getdoc(owner) or "", rows)
+
+
 def _table(title: str, text: str, rows: list[str]) -> str:
     head = ["| key | type | default | meaning |", "|---|---|---|---|"]
     return "\n".join([f"## {title}", "", *([text, ""] if text else []), *head, *rows, ""])
@@ -118,6 +134,8 @@ def _type(schema: dict[str, Any]) -> str:
     if schema["type"] == "array":
         if "prefixItems" in schema:
             return f"[{', '.join(map(_type, schema['prefixItems']))}]"
+        if _section(schema["items"]):
+            return "list of entries"
         kind, _, bounds = _type(schema["items"]).partition(" ")
         return f"list of {kind}s {bounds}".strip()
     limits = [text.format(schema[name]) for name, text in BOUNDS.items() if name in schema]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from refinedet_tf.anchors import DEFAULT_LEVELS, AnchorLevel, check_levels
 from refinedet_tf.errors import InputError, shortened
 
 Positive = Annotated[float, Field(gt=0)]
@@ -64,6 +65,9 @@ class ModelConfig:
     """The factor on the channels of MobileNetV2 (its `alpha`); the other backbones ignore it."""
     channel_order: Literal["bgr", "rgb"] = "bgr"
     """The input of VGG-16 and the ResNets: "bgr" for Caffe's weights, "rgb" for RefineDet.PyTorch's."""
+    anchors: tuple[AnchorLevel, ...] | None = None
+    """The anchors of the levels of stride 8, 16, 32 and 64, or of 4, 8, 16, 32 and 64, with which the network
+    has a finer level; null: the paper's, with the scale 4 x stride and the ratios 1, 2 and 0.5."""
     tcb_channels: Channels = 256
     """The number of channels of the transfer connection blocks."""
     tcb_batch_norm: bool | None = None
@@ -81,6 +85,20 @@ class ModelConfig:
     """The initial weights: "imagenet" (downloaded by Keras); a file of ImageNet weights (Keras' file of the
     backbone, or Caffe's VGG_ILSVRC_16_layers, VGG_ILSVRC_16_layers_fc_reduced or ResNet-101-model); a
     file of a whole RefineDet, which `load_weights` reads; or null for random weights."""
+
+    def __post_init__(self) -> None:
+        if self.anchors is not None:
+            check_levels(self.anchors, self.image_size)
+
+    @property
+    def anchor_levels(self) -> tuple[AnchorLevel, ...]:
+        """`anchors`, with null replaced by the paper's."""
+        return DEFAULT_LEVELS if self.anchors is None else self.anchors
+
+    @property
+    def has_stride_4(self) -> bool:
+        """Whether the network has a level of stride 4."""
+        return self.anchor_levels[0].stride == 4
 
     @property
     def has_tcb_batch_norm(self) -> bool:

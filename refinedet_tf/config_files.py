@@ -195,6 +195,9 @@ def _keys_at(location: Sequence[str]) -> list[str]:
     """Returns the valid keys of the section to which a location leads."""
     section: Any = Config
     for part in location:
-        hint = get_type_hints(section).get(part)
-        section = next((t for t in (hint, *get_args(hint)) if dataclasses.is_dataclass(t)), section)
+        # A number stands for an entry of the list that the part before it names.
+        types = [get_type_hints(section).get(part)]
+        for hint in types:
+            types += get_args(hint)
+        section = next((t for t in types if dataclasses.is_dataclass(t)), section)
     return [field.name for field in dataclasses.fields(section)]
