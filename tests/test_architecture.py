@@ -22,7 +22,7 @@ ROOMS = (
     ("backbones",),
     ("model",),
     ("data",),
-    ("weights",),
+    ("inspection", "weights"),
     ("inference",),
     ("evaluation",),
     ("training",),

@@ -215,11 +215,18 @@ def explain_failure(
     """
     indices = range(len(dataset)) if image_indices is None else image_indices
     for index in indices:
-        try:
-            read_image(dataset.image_paths[index], dataset.image_sizes[index])
-        except InputError as problem:
+        problem = _problem_of(dataset, index)
+        if problem is not None:
             return problem
     return error
+
+
+def _problem_of(dataset: DetectionDataset, index: int) -> InputError | None:
+    try:
+        read_image(dataset.image_paths[index], dataset.image_sizes[index])
+    except InputError as error:
+        return error
+    return None
 
 
 def _check_not_empty(dataset: DetectionDataset) -> None:

@@ -67,7 +67,9 @@ def find_same_images(scans: Mapping[str, ImageScan]) -> list[list[tuple[str, int
     return [occurrences for occurrences in places.values() if len(occurrences) > 1]
 
 
-def _in_threads(tasks: Iterator[tuple[str, Sequence[int] | np.ndarray]], workers: int) -> Iterator[bytes | str]:
+def _in_threads(
+    tasks: Iterator[tuple[str, Sequence[int] | np.ndarray]], workers: int
+) -> Iterator[bytes | str]:
     """Yields `_digest_or_problem` of each task in their order.
 
     `Executor.map` would start all tasks at once and hold as many objects as there are images.
@@ -87,7 +89,7 @@ def _digest_or_problem(path: str, size: Sequence[int] | np.ndarray) -> bytes | s
     except InputError as error:
         return str(error)
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=DIGEST_BYTES)
-    digest.update(np.ascontiguousarray(image))
+    digest.update(np.ascontiguousarray(image).data)
     return digest.digest()
 
 

@@ -1,4 +1,4 @@
-"""Drawing of boxes that hides nothing: thin outlines around the objects, and names only where there is room."""
+"""Drawing of boxes that hides nothing: outlines around the objects, and names only where there is room."""
 
 import math
 from collections.abc import Sequence
@@ -37,6 +37,8 @@ def draw_outlines(
     for (left, top, right, bottom), label in zip(rectangles, labels, strict=True):
         line = 2 if min(right - left, bottom - top) >= 24 else 1
         outside = [left - line, top - line, right + line - 1, bottom + line - 1]
+        # The black line around the coloured one makes both visible on any ground.
+        draw.rectangle([left - line - 1, top - line - 1, right + line, bottom + line], outline=(0, 0, 0))
         draw.rectangle(outside, outline=class_color(int(label)), width=line)
     font = ImageFont.load_default(FONT_SIZE)
     taken = list(rectangles)

@@ -1,4 +1,4 @@
-"""Pictures of a data set: objects of every class, and training samples with the anchors matched by the ARM."""
+"""Pictures of a data set: objects of every class, and training samples with the anchors of the ARM."""
 
 import collections
 import dataclasses
@@ -51,7 +51,7 @@ def annotated_samples(
     readable = ~np.isin(images, list(unusable))
     shown_classes = min(len(dataset.class_names), MAX_CLASSES)
     per_class = min(max(24 // shown_classes, 1), 6)
-    picture_side = 480 if shown_classes <= 24 else 320
+    picture_side = 400 if shown_classes <= 24 else 300
     for label in range(1, shown_classes + 1):
         rows = np.flatnonzero((dataset.labels == label) & readable)
         rows = rows[np.argsort(sides[rows], kind="stable")]
@@ -121,7 +121,7 @@ def augmented_samples(
     few = dataclasses.replace(config.training, batch_size=number, accumulation_steps=1)
     batches = training_batches(_subset(dataset, usable), dataclasses.replace(config, training=few))
     batch = next(batches.as_numpy_iterator())
-    anchors = tile_anchors(image_size)
+    anchors = tile_anchors(image_size, config.model.anchors)
     ious = ops.convert_to_numpy(pairwise_iou(batch["boxes"], anchors[None]))
     matches = ops.convert_to_numpy(match(ious, batch["labels"] > 0, config.loss.positive_iou))
     for row, index in enumerate(usable[batch["image_indices"]].tolist()):
@@ -143,7 +143,9 @@ def augmented_samples(
             caption += f"; {len(matched)} anchors"
         if forced.any():
             caption += f", {forced.sum()} of them white"
-        yield Picture.from_pixels(drawn, alt=f"training sample of {dataset.image_ids[index]}", caption=caption)
+        yield Picture.from_pixels(
+            drawn, alt=f"training sample of {dataset.image_ids[index]}", caption=caption
+        )
 
 
 def _subset(dataset: DetectionDataset, indices: np.ndarray) -> DetectionDataset:
