@@ -115,7 +115,9 @@ def measure(task: Task, backend: Any) -> Iterator[dict[str, Any]]:
     config = load_config(network.config, ["model.image_size=null", *overrides])
     model = build_model(config)
     golden_heads.fill_by_formula(model, config)
-    programs = backend.Programs(model, config, tile_anchors((network.size, network.size)))
+    programs = backend.Programs(
+        model, config, tile_anchors((network.size, network.size), config.model.anchors)
+    )
     if network.has_golden:
         yield from _golden_rows(programs, config.model.backbone, task.xla)
     for pass_ in PASSES:

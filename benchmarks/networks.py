@@ -45,7 +45,8 @@ def make_trainer(config: Config) -> "RefineDetTrainer":
     from refinedet_tf.training.optimizer import CaffeSGD
     from refinedet_tf.training.trainer import RefineDetTrainer
 
-    trainer = RefineDetTrainer(build_model(config), tile_anchors(network_size(config)), config)
+    anchors = tile_anchors(network_size(config), config.model.anchors)
+    trainer = RefineDetTrainer(build_model(config), anchors, config)
     trainer.compile(optimizer=CaffeSGD.from_training(config.training))
     return trainer
 

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from refinedet_tf.model import build_model
 
     detector = CompiledDetector(inference_network(build_model(config)), config)
-    heads = _hard_heads(len(tile_anchors(detector.image_size)), config.num_classes)
+    heads = _hard_heads(len(tile_anchors(detector.image_size, config.model.anchors)), config.num_classes)
     pixels = np.random.default_rng(1).uniform(0, 255, (1, *detector.image_size, 3))
     image = tf.constant(pixels, tf.float32)
     calls = {

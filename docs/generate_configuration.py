@@ -52,7 +52,7 @@ BOUNDS = {
 
 
 def page() -> str:
-    """Returns the page: one table for the keys at the top, one per section, and one per kind of list entry."""
+    """Returns the page: a table for the keys at the top, and one per section and kind of list entry."""
     schema = TypeAdapter(Config).json_schema()
     definitions = schema["$defs"]
     top_level, parts = [], []

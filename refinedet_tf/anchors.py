@@ -22,8 +22,6 @@ SCALE = 4
 ASPECT_RATIOS = (1.0, 2.0, 0.5)
 """Width / height, in the order of the heads' channels. All anchors of a level have the same area."""
 
-ANCHORS_PER_CELL = len(ASPECT_RATIOS)
-
 MAX_PER_CELL = 24
 """The largest number of anchors in a cell."""
 

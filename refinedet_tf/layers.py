@@ -109,7 +109,7 @@ class TransferConnectionBlock(keras.layers.Layer):
     [B, ceil(H / 2), ceil(W / 2), channels] or None. The output is [B, H, W, channels].
 
     Args:
-        level: 3..6; the level's stride is 2 ** level. The sublayers have the names of the authors'
+        level: 2..6; the level's stride is 2 ** level. The sublayers have the names of the authors'
             program: TL3_1, TL3_2, P4-up, P3, and with BatchNorm TL3_1_bn and so on.
         channels: the number of output channels, 256 in the paper.
         batch_norm: whether BatchNorm follows every convolution, which then has no bias, as in the

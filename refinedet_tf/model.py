@@ -8,16 +8,13 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from refinedet_tf.anchors import ANCHORS_PER_CELL, level_grids
+from refinedet_tf.anchors import AnchorLevel, level_grids
 from refinedet_tf.backbones import build_features
 from refinedet_tf.backbones.resnet101 import head_block
 from refinedet_tf.config import Config, ModelConfig
 from refinedet_tf.errors import InputError
 from refinedet_tf.layers import TransferConnectionBlock, caffe_xavier
 from refinedet_tf.tensors import Tensor
-
-LEVELS = (3, 4, 5, 6)
-"""The numbers of the levels; level k has stride 2 ** k."""
 
 FOCAL_PRIOR = 0.01
 """The initial probability of an object at every anchor if the focal loss is used; pi in RetinaNet (Lin et
@@ -37,7 +34,7 @@ def build_model(config: Config) -> keras.Model:
 
     Returns:
         A model that takes images [B, H, W, 3], RGB 0..255, of any number type, and returns a dict of
-        float32 logits and offsets for A anchors in the order of `tile_anchors((H, W))`:
+        float32 logits and offsets for A anchors in the order of `tile_anchors((H, W), model.anchors)`:
         "arm_loc" [B, A, 4] and "odm_loc" [B, A, 4], offsets (cx, cy, w, h);
         "arm_conf" [B, A, 2], logits of (background, object);
         "odm_conf" [B, A, C + 1], logits of the classes, background first.
@@ -50,7 +47,7 @@ def build_model(config: Config) -> keras.Model:
     with _precision(config.training.precision):
         images = keras.Input((*size, 3), name="images", dtype="float32")
         sources = build_features(images, config.model)
-        _check_grids(sources, config.model.image_size)
+        _check_grids(sources, config.model)
         if config.model.design == "single_stage":
             heads = _module("odm", sources, config.num_classes, config)
         else:
@@ -60,17 +57,17 @@ def build_model(config: Config) -> keras.Model:
 
 
 def _transfer(sources: Sequence[keras.KerasTensor], model_config: ModelConfig) -> list[keras.KerasTensor]:
-    """Builds the ODM features of the four levels, from the deepest level up."""
+    """Builds the ODM features of the levels, from the deepest level up."""
     deeper: keras.KerasTensor | None = None
     features: list[keras.KerasTensor] = []
-    for level, source in reversed(list(zip(LEVELS, sources, strict=True))):
+    for level, source in reversed(list(zip(model_config.anchor_levels, sources, strict=True))):
         block = TransferConnectionBlock(
-            level,
+            level.number,
             model_config.tcb_channels,
             model_config.has_tcb_batch_norm,
             model_config.batch_norm_momentum,
             model_config.batch_norm_statistics == "frozen",
-            name=f"tcb{level}",
+            name=f"tcb{level.number}",
         )
         deeper = block(source) if deeper is None else block(source, deeper)
         features.insert(0, deeper)
@@ -81,16 +78,20 @@ def _module(
     name: str, features: Sequence[keras.KerasTensor], num_classes: int, config: Config
 ) -> dict[str, keras.KerasTensor]:
     """Builds the two heads of the module "arm" or "odm", after its bottleneck blocks if it has them."""
+    levels = config.model.anchor_levels
     if config.model.has_head_blocks:
-        features = [head_block(f, f"{name}{k}", config.model) for k, f in zip(LEVELS, features, strict=True)]
+        features = [
+            head_block(feature, f"{name}{level.number}", config.model)
+            for level, feature in zip(levels, features, strict=True)
+        ]
     bias: str | keras.initializers.Initializer = "zeros"
     if config.loss.classification == "focal":
         # All anchors count, and nearly all are background. Without a prior, their loss would at first be a
         # hundred times the objects' (VGG-16 at 320 pixels: gradient norm 2900 instead of 50).
         bias = BackgroundPrior(FOCAL_PRIOR, num_classes)
     return {
-        f"{name}_loc": _head(features, f"{name}_loc", 4),
-        f"{name}_conf": _head(features, f"{name}_conf", num_classes + 1, bias),
+        f"{name}_loc": _head(features, levels, f"{name}_loc", 4),
+        f"{name}_conf": _head(features, levels, f"{name}_conf", num_classes + 1, bias),
     }
 
 
@@ -119,35 +120,37 @@ class BackgroundPrior(keras.initializers.Initializer):
 
 def _head(
     features: Sequence[keras.KerasTensor],
+    levels: Sequence[AnchorLevel],
     name: str,
     values: int,
     bias: str | keras.initializers.Initializer = "zeros",
 ) -> keras.KerasTensor:
     """Builds one 3x3 convolution per level and joins their outputs to float32 [B, A, values]."""
     outputs = []
-    for level, feature in zip(LEVELS, features, strict=True):
+    for level, feature in zip(levels, features, strict=True):
         output = layers.Conv2D(
-            ANCHORS_PER_CELL * values,
+            level.per_cell * values,
             3,
             padding="same",
             kernel_initializer=caffe_xavier(),
             bias_initializer=bias,
-            name=f"{name}{level}",
+            name=f"{name}{level.number}",
         )(feature)
-        outputs.append(layers.Reshape((-1, values), name=f"{name}{level}_anchors")(output))
+        outputs.append(layers.Reshape((-1, values), name=f"{name}{level.number}_anchors")(output))
     joined = layers.Concatenate(axis=1, name=f"{name}_levels")(outputs)
     # Softmax, loss and decoding need float32, whatever the precision of the network.
     return layers.Activation("linear", dtype="float32", name=name)(joined)
 
 
-def _check_grids(sources: Sequence[keras.KerasTensor], image_size: tuple[int, int] | None) -> None:
-    if image_size is None:
+def _check_grids(sources: Sequence[keras.KerasTensor], model_config: ModelConfig) -> None:
+    if model_config.image_size is None:
         return
     grids = [tuple(source.shape[1:3]) for source in sources]
-    if grids != level_grids(image_size):
+    wanted = level_grids(model_config.image_size, model_config.anchors)
+    if grids != wanted:
         raise InputError(
-            f"model.image_size {list(image_size)}: the backbone's grids {grids} do not fit the anchors' "
-            f"{level_grids(image_size)}; use multiples of 64"
+            f"model.image_size {list(model_config.image_size)}: the backbone's grids {grids} do not fit the "
+            f"anchors' {wanted}; use multiples of 64"
         )
 
 

@@ -8,11 +8,13 @@ from config_of import config_of
 from thin_vgg import thin_vgg
 
 import refinedet_tf
-from refinedet_tf.anchors import level_grids, tile_anchors
+from refinedet_tf.anchors import DEFAULT_LEVELS, level_grids, tile_anchors
 from refinedet_tf.config import Config, ModelConfig
 from refinedet_tf.errors import InputError
-from refinedet_tf.model import LEVELS, build_model
+from refinedet_tf.model import build_model
 from refinedet_tf.weights import load_initial_weights
+
+LEVELS = [level.number for level in DEFAULT_LEVELS]
 
 HEADS = {"arm_loc": 4, "arm_conf": 2, "odm_loc": 4, "odm_conf": 4}
 """The number of values per anchor of each head, with three classes."""

@@ -1,4 +1,4 @@
-"""Backbones: networks from images to feature maps of strides 8, 16, 32 and 64.
+"""Backbones: networks from images to feature maps of strides 8, 16, 32 and 64, and of stride 4 if wanted.
 
 The feature maps are the input of the ARM heads and the transfer connection blocks.
 """
@@ -15,7 +15,8 @@ from refinedet_tf.config import ModelConfig
 
 Backbone = Callable[[keras.KerasTensor, ModelConfig], list[keras.KerasTensor]]
 """A function of images [B, H, W, 3], RGB 0..255, and the model's config. It returns the feature maps of
-strides 8, 16, 32 and 64, [B, ceil(H / stride), ceil(W / stride), C]."""
+strides 8, 16, 32 and 64, after that of stride 4 if the config has a level of that stride,
+[B, ceil(H / stride), ceil(W / stride), C]."""
 
 BACKBONES: dict[str, Backbone] = {
     "vgg16": vgg16,
@@ -27,5 +28,5 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def build_features(images: keras.KerasTensor, model_config: ModelConfig) -> list[keras.KerasTensor]:
-    """Builds the configured backbone on `images` and returns its four feature maps; see `Backbone`."""
+    """Builds the configured backbone on `images` and returns its feature maps; see `Backbone`."""
     return BACKBONES[model_config.backbone](images, model_config)

@@ -14,8 +14,8 @@ from refinedet_tf.layers import L2Normalize, ScaleToUnitRange, SubtractMean, caf
 SOURCE_SCALE = 2.0
 """The initial norm of the feature vectors of a level, near that of conv5_3 in the paper."""
 
-STRIDES = (8, 16, 32)
-"""The strides of the levels that the networks have; stride 64 is added."""
+STRIDES = (4, 8, 16, 32)
+"""The strides of the levels that the networks have; stride 64 is added, and stride 4 left out by default."""
 
 PROBE_SIZE = 256
 """The image side at which the sides of the feature maps tell their strides; a multiple of all strides."""
@@ -101,11 +101,12 @@ def application(images: keras.KerasTensor, model_config: ModelConfig) -> list[ke
         model_config: `backbone` is a key of `APPLICATIONS`.
 
     Returns:
-        Four feature maps [B, ceil(H / stride), ceil(W / stride), C] of strides 8, 16, 32 and 64, each
-        after an L2 normalisation (`with_stride_64`).
+        Feature maps [B, ceil(H / stride), ceil(W / stride), C] of strides 8, 16, 32 and 64, after that of
+        stride 4 if it is wanted, each after an L2 normalisation (`with_stride_64`).
     """
     trunk, _ = adapted(make_application(model_config), model_config)
-    outputs = [operation.output for operation in find_levels(trunk)]
+    strides = STRIDES if model_config.has_stride_4 else STRIDES[1:]
+    outputs = [operation.output for operation in find_levels(trunk, strides)]
     trunk = keras.Model(trunk.input, outputs, name=model_config.backbone)
     features = APPLICATIONS[model_config.backbone].preprocessing(model_config)(images)
     return with_stride_64(trunk(features), model_config)
@@ -129,8 +130,8 @@ def make_application(model_config: ModelConfig, weights: str | None = None) -> k
     return constructor(include_top=False, input_shape=(None, None, 3), weights=weights, **options)
 
 
-def find_levels(network: keras.Model) -> list[keras.Operation]:
-    """Finds the layers of a network whose outputs are the levels of strides 8, 16 and 32.
+def find_levels(network: keras.Model, strides: Sequence[int] = STRIDES[1:]) -> list[keras.Operation]:
+    """Finds the layers of a network whose outputs are the levels of strides 8, 16 and 32, or of others.
 
     The level of a stride is the last layer of that stride through which all paths to the network's
     end lead. It holds everything that was computed at that stride, as the next stride-2 layers see
@@ -139,6 +140,7 @@ def find_levels(network: keras.Model) -> list[keras.Operation]:
     Args:
         network: a functional model with one input and one output. For an image of side `PROBE_SIZE`,
             its feature maps have the sides `PROBE_SIZE` / stride.
+        strides: the strides of the levels, some of `STRIDES`.
 
     Raises:
         ValueError: the network has no such layer of one of the strides.
@@ -147,23 +149,24 @@ def find_levels(network: keras.Model) -> list[keras.Operation]:
     maps = keras.Model(network.input, [operation.output for operation in bottlenecks])
     shapes = maps.compute_output_shape((1, PROBE_SIZE, PROBE_SIZE, 3))
     last = {PROBE_SIZE // shape[1]: operation for operation, shape in zip(bottlenecks, shapes, strict=True)}
-    if missing := [stride for stride in STRIDES if stride not in last]:
+    if missing := [stride for stride in strides if stride not in last]:
         raise ValueError(f"{network.name} has no level of stride {missing[0]}")
-    return [last[stride] for stride in STRIDES]
+    return [last[stride] for stride in strides]
 
 
 def with_stride_64(
     sources: Sequence[keras.KerasTensor], model_config: ModelConfig
 ) -> list[keras.KerasTensor]:
-    """Adds a level of stride 64 to those of strides 8, 16 and 32, and an L2 normalisation to each level.
+    """Adds a level of stride 64 to those up to stride 32, and an L2 normalisation to each level.
 
     The normalisation is that of VGG-16's first levels. Without it, heads on hundreds of channels of
     unbounded size would diverge at the usual learning rates.
     """
     sources = [*sources, _stride_64(sources[-1], model_config)]
+    # The last level is level 6, of stride 64.
     return [
         L2Normalize(SOURCE_SCALE, name=f"source{level}_norm")(source)
-        for level, source in enumerate(sources, 3)
+        for level, source in enumerate(sources, 7 - len(sources))
     ]
 
 

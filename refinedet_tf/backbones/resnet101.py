@@ -29,9 +29,12 @@ HEAD_BLOCK_CHANNELS = (256, 1024)
 def resnet101(images: keras.KerasTensor, model_config: ModelConfig) -> list[keras.KerasTensor]:
     """Builds ResNet-101 and returns res3b3, res4b22, res5c and res6, of strides 8, 16, 32 and 64.
 
+    The level of stride 4, which precedes them if it is wanted, is res2c.
+
     Args:
         images: [B, H, W, 3], RGB 0..255; H and W may be None.
-        model_config: `channel_order`, `batch_norm_momentum` and `batch_norm_statistics` are used.
+        model_config: `channel_order`, `has_stride_4`, `batch_norm_momentum` and `batch_norm_statistics` are
+            used.
     """
     frozen = model_config.batch_norm_statistics != "moving"
     features = SubtractMean(model_config.channel_order, name="preprocessing")(images)
@@ -51,7 +54,7 @@ def resnet101(images: keras.KerasTensor, model_config: ModelConfig) -> list[kera
         stage_ends.append(features)
     res6_frozen = model_config.batch_norm_statistics == "frozen"
     res6 = bottleneck(features, "res6", RES6_CHANNELS, 2, True, model_config, res6_frozen)
-    return [*stage_ends[1:], res6]
+    return [*stage_ends[0 if model_config.has_stride_4 else 1 :], res6]
 
 
 def head_block(features: keras.KerasTensor, name: str, model_config: ModelConfig) -> keras.KerasTensor:

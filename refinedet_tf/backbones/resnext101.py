@@ -28,12 +28,15 @@ EXPANSION = 2
 def resnext101(images: keras.KerasTensor, model_config: ModelConfig) -> list[keras.KerasTensor]:
     """Builds ResNeXt-101 and returns the ends of stages 2 to 4 and one more stage, L2-normalised.
 
+    The level of stride 4, which precedes them if it is wanted, is the end of stage 1.
+
     Args:
         images: [B, H, W, 3], RGB 0..255; H and W may be None.
-        model_config: `batch_norm_momentum` and `batch_norm_statistics` are used.
+        model_config: `has_stride_4`, `batch_norm_momentum` and `batch_norm_statistics` are used.
 
     Returns:
-        Four feature maps [B, ceil(H / stride), ceil(W / stride), C] of strides 8, 16, 32 and 64.
+        Feature maps [B, ceil(H / stride), ceil(W / stride), C] of strides 8, 16, 32 and 64, after that of
+        stride 4 if it is wanted.
     """
     features = normalize_imagenet()(images)
     features = _convolution(features, "conv1", "bn1", 64, 7, model_config, stride=2)
@@ -47,7 +50,7 @@ def resnext101(images: keras.KerasTensor, model_config: ModelConfig) -> list[ker
             stride = 2 if index == 0 and stage > 1 else 1
             features = _block(features, f"layer{stage}_{index}", width, stride, index == 0, model_config)
         sources.append(features)
-    return with_stride_64(sources[1:], model_config)
+    return with_stride_64(sources[0 if model_config.has_stride_4 else 1 :], model_config)
 
 
 def _block(

@@ -15,14 +15,16 @@ STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 def vgg16(images: keras.KerasTensor, model_config: ModelConfig) -> list[keras.KerasTensor]:
     """Builds VGG-16 and returns conv4_3 and conv5_3 (L2-normalised), fc7 and conv6_2.
 
-    The layers have the names of the authors' Caffe program.
+    The layers have the names of the authors' Caffe program. The level of stride 4, which the paper does not
+    have, is conv3_3, L2-normalised with the initial scale that S3FD (Zhang et al., ICCV 2017) gives it.
 
     Args:
         images: [B, H, W, 3], RGB 0..255; H and W may be None.
-        model_config: `channel_order` is used.
+        model_config: `channel_order` and `has_stride_4` are used.
 
     Returns:
-        Four feature maps [B, ceil(H / stride), ceil(W / stride), C] of strides 8, 16, 32 and 64.
+        Feature maps [B, ceil(H / stride), ceil(W / stride), C] of strides 8, 16, 32 and 64, after that of
+        stride 4 if it is wanted.
     """
     features = SubtractMean(model_config.channel_order, name="preprocessing")(images)
     stage_ends = []
@@ -38,7 +40,9 @@ def vgg16(images: keras.KerasTensor, model_config: ModelConfig) -> list[keras.Ke
     # Keras' "same" pads an even side at one end only, but Caffe pads one pixel at both ends.
     padded = layers.ZeroPadding2D(1, name="conv6_2_padding")(features)
     conv6_2 = _convolution(padded, 512, 3, "conv6_2", strides=2, padding="valid")
+    stride_4 = [L2Normalize(10.0, name="conv3_3_norm")(stage_ends[2])] if model_config.has_stride_4 else []
     return [
+        *stride_4,
         L2Normalize(10.0, name="conv4_3_norm")(stage_ends[3]),
         L2Normalize(8.0, name="conv5_3_norm")(stage_ends[4]),
         fc7,

@@ -10,9 +10,9 @@ import keras
 import tensorflow as tf
 
 from refinedet_tf import __version__
-from refinedet_tf.anchors import ASPECT_RATIOS, SCALE, STRIDES, tile_anchors
+from refinedet_tf.anchors import ASPECT_RATIOS, SCALE, tile_anchors
 from refinedet_tf.boxes import VARIANCES
-from refinedet_tf.config import Config
+from refinedet_tf.config import Config, ModelConfig
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.json_files import read_json
 from refinedet_tf.run_folder import RunFolder
@@ -48,8 +48,9 @@ def describe(
     precision             "float32" or "bfloat16"
     max_pixels            largest number of pixels of an image file that is decoded
     postprocess           thresholds and limits that are part of the graph
-    anchors               strides, scale, aspect ratios and variances, which are needed to decode the
-                          heads, and the number of anchors
+    anchors               what is needed to decode the heads: strides, levels (stride, scales in pixels and
+                          aspect ratios of each), variances, and the number of anchors; for the paper's
+                          anchors also their scale in units of the stride, and their aspect ratios
     measured              accuracy: "mAP" 0..1, "AP" by class, "metric", "source"; null: not measured
     config                the whole training config
     versions              those of this package, TensorFlow and Keras
@@ -70,18 +71,25 @@ def describe(
         "precision": precision,
         "max_pixels": max_pixels,
         "postprocess": dataclasses.asdict(config.postprocess),
-        "anchors": {
-            "strides": STRIDES,
-            "scale": SCALE,
-            "aspect_ratios": ASPECT_RATIOS,
-            "variances": VARIANCES,
-            "count": len(tile_anchors(image_size)),
-        },
+        "anchors": _describe_anchors(config.model, image_size),
         "measured": measured,
         "config": dataclasses.asdict(config),
         "versions": {"refinedet_tf": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
     }
     return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+
+
+def _describe_anchors(model_config: ModelConfig, image_size: tuple[int, int]) -> dict[str, Any]:
+    """Returns the value of the key "anchors" in model.json, which `describe` describes."""
+    levels = model_config.anchor_levels
+    papers = {"scale": SCALE, "aspect_ratios": ASPECT_RATIOS} if model_config.anchors is None else {}
+    return {
+        "strides": [level.stride for level in levels],
+        **papers,
+        "levels": [dataclasses.asdict(level) for level in levels],
+        "variances": VARIANCES,
+        "count": len(tile_anchors(image_size, levels)),
+    }
 
 
 def validation_of_run(run: RunFolder, config: Config) -> dict[str, Any] | None:

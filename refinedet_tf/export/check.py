@@ -229,7 +229,7 @@ def _compare(name: str, route: Route, samples: Sequence[Sample], expected_rows: 
 
 def _saved_model_routes(folder: Path, config: Config, size: tuple[int, int]) -> dict[str, Route]:
     """Loads a SavedModel and returns the route of each signature, by name."""
-    loaded, anchors = tf.saved_model.load(str(folder)), tile_anchors(size)
+    loaded, anchors = tf.saved_model.load(str(folder)), tile_anchors(size, config.model.anchors)
 
     def call(name: str, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         # The function uses `loaded`, because this keeps the variables alive.
@@ -259,7 +259,7 @@ def _onnx_routes(folder: Path, config: Config, size: tuple[int, int]) -> dict[st
     if not folder.is_dir():
         return {}
     detector, heads = (_onnx_function(folder / name) for name in (onnx_files.DETECTOR, onnx_files.HEADS))
-    anchors = tile_anchors(size)
+    anchors = tile_anchors(size, config.model.anchors)
 
     def whole(samples: Sequence[Sample]) -> list[Rows]:
         # The last row shows that all rows of a fixed batch are computed.

@@ -43,7 +43,8 @@ class DetectionGraphs(tf.Module):
 
         Args:
             model: the network, as `build_model(config)` makes it.
-            config: `postprocess`, `model.design`, `model.image_size` and the class names are used.
+            config: `postprocess`, `model.design`, `model.anchors`, `model.image_size` and the class names are
+                used.
             image_size: (height, width) in pixels; it is needed only if `model.image_size` is null.
             kernel_dtype: the type in which kernels are stored. If the network computes in this type (see
                 `in_bfloat16`), it changes only the size of the file.

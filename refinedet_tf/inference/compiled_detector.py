@@ -45,7 +45,8 @@ class CompiledDetector:
         Args:
             network: a function from images to heads that a graph can hold; `inference_network` makes
                 it from a model.
-            config: `postprocess`, `model.design`, `model.image_size` and the class names are used.
+            config: `postprocess`, `model.design`, `model.anchors`, `model.image_size` and the class names are
+                used.
             image_size: (height, width) in pixels; it is needed only if `model.image_size` is null.
             jit_compile: whether XLA compiles the network, anew for each batch size.
 
@@ -56,7 +57,7 @@ class CompiledDetector:
         self.image_size = network_size(config, image_size)
         self.num_classes = config.num_classes
         self.class_names = config.class_names
-        anchors = tile_anchors(self.image_size)
+        anchors = tile_anchors(self.image_size, config.model.anchors)
         batch = tf.TensorSpec([None, *self.image_size, 3], tf.float32)
         self.heads = tf.function(network, input_signature=[batch], jit_compile=jit_compile or None)
         self.detections = tf.function(

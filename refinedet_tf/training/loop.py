@@ -102,7 +102,7 @@ class _Run:
             self.strategy = make_strategy(config)
         self.writes = is_chief(self.strategy)
         self._prepare_folder(resume)
-        self.trainer = self._build_trainer(tile_anchors(image_size))
+        self.trainer = self._build_trainer(tile_anchors(image_size, config.model.anchors))
         self.detector = Detector(self.trainer.network, self.config)
         self.checkpoints = Checkpoints(folder.checkpoints, self.trainer, self.writes)
         state = self._restore_or_initialize(resume)

@@ -19,8 +19,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from refinedet_tf.anchors import ANCHORS_PER_CELL
 from refinedet_tf.errors import InputError, shortened, shortened_text
+from refinedet_tf.weights.anchor_counts import anchors_per_cell, check_anchors_per_cell
 from refinedet_tf.weights.values import check_values
 
 Blob = tuple[str, int]
@@ -90,10 +90,13 @@ def assign_blobs(
         The names of the model's layers that were filled.
 
     Raises:
-        InputError: blobs are missing, left over or of another shape, and the message lists them; or a
-            value is not finite, larger than any weight or a negative variance. The model is unchanged.
+        InputError: blobs are missing, left over or of another shape, and the message lists them, or says so
+            if only the numbers of classes or of anchors per cell differ; or a value is not finite, larger
+            than any weight or a negative variance. The model is unchanged.
     """
     variables = variables_by_blob(model, path)
+    if wanted is None:
+        check_anchors_per_cell(path, _anchors_per_cell_of(blobs), model)
     wanted = variables.keys() if wanted is None else wanted
     missing = [blob for blob in variables if blob in wanted and blob not in blobs]
     left_over = [blob for blob in blobs if blob not in wanted]
@@ -103,7 +106,8 @@ def assign_blobs(
         if blob in wanted and blob in blobs and not _same(blobs[blob].shape, blob_shape(variables[blob]))
     }
     if missing or left_over or mismatched:
-        raise InputError(f"{path} {_explain(missing, left_over, mismatched, names or {})}")
+        per_cell = anchors_per_cell(model)
+        raise InputError(f"{path} {_explain(missing, left_over, mismatched, names or {}, per_cell)}")
     values = {blob: _value(blob, variables[blob], blobs) for blob in variables if blob in wanted}
     for blob, value in values.items():
         check_values(path, (names or {}).get(blob, f"{blob[0]} blob {blob[1]}"), variables[blob], value)
@@ -181,9 +185,10 @@ def _explain(
     left_over: Sequence[Blob],
     mismatched: Mapping[Blob, ShapePair],
     names: Mapping[Blob, str],
+    per_cell: Mapping[int, int],
 ) -> str:
     """Returns the message for blobs that do not fit, which follows the path of their file."""
-    class_counts = [_class_counts(blob, shapes) for blob, shapes in mismatched.items()]
+    class_counts = [_class_counts(blob, shapes, per_cell) for blob, shapes in mismatched.items()]
     if class_counts and class_counts[0] and not missing and not left_over and None not in class_counts:
         file_classes, model_classes = class_counts[0]
         return (
@@ -205,13 +210,30 @@ def _explain(
     return f"does not fit the model; blobs: {'; '.join(parts)}"
 
 
-def _class_counts(blob: Blob, shapes: ShapePair) -> tuple[int, int] | None:
-    """Returns the number of classes in the file and in the model if the blob is of an ODM classifier."""
-    is_odm = re.match(r"(res)?P[3-6]_(inter_)?mbox_conf$", blob[0])
+def _anchors_per_cell_of(blobs: Mapping[Blob, np.ndarray]) -> dict[int, int]:
+    """Returns the number of anchors per cell by the number of the level, of the levels in a file."""
+    found = {}
+    for (layer, number), array in blobs.items():
+        head = re.fullmatch(r"(?:res)?P([3-6])_(?:inter_)?mbox_loc", layer)
+        if head and number == PARAMETERS["kernel"] and array.ndim == 4:
+            found[int(head[1])] = array.shape[0] // 4
+    return found if len(found) == len(ODM_SOURCES["vgg16"]) else {}
+
+
+def _class_counts(blob: Blob, shapes: ShapePair, per_cell: Mapping[int, int]) -> tuple[int, int] | None:
+    """Returns the number of classes in the file and in the model if the blob is of an ODM classifier.
+
+    Args:
+        blob: the blob.
+        shapes: its shape in the file and in the model.
+        per_cell: the number of anchors per cell by the number of the level.
+    """
+    head = re.match(r"(?:res)?P([3-6])_(?:inter_)?mbox_conf$", blob[0])
     found, wanted = ([size for size in shape if size > 1][:1] for shape in shapes)
-    if not is_odm or not found or found[0] % ANCHORS_PER_CELL:
+    if not head or not found or found[0] % per_cell[int(head[1])]:
         return None
-    return found[0] // ANCHORS_PER_CELL - 1, wanted[0] // ANCHORS_PER_CELL - 1
+    anchors = per_cell[int(head[1])]
+    return found[0] // anchors - 1, wanted[0] // anchors - 1
 
 
 def _some(items: Iterable[str], limit: int = 6) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
-from refinedet_tf.anchors import ANCHORS_PER_CELL
 from refinedet_tf.errors import InputError, shortened_text
 
 VOC_TO_COCO = {
@@ -61,13 +60,14 @@ def copy_classes(trained: keras.Model, target: keras.Model, labels: Sequence[int
         InputError: the models differ in another way. The message names the first variable that differs.
     """
     rows = [0, *labels]
+    num_logits = trained.output["odm_conf"].shape[-1]
     trained_values = {variable.path: np.asarray(variable) for variable in trained.weights}
     values = {}
     for variable in target.weights:
         value = trained_values.get(variable.path)
         if value is not None and variable.path.split("/")[-2].startswith("odm_conf"):
             # The channels are ordered by (anchor of the cell, class).
-            value = value.reshape(*value.shape[:-1], ANCHORS_PER_CELL, -1)[..., rows]
+            value = value.reshape(*value.shape[:-1], -1, num_logits)[..., rows]
             value = value.reshape(*value.shape[:-2], -1)
         if value is None or value.shape != tuple(variable.shape):
             raise InputError(

@@ -12,9 +12,9 @@ import h5py
 import keras
 import numpy as np
 
-from refinedet_tf.anchors import ANCHORS_PER_CELL
 from refinedet_tf.errors import InputError, first_line, shortened_text
 from refinedet_tf.files import write_aside
+from refinedet_tf.weights.anchor_counts import anchors_per_cell, anchors_per_cell_in, check_anchors_per_cell
 from refinedet_tf.weights.values import check_values, unchanged_on_error
 
 MEMBER = "model.weights.h5"
@@ -33,12 +33,14 @@ def load_keras_weights(model: keras.Model, path: Path) -> list[str]:
 
     Raises:
         InputError: the file is damaged or of another model, or a value is not finite. For another model,
-            the message lists the shapes that are missing or left over, or the numbers of classes if only
-            they differ. The model is unchanged.
+            the message lists the shapes that are missing or left over, or the numbers of classes or anchors
+            if only they differ. The model is unchanged.
     """
     try:
         with _weights_file(path) as file:
-            _compare(path, _shapes_in(file), model)
+            shapes = _shapes_in(file)
+            check_anchors_per_cell(path, anchors_per_cell_in(file), model)
+            _compare(path, shapes, model)
             _fill(model, file, path)
     except InputError:
         raise
@@ -134,9 +136,12 @@ def _compare(path: Path, found: Counter[tuple[int, ...]], model: keras.Model) ->
 def _num_classes(shapes: Counter[tuple[int, ...]], model: keras.Model) -> int | None:
     """Returns the number of classes that an ODM classifier among the shapes has; None without one."""
     inputs = next((v.shape[2] for v in model.weights if v.path.endswith("odm_conf3/kernel")), None)
-    for shape in shapes:
-        if shape[:3] == (3, 3, inputs) and shape[-1] % ANCHORS_PER_CELL == 0:
-            return shape[-1] // ANCHORS_PER_CELL - 1
+    channels = {shape[-1] for shape in shapes if shape[:3] == (3, 3, inputs)}
+    counts = set(anchors_per_cell(model).values())
+    for number in sorted(channels):
+        num_logits, rest = divmod(number, min(counts))
+        if not rest and {count * num_logits for count in counts} <= channels:
+            return num_logits - 1
     return None
 
 

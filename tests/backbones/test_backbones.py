@@ -11,7 +11,7 @@ import tensorflow as tf
 from config_of import config_of
 from small_network import make_trainer, random_batch
 
-from refinedet_tf.anchors import level_grids, tile_anchors
+from refinedet_tf.anchors import DEFAULT_LEVELS, level_grids, tile_anchors
 from refinedet_tf.backbones import BACKBONES
 from refinedet_tf.backbones import applications as applications_module
 from refinedet_tf.backbones.adaptation import adapted, copy_weights
@@ -21,9 +21,11 @@ from refinedet_tf.config import ModelConfig
 from refinedet_tf.export.check import generated_samples
 from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
 from refinedet_tf.losses import TERMS
-from refinedet_tf.model import LEVELS, build_model
+from refinedet_tf.model import build_model
 
 resnext_module = importlib.import_module("refinedet_tf.backbones.resnext101")
+
+LEVELS = [level.number for level in DEFAULT_LEVELS]
 
 LEVEL_LAYERS = {
     "resnet50": ("conv3_block4_out", "conv4_block6_out", "conv5_block3_out"),

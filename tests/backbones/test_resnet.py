@@ -4,9 +4,11 @@ import pytest
 from config_of import config_of
 from resnet import resnet
 
-from refinedet_tf.anchors import level_grids, tile_anchors
+from refinedet_tf.anchors import DEFAULT_LEVELS, level_grids, tile_anchors
 from refinedet_tf.batch_norm import BatchNormalization
-from refinedet_tf.model import LEVELS, build_model
+from refinedet_tf.model import build_model
+
+LEVELS = [level.number for level in DEFAULT_LEVELS]
 
 
 @pytest.fixture(scope="module")
