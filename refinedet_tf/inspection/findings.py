@@ -65,7 +65,7 @@ def percent(share: float) -> str:
     """Returns a share, 0..1, as a percentage that is 0 or 100 only if the share is."""
     if 0 < share < 0.01 or 0.99 < share < 1:
         return f"{100 * min(max(share, 0.0001), 0.9999):.2f} %"
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.1f} %" if 0 < share < 0.1 else f"{100 * share:.0f} %"
 
 
 def split_title(name: str, split: SplitReport) -> str:
@@ -162,7 +162,9 @@ def _bad_boxes(report: DataReport) -> list[Finding]:
                 "width and height, or another size of the images."
             )
         else:
-            text += " Boxes that are not clipped are left out; the section Boxes lists all of them."
+            text += (
+                " Those partly outside are clipped, the others are left out; the section Boxes lists them."
+            )
         findings.append(Finding("problem" if is_systematic else "advice", text))
     return findings or [Finding("good", "No box had to be dropped or clipped.")]
 
@@ -185,12 +187,14 @@ def _anchors(report: DataReport) -> list[Finding]:
     share = anchors.choices[0].coverage.share_below
     if share is None:
         return []
-    if share < NOTABLE_SHARE:
+    worst = {name: value for name, value in anchors.not_reached.items() if value and value >= LARGE_SHARE}
+    if share < NOTABLE_SHARE and not worst:
         text = f"The anchors reach {percent(1 - share)} of the training objects (IoU of at least 0.5)."
         return [Finding("good", text)]
+    classes = _some([f"{name} {percent(value)}" for name, value in worst.items()])
     text = (
-        f"{percent(share)} of the training objects overlap no anchor by an IoU of 0.5, so that the network "
-        "learns little from them."
+        f"{percent(share)} of the training objects{f' ({classes})' if worst else ''} overlap no anchor by an "
+        "IoU of 0.5, so that the network learns little from them."
     )
     if anchors.advised is None:
         text += " Other anchors would not help much; a larger model.image_size may."
@@ -247,8 +251,8 @@ def _forgotten_classes(report: DataReport) -> list[Finding]:
         for class_name, indices in split.without_usual_class.items():
             text = (
                 f"{class_name} is on nearly all images of {name}, but not on "
-                f"{plural(len(indices), 'image')} with other objects: {_files(split, indices)}. See whether it "
-                "was forgotten there."
+                f"{plural(len(indices), 'image')} with other objects: {_files(split, indices)}. See whether "
+                "it was forgotten there."
             )
             findings.append(Finding("advice", text))
     return findings
@@ -260,8 +264,8 @@ def _annotated_twice(report: DataReport) -> list[Finding]:
         if split.twice:
             images = list(dict.fromkeys(pair.image for pair in split.twice))
             text = (
-                f"{plural(len(split.twice), 'pair')} of boxes in {name} with an IoU above {TWICE_IOU:g}, where "
-                f"one object seems to be annotated twice: {_files(split, images)}."
+                f"{plural(len(split.twice), 'pair')} of boxes in {name} with an IoU above {TWICE_IOU:g}, "
+                f"where one object seems to be annotated twice: {_files(split, images)}."
             )
             findings.append(Finding("advice", text))
     return findings

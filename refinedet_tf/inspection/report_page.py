@@ -81,7 +81,7 @@ def _pictures(text: str, pictures: Iterable[Picture]) -> list[Block]:
 def _classes(report: DataReport) -> list[Block]:
     splits = {name: split for name, split in report.splits.items() if split.dataset.labelled}
     train = report.splits["train"]
-    header = ["class", *splits, "pixels: smallest - median - largest", "not reached"]
+    header = ["class", *splits, "pixels", "not reached"]
     rows = [
         _class_row(
             name,
@@ -95,9 +95,9 @@ def _classes(report: DataReport) -> list[Block]:
     blocks: list[Block] = [
         Text(
             "For each split, the number of objects and in brackets the number of images with them. The sizes "
-            "are those of train: the square root of the area, in pixels after the image was warped to "
-            f"{_size(report)}. The last column is the share of the training objects that no anchor reaches "
-            f"(IoU below {REACHED_IOU:g})."
+            "are those of train, smallest - median - largest: the square root of the area, in pixels after "
+            f"the image was warped to {_size(report)}. The last column is the share of the training objects "
+            f"that no anchor reaches (IoU below {REACHED_IOU:g})."
         ),
         Table(header, rows),
     ]
@@ -173,8 +173,8 @@ def _anchors(report: DataReport) -> list[Block]:
     blocks: list[Block] = [
         Text(
             "For each training object, the anchor that overlaps it most: the share of objects whose best IoU "
-            f"is below {REACHED_IOU:g}, which are matched with that anchor only, and the mean of the best IoUs. "
-            "Augmentation changes the sizes further."
+            f"is below {REACHED_IOU:g}, which are matched with that anchor only, and the mean of the best "
+            "IoUs. Augmentation changes the sizes further."
         ),
         Table(header, rows),
     ]
