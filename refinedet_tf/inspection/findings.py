@@ -187,7 +187,12 @@ def _anchors(report: DataReport) -> list[Finding]:
     share = anchors.choices[0].coverage.share_below
     if share is None:
         return []
-    worst = {name: value for name, value in anchors.not_reached.items() if value and value >= LARGE_SHARE}
+    class_counts = report.splits["train"].class_counts
+    worst = {
+        name: value
+        for name, value in anchors.not_reached.items()
+        if value is not None and value >= LARGE_SHARE and class_counts[name].objects >= FEW_OBJECTS
+    }
     if share < NOTABLE_SHARE and not worst:
         text = f"The anchors reach {percent(1 - share)} of the training objects (IoU of at least 0.5)."
         return [Finding("good", text)]

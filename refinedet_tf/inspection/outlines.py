@@ -11,6 +11,9 @@ from refinedet_tf.drawing import class_color
 FONT_SIZE = 12
 PADDING = 2
 
+ROUNDING = 0.01
+"""A box touches a pixel if it covers more than this fraction of its width; less comes from rounding."""
+
 Rectangle = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels, the last two exclusive."""
 
@@ -34,12 +37,12 @@ def draw_outlines(
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
     rectangles = [_rectangle(box, canvas.size) for box in boxes]
-    for (left, top, right, bottom), label in zip(rectangles, labels, strict=True):
-        line = 2 if min(right - left, bottom - top) >= 24 else 1
-        outside = [left - line, top - line, right + line - 1, bottom + line - 1]
-        # The black line around the coloured one makes both visible on any ground.
-        draw.rectangle([left - line - 1, top - line - 1, right + line, bottom + line], outline=(0, 0, 0))
-        draw.rectangle(outside, outline=class_color(int(label)), width=line)
+    lines = [2 if min(right - left, bottom - top) >= 24 else 1 for left, top, right, bottom in rectangles]
+    # A black line around each coloured one makes both visible on any ground.
+    for rectangle, line in zip(rectangles, lines, strict=True):
+        draw.rectangle(_around(rectangle, line + 1), outline=(0, 0, 0))
+    for rectangle, line, label in zip(rectangles, lines, labels, strict=True):
+        draw.rectangle(_around(rectangle, line), outline=class_color(int(label)), width=line)
     font = ImageFont.load_default(FONT_SIZE)
     taken = list(rectangles)
     for rectangle, label in zip(rectangles, labels, strict=True):
@@ -94,10 +97,18 @@ def scale_image(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _rectangle(box: np.ndarray, size: tuple[int, int]) -> Rectangle:
-    """Returns the pixels of a box; `size` is (width, height)."""
+    """Returns the pixels that a box touches; `size` is (width, height)."""
     ymin, xmin, ymax, xmax = (float(value) for value in box)
-    left, top = math.floor(xmin * size[0]), math.floor(ymin * size[1])
-    return left, top, max(math.ceil(xmax * size[0]), left + 1), max(math.ceil(ymax * size[1]), top + 1)
+    left = math.floor(xmin * size[0] + ROUNDING)
+    top = math.floor(ymin * size[1] + ROUNDING)
+    right = max(math.ceil(xmax * size[0] - ROUNDING), left + 1)
+    return left, top, right, max(math.ceil(ymax * size[1] - ROUNDING), top + 1)
+
+
+def _around(rectangle: Rectangle, distance: int) -> list[int]:
+    """Returns a rectangle as Pillow takes it, with both ends, that is larger by `distance` on each side."""
+    left, top, right, bottom = rectangle
+    return [left - distance, top - distance, right + distance - 1, bottom + distance - 1]
 
 
 def _free_place(

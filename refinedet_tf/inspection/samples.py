@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import math
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from keras import ops
@@ -71,11 +72,12 @@ def _annotated_sample(
     visible = (np.minimum(boxes[:, 2:], 1) > np.maximum(boxes[:, :2], 0)).all(axis=1)
     boxes, labels = np.clip(boxes[visible], 0, 1), labels[visible]
     drawn = draw_outlines(scale_image(image, picture_side), boxes, labels, dataset.class_names)
+    file = Path(dataset.image_paths[index]).name
     caption = (
-        f"{name} of {side:.0f} px: {'part of ' if is_part else ''}{dataset.image_ids[index]} with "
+        f"{name} of {side:.0f} px: {'part of ' if is_part else ''}{file} with "
         f"{_counted(labels, dataset.class_names)}"
     )
-    return Picture.from_pixels(drawn, alt=f"annotated image {dataset.image_ids[index]}", caption=caption)
+    return Picture.from_pixels(drawn, alt=f"annotated image {file}", caption=caption)
 
 
 def _part_around(
@@ -138,14 +140,13 @@ def augmented_samples(
         drawn = draw_outlines(
             draw_anchors(image, anchors[matched], colors), boxes, labels, dataset.class_names
         )
-        caption = f"{dataset.image_ids[index]}: {_counted(labels, dataset.class_names)}"
+        file = Path(dataset.image_paths[index]).name
+        caption = f"{file}: {_counted(labels, dataset.class_names)}"
         if len(labels):
             caption += f"; {len(matched)} anchors"
         if forced.any():
             caption += f", {forced.sum()} of them white"
-        yield Picture.from_pixels(
-            drawn, alt=f"training sample of {dataset.image_ids[index]}", caption=caption
-        )
+        yield Picture.from_pixels(drawn, alt=f"training sample of {file}", caption=caption)
 
 
 def _subset(dataset: DetectionDataset, indices: np.ndarray) -> DetectionDataset:
