@@ -64,8 +64,8 @@ def plural(number: int, noun: str, plural_noun: str | None = None) -> str:
 def percent(share: float) -> str:
     """Returns a share, 0..1, as a percentage that is 0 or 100 only if the share is."""
     if 0 < share < 0.01 or 0.99 < share < 1:
-        return f"{100 * min(max(share, 0.0001), 0.9999):.2f} %"
-    return f"{100 * share:.1f} %" if 0 < share < 0.1 else f"{100 * share:.0f} %"
+        return f"{min(max(100 * share, 0.01), 99.99):.2f} %"
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
 def split_title(name: str, split: SplitReport) -> str:
@@ -126,7 +126,8 @@ def _classes_without_objects(report: DataReport) -> list[Finding]:
             continue
         text = f"{plural(len(empty), 'class', 'classes')} without a single object in {name}: {_some(empty)}."
         if name == "train":
-            text += " Nothing of it will be learned: check the spelling in data.classes."
+            them = "it" if len(empty) == 1 else "them"
+            text += f" Nothing of {them} will be learned: check the spelling in data.classes."
         else:
             text += " The accuracy of such a class cannot be measured there."
         findings.append(Finding("problem" if name == "train" else "advice", text))
