@@ -122,14 +122,14 @@ def images_without_usual_class(dataset: DetectionDataset) -> dict[str, list[int]
     """
     with_objects = np.diff(dataset.offsets) > 0
     images = images_of_objects(dataset)
-    found = {}
+    lacking_images = {}
     for label, name in enumerate(dataset.class_names, start=1):
         has_class = np.zeros(len(dataset), bool)
         has_class[images[dataset.labels == label]] = True
         lacking = np.flatnonzero(with_objects & ~has_class)
         if len(lacking) and has_class.sum() >= USUAL_SHARE * with_objects.sum():
-            found[name] = lacking.tolist()
-    return found
+            lacking_images[name] = lacking.tolist()
+    return lacking_images
 
 
 def overlaps(dataset: DetectionDataset, nms_iou: float) -> tuple[list[Pair], int]:

@@ -130,7 +130,7 @@ def _free_place(
     for x, y in corners:
         place = x, y, x + width, y + height
         inside = x >= 0 and y >= 0 and place[2] <= image_size[0] and place[3] <= image_size[1]
-        if inside and not any(_overlap(place, other) for other in taken):
+        if inside and not any(_overlap(place, rectangle) for rectangle in taken):
             return place
     return None
 

@@ -124,20 +124,20 @@ def test_crowds_that_cannot_be_detected():
         data=DataConfig(classes=("a", "b")), postprocess=PostprocessConfig(max_detections=3, nms_iou=0.5)
     )
     near = [square(100), square(100, 0.05, 0.05), square(64, 0.5, 0.5), square(64, 0.7, 0.1)]
-    found = texts(report_on(config, train=make_dataset(near, near)))
+    sentences = texts(report_on(config, train=make_dataset(near, near)))
     assert (
         "2 images of train with more than 3 objects, up to 4. Not all can be found: raise "
-        "postprocess.max_detections." in found
+        "postprocess.max_detections." in sentences
     )
-    (text,) = [text for text in found if "postprocess.nms_iou" in text]
+    (text,) = [text for text in sentences if "postprocess.nms_iou" in text]
     assert text.startswith(
         "50 % of the training objects overlap another one of their class by an IoU above 0.5"
     )
 
 
 def test_training_without_an_object():
-    found = texts(report_on(train=make_dataset([], [])), "problem")
-    assert found == [
+    sentences = texts(report_on(train=make_dataset([], [])), "problem")
+    assert sentences == [
         "2 classes without a single object in train: a, b. Nothing of them will be learned: check the "
         "spelling in data.classes."
     ]

@@ -110,7 +110,7 @@ def test_overlaps_agree_with_loops(monkeypatch):
                 if iou > 0.8 and i < j:
                     expected_pairs.append((image, int(labels[i]), pytest.approx(iou, rel=1e-5)))
     monkeypatch.setattr(objects, "_ROWS_AT_ONCE", 7)
-    pairs, found = overlaps(dataset, 0.45)
+    pairs, crowded_objects = overlaps(dataset, 0.45)
     assert [(pair.image, pair.label, pair.iou) for pair in pairs] == expected_pairs
     assert expected_pairs
-    assert found == len(crowded) > 0
+    assert crowded_objects == len(crowded) > 0
