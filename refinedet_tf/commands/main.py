@@ -9,6 +9,7 @@ from refinedet_tf import __version__
 from refinedet_tf.commands.terminal import run
 
 COMMANDS = {
+    "inspect": ("inspect_data", "report on the data before a training"),
     "train": ("train", "train, or go on with a run that was stopped"),
     "evaluate": ("evaluate", "measure accuracy and speed"),
     "detect": ("detect", "draw what a model detects on images"),

@@ -1,9 +1,11 @@
-"""Decoding of image files, and the plain warp to the network's size."""
+"""Reading and decoding of image files, and the plain warp to the network's size."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
+from refinedet_tf.errors import InputError
 from refinedet_tf.tensors import Tensor
 
 _GRAY_PALETTE = bytes(value for gray in range(256) for value in (gray, gray, gray, 0))
@@ -38,6 +40,44 @@ def decode_image(contents: Tensor) -> tf.Tensor:
             lambda: tf.io.decode_image(contents, channels=3, expand_animations=False),
         )
     return tf.ensure_shape(image, [None, None, 3])
+
+
+def read_image(path: str, annotated_size: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Reads an image file and checks it as training needs it.
+
+    Args:
+        path: the file.
+        annotated_size: height and width in pixels, as the annotation states them.
+
+    Returns:
+        uint8 [H, W, 3], RGB, decoded by `decode_image`.
+
+    Raises:
+        InputError: the file does not exist, cannot be read or decoded, or has another size.
+    """
+    try:
+        contents = tf.io.read_file(path)
+    except tf.errors.NotFoundError:
+        raise InputError(
+            f"image {path} does not exist (any more); restore it, or index the data again"
+        ) from None
+    except tf.errors.OpError as error:
+        raise InputError(f"image {path} cannot be read: {error.message}") from None
+    try:
+        image = decode_image(contents).numpy()
+    except tf.errors.OpError as error:
+        reason = error.message.rpartition("}} ")[2].partition(" [Op:")[0]
+        raise InputError(
+            f"image {path} cannot be decoded: it is truncated, broken, or not a JPEG, PNG, BMP or "
+            f"GIF image ({reason})"
+        ) from None
+    height, width, _ = image.shape
+    if (height, width) != tuple(annotated_size):
+        raise InputError(
+            f"image {path}: the annotation says {annotated_size[1]}x{annotated_size[0]} (width x height), "
+            f"the file is {width}x{height}"
+        )
+    return image
 
 
 def _assert_no_color_palette(contents: Tensor) -> tf.Operation:

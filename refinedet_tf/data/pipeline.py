@@ -14,7 +14,7 @@ import tensorflow as tf
 from refinedet_tf.config import Config
 from refinedet_tf.data.augment import augment
 from refinedet_tf.data.dataset import DetectionDataset
-from refinedet_tf.data.images import decode_image, warp_image
+from refinedet_tf.data.images import decode_image, read_image, warp_image
 from refinedet_tf.errors import InputError
 from refinedet_tf.tensors import Tensor
 
@@ -166,6 +166,12 @@ def image_order(num_images: int, seed: int, start: int = 0) -> tf.data.Dataset:
     return tf.data.Dataset.counter(first_epoch).flat_map(rest_of_epoch)
 
 
+def training_objects(dataset: DetectionDataset, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the objects that training uses: boxes float32 [K, 4] and labels int32 [K], 1..C."""
+    usable = _usable_objects(dataset, config)
+    return dataset.boxes[usable], dataset.labels[usable]
+
+
 def epoch_permutation(num_images: int, seed: int, epoch: Tensor) -> tf.Tensor:
     """Draws the order of the images in an epoch, from all bits of the seed and of the epoch.
 
@@ -213,33 +219,17 @@ def explain_failure(
     """
     indices = range(len(dataset)) if image_indices is None else image_indices
     for index in indices:
-        problem = _problem_of(dataset.image_paths[index], dataset.image_sizes[index])
-        if problem:
-            return InputError(problem)
+        problem = _problem_of(dataset, index)
+        if problem is not None:
+            return problem
     return error
 
 
-def _problem_of(path: str, annotated_size: np.ndarray) -> str | None:
-    """Says why an image file cannot be used; None if it can. The size is int [2], height and width."""
+def _problem_of(dataset: DetectionDataset, index: int) -> InputError | None:
     try:
-        contents = tf.io.read_file(path)
-    except tf.errors.NotFoundError:
-        return f"image {path} does not exist (any more); restore it, or index the data again"
-    except tf.errors.OpError as error:
-        return f"image {path} cannot be read: {error.message}"
-    try:
-        height, width, _ = decode_image(contents).shape
-    except tf.errors.OpError as error:
-        reason = error.message.rpartition("}} ")[2].partition(" [Op:")[0]
-        return (
-            f"image {path} cannot be decoded: it is truncated, broken, or not a JPEG, PNG, BMP or "
-            f"GIF image ({reason})"
-        )
-    if (height, width) != tuple(annotated_size):
-        return (
-            f"image {path}: the annotation says {annotated_size[1]}x{annotated_size[0]} (width x height), "
-            f"the file is {width}x{height}"
-        )
+        read_image(dataset.image_paths[index], dataset.image_sizes[index])
+    except InputError as error:
+        return error
     return None
 
 

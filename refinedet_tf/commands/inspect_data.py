@@ -1,0 +1,52 @@
+"""Reports on the data of a config before a training: numbers, defects, samples, and what to change."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from refinedet_tf.commands.options import add_config_options, config_from
+from refinedet_tf.commands.terminal import import_tensorflow
+from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.files import explain_os_errors, is_file
+from refinedet_tf.progress import ProgressPrinter
+
+PAGE, JSON = "report.html", "report.json"
+
+QUIET_SECONDS = 5.0
+"""Decoding that takes less time shows no progress."""
+
+
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Parses the command line, looks at the data and writes the report."""
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    add_config_options(parser)
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help=f"the folder for {PAGE}, which needs no other file, and {JSON}; an older report is replaced",
+    )
+    options = parser.parse_args(arguments)
+    folder: Path = options.output
+    if is_file(folder):
+        raise InputError(f"--output {shortened_text(folder)} is a file; name a folder")
+    config = config_from(options)
+
+    import_tensorflow()
+    from refinedet_tf.inspection.findings import find_all
+    from refinedet_tf.inspection.report import inspect_data, report_to_json, write_report_json
+    from refinedet_tf.inspection.report_page import report_page
+    from refinedet_tf.pages import write_page
+
+    report = inspect_data(config, lambda what: ProgressPrinter(what, QUIET_SECONDS))
+    findings = find_all(report)
+    tree = {"findings": [{"level": finding.level, "text": finding.text} for finding in findings]}
+    page = report_page(report, findings)
+    with explain_os_errors(f"--output {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_report_json(tree | report_to_json(report), folder / JSON)
+    write_page(folder / PAGE, page)
+    for finding in findings:
+        print(f"{finding.level}: {finding.text}")
+    print(f"report written to {folder / PAGE} and {folder / JSON}")
