@@ -12,7 +12,7 @@ PACKAGE = Path(refinedet_tf.__file__).parent
 ROOMS = (
     ("errors",),
     ("files", "progress", "pixel_boxes", "tensors"),
-    ("drawing", "json_files"),
+    ("drawing", "json_files", "pages"),
     ("boxes", "anchors"),
     ("config",),
     ("config_files",),

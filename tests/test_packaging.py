@@ -35,7 +35,7 @@ def test_every_module_and_config_is_in_the_wheel(wheel):
         assert (
             "refinedet = refinedet_tf.commands.main:run_from_terminal" in archive.read(entry_points).decode()
         )
-    assert packed == files | {"refinedet_tf/py.typed"}
+    assert packed == files | {"refinedet_tf/py.typed", "refinedet_tf/pages/page.html"}
 
 
 def test_configs_are_found_by_name_from_another_folder(wheel, tmp_path):
