@@ -121,8 +121,8 @@ def overlaps_by_image(
     by_image = np.argsort(ground_truth.images, kind="stable")
     object_images = ground_truth.images[by_image]
     images, starts = np.unique(detections.images, return_index=True)
-    ends = [*starts[1:].tolist(), len(detections.images)]
-    for image, start, end in zip(images.tolist(), starts.tolist(), ends, strict=True):
+    ends = np.searchsorted(detections.images, images, side="right")
+    for image, start, end in zip(images.tolist(), starts.tolist(), ends.tolist(), strict=True):
         rows = np.arange(start, end)
         first, last = np.searchsorted(object_images, [image, image + 1])
         objects = by_image[first:last]
