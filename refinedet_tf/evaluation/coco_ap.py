@@ -1,6 +1,7 @@
 """The 12 numbers of COCO, which pycocotools computes."""
 
 import contextlib
+import dataclasses
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -22,8 +23,27 @@ SUMMARY_NAMES = (
 )  # fmt: skip
 """COCO's 12 numbers, in the order in which pycocotools computes them."""
 
+SIZES = ("all", "small", "medium", "large")
+"""COCO's size ranges, in the order of pycocotools: small objects have an area of at most 32 x 32 pixels of
+their image, large ones of at least 96 x 96. The area is that of the mask where the ground truth has one."""
+
 _ALL_AREAS, _100_DETECTIONS, _IOU_50 = 0, 2, 0
 """Indices in pycocotools' arrays [IoU, recall, class, area range, detections per image]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeResult:
+    """The accuracy on the objects of one class and one size range.
+
+    Attributes:
+        ap: AP, the mean over IoU 0.50:0.95, 0..1; nan if there is no object to find.
+        ap50: AP at IoU 0.50, 0..1; nan if there is no object to find.
+        num_objects: the number of objects to find.
+    """
+
+    ap: float
+    ap50: float
+    num_objects: int
 
 
 def coco_average_precisions(
@@ -48,30 +68,76 @@ def coco_average_precisions(
         InputError: a label or an image index is out of range, or a class or an image of the dataset is
             not in the COCO ground truth.
     """
-    ground_truth = GroundTruth.from_dataset(dataset)
-    check_labels(detections, ground_truth, len(dataset.class_names))
+    evaluation, category_ids = _evaluate(detections, dataset)
     with contextlib.redirect_stdout(io.StringIO()):
-        if dataset.coco is None:
-            coco = ground_truth_from_boxes(ground_truth, dataset.class_names)
-            image_ids = np.arange(len(dataset.image_sizes))
-        else:
-            coco = dataset.coco
-            image_ids = _image_ids(coco, dataset.image_ids)
-        category_ids = _category_ids(coco, dataset.class_names)
-        coco_detections = _coco_detections(
-            coco, detections, ground_truth.image_sizes, image_ids, category_ids
-        )
-        evaluation = _Evaluation(coco, coco_detections, "bbox")
-        evaluation.params.imgIds = sorted(image_ids.tolist())
-        # pycocotools sorts the categories; the columns of its arrays are in the order of this list.
-        evaluation.params.catIds = sorted(category_ids.tolist())
-        evaluation.evaluate()
-        evaluation.accumulate()
         evaluation.summarize()
     summary = {
         name: _or_nan(value) for name, value in zip(SUMMARY_NAMES, evaluation.stats.tolist(), strict=True)
     }
     return summary, _class_results(evaluation, category_ids, detections, dataset.class_names)
+
+
+def size_average_precisions(
+    detections: DatasetDetections, dataset: DetectionDataset
+) -> dict[str, dict[str, SizeResult]]:
+    """Evaluates the detections of each class for the objects of each of COCO's size ranges.
+
+    Objects outside a range, and detections outside it that find no object, count neither way.
+
+    Args:
+        detections: the detections on all images of the dataset.
+        dataset: the images and their objects, as in `coco_average_precisions`.
+
+    Returns:
+        {class name: {size: SizeResult}}, with the sizes of `SIZES`.
+
+    Raises:
+        InputError: the reasons are those of `coco_average_precisions`.
+    """
+    evaluation, category_ids = _evaluate(detections, dataset)
+    areas = {
+        category: np.array(
+            [
+                annotation["area"]
+                for (_, owner), objects in evaluation._gts.items()
+                for annotation in objects
+                if owner == category and not annotation["ignore"]
+            ],
+            np.float64,
+        )
+        for category in category_ids.tolist()
+    }
+    results: dict[str, dict[str, SizeResult]] = {}
+    for name, category in zip(dataset.class_names, category_ids.tolist(), strict=True):
+        column = evaluation.params.catIds.index(category)
+        results[name] = {}
+        for place, (size, (smallest, largest)) in enumerate(
+            zip(SIZES, evaluation.params.areaRng, strict=True)
+        ):
+            precision = evaluation.eval["precision"][:, :, column, place, _100_DETECTIONS]
+            # The value is -1 if there is no object to find.
+            ap, ap50 = float(precision.mean()), float(precision[_IOU_50].mean())
+            inside = (areas[category] >= smallest) & (areas[category] <= largest)
+            results[name][size] = SizeResult(_or_nan(ap), _or_nan(ap50), int(np.count_nonzero(inside)))
+    return results
+
+
+def coco_ground_truth(dataset: DetectionDataset) -> tuple[COCO, np.ndarray, np.ndarray]:
+    """Returns the ground truth that the COCO metric uses for a dataset, and the ids in it.
+
+    Returns:
+        (the ground truth, the ids of the images int64 [N], the ids of the classes int64 [C]).
+
+    Raises:
+        InputError: a class or an image of the dataset is not in `dataset.coco`.
+    """
+    if dataset.coco is None:
+        coco = ground_truth_from_boxes(GroundTruth.from_dataset(dataset), dataset.class_names)
+        image_ids = np.arange(len(dataset.image_sizes))
+    else:
+        coco = dataset.coco
+        image_ids = _image_ids(coco, dataset.image_ids)
+    return coco, image_ids, _category_ids(coco, dataset.class_names)
 
 
 def ground_truth_from_boxes(ground_truth: GroundTruth, class_names: Sequence[str]) -> COCO:
@@ -126,17 +192,26 @@ class _Evaluation(COCOeval):
                 annotation["ignore"] = int(bool(annotation["ignore"]) or is_difficult)
 
 
-def _coco_detections(
-    coco: COCO,
+def detection_annotations(
     detections: DatasetDetections,
     image_sizes: np.ndarray,
     image_ids: np.ndarray,
     category_ids: np.ndarray,
-) -> COCO:
-    """Makes the annotations of the detections; ids are those of the images and of the classes."""
-    # COCO.loadRes is not used, because it fails without detections and makes a polygon of each box.
+) -> list[dict[str, Any]]:
+    """Makes COCO's annotations of detections, in the order of the rows.
+
+    Args:
+        detections: D detections.
+        image_sizes: int [N, 2], height and width of the images in pixels.
+        image_ids: int64 [N], the ids of the images.
+        category_ids: int64 [C], the ids of the classes.
+
+    Returns:
+        D dicts of "id", "image_id", "category_id", "bbox" ([x, y, width, height] in pixels), "area",
+        "score" and "iscrowd".
+    """
     boxes = coco_pixels(detections.boxes, image_sizes[detections.images])
-    annotations = [
+    return [
         {
             "id": row + 1,
             "image_id": image,
@@ -156,13 +231,31 @@ def _coco_detections(
             )
         )
     ]
-    return _indexed(
+
+
+def _evaluate(detections: DatasetDetections, dataset: DetectionDataset) -> tuple[_Evaluation, np.ndarray]:
+    """Runs pycocotools; returns its accumulated evaluation and the ids of the classes int64 [C]."""
+    ground_truth = GroundTruth.from_dataset(dataset)
+    check_labels(detections, ground_truth, len(dataset.class_names))
+    coco, image_ids, category_ids = coco_ground_truth(dataset)
+    # COCO.loadRes is not used, because it fails without detections and makes a polygon of each box.
+    coco_detections = _indexed(
         {
             "images": coco.dataset["images"],
             "categories": coco.dataset["categories"],
-            "annotations": annotations,
+            "annotations": detection_annotations(
+                detections, ground_truth.image_sizes, image_ids, category_ids
+            ),
         }
     )
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = _Evaluation(coco, coco_detections, "bbox")
+        evaluation.params.imgIds = sorted(image_ids.tolist())
+        # pycocotools sorts the categories; the columns of its arrays are in the order of this list.
+        evaluation.params.catIds = sorted(category_ids.tolist())
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation, category_ids
 
 
 def _indexed(tree: dict[str, Any]) -> COCO:
