@@ -59,22 +59,51 @@ def draw_detections(
             raise InputError(
                 f"box {row} is {box.tolist()}; [ymin, xmin, ymax, xmax] must be finite, min <= max"
             )
+    order = range(len(boxes)) if scores is None else np.argsort(scores, kind="stable").tolist()
+    colors, texts = [], []
+    for row in order:
+        label = int(labels[row])
+        known = 1 <= label <= len(class_names)
+        colors.append(class_color(label) if known else UNKNOWN_COLOR)
+        text = class_names[label - 1] if known else f"class {label}"
+        texts.append(text if scores is None else f"{text} {100 * float(scores[row]):.0f}")
+    return draw_boxes(image, boxes[order], colors, texts)
+
+
+def draw_boxes(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    colors: Sequence[tuple[int, int, int]],
+    texts: Sequence[str],
+    text_size: int | None = None,
+) -> np.ndarray:
+    """Draws boxes in given colours on a copy of an image, in the given order.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        boxes: float [n, 4], normalised `[ymin, xmin, ymax, xmax]`, min <= max; they are clipped to the image.
+        colors: n RGB colours.
+        texts: n texts above the boxes; an empty one draws the box alone.
+        text_size: the size of the font in pixels; None: it grows with the image.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        InputError: the image is not uint8 RGB.
+    """
+    _check_image(image)
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
     height, width = image.shape[:2]
     line = max(1, round(min(height, width) / 200))
-    order = range(len(boxes)) if scores is None else np.argsort(scores, kind="stable")
+    text_size = text_size or max(height // 24, 12)
     corners = np.clip(boxes, 0, 1) * [height - 1, width - 1, height - 1, width - 1]
-    for row in order:
-        label = int(labels[row])
-        known = 1 <= label <= len(class_names)
-        color = class_color(label) if known else UNKNOWN_COLOR
-        text = class_names[label - 1] if known else f"class {label}"
-        if scores is not None:
-            text = f"{text} {100 * float(scores[row]):.0f}"
-        top, left, bottom, right = corners[row].round().astype(int).tolist()
+    for box, color, text in zip(corners.round().astype(int).tolist(), colors, texts, strict=True):
+        top, left, bottom, right = box
         draw.rectangle([left, top, right, bottom], outline=color, width=line)
-        _draw_label(draw, text, left, top, color, (width, height))
+        if text:
+            _draw_label(draw, text, left, top, color, (width, height), text_size)
     return np.asarray(canvas)
 
 
@@ -120,13 +149,14 @@ def _draw_label(
     top: float,
     color: tuple[int, int, int],
     image_size: tuple[int, int],
+    text_size: int,
 ) -> None:
     """Draws a filled tag with `text` above (left, top), moved and shortened to stay inside the image.
 
     `image_size` is (width, height).
     """
     width, height = image_size
-    font, text = _fit_text(draw, text, width - 4, min(height - 2, max(height // 24, 12)))
+    font, text = _fit_text(draw, text, width - 4, min(height - 2, text_size))
     _, text_top, text_right, text_bottom = draw.textbbox((0, 0), text, font=font)
     tag_width, tag_height = text_right + 4, text_bottom - text_top + 4
     left = max(0, min(left, width - tag_width))

@@ -25,15 +25,32 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         metavar="FOLDER",
         help="also write the detections as the evaluation server of VOC or COCO takes them",
     )
+    parser.add_argument(
+        "--detections",
+        type=Path,
+        metavar="FILE.json",
+        help="also write the detections as COCO results, and the ground truth as COCO JSON next to them",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FOLDER",
+        help="also write a page on what goes wrong: kinds of errors, thresholds, confusion, worst images",
+    )
+    parser.add_argument(
+        "--all-classes", action="store_true", help="print the AP of every class, however many there are"
+    )
     parser.add_argument("--strict", action="store_true", help="stop at the first defect of the test data")
     options = parser.parse_args(arguments)
-    for path in (options.json, options.curves):
+    for path in (options.json, options.curves, options.detections):
         _check_output(path)
 
     config, model = load_model(options)
     from refinedet_tf.data.dataset import read_dataset
     from refinedet_tf.evaluation import result_files
+    from refinedet_tf.evaluation.coco_files import write_coco_files
     from refinedet_tf.evaluation.evaluator import detect_all, detect_all_multi_scale, score_detections
+    from refinedet_tf.evaluation.report import make_report_folder, write_report
     from refinedet_tf.evaluation.server_files import check_server_files, write_server_files
 
     dataset = read_dataset(config.data, "test", strict=options.strict)
@@ -43,8 +60,13 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
             f"data.test ({', '.join(config.data.test)}) has no annotations to measure against: "
             "--server-files FOLDER writes what the evaluation server takes"
         )
+    if not dataset.labelled and (options.report or options.detections):
+        option = "--report" if options.report else "--detections"
+        raise InputError(f"{option} needs annotations, which data.test ({', '.join(config.data.test)}) lacks")
     if options.server_files is not None:
         check_server_files(dataset, config, options.server_files)
+    if options.report is not None:
+        make_report_folder(options.report)
     if options.multi_scale:
         detections, multi_scale = detect_all_multi_scale(model, config, dataset, ProgressPrinter())
         throughput = None
@@ -56,15 +78,21 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         print(f"for the evaluation server: {file}")
     if not dataset.labelled:
         return
+    if options.detections is not None:
+        ground_truth = write_coco_files(detections, dataset, options.detections)
+        print(f"detections written to {options.detections}, ground truth to {ground_truth}")
     result = score_detections(detections, dataset, config.evaluation.metric)
     result = dataclasses.replace(result, throughput=throughput, multi_scale=multi_scale)
-    print(result_files.to_text(result, config.expected))
+    print(result_files.to_text(result, config.expected, options.all_classes))
     if options.json:
         result_files.write_json(result, options.json)
         print(f"numbers written to {options.json}")
     if options.curves:
         result_files.write_curves(result, options.curves)
         print(f"curves written to {options.curves}")
+    if options.report is not None:
+        page = write_report(options.report, result, detections, dataset, config)
+        print(f"report written to {page}")
 
 
 def _check_output(path: Path | None) -> None:

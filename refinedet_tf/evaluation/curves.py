@@ -86,17 +86,23 @@ def count_objects(matches: MatchedDetections, num_classes: int) -> np.ndarray:
     return np.bincount(labels, minlength=num_classes + 1)[1:]
 
 
+def interpolated_precision(curve: Curve) -> np.ndarray:
+    """Returns the best precision from each of the 101 recalls on: float64 [101], 0 where none is reached.
+
+    The class must have objects to find.
+    """
+    envelope = np.maximum.accumulate(curve.precision[::-1])[::-1]
+    places = np.searchsorted(curve.recall, RECALL_LEVELS, side="left")
+    return np.append(envelope, 0.0)[places]
+
+
 def interpolated_ap(curve: Curve) -> float:
-    """Computes AP as COCO: the mean over 101 recalls of the best precision from there on.
+    """Computes AP as COCO: the mean of the interpolated precision.
 
     Returns:
         0..1; nan if there is no object to find.
     """
-    if curve.num_objects == 0:
-        return float("nan")
-    envelope = np.maximum.accumulate(curve.precision[::-1])[::-1]
-    places = np.searchsorted(curve.recall, RECALL_LEVELS, side="left")
-    return float(np.append(envelope, 0.0)[places].mean())
+    return float(interpolated_precision(curve).mean()) if curve.num_objects else float("nan")
 
 
 def best_threshold(curve: Curve) -> BestThreshold | None:
