@@ -81,6 +81,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     if options.detections is not None:
         ground_truth = write_coco_files(detections, dataset, options.detections)
         print(f"detections written to {options.detections}, ground truth to {ground_truth}")
+        if dataset.coco is None and dataset.difficult.any():
+            print(
+                f"{dataset.difficult.sum()} difficult objects are crowd regions there, so other programs may "
+                "measure a slightly different AP"
+            )
     result = score_detections(detections, dataset, config.evaluation.metric)
     result = dataclasses.replace(result, throughput=throughput, multi_scale=multi_scale)
     print(result_files.to_text(result, config.expected, options.all_classes))

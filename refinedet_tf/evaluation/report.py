@@ -46,7 +46,7 @@ _SHOWN = 10
 
 _SIZES = ("small", "medium", "large")
 
-_SHORT_KINDS = ("classif.", "local.", "both", "dupl.", "backgr.", "missed")
+_SHORT_KINDS = ("class", "local.", "both", "dupl.", "backgr.", "missed")
 """The kinds of errors below the bars of a chart, in the order of `KINDS`."""
 
 _MISSING = "–"
@@ -131,11 +131,13 @@ def render_report(
 
 
 def _summary(result: EvaluationResult, analysis: Analysis) -> list[Block]:
-    rows = [[f"mAP ({result_files.METRIC_TITLES[result.metric]})", _percent(result.mean_ap)]]
-    if result.coco is None:
-        rows.append(["mAP of COCO at IoU 0.50", _percent(analysis.mean_ap50)])
+    if result.coco is not None:
+        rows = [[f"{name} of COCO", _percent(value)] for name, value in result.coco.items()]
     else:
-        rows += [[f"COCO's {name}", _percent(value)] for name, value in result.coco.items()]
+        rows = [
+            [f"mAP ({result_files.METRIC_TITLES[result.metric]})", _percent(result.mean_ap)],
+            ["mAP of COCO at IoU 0.50", _percent(analysis.mean_ap50)],
+        ]
     return [Table(["number", "%"], rows)]
 
 
@@ -148,9 +150,9 @@ def _error_kinds(analysis: Analysis) -> list[Block]:
     return [
         Text(
             "The kinds of errors of TIDE (Bolya et al., ECCV 2020). The cost of a kind is the rise of mAP at "
-            f"IoU 0.50 (now {_percent(analysis.mean_ap50)}, computed as COCO does) if all errors of that kind, "
-            "and no others, were mended. The costs do not add up to the distance from 100. All detections "
-            "count, however low their score."
+            f"IoU 0.50 (now {_percent(analysis.mean_ap50)}, computed as COCO does) if all errors of that "
+            "kind, and no others, were mended. The costs do not add up to the distance from 100. All "
+            "detections count, however low their score."
         ),
         Columns(
             [
@@ -280,10 +282,10 @@ def _worst_images(analysis: Analysis, dataset: DetectionDataset) -> list[Block]:
         return [Text("No image has an error at the best thresholds.")]
     return [
         Text(
-            f"The {len(analysis.worst)} images with the largest weight of errors at the best threshold of each "
-            "class: an object that is not found counts 1, a wrong detection counts its score. Objects are "
-            "white, right detections green, objects that are not found yellow, and wrong detections red with "
-            "their score in percent and the kind of error."
+            f"The {len(analysis.worst)} images with the largest weight of errors at the best threshold of "
+            "each class: an object that is not found counts 1, a wrong detection counts its score. Objects "
+            "are white, right detections green, objects that are not found yellow, and wrong detections red "
+            "with their score in percent and the kind of error."
         ),
         Columns([_picture(errors, analysis, dataset) for errors in analysis.worst], min_width=320),
     ]

@@ -18,7 +18,7 @@ PICTURE_SIDE = 480
 
 
 TEXT_SIZE = 14
-"""The size of the names in a picture in pixels; larger ones would hide too much of an image of many errors."""
+"""The size of the names in a picture in pixels; larger ones would hide much of an image with many errors."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,6 @@
 """COCO files of detections and ground truth, read back by pycocotools as any other program would."""
 
-import contextlib
 import dataclasses
-import io
 import json
 from types import SimpleNamespace
 
@@ -10,26 +8,13 @@ import numpy as np
 import pytest
 from coco_layout import write_coco
 from detection_scenes import make_dataset, make_detections, make_scene
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from pycocotools_program import pycocotools_summary
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.errors import InputError
-from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES, coco_average_precisions
+from refinedet_tf.evaluation.coco_ap import coco_average_precisions
 from refinedet_tf.evaluation.coco_files import ground_truth_file, write_coco_files
-
-
-def pycocotools_summary(truth_file, results_file):
-    """COCO's 12 numbers by a plain COCOeval; -1 becomes nan."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(truth_file))
-        evaluation = COCOeval(truth, truth.loadRes(str(results_file)), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    values = np.where(evaluation.stats == -1, np.nan, evaluation.stats)
-    return dict(zip(SUMMARY_NAMES, values.tolist(), strict=True))
 
 
 def with_paths(dataset, folder="data/VOC2007/JPEGImages"):
