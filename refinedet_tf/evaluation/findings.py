@@ -1,6 +1,7 @@
 """What a reader should do about a result: a few sentences that follow from its numbers."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -92,25 +93,27 @@ def _weak_classes(result: EvaluationResult) -> list[Finding]:
     ]
     if not weak:
         return []
-    return [Finding("advice", f"The AP of these classes is below half of the mean: {_listed(weak)}.")]
+    return [Finding("advice", f"The AP of these classes is below half of the mean: {listed(weak)}.")]
 
 
 def _few_objects(result: EvaluationResult) -> list[Finding]:
-    few = [
-        f"{name} ({item.num_objects})"
-        for name, item in result.classes.items()
-        if item.num_objects < FEW_OBJECTS
-    ]
-    if not few:
-        return []
-    return [
-        Finding(
-            "advice",
-            f"Fewer than {FEW_OBJECTS} objects to find say little about a class: {_listed(few)}.",
+    numbers = {name: item.num_objects for name, item in result.classes.items()}
+    none = [name for name, number in numbers.items() if number == 0]
+    few = [f"{name} ({number})" for name, number in numbers.items() if 0 < number < FEW_OBJECTS]
+    findings = []
+    if none:
+        findings.append(
+            Finding("advice", f"No object to find, so left out of the mean ({len(none)}): {listed(none)}.")
         )
-    ]
+    if few:
+        text = (
+            f"Fewer than {FEW_OBJECTS} objects to find say little about a class ({len(few)}): {listed(few)}."
+        )
+        findings.append(Finding("advice", text))
+    return findings
 
 
-def _listed(names: list[str], limit: int = 10) -> str:
+def listed(names: Sequence[str], limit: int = 10) -> str:
+    """Returns the first names of a list for a sentence, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

@@ -12,9 +12,9 @@ from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.evaluation import analysis as analyses
 from refinedet_tf.evaluation import result_files
 from refinedet_tf.evaluation.analysis import Analysis, analyse
-from refinedet_tf.evaluation.curves import RECALL_LEVELS, interpolated_precision
+from refinedet_tf.evaluation.curves import RECALL_LEVELS, interpolated_ap, interpolated_precision
 from refinedet_tf.evaluation.error_kinds import KINDS, MEANINGS
-from refinedet_tf.evaluation.findings import find_advice
+from refinedet_tf.evaluation.findings import find_advice, listed
 from refinedet_tf.evaluation.results import EvaluationResult
 from refinedet_tf.evaluation.worst_images import ImageErrors, describe_error, draw_errors
 from refinedet_tf.files import explain_os_errors, write_aside
@@ -41,8 +41,8 @@ PAGE, NUMBERS = "report.html", "report.json"
 MAX_CLASSES = 20
 """With more classes than this, long parts are short at first and whole after a click."""
 
-_SHOWN = 10
-"""The number of rows or charts that a long part shows at first."""
+_SHOWN, _SHOWN_CHARTS = 10, 6
+"""The number of rows and of charts that a long part shows at first."""
 
 _SIZES = ("small", "medium", "large")
 
@@ -143,9 +143,7 @@ def _summary(result: EvaluationResult, analysis: Analysis) -> list[Block]:
 
 def _error_kinds(analysis: Analysis) -> list[Block]:
     counts = analysis.errors.count()
-    rows: list[list[str | int]] = [
-        [kind, MEANINGS[kind], counts[kind], _percent(analysis.costs[kind], 2)] for kind in KINDS
-    ]
+    rows: list[list[str | int]] = [[kind, counts[kind], _percent(analysis.costs[kind], 2)] for kind in KINDS]
     costs = [_finite(100 * analysis.costs[kind]) for kind in KINDS]
     return [
         Text(
@@ -157,10 +155,10 @@ def _error_kinds(analysis: Analysis) -> list[Block]:
         Columns(
             [
                 BarChart("Cost by kind", _SHORT_KINDS, {"cost": costs}, y_title="points of mAP at IoU 0.50"),
-                Table(["kind", "meaning", "errors", "cost"], rows, text_columns=2),
+                Table(["kind", "errors", "cost"], rows),
             ],
-            min_width=420,
         ),
+        Table(["kind", "what it is"], [[kind, MEANINGS[kind]] for kind in KINDS], text_columns=2),
     ]
 
 
@@ -208,18 +206,18 @@ def _curves(result: EvaluationResult, analysis: Analysis) -> list[Block]:
         if not curve.num_objects:
             without.append(name)
             continue
-        title = f"{name} {_percent(result.classes[name].ap)}"
+        title = f"{name}: {_percent(interpolated_ap(curve))}"
         line = (RECALL_LEVELS, interpolated_precision(curve))
         charts.append(LineChart(title, {"precision": line}, x_title="recall", y_title="precision"))
     blocks: list[Block] = [
         Text(
-            "Precision at IoU 0.50 for each recall, interpolated as COCO does; the number is the AP of the "
-            "metric."
+            "Precision at IoU 0.50 for each recall, interpolated as COCO does; the number is the AP of this "
+            "curve, COCO's AP50."
         )
     ]
     if without:
-        blocks.append(Text(f"Without objects to find: {', '.join(without)}."))
-    first = charts if len(charts) <= MAX_CLASSES else charts[:_SHOWN]
+        blocks.append(Text(f"Without objects to find: {listed(without)}."))
+    first = charts if len(charts) <= MAX_CLASSES else charts[:_SHOWN_CHARTS]
     blocks.append(Columns(first, min_width=300))
     if len(charts) > len(first):
         rest = Columns(charts[len(first) :], min_width=300)
@@ -299,8 +297,8 @@ def _picture(image_errors: ImageErrors, analysis: Analysis, dataset: DetectionDa
     parts = []
     if labels:
         counts = np.bincount(labels)
-        listed = [f"{counts[label]} {names[label - 1]}" for label in np.flatnonzero(counts).tolist()]
-        parts.append(f"not found: {', '.join(listed)}")
+        numbers = [f"{counts[label]} {names[label - 1]}" for label in np.flatnonzero(counts).tolist()]
+        parts.append(f"not found: {', '.join(numbers)}")
     if image_errors.wrong.size:
         shown = [
             describe_error(row, analysis.matches, analysis.errors, names)
