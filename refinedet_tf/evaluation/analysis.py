@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from refinedet_tf.data.dataset import DetectionDataset
-from refinedet_tf.evaluation.coco_ap import SizeResult, size_average_precisions
+from refinedet_tf.evaluation.coco_ap import evaluate_coco
 from refinedet_tf.evaluation.confusion import confusion_matrix
 from refinedet_tf.evaluation.curves import (
     RECALL_LEVELS,
@@ -20,6 +20,7 @@ from refinedet_tf.evaluation.curves import (
 from refinedet_tf.evaluation.error_kinds import KINDS, ErrorKinds, error_costs, find_error_kinds
 from refinedet_tf.evaluation.ground_truth import GroundTruth
 from refinedet_tf.evaluation.matched_detections import DifficultRule, MatchedDetections, match_detections
+from refinedet_tf.evaluation.results import EvaluationResult, SizeResult
 from refinedet_tf.evaluation.worst_images import ImageErrors, worst_images
 from refinedet_tf.inference.detections import DatasetDetections
 
@@ -68,7 +69,7 @@ class Analysis:
 def analyse(
     detections: DatasetDetections,
     dataset: DetectionDataset,
-    metric: str,
+    result: EvaluationResult,
     num_worst_images: int = NUM_WORST_IMAGES,
 ) -> Analysis:
     """Analyses the detections of a dataset.
@@ -76,15 +77,17 @@ def analyse(
     Args:
         detections: the detections on all images of the dataset.
         dataset: the images and their ground truth.
-        metric: "voc07", "voc" or "coco"; it decides how difficult objects and crowd regions are ignored.
+        result: what `score_detections` returns for them; its metric decides how difficult objects and crowd
+            regions are ignored.
         num_worst_images: the largest number of images in `Analysis.worst`.
 
     Raises:
         InputError: a label or an image index is out of range, or a class or an image of the dataset is not
             in its COCO ground truth.
     """
-    sizes = size_average_precisions(detections, dataset)
-    matches = match_detections(detections, GroundTruth.from_dataset(dataset), difficult_rule(metric, dataset))
+    sizes = evaluate_coco(detections, dataset)[2] if result.sizes is None else result.sizes
+    rule = difficult_rule(result.metric, dataset)
+    matches = match_detections(detections, GroundTruth.from_dataset(dataset), rule)
     num_classes = len(dataset.class_names)
     curves = class_curves(matches, num_classes)
     best = [best_threshold(curve) for curve in curves]

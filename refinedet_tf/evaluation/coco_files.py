@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from refinedet_tf.data.dataset import DetectionDataset
-from refinedet_tf.evaluation.coco_ap import coco_ground_truth, detection_annotations
+from refinedet_tf.evaluation.coco_trees import coco_ground_truth, detection_annotations
 from refinedet_tf.evaluation.ground_truth import GroundTruth, check_labels
 from refinedet_tf.files import explain_os_errors, write_aside
 from refinedet_tf.inference.detections import DatasetDetections

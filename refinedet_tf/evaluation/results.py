@@ -36,6 +36,21 @@ def mean_average_precision(classes: dict[str, ClassResult]) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
+class SizeResult:
+    """The accuracy on the objects of one class and one size range.
+
+    Attributes:
+        ap: AP, the mean over IoU 0.50:0.95, 0..1; nan if there is no object to find.
+        ap50: AP at IoU 0.50, 0..1; nan if there is no object to find.
+        num_objects: the number of objects to find.
+    """
+
+    ap: float
+    ap50: float
+    num_objects: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Throughput:
     """The seconds per image of the two stages, measured on whole batches.
 
@@ -81,6 +96,7 @@ class EvaluationResult:
         throughput: the speed; None if given detections were scored.
         multi_scale: the cost of multi-scale testing; None for a single scale.
         coco: COCO's 12 numbers by name for the metric "coco", otherwise None.
+        sizes: {class name: {size: SizeResult}} for COCO's sizes for the metric "coco", otherwise None.
     """
 
     metric: str
@@ -90,3 +106,4 @@ class EvaluationResult:
     throughput: Throughput | None = None
     multi_scale: MultiScaleCost | None = None
     coco: dict[str, float] | None = None
+    sizes: dict[str, dict[str, SizeResult]] | None = None

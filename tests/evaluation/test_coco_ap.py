@@ -7,7 +7,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from refinedet_tf.errors import InputError
-from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES, coco_average_precisions, size_average_precisions
+from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES, coco_average_precisions, evaluate_coco
 from refinedet_tf.inference.detections import DatasetDetections
 
 SIZE = (100, 200)
@@ -171,7 +171,7 @@ def test_ap_per_size_by_hand():
         (1, 2, SMALL, True),
     ]
     rows = [(0, 1, 0.9, [0, 0, 73, 200]), (1, 1, 0.8, SMALL)]
-    sizes = size_average_precisions(make_detections(rows), make_dataset(objects))
+    _, _, sizes = evaluate_coco(make_detections(rows), make_dataset(objects))
     assert list(sizes) == ["cat", "dog", "cow"]
     assert list(sizes["cat"]) == ["all", "small", "medium", "large"]
     assert [result.num_objects for result in sizes["cat"].values()] == [3, 2, 0, 1]
@@ -189,8 +189,7 @@ def test_ap_per_size_has_the_mean_of_the_summary():
     from detection_scenes import make_scene
 
     detections, dataset = make_scene()
-    summary, classes = coco_average_precisions(detections, dataset)
-    sizes = size_average_precisions(detections, dataset)
+    summary, classes, sizes = evaluate_coco(detections, dataset)
     for size, number in (("all", "AP"), ("medium", "APmedium"), ("large", "APlarge")):
         values = [results[size].ap for results in sizes.values()]
         assert np.nanmean(values) == pytest.approx(summary[number], abs=1e-12)

@@ -86,8 +86,8 @@ def test_page_and_json_have_the_same_numbers(scene, tmp_path, metric):
 
 def test_ap50_is_that_of_coco(scene):
     detections, dataset = scene
-    summary = score_detections(detections, dataset, "coco").coco
-    assert analyse(detections, dataset, "coco").mean_ap50 == pytest.approx(summary["AP50"], abs=1e-12)
+    result = score_detections(detections, dataset, "coco")
+    assert analyse(detections, dataset, result).mean_ap50 == pytest.approx(result.coco["AP50"], abs=1e-12)
 
 
 def test_same_arguments_give_the_same_files(scene, tmp_path):
@@ -162,6 +162,9 @@ def test_difficult_objects_are_ignored_as_the_metric_does(scene):
     dataset.coco = object()
     assert difficult_rule("coco", dataset) == "crowd"
     dataset.coco = None
-    voc, coco = (analyse(detections, dataset, metric) for metric in ("voc", "coco"))
+    voc, coco = (
+        analyse(detections, dataset, score_detections(detections, dataset, metric))
+        for metric in ("voc", "coco")
+    )
     assert voc.matches.ignored.sum() > coco.matches.ignored.sum() > 0
     assert not math.isnan(voc.mean_ap50)
