@@ -17,10 +17,6 @@ PICTURE_SIDE = 480
 """The longer side of a picture in pixels. Small images are enlarged, so that names have room in them."""
 
 
-TEXT_SIZE = 14
-"""The size of the names in a picture in pixels; larger ones would hide much of an image with many errors."""
-
-
 @dataclasses.dataclass(frozen=True)
 class ImageErrors:
     """The errors on one image at given thresholds.
@@ -82,7 +78,8 @@ def draw_errors(
     """Draws the objects of an image, and its right and wrong detections, in different colours.
 
     Objects are white, right detections green; objects that are not found are yellow with their class, and
-    wrong detections red with class, score in percent and kind of error. Difficult objects are not drawn.
+    wrong detections red with class, score in percent and kind of error, as far as the names have room.
+    Difficult objects are not drawn.
 
     Args:
         pixels: uint8 [H, W, 3], RGB.
@@ -98,9 +95,11 @@ def draw_errors(
     here = np.flatnonzero((ground_truth.images == image_errors.image) & ~ground_truth.difficult)
     objects = np.setdiff1d(here, image_errors.not_found)
     wrong = image_errors.wrong[::-1]  # The highest score lies on top.
-    texts = ["" for _ in (*objects, *image_errors.right)]
-    texts += [class_names[label - 1] for label in ground_truth.labels[image_errors.not_found].tolist()]
-    texts += [describe_error(row, matches, error_kinds, class_names) for row in wrong.tolist()]
+    texts: list[list[str]] = [[] for _ in (*objects, *image_errors.right)]
+    texts += [[class_names[label - 1]] for label in ground_truth.labels[image_errors.not_found].tolist()]
+    for row in wrong.tolist():
+        text = describe_error(row, matches, error_kinds, class_names)
+        texts.append([text, text.rpartition(" ")[0]])
     groups = (
         (ground_truth.boxes[objects], OBJECT_COLOR),
         (detections.boxes[image_errors.right], RIGHT_COLOR),
@@ -113,7 +112,7 @@ def draw_errors(
     scale = PICTURE_SIDE / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
-    return draw_boxes(resized, boxes, colors, texts, TEXT_SIZE)
+    return draw_boxes(resized, boxes, colors, texts)
 
 
 def describe_error(
