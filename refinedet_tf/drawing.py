@@ -15,6 +15,12 @@ UNKNOWN_COLOR = (160, 160, 160)
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 _SMALLEST_FONT = 9
 
+LARGEST_HIDDEN_SHARE = 0.15
+"""A name may hide at most this share of the area of any box; where it would hide more, it is left out."""
+
+_UNNOTICED_SHARE = 0.05
+"""Less than this is no reason for another place of a name."""
+
 
 def class_color(label: int) -> tuple[int, int, int]:
     """Returns the RGB colour of a label (1..C).
@@ -36,13 +42,18 @@ def draw_detections(
 ) -> np.ndarray:
     """Draws boxes with their class names on a copy of an image.
 
+    A name stands above, below or beside its box, or inside, where it hides the least of all objects. Where it
+    would hide another name or more than `LARGEST_HIDDEN_SHARE` of a box, it is drawn smaller, then as the
+    score alone, and at last not at all: the colour of the box still says the class.
+
     Args:
         image: uint8 [H, W, 3], RGB.
         boxes: float [n, 4], normalised `[ymin, xmin, ymax, xmax]`; they are clipped to the image.
         labels: int [n], 1..C; a label without a name is drawn grey, as "class 37".
         class_names: C names, label 1 first.
         scores: float [n], shown as percentages and drawn in ascending order, so that the best box
-            lies on top; None for ground truth, which is drawn in the given order.
+            lies on top and has the first choice of a place for its name; None for ground truth, which is
+            drawn in the given order.
 
     Returns:
         uint8 [H, W, 3].
@@ -59,22 +70,52 @@ def draw_detections(
             raise InputError(
                 f"box {row} is {box.tolist()}; [ymin, xmin, ymax, xmax] must be finite, min <= max"
             )
+    order = list(range(len(boxes))) if scores is None else np.argsort(scores, kind="stable").tolist()
+    colors, texts = [], []
+    for row in order:
+        label = int(labels[row])
+        known = 1 <= label <= len(class_names)
+        colors.append(class_color(label) if known else UNKNOWN_COLOR)
+        texts.append([class_names[label - 1] if known else f"class {label}"])
+        if scores is not None:
+            score = f"{100 * float(scores[row]):.0f}"
+            texts[-1] = [f"{texts[-1][0]} {score}", score]
+    return draw_boxes(image, boxes[order], colors, texts)
+
+
+def draw_boxes(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    colors: Sequence[tuple[int, int, int]],
+    texts: Sequence[Sequence[str]],
+) -> np.ndarray:
+    """Draws boxes in given colours on a copy of an image, in the given order.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        boxes: float [n, 4], normalised `[ymin, xmin, ymax, xmax]`, min <= max; they are clipped to the image.
+        colors: n RGB colours.
+        texts: n lists of texts; the first that has a place stands at the box, and none at one with an empty
+            list. The last box has the first choice of a place.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        InputError: the image is not uint8 RGB.
+    """
+    _check_image(image)
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
     height, width = image.shape[:2]
     line = max(1, round(min(height, width) / 200))
-    order = range(len(boxes)) if scores is None else np.argsort(scores, kind="stable")
     corners = np.clip(boxes, 0, 1) * [height - 1, width - 1, height - 1, width - 1]
-    for row in order:
-        label = int(labels[row])
-        known = 1 <= label <= len(class_names)
-        color = class_color(label) if known else UNKNOWN_COLOR
-        text = class_names[label - 1] if known else f"class {label}"
-        if scores is not None:
-            text = f"{text} {100 * float(scores[row]):.0f}"
-        top, left, bottom, right = corners[row].round().astype(int).tolist()
-        draw.rectangle([left, top, right, bottom], outline=color, width=line)
-        _draw_label(draw, text, left, top, color, (width, height))
+    corners = corners.round().astype(int)[:, [1, 0, 3, 2]]  # left, top, right, bottom
+    for box, color in zip(corners.tolist(), colors, strict=True):
+        draw.rectangle(box, outline=color, width=line)
+    tags = _Tags(draw, corners, (width, height))
+    for row in reversed(range(len(corners))):
+        tags.draw(row, texts[row], colors[row])
     return np.asarray(canvas)
 
 
@@ -113,30 +154,80 @@ def _check_image(image: np.ndarray) -> None:
         raise InputError(f"an image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
 
 
-def _draw_label(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    left: float,
-    top: float,
-    color: tuple[int, int, int],
-    image_size: tuple[int, int],
-) -> None:
-    """Draws a filled tag with `text` above (left, top), moved and shortened to stay inside the image.
+class _Tags:
+    """The filled tags with the names of boxes.
 
-    `image_size` is (width, height).
+    Args:
+        draw: draws on the picture.
+        corners: int [n, 4], left, top, right, bottom of all boxes in pixels.
+        image_size: (width, height) in pixels.
     """
-    width, height = image_size
-    font, text = _fit_text(draw, text, width - 4, min(height - 2, max(height // 24, 12)))
-    _, text_top, text_right, text_bottom = draw.textbbox((0, 0), text, font=font)
-    tag_width, tag_height = text_right + 4, text_bottom - text_top + 4
-    left = max(0, min(left, width - tag_width))
-    if top - tag_height >= 0:
-        top -= tag_height
-    top = max(0, min(top, height - tag_height))
-    draw.rectangle([left, top, left + tag_width - 1, top + tag_height - 1], fill=color)
-    luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
-    ink = (0, 0, 0) if luminance > 128 else (255, 255, 255)
-    draw.text((left + 2, top + 2 - text_top), text, fill=ink, font=font)
+
+    def __init__(self, draw: ImageDraw.ImageDraw, corners: np.ndarray, image_size: tuple[int, int]) -> None:
+        self.pen = draw
+        self.corners = corners
+        self.width, self.height = image_size
+        self.areas = np.maximum((corners[:, 2:] - corners[:, :2]).prod(axis=1), 1)
+        self.placed = np.zeros((0, 4), int)
+
+    def draw(self, row: int, texts: Sequence[str], color: tuple[int, int, int]) -> None:
+        """Draws the tag of box `row` with the first of the texts that has a place."""
+        usual = min(self.height - 2, max(self.height // 24, 12))
+        for text in texts:
+            for size in dict.fromkeys((usual, min(usual, _SMALLEST_FONT))):
+                font, shown = _fit_text(self.pen, text, self.width - 4, size)
+                if shown and self._draw_at_best_place(row, shown, font, color):
+                    return
+
+    def _draw_at_best_place(
+        self,
+        row: int,
+        text: str,
+        font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+        color: tuple[int, int, int],
+    ) -> bool:
+        """Draws a tag where it hides the least; returns false if it hides too much everywhere."""
+        _, text_top, text_right, text_bottom = self.pen.textbbox((0, 0), text, font=font)
+        tag_width, tag_height = int(text_right) + 4, int(text_bottom - text_top) + 4
+        places = self._places(row, tag_width, tag_height)
+        free = _overlaps(places, self.placed).sum(axis=1) == 0
+        hidden = (_overlaps(places, self.corners) / self.areas).max(axis=1)
+        hidden[hidden <= _UNNOTICED_SHARE] = 0.0
+        hidden[~free] = np.inf
+        best = int(hidden.argmin())
+        if hidden[best] > LARGEST_HIDDEN_SHARE:
+            return False
+        left, top, right, bottom = places[best].tolist()
+        self.pen.rectangle([left, top, right - 1, bottom - 1], fill=color)
+        luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+        ink = (0, 0, 0) if luminance > 128 else (255, 255, 255)
+        self.pen.text((left + 2, top + 2 - text_top), text, fill=ink, font=font)
+        self.placed = np.concatenate([self.placed, places[best][None]])
+        return True
+
+    def _places(self, row: int, tag_width: int, tag_height: int) -> np.ndarray:
+        """Returns int [7, 4], the places of a tag by preference, moved to lie inside the image."""
+        left, top, right, bottom = self.corners[row].tolist()
+        starts = np.array(
+            [
+                (left, top - tag_height),
+                (right + 1 - tag_width, top - tag_height),
+                (left, bottom + 1),
+                (right + 1 - tag_width, bottom + 1),
+                (right + 1, top),
+                (left - tag_width, top),
+                (left, top),
+            ]
+        )
+        starts = np.clip(starts, 0, np.maximum([self.width - tag_width, self.height - tag_height], 0))
+        return np.concatenate([starts, starts + [tag_width, tag_height]], axis=1)
+
+
+def _overlaps(places: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Returns int [n, m], the pixels that rectangles [n, 4] and [m, 4] (left, top, right, bottom) share."""
+    first = np.maximum(places[:, None, :2], boxes[None, :, :2])
+    last = np.minimum(places[:, None, 2:], boxes[None, :, 2:])
+    return np.maximum(last - first, 0).prod(axis=-1)
 
 
 def _fit_text(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from refinedet_tf.drawing import UNKNOWN_COLOR, class_color, contact_sheet, draw_detections
+from refinedet_tf.drawing import UNKNOWN_COLOR, class_color, contact_sheet, draw_boxes, draw_detections
 from refinedet_tf.errors import InputError
 
 NAMES = ("aeroplane", "bicycle", "diningtable")
@@ -54,6 +54,17 @@ def test_scores_are_written():
     pictures = [draw_detections(image, box, label, NAMES)]
     pictures += [draw_detections(image, box, label, NAMES, [score]) for score in (0.31, 0.87)]
     assert len({picture.tobytes() for picture in pictures}) == 3
+
+
+def test_boxes_in_given_colours_and_order():
+    image = np.zeros((200, 200, 3), np.uint8)
+    boxes, colors = np.array([[0.2, 0.2, 0.8, 0.8]] * 2), [(255, 0, 0), (0, 0, 255)]
+    drawn = draw_boxes(image, boxes, colors, [[], []])
+    assert has_color(drawn, (0, 0, 255)) and not has_color(drawn, (255, 0, 0))
+    named = draw_boxes(image, boxes, colors, [["below"], []])
+    assert has_color(named, (255, 0, 0))
+    assert not image.any()
+    assert (draw_boxes(image, np.zeros((0, 4)), [], []) == image).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 300), (300, 8), (24, 24), (64, 48), (600, 900), (3000, 2000)])

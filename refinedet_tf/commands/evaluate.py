@@ -34,11 +34,26 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         metavar="FOLDER",
         help="also write the detections as the evaluation server of VOC or COCO takes them",
     )
+    parser.add_argument(
+        "--detections",
+        type=Path,
+        metavar="FILE.json",
+        help="also write the detections as COCO results, and the ground truth as COCO JSON next to them",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FOLDER",
+        help="also write a page on what goes wrong: kinds of errors, thresholds, confusion, worst images",
+    )
+    parser.add_argument(
+        "--all-classes", action="store_true", help="print the AP of every class, however many there are"
+    )
     parser.add_argument("--strict", action="store_true", help="stop at the first defect of the test data")
     options = parser.parse_args(arguments)
     cluster = _cluster(options)
     if cluster is None or cluster.index == 0:
-        for path in (options.json, options.curves):
+        for path in (options.json, options.curves, options.detections):
             _check_output(path)
 
     import_tensorflow()
@@ -67,6 +82,7 @@ def _evaluate(options: argparse.Namespace, workers: "Workers") -> None:
     config, model = load_model(options, on_all_devices=True)
     from refinedet_tf.data.dataset import read_dataset
     from refinedet_tf.evaluation.evaluator import detect_share, detect_share_multi_scale
+    from refinedet_tf.evaluation.report import make_report_folder
     from refinedet_tf.evaluation.server_files import check_server_files
     from refinedet_tf.training.agreement import join_workers, weights_fact
     from refinedet_tf.training.validation import gather_shares
@@ -80,8 +96,13 @@ def _evaluate(options: argparse.Namespace, workers: "Workers") -> None:
             f"data.test ({', '.join(config.data.test)}) has no annotations to measure against: "
             "--server-files FOLDER writes what the evaluation server takes"
         )
+    if not dataset.labelled and (options.report or options.detections):
+        option = "--report" if options.report else "--detections"
+        raise InputError(f"{option} needs annotations, which data.test ({', '.join(config.data.test)}) lacks")
     if options.server_files is not None and writes:
         check_server_files(dataset, config, options.server_files)
+    if options.report is not None and writes:
+        make_report_folder(options.report)
     facts = {"--multi-scale": options.multi_scale}
     if not workers.alone:
         facts |= weights_fact(model.variables)
@@ -105,7 +126,9 @@ def _write(
 ) -> None:
     """Measures the detections of all workers, prints the numbers and writes the files."""
     from refinedet_tf.evaluation import result_files
+    from refinedet_tf.evaluation.coco_files import write_coco_files
     from refinedet_tf.evaluation.evaluator import score_share
+    from refinedet_tf.evaluation.report import write_report
     from refinedet_tf.evaluation.server_files import write_server_files
 
     if options.server_files is not None:
@@ -113,14 +136,25 @@ def _write(
         print(f"for the evaluation server: {file}")
     if not dataset.labelled:
         return
+    if options.detections is not None:
+        ground_truth = write_coco_files(share.detections, dataset, options.detections)
+        print(f"detections written to {options.detections}, ground truth to {ground_truth}")
+        if dataset.coco is None and dataset.difficult.any():
+            print(
+                f"{dataset.difficult.sum()} difficult objects are crowd regions there, so other programs may "
+                "measure a slightly different AP"
+            )
     result = score_share(share, config, dataset)
-    print(result_files.to_text(result, config.expected))
+    print(result_files.to_text(result, config.expected, options.all_classes))
     if options.json:
         result_files.write_json(result, options.json)
         print(f"numbers written to {options.json}")
     if options.curves:
         result_files.write_curves(result, options.curves)
         print(f"curves written to {options.curves}")
+    if options.report is not None:
+        page = write_report(options.report, result, share.detections, dataset, config)
+        print(f"report written to {page}")
 
 
 def _check_output(path: Path | None) -> None:

@@ -190,8 +190,8 @@ def score_detections(
     """
     num_images = len(dataset.image_sizes)
     if metric == "coco":
-        summary, classes = coco_ap.coco_average_precisions(detections, dataset)
-        return EvaluationResult(metric, summary["AP"], classes, num_images, coco=summary)
+        summary, classes, sizes = coco_ap.evaluate_coco(detections, dataset)
+        return EvaluationResult(metric, summary["AP"], classes, num_images, coco=summary, sizes=sizes)
     ground_truth = GroundTruth.from_dataset(dataset)
     classes = voc_ap.average_precisions(detections, ground_truth, dataset.class_names, metric)
     return EvaluationResult(metric, mean_average_precision(classes), classes, num_images)

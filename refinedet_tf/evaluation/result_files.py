@@ -22,18 +22,38 @@ METRIC_TITLES = {
 """The title of the table and of the curves, by metric."""
 
 
-def to_text(result: EvaluationResult, expected: ExpectedConfig | None = None) -> str:
+LONG_TABLE = 20
+"""A table of more classes than this is shortened to the worst and the best."""
+
+_SHOWN = 5
+"""The number of the worst and of the best classes in a shortened table."""
+
+
+def to_text(
+    result: EvaluationResult, expected: ExpectedConfig | None = None, all_classes: bool = True
+) -> str:
     """Returns a table with one line per class, the mean, COCO's numbers, the speed and each replica's work.
 
     Args:
         result: the result of an evaluation.
         expected: the accuracy that the config states, which is shown with the measured mean; None: the
             config states none.
+        all_classes: show every class; otherwise, of more than `LONG_TABLE` classes, the five of the lowest
+            AP and the five of the highest.
     """
     width = max(len(name) for name in (*result.classes, "class"))
     row = f"{{:<{width}}}  {{:>6}}  {{:>7}}  {{:>10}}"
     lines = [METRIC_TITLES[result.metric], row.format("class", "AP", "objects", "detections")]
-    for name, class_result in result.classes.items():
+    names = list(result.classes)
+    is_short = not all_classes and len(names) > LONG_TABLE
+    if is_short:
+        names = [name for name in names if not math.isnan(result.classes[name].ap)]
+        names.sort(key=lambda name: result.classes[name].ap)
+        names = [*names[:_SHOWN], *names[_SHOWN:][-_SHOWN:]]
+    for number, name in enumerate(names):
+        if is_short and number == _SHOWN:
+            lines.append(f"... {len(result.classes) - len(names)} more classes; --all-classes shows them")
+        class_result = result.classes[name]
         columns = _percent(class_result.ap), class_result.num_objects, class_result.num_detections
         lines.append(row.format(name, *columns))
     class_results = result.classes.values()

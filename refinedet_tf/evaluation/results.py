@@ -38,6 +38,21 @@ def mean_average_precision(classes: dict[str, ClassResult]) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
+class SizeResult:
+    """The accuracy on the objects of one class and one size range.
+
+    Attributes:
+        ap: AP, the mean over IoU 0.50:0.95, 0..1; nan if there is no object to find.
+        ap50: AP at IoU 0.50, 0..1; nan if there is no object to find.
+        num_objects: the number of objects to find.
+    """
+
+    ap: float
+    ap50: float
+    num_objects: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Throughput:
     """The seconds per image of the two stages on one replica, measured on whole batches.
 
@@ -84,6 +99,7 @@ class EvaluationResult:
         multi_scale: the cost of multi-scale testing; None for a single scale.
         coco: COCO's 12 numbers by name for the metric "coco", otherwise None.
         work: what each replica has done; empty if given detections were scored.
+        sizes: {class name: {size: SizeResult}} for COCO's sizes for the metric "coco", otherwise None.
     """
 
     metric: str
@@ -94,3 +110,4 @@ class EvaluationResult:
     multi_scale: MultiScaleCost | None = None
     coco: dict[str, float] | None = None
     work: tuple[ReplicaWork, ...] = ()
+    sizes: dict[str, dict[str, SizeResult]] | None = None

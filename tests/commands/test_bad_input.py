@@ -343,6 +343,7 @@ def test_unusual_images_are_detected_as_stored(command, config_file, odd_images,
     [
         (evaluate, ["--weights", "w", "--json", "{}/a.json"]),
         (evaluate, ["--weights", "w", "--curves", "{}/a.png"]),
+        (evaluate, ["--weights", "w", "--detections", "{}/a.json"]),
         (evaluate, ["--weights", "w", "--set", "data.root={}"]),
         (train, ["--output", "{}"]),
         (detect, ["--output", "out", "{}"]),

@@ -4,6 +4,7 @@ import json
 import shutil
 import tarfile
 
+import numpy as np
 import pytest
 
 import evaluate
@@ -25,8 +26,10 @@ def arguments(config_file, devkit, small_network, tmp_path):
 
 
 def test_multi_scale_says_what_it_costs(arguments, command, tmp_path):
-    result = command(evaluate, *arguments, "--multi-scale", "--json", tmp_path / "numbers.json")
+    outputs = ["--json", tmp_path / "numbers.json", "--report", tmp_path / "report"]
+    result = command(evaluate, *arguments, "--multi-scale", *outputs)
     assert result.code == 0, result.err
+    assert "passes per image" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "multi-scale, 16 passes: " in result.out and " times slower" in result.out
     assert "4/4 images" in result.err
     numbers = json.loads((tmp_path / "numbers.json").read_text())
@@ -83,3 +86,45 @@ def test_soft_nms_lowers_scores_of_overlapping_boxes(arguments):
     assert found.scores.sum() < plain.scores.sum()
     for name in ("images", "labels", "scores", "boxes"):
         assert (getattr(found, name) == getattr(expected, name)).all()
+
+
+def test_report_and_coco_files(arguments, command, devkit, tmp_path):
+    """The report has the numbers of --json, and a plain COCOeval of the files those of the metric."""
+    from page_text import check_self_contained
+    from pycocotools_program import pycocotools_summary
+
+    folder, found = tmp_path / "new" / "report", tmp_path / "found.json"
+    outputs = ["--report", folder, "--detections", found, "--json", tmp_path / "numbers.json"]
+    root = tmp_path / "without_difficult"
+    shutil.copytree(devkit, root)
+    for file in (root / "VOC2007" / "Annotations").iterdir():
+        file.write_text(file.read_text().replace("<difficult>1<", "<difficult>0<"))
+    sets = ["--set", "evaluation.metric=coco", "--set", f"data.root={root}"]
+    result = command(evaluate, *arguments, *outputs, *sets)
+    assert result.code == 0, result.err
+    assert f"report written to {folder / 'report.html'}" in result.out
+    beside = tmp_path / "found_ground_truth.json"
+    assert f"detections written to {found}, ground truth to {beside}" in result.out
+    page = check_self_contained((folder / "report.html").read_text(encoding="utf-8"))
+    assert page.title.startswith("Evaluation of ") and len(page.sections) == 7
+    report, numbers = (
+        json.loads(file.read_text()) for file in (folder / "report.json", tmp_path / "numbers.json")
+    )
+    assert {key: value for key, value in report.items() if key != "report"} == numbers
+    names = [entry["name"] for entry in json.loads(beside.read_text())["categories"]]
+    assert names == json.loads(CLASSES)
+    assert "crowd regions" not in result.out
+    measured = {name: np.nan if value is None else value for name, value in numbers["coco"].items()}
+    assert pycocotools_summary(beside, found) == pytest.approx(measured, nan_ok=True, abs=0)
+
+
+@pytest.mark.parametrize("option", ["--report", "--detections"])
+def test_report_needs_annotations_and_a_place(arguments, refused, devkit, tmp_path, option):
+    (tmp_path / "file").write_text("in the way")
+    refused(evaluate, *arguments, option, tmp_path / "file" / "below")
+    root = tmp_path / "devkit"
+    shutil.copytree(devkit, root)
+    shutil.rmtree(root / "VOC2007" / "Annotations")
+    unlabelled = [*arguments, "--set", f"data.root={root}", "--server-files", tmp_path / "upload"]
+    message = refused(evaluate, *unlabelled, option, tmp_path / "new")
+    assert f"{option} needs annotations, which data.test (2007/val) lacks" in message

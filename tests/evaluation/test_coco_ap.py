@@ -7,7 +7,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from refinedet_tf.errors import InputError
-from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES, coco_average_precisions
+from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES, coco_average_precisions, evaluate_coco
 from refinedet_tf.inference.detections import DatasetDetections
 
 SIZE = (100, 200)
@@ -160,3 +160,40 @@ def test_what_the_ground_truth_does_not_know_is_named():
         coco_average_precisions(make_detections([]), dataset)
     with pytest.raises(InputError, match=r"label 4; it must lie in 1\.\.3"):
         coco_average_precisions(make_detections([(0, 4, 0.9, LARGE)]), make_dataset([(0, 1, LARGE, False)]))
+
+
+def test_ap_per_size_by_hand():
+    """A large object is found up to IoU 0.70, one small object is found, another is not."""
+    objects = [
+        (0, 1, LARGE, False),
+        (1, 1, SMALL, False),
+        (1, 1, [50, 50, 70, 70], False),
+        (1, 2, SMALL, True),
+    ]
+    rows = [(0, 1, 0.9, [0, 0, 73, 200]), (1, 1, 0.8, SMALL)]
+    _, _, sizes = evaluate_coco(make_detections(rows), make_dataset(objects))
+    assert list(sizes) == ["cat", "dog", "cow"]
+    assert list(sizes["cat"]) == ["all", "small", "medium", "large"]
+    assert [result.num_objects for result in sizes["cat"].values()] == [3, 2, 0, 1]
+    half = 51 / 101  # Recall 0 to 0.5.
+    values = {size: (result.ap, result.ap50) for size, result in sizes["cat"].items()}
+    assert values["small"] == pytest.approx((half, half))
+    assert values["large"] == pytest.approx((0.5, 1.0))
+    assert values["medium"] == pytest.approx((np.nan, np.nan), nan_ok=True)
+    assert values["all"][1] == pytest.approx(67 / 101)
+    for name in ("dog", "cow"):
+        assert all(result.num_objects == 0 and np.isnan(result.ap) for result in sizes[name].values())
+
+
+def test_ap_per_size_has_the_mean_of_the_summary():
+    from detection_scenes import make_scene
+
+    detections, dataset = make_scene()
+    summary, classes, sizes = evaluate_coco(detections, dataset)
+    for size, number in (("all", "AP"), ("medium", "APmedium"), ("large", "APlarge")):
+        values = [results[size].ap for results in sizes.values()]
+        assert np.nanmean(values) == pytest.approx(summary[number], abs=1e-12)
+    assert np.mean([results["all"].ap50 for results in sizes.values()]) == pytest.approx(summary["AP50"])
+    assert [results["all"].num_objects for results in sizes.values()] == [
+        result.num_objects for result in classes.values()
+    ]

@@ -191,6 +191,26 @@ def test_table_shows_every_class_the_mean_the_claim_and_the_speed():
     assert "expected" not in result_files.to_text(make_result())
 
 
+def test_long_table_is_short_unless_all_classes_are_asked_for():
+    """Of 30 classes the five of the lowest AP and the five of the highest are shown; the mean is over all."""
+    empty = np.zeros(0)
+    aps = np.random.default_rng(0).permutation(29) / 100
+    classes = {
+        f"kind{n:02d}": ClassResult(float(ap), empty, empty, empty, 3, 7)
+        for n, ap in enumerate([*aps, float("nan")])
+    }
+    result = EvaluationResult("voc", 0.14, classes, 4)
+    short = result_files.to_text(result, all_classes=False).splitlines()
+    assert [line.split()[1] for line in short[2:7]] == ["0.00", "1.00", "2.00", "3.00", "4.00"]
+    assert short[7] == "... 20 more classes; --all-classes shows them"
+    assert [line.split()[1] for line in short[8:13]] == ["24.00", "25.00", "26.00", "27.00", "28.00"]
+    assert short[13].split() == ["mAP", "14.00", "90", "210"]
+    full = result_files.to_text(result).splitlines()
+    assert [line.split()[0] for line in full[2:32]] == list(classes)
+    few = EvaluationResult("voc", 0.14, dict(list(classes.items())[:20]), 4)
+    assert result_files.to_text(few, all_classes=False) == result_files.to_text(few)
+
+
 def test_curves_are_drawn_for_every_class(tmp_path):
     result_files.write_curves(make_result(), tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
