@@ -48,7 +48,7 @@ def workers(config_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("multi") / "run"
     arguments = arguments_for(config_file, folder, 'training.strategy="multi_worker"')
     run_list = [{"arguments": arguments}]
-    return folder, finish(*start_workers([run_list, run_list], local_cluster(2)), seconds=180)
+    return folder, finish(*start_workers([run_list, run_list], local_cluster(2)), seconds=600)
 
 
 @pytest.fixture(scope="module")

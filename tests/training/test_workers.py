@@ -77,13 +77,13 @@ def story(config_file, devkit, tmp_path_factory):
         {"arguments": run, "signal": "SIGTERM", "after": 2},
     ]
     tf_configs = local_cluster(1, chief=True)
-    first = finish(*start_workers([chief, worker], tf_configs), seconds=240)
+    first = finish(*start_workers([chief, worker], tf_configs), seconds=600)
     left = sorted(path.name for path in (folder / "run" / "checkpoints").iterdir())
     assert not (folder / "empty").exists()
     resumed = {"arguments": [*run, "--resume", "--set", "training.steps=1000"]}
     tf_configs = local_cluster(1, chief=True)
     processes = start_workers([[resumed], [{**resumed, "signal": "SIGKILL", "after": 5}]], tf_configs)
-    processes[1].wait(240)
+    processes[1].wait(600)
     killed = time.monotonic()
     second = finish(*processes, seconds=120)
     return folder / "run", first, left, second, time.monotonic() - killed, tf_configs[0]
