@@ -47,19 +47,17 @@ def vgg():
 def test_grids_and_heads_with_stride_4(five_levels):
     _, model = five_levels
     transferred = [model.get_layer(f"tcb{level.number}").output for level in FIVE_LEVELS]
-    for size in (SIZE, (97, 75)):
-        heads, features = keras.Model(model.input, [model.output, transferred])(
-            np.zeros((1, *size, 3), np.uint8)
-        )
-        assert [tuple(feature.shape[1:3]) for feature in features] == level_grids(size, FIVE_LEVELS)
-        anchors = len(tile_anchors(size, FIVE_LEVELS))
-        shapes = {name: tuple(head.shape[1:]) for name, head in heads.items()}
-        assert shapes == {
-            "arm_loc": (anchors, 4),
-            "arm_conf": (anchors, 2),
-            "odm_loc": (anchors, 4),
-            "odm_conf": (anchors, 3),
-        }
+    size = (97, 75)
+    network = keras.Model(model.input, [model.output, transferred])
+    heads, features = network(np.zeros((1, *size, 3), np.uint8))
+    assert [tuple(feature.shape[1:3]) for feature in features] == level_grids(size, FIVE_LEVELS)
+    anchors = len(tile_anchors(size, FIVE_LEVELS))
+    assert {name: tuple(head.shape[1:]) for name, head in heads.items()} == {
+        "arm_loc": (anchors, 4),
+        "arm_conf": (anchors, 2),
+        "odm_loc": (anchors, 4),
+        "odm_conf": (anchors, 3),
+    }
 
 
 def test_a_training_step_changes_every_level(five_levels):
