@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import pydantic
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -29,6 +30,23 @@ Detections = Annotated[int, Field(ge=1, le=100_000)]
 # The upper bounds lie far above useful values. They turn typing errors and foreign files, which would exhaust
 # the memory or overflow the integers of a graph, into one line.
 Range = tuple[NotNegative, NotNegative]
+LayerPatterns = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+
+
+def _explain_freeze(value: Any, handler: pydantic.ValidatorFunctionWrapHandler) -> Any:
+    """Gives one message for a value that is of none of the types, where pydantic gives one per type."""
+    try:
+        # The strict mode takes no list for a tuple here, unlike elsewhere in JSON.
+        return handler(tuple(value) if isinstance(value, list) else value)
+    except pydantic.ValidationError:
+        raise ValueError(
+            'must be "none", "backbone", "all_but_heads" or a list of names of layers, such as ["conv1_*"]'
+        ) from None
+
+
+Freeze = Annotated[
+    Literal["none", "backbone", "all_but_heads"] | LayerPatterns, pydantic.WrapValidator(_explain_freeze)
+]
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -84,7 +102,8 @@ class ModelConfig:
     weights: str | None = None
     """The initial weights: "imagenet" (downloaded by Keras); a file of ImageNet weights (Keras' file of the
     backbone, or Caffe's VGG_ILSVRC_16_layers, VGG_ILSVRC_16_layers_fc_reduced or ResNet-101-model); a
-    file of a whole RefineDet, which `load_weights` reads; or null for random weights."""
+    file of a whole RefineDet or a run folder, whose classes may differ (docs/weights.md); or null for
+    random weights."""
 
     def __post_init__(self) -> None:
         if self.anchors is not None:
@@ -230,6 +249,10 @@ class TrainingConfig:
     """The factor of the L2 regularisation, which is part of the gradient."""
     gradient_clip_norm: Positive | None = None
     """The largest norm of the gradient of all variables together; null: no limit."""
+    freeze: Freeze = "none"
+    """The layers that keep their initial weights and BatchNorm statistics, which saves their gradients: the
+    backbone without the levels that RefineDet adds, all but the heads, or those of the names in a list,
+    such as ["conv[1-3]_*", "tcb3"]. It cannot change when a run is resumed."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """The precision of the network's computations; weights and loss are always float32. "tf32" lets NVIDIA's
     GPUs from Ampere on use TensorFloat-32, and is the same as "float32" on other devices."""

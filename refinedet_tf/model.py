@@ -2,8 +2,9 @@
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import layers, ops
@@ -15,6 +16,16 @@ from refinedet_tf.config import Config, ModelConfig
 from refinedet_tf.errors import InputError
 from refinedet_tf.layers import TransferConnectionBlock, caffe_xavier
 from refinedet_tf.tensors import Tensor
+
+Part = Literal["backbone", "extra", "transfer", "heads"]
+"""A part of the network; see `part_of`."""
+
+PARTS: dict[Part, re.Pattern] = {
+    "heads": re.compile(r"(arm|odm)(_(loc|conf)\d|\d_block_)"),
+    "transfer": re.compile(r"tcb\d"),
+    "extra": re.compile(r"conv6_\d|conv\d_\d_norm|res6_|extra_\d|source\d_norm"),
+}
+"""The beginnings of the names of the layers that are not those of the backbone."""
 
 FOCAL_PRIOR = 0.01
 """The initial probability of an object at every anchor if the focal loss is used; pi in RetinaNet (Lin et
@@ -38,7 +49,7 @@ def build_model(config: Config) -> keras.Model:
         "arm_loc" [B, A, 4] and "odm_loc" [B, A, 4], offsets (cx, cy, w, h);
         "arm_conf" [B, A, 2], logits of (background, object);
         "odm_conf" [B, A, C + 1], logits of the classes, background first.
-        H and W are fixed by `model.image_size`, or free if it is null.
+        H and W are fixed by `model.image_size`, or free if it is null. `built_from` returns its config.
 
     Raises:
         InputError: the class names are not known, or `model.image_size` does not fit the backbone's grids.
@@ -53,7 +64,29 @@ def build_model(config: Config) -> keras.Model:
         else:
             features = _transfer(sources, config.model)
             heads = _module("arm", sources, 1, config) | _module("odm", features, config.num_classes, config)
-    return keras.Model(images, heads, name="refinedet")
+    network = keras.Model(images, heads, name="refinedet")
+    # Files of weights say what they were trained for, and are compared with this when they are loaded.
+    network.refinedet_config = config
+    return network
+
+
+def built_from(model: keras.Model) -> Config | None:
+    """Returns the config that `build_model` made a network from; None for a network of another origin."""
+    return getattr(model, "refinedet_config", None)
+
+
+def part_of(layer: str) -> Part:
+    """Returns the part of the network to which a layer belongs.
+
+    Args:
+        layer: the name of a layer of the network, or the `path` of one of its variables.
+
+    Returns:
+        "heads" for the heads of ARM and ODM with their bottleneck blocks, "transfer" for the transfer
+        connection blocks, "extra" for the further levels and the L2 normalisation that RefineDet adds to
+        the backbone, and "backbone" for the network of which there are ImageNet weights.
+    """
+    return next((part for part, beginning in PARTS.items() if beginning.match(layer)), "backbone")
 
 
 def _transfer(sources: Sequence[keras.KerasTensor], model_config: ModelConfig) -> list[keras.KerasTensor]:

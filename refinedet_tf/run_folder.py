@@ -16,6 +16,7 @@ class RunFolder:
     ```
     config.json            the resolved config, including the class names
     log.jsonl              one JSON object per logged step or validation
+    initial_weights.txt    what the network took from model.weights and what was new, if it began with any
     dropped_boxes.txt      annotated boxes that could not be used, if there are any
     augmented.png          one augmented training batch
     tensorboard/           scalars and pictures of detections
@@ -32,6 +33,7 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "config.json"
         self.log = self.path / "log.jsonl"
+        self.initial_weights = self.path / "initial_weights.txt"
         self.dropped_boxes = self.path / "dropped_boxes.txt"
         self.augmented = self.path / "augmented.png"
         self.tensorboard = self.path / "tensorboard"
@@ -61,7 +63,7 @@ class RunFolder:
 
     def _check_kinds(self) -> None:
         """Refuses anything else in the place of a file or folder, before a training spends hours on it."""
-        files = (self.config, self.log, self.dropped_boxes, self.augmented)
+        files = (self.config, self.log, self.initial_weights, self.dropped_boxes, self.augmented)
         for path in (*files, self.best_weights, self.final_weights):
             if os.path.lexists(path) and not is_file(path):
                 raise InputError(

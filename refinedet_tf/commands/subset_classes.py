@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     config, trained = load_model(options)
     from refinedet_tf.model import build_model
     from refinedet_tf.weights import save_weights
-    from refinedet_tf.weights.class_subset import VOC_TO_COCO, copy_classes, matching_labels
+    from refinedet_tf.weights.class_names import VOC_TO_COCO
+    from refinedet_tf.weights.class_subset import copy_classes, matching_labels
 
     trained_names = config.class_names
     synonyms = {

@@ -17,7 +17,8 @@ from refinedet_tf.data.box_checks import write_defects
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.pipeline import explain_failure, training_images
 from refinedet_tf.drawing import contact_sheet
-from refinedet_tf.errors import InputError, TrainingStopped, shortened
+from refinedet_tf.errors import InputError, TrainingStopped, shortened, shortened_text
+from refinedet_tf.files import explain_os_errors
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.losses import TERMS
 from refinedet_tf.model import build_model
@@ -28,6 +29,7 @@ from refinedet_tf.training.agreement import agree_on_weights, check_same_run, jo
 from refinedet_tf.training.best import comparable_best, is_best, measured_by
 from refinedet_tf.training.checkpoints import Checkpoints, saved_steps
 from refinedet_tf.training.cluster import read_cluster
+from refinedet_tf.training.freezing import freeze_layers
 from refinedet_tf.training.log import ProgressLog
 from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.pictures import batch_picture, detection_pictures, save_picture
@@ -37,7 +39,7 @@ from refinedet_tf.training.sums import sums_in_fixed_order
 from refinedet_tf.training.trainer import COUNTS, RefineDetTrainer
 from refinedet_tf.training.validation import measure
 from refinedet_tf.training.workers import Workers
-from refinedet_tf.weights import load_initial_weights, save_weights
+from refinedet_tf.weights import InitialWeights, load_initial_weights, save_weights
 
 STEP_INPUTS = ("images", "boxes", "labels")
 """What the training step takes of a batch."""
@@ -103,6 +105,8 @@ class _Run:
             self.strategy = make_strategy(config)
         self.writes = is_chief(self.strategy)
         self._prepare_folder(resume)
+        self.initial_weights: InitialWeights | None = None
+        self.frozen: list[str] = []
         self.trainer = self._build_trainer(tile_anchors(image_size, config.model.anchors))
         self.detector = Detector(self.trainer.network, self.config)
         self.checkpoints = Checkpoints(folder.checkpoints, self.trainer, self.writes)
@@ -126,6 +130,7 @@ class _Run:
     def _build_trainer(self, anchors: np.ndarray) -> RefineDetTrainer:
         with self.strategy.scope():
             network = build_model(self.config)
+            self.frozen = freeze_layers(network, self.config.training.freeze)
             trainer = RefineDetTrainer(network, anchors, self.config)
             optimizer = CaffeSGD.from_training(self.config.training)
             optimizer.build(network.trainable_variables)
@@ -136,7 +141,7 @@ class _Run:
         """Loads the newest checkpoint or, if there is none, the initial weights; returns the loop's state."""
         state = self.checkpoints.restore_latest() if resume else None
         if state is None:
-            load_initial_weights(self.trainer.network, self.config.model)
+            self.initial_weights = load_initial_weights(self.trainer.network, self.config.model)
             return {"step": 0, "best": None}
         file = self.folder.checkpoints / f"step-{state['step']}" / "state.json"
         if not is_best(state.get("best", "missing")):
@@ -302,7 +307,7 @@ class _Run:
             ) from None
 
     def _describe(self) -> None:
-        """Prints the model and the data, and lists unusable boxes in a file."""
+        """Prints the model, its initial weights and the data; lists weights and unusable boxes in files."""
         defects = self.train_set.defects
         say = self.progress.say
         say(
@@ -318,6 +323,7 @@ class _Run:
         if defects.issues and self.writes:
             write_defects(defects, self.folder.dropped_boxes)
             say(f"unusable boxes are listed in {self.folder.dropped_boxes}")
+        self._describe_weights()
         if self.start:
             say(f"continuing after step {self.start}")
         elif self.config.model.backbone == "vgg16" and self.config.model.weights is None:
@@ -325,3 +331,25 @@ class _Run:
                 "note: VGG-16 starts from random weights; published results start from ImageNet's "
                 "(--set model.weights=FILE)"
             )
+
+    def _describe_weights(self) -> None:
+        """Prints what the initial weights are and which layers keep them, and lists all in a file."""
+        say, initial, network = self.progress.say, self.initial_weights, self.trainer.network
+        if initial is not None:
+            for line in initial.summary:
+                say(line)
+            if self.writes:
+                text = "\n".join([*initial.summary, "", *initial.details, ""])
+                with explain_os_errors(self.folder.initial_weights):
+                    self.folder.initial_weights.write_text(text, encoding="utf-8")
+        if not self.frozen:
+            return
+        trained = sum(math.prod(variable.shape) for variable in network.trainable_variables)
+        say(
+            f"training {trained:,} of {network.count_params():,} parameters; {len(self.frozen)} layers are "
+            f"frozen (training.freeze {shortened(self.config.training.freeze)})"
+        )
+        filled = () if initial is None else initial.layers
+        random = [name for name in self.frozen if name.partition("/")[0] not in filled]
+        if random and not self.start:
+            say(f"note: frozen layers with random weights: {shortened_text(', '.join(random))}")

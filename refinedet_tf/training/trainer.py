@@ -11,6 +11,7 @@ from refinedet_tf.config import Config
 from refinedet_tf.losses import TERMS, loss_sums, normalize
 from refinedet_tf.tensors import Heads, Tensor
 from refinedet_tf.training.accumulation import sum_over_micro_batches
+from refinedet_tf.weights.blobs import STATISTICS
 
 COUNTS = ("num_arm_positives", "num_odm_positives")
 """The names of the numbers of positives."""
@@ -32,7 +33,8 @@ class RefineDetTrainer(keras.Model):
         network: the result of `build_model`.
         anchors: float32 [A, 4], the result of `tile_anchors` for the training images.
         config: `loss`, `model.design`, `model.batch_norm_statistics`, `training.gradient_clip_norm` and
-            `training.accumulation_steps` are used.
+            `training.accumulation_steps` are used. Layers of the network that are not trainable stay as
+            they are, whatever the config says.
         kwargs: arguments of Keras' model.
     """
 
@@ -41,6 +43,11 @@ class RefineDetTrainer(keras.Model):
         self.network = network
         self.anchors = anchors
         self.config = config
+
+    @property
+    def statistics(self) -> list[keras.Variable]:
+        """BatchNorm's moving statistics, those of frozen layers included."""
+        return [variable for variable in self.network.non_trainable_variables if variable.name in STATISTICS]
 
     def call(self, images: Tensor, training: bool = False) -> Heads:
         """Returns the heads of a batch of images, as `build_model` describes them."""
@@ -67,7 +74,7 @@ class RefineDetTrainer(keras.Model):
         """
         replica = tf.distribute.get_replica_context()
         variables = self.network.trainable_variables
-        statistics = [tf.identity(variable) for variable in self.network.non_trainable_variables]
+        statistics = [tf.identity(variable) for variable in self.statistics]
         if self.config.training.accumulation_steps == 1:
             gradients, term_values, counts = self._gradients(batch)
         else:
@@ -104,14 +111,17 @@ class RefineDetTrainer(keras.Model):
             The gradients of the trainable variables, the loss terms in the order of `TERMS`, and the
             counts by which they were divided.
         """
-        with tf.GradientTape() as tape:
+        variables = self.network.trainable_variables
+        # What only frozen layers compute is not recorded, so that nothing is kept for gradients there.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([variable.value for variable in variables])
             heads = self(batch["images"], training=True)
             sums = loss_sums(heads, batch, self.anchors, self.config)
             counts = self._over_replicas([sums[name] for name in COUNTS]) if counts is None else counts
             terms = normalize(sums, counts)
             term_values = [terms[name] for name in TERMS]
             loss = tf.add_n(term_values)
-        return tape.gradient(loss, self.network.trainable_variables), term_values, counts
+        return tape.gradient(loss, variables), term_values, counts
 
     def _accumulated_gradients(
         self, batch: Mapping[str, Tensor]
@@ -119,9 +129,7 @@ class RefineDetTrainer(keras.Model):
         """Computes what `_gradients` computes for this replica's share, one micro-batch after the other."""
         replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         # Statistics of batches are sums over the replicas.
-        has_batch_statistics = (
-            bool(self.network.non_trainable_variables) and self.config.model.batch_norm_statistics != "frozen"
-        )
+        has_batch_statistics = bool(self.statistics) and self.config.model.batch_norm_statistics != "frozen"
         unrolled = replicas > 1 and has_batch_statistics
         micro_batches = self.config.training.accumulation_steps
 
@@ -159,7 +167,7 @@ class RefineDetTrainer(keras.Model):
         Args:
             statistics: the "statistics" that `train_step` returned.
         """
-        for variable, value in zip(self.network.non_trainable_variables, statistics, strict=True):
+        for variable, value in zip(self.statistics, statistics, strict=True):
             variable.assign(value)
 
     def _clip(self, gradients: Sequence[Tensor], replica: tf.distribute.ReplicaContext) -> list[Tensor]:

@@ -117,6 +117,35 @@ def assign_blobs(
     return [layer.name for layer in model.layers if any(id(v) in filled for v in layer.weights)]
 
 
+def backbone_of(blobs: Iterable[Blob]) -> str | None:
+    """Returns "vgg16" or "resnet101", the network to which the blobs of a file belong; None for another."""
+    layers = {layer for layer, _ in blobs}
+    return "vgg16" if "conv1_1" in layers else "resnet101" if "res2a_branch2a" in layers else None
+
+
+def values_by_path(
+    model: keras.Model, blobs: Mapping[Blob, np.ndarray], backbone: str
+) -> tuple[dict[str, np.ndarray], list[Blob]]:
+    """Converts blobs to Keras' layouts without a check of their shapes.
+
+    Args:
+        model: the network whose variables the blobs may fill; it may have other layers than they.
+        blobs: arrays in the layouts that this module describes.
+        backbone: "vgg16" or "resnet101", the network of the blobs.
+
+    Returns:
+        The values by the `path` of the variable to which they belong, and the blobs that belong to none.
+    """
+    values, left_over = {}, set(blobs)
+    for variable in model.weights:
+        blob = _blob(variable.path, backbone)
+        needs_weight = variable.name in ("moving_mean", "moving_variance")
+        if blob in blobs and not (needs_weight and (blob[0], 2) not in blobs):
+            values[variable.path] = _value(blob, variable, blobs)
+            left_over.discard(blob)
+    return values, [blob for blob in blobs if blob in left_over]
+
+
 def _backbone(model: keras.Model, path: str | Path) -> str:
     """Returns "vgg16" or "resnet101", the authors' network that the model is."""
     names = {layer.name for layer in model.layers}
@@ -168,7 +197,7 @@ def _same(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def _value(blob: Blob, variable: keras.Variable, blobs: Mapping[Blob, np.ndarray]) -> np.ndarray:
-    """Returns a blob in Keras' layout. Statistics are divided by their weight, as in Caffe."""
+    """Returns a blob of any size in Keras' layout. Statistics are divided by their weight, as in Caffe."""
     array = np.asarray(blobs[blob], np.float32)
     if variable.name in ("moving_mean", "moving_variance"):
         weight = float(np.ravel(blobs[blob[0], 2])[0])
@@ -176,8 +205,9 @@ def _value(blob: Blob, variable: keras.Variable, blobs: Mapping[Blob, np.ndarray
         with np.errstate(all="ignore"):
             array = array / np.float32(weight) if weight else np.zeros_like(array)
     if len(variable.shape) == 4:
-        return array.transpose(2, 3, 1, 0)
-    return array.reshape(variable.shape)
+        return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+    # Old files have (1, 1, 1, C).
+    return array.reshape(-1)
 
 
 def _explain(

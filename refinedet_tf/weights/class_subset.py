@@ -9,16 +9,6 @@ import numpy as np
 
 from refinedet_tf.errors import InputError, shortened_text
 
-VOC_TO_COCO = {
-    "aeroplane": "airplane",
-    "diningtable": "dining table",
-    "motorbike": "motorcycle",
-    "pottedplant": "potted plant",
-    "sofa": "couch",
-    "tvmonitor": "tv",
-}
-"""COCO's names of the VOC classes that have another name there; the other 14 have the same names."""
-
 
 def matching_labels(target: Sequence[str], source: Sequence[str], names: Mapping[str, str]) -> list[int]:
     """Returns, for each target class, label 1 first, the label of the same class in the source.

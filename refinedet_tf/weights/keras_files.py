@@ -15,6 +15,12 @@ import numpy as np
 from refinedet_tf.errors import InputError, first_line, shortened_text
 from refinedet_tf.files import write_aside
 from refinedet_tf.weights.anchor_counts import anchors_per_cell, anchors_per_cell_in, check_anchors_per_cell
+from refinedet_tf.weights.description import (
+    Description,
+    check_description,
+    read_description,
+    write_description,
+)
 from refinedet_tf.weights.values import check_values, unchanged_on_error
 
 MEMBER = "model.weights.h5"
@@ -34,21 +40,62 @@ def load_keras_weights(model: keras.Model, path: Path) -> list[str]:
     Raises:
         InputError: the file is damaged or of another model, or a value is not finite. For another model,
             the message lists the shapes that are missing or left over, or the numbers of classes or anchors
-            if only they differ. The model is unchanged.
+            if only they differ. Or the file says that its weights were trained on other classes, on these
+            in another order, on another order of the colour channels or with other anchors. The model is
+            unchanged.
     """
-    try:
-        with _weights_file(path) as file:
-            shapes = _shapes_in(file)
-            check_anchors_per_cell(path, anchors_per_cell_in(file), model)
-            _compare(path, shapes, model)
-            _fill(model, file, path)
-    except InputError:
-        raise
-    except Exception as error:
-        # Any error of h5py, zipfile and Keras may come from a damaged file, and all of them mean the same.
-        reason = first_line(error)
-        raise InputError(f"{shortened_text(path)} cannot be read as weights (damaged?): {reason}") from None
+    with _weights_file(path) as file:
+        shapes = _shapes_in(file)
+        check_anchors_per_cell(path, anchors_per_cell_in(file), model)
+        _compare(path, shapes, model)
+        check_description(read_description(file, path), model, path)
+        _fill(model, file, path)
     return [layer.name for layer in model.layers if layer.weights]
+
+
+def survey(path: Path, model: keras.Model) -> tuple[Description | None, int | None]:
+    """Finds out what a file holds, without its values.
+
+    Args:
+        path: a `.weights.h5` or `.keras` file.
+        model: a network with which its shapes are compared.
+
+    Returns:
+        The description that the file has, or None; and the number of classes C with which the model would
+        have the file's shapes, or None if it has other shapes with any number of classes.
+
+    Raises:
+        InputError: the file or its description is damaged.
+    """
+    with _weights_file(path) as file:
+        shapes = _shapes_in(file)
+        missing, left_over = _differences(shapes, model)
+        num_classes = None
+        if not missing and not left_over:
+            bias = next((v for v in model.weights if v.path.endswith("odm_conf3/bias")), None)
+            num_classes = None if bias is None else bias.shape[0] // anchors_per_cell(model)[3] - 1
+        elif sum(missing.values()) == sum(left_over.values()):
+            num_classes = _num_classes(left_over, model)
+        return read_description(file, path), num_classes
+
+
+def read_values(model: keras.Model, path: Path) -> dict[str, np.ndarray]:
+    """Reads a file whose shapes are those of a model, whatever its classes are; the model is unchanged.
+
+    Returns:
+        The values by the `path` of their variable.
+
+    Raises:
+        InputError: as in `load_keras_weights`.
+    """
+    before = [np.array(variable) for variable in model.weights]
+    with _weights_file(path) as file:
+        _compare(path, _shapes_in(file), model)
+        _fill(model, file, path)
+    values = {variable.path: np.array(variable) for variable in model.weights}
+    for variable, value in zip(model.weights, before, strict=True):
+        variable.assign(value)
+    return values
 
 
 def _fill(model: keras.Model, file: Path, path: Path) -> None:
@@ -70,8 +117,23 @@ def _fill(model: keras.Model, file: Path, path: Path) -> None:
 def _weights_file(path: Path) -> Iterator[Path]:
     """Gives the `.weights.h5` file that `path` is or, as a temporary file, that it contains.
 
-    The rest of a `.keras` file describes layers. It is not read, since it could name code to be run.
+    The rest of a `.keras` file describes layers. It is not read, since it could name code to be run. An error
+    of the block becomes an InputError.
     """
+    try:
+        with _extracted(path) as file:
+            yield file
+    except InputError:
+        raise
+    except Exception as error:
+        # Any error of h5py, zipfile and Keras may come from a damaged file, and all of them mean the same.
+        reason = first_line(error)
+        raise InputError(f"{shortened_text(path)} cannot be read as weights (damaged?): {reason}") from None
+
+
+@contextlib.contextmanager
+def _extracted(path: Path) -> Iterator[Path]:
+    """Does what `_weights_file` does, and leaves errors as they are."""
     if not path.name.endswith(".keras"):
         yield path
         return
@@ -89,10 +151,18 @@ def _weights_file(path: Path) -> Iterator[Path]:
 def save_weights(model: keras.Model, path: Path) -> None:
     """Writes a `.weights.h5` file; an old file stays until the new one is complete.
 
+    The file says for which classes and which network the weights were trained, if `build_model` has built
+    the model.
+
     Raises:
         OSError: the file cannot be written.
     """
-    write_aside(Path(path), model.save_weights)
+
+    def write(file: Path) -> None:
+        model.save_weights(file)
+        write_description(model, file)
+
+    write_aside(Path(path), write)
 
 
 def _shapes_in(path: Path) -> Counter[tuple[int, ...]]:
@@ -112,8 +182,7 @@ def _shapes_in(path: Path) -> Counter[tuple[int, ...]]:
 
 def _compare(path: Path, found: Counter[tuple[int, ...]], model: keras.Model) -> None:
     """Raises an InputError if the shapes in a file are not those of the model."""
-    wanted = Counter(tuple(variable.shape) for variable in model.weights)
-    missing, left_over = wanted - found, found - wanted
+    missing, left_over = _differences(found, model)
     if not missing and not left_over:
         return
     model_classes, file_classes = _num_classes(missing, model), _num_classes(left_over, model)
@@ -131,6 +200,14 @@ def _compare(path: Path, found: Counter[tuple[int, ...]], model: keras.Model) ->
         f"({_some(names or sorted(missing))}), {sum(left_over.values())} are left over "
         f"(shapes {_some(sorted(left_over))})"
     )
+
+
+def _differences(
+    found: Counter[tuple[int, ...]], model: keras.Model
+) -> tuple[Counter[tuple[int, ...]], Counter[tuple[int, ...]]]:
+    """Counts the shapes of a model that a file lacks, and those that only the file has."""
+    wanted = Counter(tuple(variable.shape) for variable in model.weights)
+    return wanted - found, found - wanted
 
 
 def _num_classes(shapes: Counter[tuple[int, ...]], model: keras.Model) -> int | None:

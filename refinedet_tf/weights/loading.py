@@ -11,16 +11,24 @@ import numpy as np
 from refinedet_tf.backbones.applications import APPLICATIONS
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.files import is_file
+from refinedet_tf.files import is_file, is_folder
+from refinedet_tf.model import built_from
+from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.weights.applications import is_keras_file, load_application_weights
 from refinedet_tf.weights.blobs import ARM_SOURCES, Blob, assign_blobs
 from refinedet_tf.weights.caffe_files import read_caffemodel
+from refinedet_tf.weights.description import channel_order_of
 from refinedet_tf.weights.imagenet import assign_imagenet, is_classifier, load_keras_imagenet
 from refinedet_tf.weights.keras_files import load_keras_weights
+from refinedet_tf.weights.sources import blob_source, keras_source
 from refinedet_tf.weights.torch_files import read_checkpoint
+from refinedet_tf.weights.transfer import InitialWeights, transfer
 
 ENDINGS = (".weights.h5", ".keras", ".caffemodel", ".pth")
 """The endings of file names that `load_weights` accepts."""
+
+BLOB_ENDINGS = (".caffemodel", ".pth")
+"""The endings of the files whose arrays have the names of the authors' layers."""
 
 TORCH_VGG = (
     {0: "conv1_1", 2: "conv1_2", 5: "conv2_1", 7: "conv2_2", 10: "conv3_1", 12: "conv3_2", 14: "conv3_3"}
@@ -30,12 +38,15 @@ TORCH_VGG = (
 """The layers by their numbers in RefineDet.PyTorch's `vgg`."""
 
 
-def load_weights(model: keras.Model, path: str | Path) -> list[str]:
+def load_weights(model: keras.Model, path: str | Path, transfer: bool = False) -> list[str]:
     """Fills a model from a file.
 
     A file of RefineDet weights must fill every variable of the model, and all its weights must be used.
     A file of ImageNet weights from Caffe or PyTorch, which belong to a classification network, fills
     the backbone and gives a `PartialWeightsWarning`.
+
+    With `transfer`, RefineDet weights are a start for a model with other classes: it takes everything that
+    fits, and the rest keeps its values (`transfer_weights`, which also says what was taken).
 
     Args:
         model: the result of `build_model`.
@@ -43,6 +54,7 @@ def load_weights(model: keras.Model, path: str | Path) -> list[str]:
             `.caffemodel` file of the authors' VGG-16 or ResNet-101 with any number of classes; or a
             `.pth` checkpoint in the layout of RefineDet.PyTorch (VGG-16). Files that Caffe's Python
             tools write (with old-style blobs, V1 layers or doubles) are read, too.
+        transfer: whether the classes may differ. Then `path` may be a run folder.
 
     Returns:
         The names of the layers that were filled.
@@ -50,8 +62,57 @@ def load_weights(model: keras.Model, path: str | Path) -> list[str]:
     Raises:
         InputError: the file is missing, of another format, damaged, or of another model, or a value is
             not finite. For another model, the message lists the weights that are missing, left over or of
-            another shape, or the numbers of classes if only they differ. The model is unchanged.
+            another shape, or the numbers of classes if only they differ. A file of this project also says
+            which classes, in which order, and which order of the colour channels it was trained on; they
+            must be those of the model. The model is unchanged.
+
+    Warns:
+        UserWarning: the weights were trained at another image size or perhaps on another order of the
+            colour channels.
     """
+    if transfer:
+        return transfer_weights(model, path).layers
+    path = _checked(path)
+    if path.suffix in BLOB_ENDINGS:
+        blobs, names = _read_blobs(path)
+        filled = _assign(model, blobs, path, names)
+        _warn_of_channel_order(model, path)
+        return filled
+    return load_keras_weights(model, path)
+
+
+def transfer_weights(model: keras.Model, path: str | Path) -> InitialWeights:
+    """Fills a model with everything of a trained detector that fits; the rest keeps its values.
+
+    Classes are matched by their names, where VOC's and COCO's names of the same class are equal. A file
+    that names no classes has those of VOC if there are 20 of them, and those of COCO if there are 80.
+
+    Args:
+        model: the result of `build_model`.
+        path: a file as in `load_weights`, or a run folder, whose best weights are taken.
+
+    Returns:
+        What was taken, what is new, and why.
+
+    Raises:
+        InputError: the file is missing or damaged, or of another backbone or order of the colour channels.
+            The model is unchanged.
+        ValueError: the model is not a result of `build_model`.
+    """
+    config = built_from(model)
+    if config is None:
+        raise ValueError("only a model that build_model has made can take weights of other classes")
+    path = _checked(RunFolder(path).trained_weights() if is_folder(path) else path)
+    if path.suffix not in BLOB_ENDINGS:
+        return transfer(model, config, keras_source(model, config, path))
+    blobs, names = _read_blobs(path)
+    if is_classifier(blobs):
+        return _of_backbone(model, assign_imagenet(model, blobs, path, names), path)
+    return transfer(model, config, blob_source(model, config, blobs, path, names))
+
+
+def _checked(path: str | Path) -> Path:
+    """Returns the path of a file of weights that exists and has a known ending."""
     path = Path(path)
     if not path.name.endswith(ENDINGS):
         raise InputError(
@@ -59,52 +120,63 @@ def load_weights(model: keras.Model, path: str | Path) -> list[str]:
         )
     if not is_file(path):
         raise InputError(f"weights not found: {shortened_text(path)}")
+    return path
+
+
+def _read_blobs(path: Path) -> tuple[dict[Blob, np.ndarray], dict[Blob, str]]:
+    """Reads a `.caffemodel` or `.pth` file; returns its blobs and, for `.pth`, their names in the file."""
     if path.suffix == ".caffemodel":
         layers = read_caffemodel(path).values()
         blobs = {(layer.name, number): blob for layer in layers for number, blob in enumerate(layer.blobs)}
-        return _assign(model, blobs, path, names={})
-    if path.suffix == ".pth":
-        tensors = read_checkpoint(path)
-        names = {_torch_blob(name): name for name in tensors}
-        filled = _assign(model, {blob: tensors[name] for blob, name in names.items()}, path, names)
-        _warn_of_channel_order(model, path)
-        return filled
-    return load_keras_weights(model, path)
+        return blobs, {}
+    tensors = read_checkpoint(path)
+    names = {_torch_blob(name): name for name in tensors}
+    return {blob: tensors[name] for blob, name in names.items()}, names
 
 
-def load_initial_weights(model: keras.Model, model_config: ModelConfig) -> list[str]:
-    """Fills a model with the weights that `model.weights` names, "imagenet" or a file.
+def load_initial_weights(model: keras.Model, model_config: ModelConfig) -> InitialWeights | None:
+    """Fills a model with the weights that `model.weights` names: "imagenet", a file or a run folder.
+
+    The weights of a detector may have other classes (`transfer_weights`).
 
     Args:
         model: the result of `build_model` with the same `model_config`.
         model_config: its `weights` are used; if they are null, the model is unchanged.
 
     Returns:
-        The names of the layers that were filled.
+        What was taken; None if the weights are null.
 
     Raises:
-        InputError: the weights cannot be downloaded or read, or do not fit; see `load_weights`.
+        InputError: the weights cannot be downloaded or read, or do not fit; see `transfer_weights`.
     """
     source = model_config.weights
     if source is None:
-        return []
+        return None
     if is_keras_file(source):
         if model_config.backbone in APPLICATIONS:
-            return load_application_weights(model, model_config)
+            return _of_backbone(model, load_application_weights(model, model_config), source)
         if model_config.backbone == "resnext101":
             raise InputError(
                 f"model.weights {source}: Keras has no weights of resnext101; give a file of a whole "
                 "RefineDet, or null for random weights"
             )
-        return load_keras_imagenet(model, source)
-    with warnings.catch_warnings():
-        # Training may start from the weights of a backbone alone.
-        warnings.simplefilter("ignore", PartialWeightsWarning)
-        return load_weights(model, source)
+        return _of_backbone(model, load_keras_imagenet(model, source), source)
+    return transfer_weights(model, source)
 
 
 class PartialWeightsWarning(UserWarning):
     """A file of weights filled only the backbone."""
+
+
+def _of_backbone(model: keras.Model, filled: list[str], source: str | Path) -> InitialWeights:
+    """Describes the start from ImageNet weights, which have filled the given layers."""
+    new = [layer.name for layer in model.layers if layer.weights and layer.name not in filled]
+    layers = f"{len(filled)} layers" if len(filled) > 1 else filled[0]
+    return InitialWeights(
+        filled,
+        [f"initial weights: {layers} of the backbone from {source}; the other {len(new)} layers are new"],
+        [*(f"{name}: taken" for name in filled), *(f"{name}: new" for name in new)],
+    )
 
 
 def _assign(
@@ -123,7 +195,13 @@ def _assign(
 
 
 def _warn_of_channel_order(model: keras.Model, path: Path) -> None:
-    if getattr(model.get_layer("preprocessing"), "channel_order", "rgb") == "bgr":
+    now = channel_order_of(model)
+    if path.suffix == ".caffemodel" and now == "rgb":
+        warnings.warn(
+            f"{path}: Caffe's networks take BGR, this model sees RGB; set model.channel_order to bgr",
+            stacklevel=3,
+        )
+    if path.suffix == ".pth" and now == "bgr":
         warnings.warn(
             f"{path}: RefineDet.PyTorch feeds its networks RGB, this model sees BGR; set "
             "model.channel_order to rgb unless the checkpoint was trained on BGR",

@@ -9,6 +9,7 @@ from refinedet_tf.backbones import BACKBONES
 from refinedet_tf.batch_norm import batch_normalization
 from refinedet_tf.layers import L2Normalize, ScaleToUnitRange
 from refinedet_tf.model import build_model
+from refinedet_tf.training.freezing import freeze_layers
 from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.trainer import RefineDetTrainer
 
@@ -49,6 +50,7 @@ def make_trainer(config, strategy=None, network=None):
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         network = network or build_model(config)
+        freeze_layers(network, config.training.freeze)
         trainer = RefineDetTrainer(
             network, tile_anchors(config.model.image_size, config.model.anchors), config
         )

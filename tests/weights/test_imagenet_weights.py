@@ -101,7 +101,7 @@ def test_resnet101_of_caffe(tf_test, tmp_path):
     arrays = pretrained_layers(model)
     write_caffemodel(file, [*arrays, ("fc1000", "InnerProduct", [np.ones((9, 8)), np.ones(9)])])
     before = own_values(model)
-    filled = load_initial_weights(model, ModelConfig(backbone="resnet101", weights=str(file)))
+    filled = load_initial_weights(model, ModelConfig(backbone="resnet101", weights=str(file))).layers
     assert len(filled) == 2 * (1 + 4 + 3 * (3 + 4 + 23 + 3))
     blobs = {name: value for name, _, value in arrays}
     sums, variances, weight = blobs["bn4b22_branch2c"]

@@ -1,0 +1,203 @@
+"""The weights of a detector as a source for another one: its arrays by the variables that they belong to."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import keras
+import numpy as np
+
+from refinedet_tf.config import Config, DataConfig, ModelConfig
+from refinedet_tf.config_files import load_config
+from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.files import is_file
+from refinedet_tf.model import build_model
+from refinedet_tf.run_folder import RunFolder
+from refinedet_tf.weights.blobs import Blob, backbone_of, values_by_path
+from refinedet_tf.weights.class_names import known_set, pair_classes
+from refinedet_tf.weights.description import check_channel_order, describe
+from refinedet_tf.weights.keras_files import load_keras_weights, read_values, survey
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A trained detector.
+
+    Attributes:
+        path: the file.
+        values: its arrays in Keras' layouts by the `path` of the variable in a network of its kind.
+        model_config: the design of its network. What a file of Caffe or PyTorch does not tell has the
+            default value.
+        class_names: its classes in label order, or None if they are not known.
+        notes: sentences on how its classes, size and order of the channels are known.
+        left_over: the names of further arrays of the file, which belong to no variable.
+    """
+
+    path: Path
+    values: Mapping[str, np.ndarray]
+    model_config: ModelConfig
+    class_names: tuple[str, ...] | None
+    notes: tuple[str, ...]
+    left_over: tuple[str, ...] = ()
+
+
+def blob_source(
+    model: keras.Model,
+    config: Config,
+    blobs: Mapping[Blob, np.ndarray],
+    path: Path,
+    names: Mapping[Blob, str],
+) -> Source:
+    """Makes the source of a `.caffemodel` or `.pth` file.
+
+    Args:
+        model: the network that takes the weights.
+        config: its config.
+        blobs: the arrays of the file in the layouts of Caffe.
+        path: the file.
+        names: the names of the blobs in a `.pth` file.
+
+    Raises:
+        InputError: the file is of another backbone than the network, or of neither VGG-16 nor ResNet-101.
+    """
+    backbone = backbone_of(blobs)
+    if backbone is None:
+        raise InputError(
+            f"{shortened_text(path)} is of neither of the authors' networks (VGG-16, ResNet-101)"
+        )
+    if backbone != config.model.backbone:
+        raise _another_backbone(path, backbone, config.model.backbone)
+    values, left_over = values_by_path(model, blobs, backbone)
+    class_names, note = _deduced_names(_num_classes(values), config.class_names)
+    order: Literal["bgr", "rgb"] = "bgr" if path.suffix == ".caffemodel" else "rgb"
+    notes = [note]
+    if order != config.model.channel_order:
+        notes.append(
+            f"such files are usually trained on {order.upper()} images, this model sees "
+            f"{config.model.channel_order.upper()}: consider --set model.channel_order={order}"
+        )
+    return Source(
+        path,
+        values,
+        ModelConfig(backbone=backbone, channel_order=order),
+        class_names,
+        tuple(notes),
+        tuple(names.get(blob, f"{blob[0]} blob {blob[1]}") for blob in left_over),
+    )
+
+
+def keras_source(model: keras.Model, config: Config, path: Path) -> Source:
+    """Makes the source of a `.weights.h5` or `.keras` file.
+
+    Keras' files do not name their arrays, so that the network of the file is built to read them. Which
+    network this is, the file says itself; or the config.json next to it in a run folder; or it is that of
+    `config` with another number of classes.
+
+    Args:
+        model: the network that takes the weights.
+        config: its config.
+        path: the file.
+
+    Raises:
+        InputError: the file is damaged, of another backbone or another order of the channels; or nothing
+            says which network it belongs to.
+    """
+    description, num_classes = survey(path, model)
+    note = ""
+    if description is None and (beside := _config_beside(path)):
+        description = describe(load_config(beside))
+        note = f"classes and network are those of {beside}"
+    if description is not None:
+        trained = description.model
+        if trained.backbone != config.model.backbone:
+            raise _another_backbone(path, trained.backbone, config.model.backbone)
+        check_channel_order(trained.channel_order, model, path)
+        if trained.image_size is not None:
+            note = f"trained at {trained.image_size[0]} x {trained.image_size[1]} pixels" + (
+                f"; {note}" if note else ""
+            )
+        class_names: tuple[str, ...] | None = description.classes
+    elif num_classes is None:
+        raise InputError(
+            f"{shortened_text(path)} does not say what network it belongs to, and is not that of this config "
+            "with any number of classes; give the run folder in which it was trained as model.weights"
+        )
+    else:
+        trained = config.model
+        class_names, note = _deduced_names(num_classes, config.class_names)
+    notes = (note,) if note else ()
+    if trained.anchor_levels != config.model.anchor_levels:
+        notes = (*notes, "trained with other anchors")
+    if num_classes == config.num_classes:
+        # The network itself has all shapes of the file, which saves building another one.
+        values = read_values(model, path)
+    else:
+        placeholders = tuple(f"class {label}" for label in range(1, (num_classes or 0) + 1))
+        source_config = dataclasses.replace(
+            config,
+            model=dataclasses.replace(trained, image_size=None),
+            data=DataConfig(classes=description.classes if description else placeholders),
+        )
+        network = build_model(source_config)
+        load_keras_weights(network, path)
+        values = {variable.path: np.asarray(variable) for variable in network.weights}
+    return Source(path, values, trained, class_names, notes)
+
+
+def num_anchors(values: Mapping[str, np.ndarray], level: str) -> int:
+    """Returns the number of anchors per cell of a level of a detector, which its ODM's offsets tell.
+
+    Args:
+        values: arrays by the `path` of their variable.
+        level: the number of the level.
+
+    Returns:
+        The number, or 0 if there are no such offsets.
+    """
+    bias = values.get(f"odm_loc{level}/bias")
+    return 0 if bias is None or bias.ndim != 1 else len(bias) // 4
+
+
+def _num_classes(values: Mapping[str, np.ndarray]) -> int:
+    """Returns the number of classes of a detector; 0 if its heads do not tell it."""
+    bias, anchors = values.get("odm_conf3/bias"), num_anchors(values, "3")
+    if bias is None or not anchors or len(bias) % anchors:
+        return 0
+    return max(len(bias) // anchors - 1, 0)
+
+
+def _deduced_names(num_classes: int, wanted: tuple[str, ...]) -> tuple[tuple[str, ...] | None, str]:
+    """Decides which classes a file has that does not name them.
+
+    Args:
+        num_classes: their number.
+        wanted: the classes of the network that takes the weights.
+
+    Returns:
+        The names or None, and a sentence about them. They are those of VOC or COCO if their number fits,
+        unless no name is wanted and the network has as many classes, which then are those of the file.
+    """
+    known = known_set(num_classes)
+    if known is not None and (num_classes != len(wanted) or pair_classes(wanted, known[1])):
+        return known[1], f"the file names no classes; its {num_classes} are taken for those of {known[0]}"
+    if num_classes == len(wanted):
+        return wanted, f"the file names no classes; its {num_classes} are taken for those of the config"
+    return None, (
+        f"the file names no classes, and {num_classes} are neither those of VOC (20) nor of COCO (80), so "
+        "that none is taken over by its name"
+    )
+
+
+def _config_beside(path: Path) -> Path | None:
+    """Returns the config.json of the run folder whose weights a file holds; None for any other file."""
+    folder = RunFolder(path.parent)
+    is_of_run = path.name in (folder.best_weights.name, folder.final_weights.name)
+    return folder.config if is_of_run and is_file(folder.config) else None
+
+
+def _another_backbone(path: Path, trained: str, wanted: str) -> InputError:
+    return InputError(
+        f"{shortened_text(path)} holds a detector with another backbone: {trained}, but model.backbone is "
+        f"{wanted}"
+    )

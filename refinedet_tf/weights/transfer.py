@@ -1,0 +1,204 @@
+"""The start of a training from a detector with other classes: everything that fits is taken over."""
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+
+import keras
+import numpy as np
+
+from refinedet_tf.config import Config
+from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.model import part_of
+from refinedet_tf.weights.class_names import pair_classes
+from refinedet_tf.weights.sources import Source, num_anchors
+from refinedet_tf.weights.values import check_values
+
+CLASSIFIER = "odm_conf"
+"""The beginning of the names of the heads whose rows belong to classes."""
+
+MISSING = "not in the file"
+OTHER_SHAPE = "of another shape in the file"
+
+
+@dataclasses.dataclass(frozen=True)
+class InitialWeights:
+    """What a network has taken from a file.
+
+    Attributes:
+        layers: the names of the network's layers that were filled, wholly or in part.
+        summary: a few lines for the terminal.
+        details: one line per variable.
+    """
+
+    layers: list[str]
+    summary: list[str]
+    details: list[str] = dataclasses.field(default_factory=list)
+
+
+def transfer(model: keras.Model, config: Config, source: Source) -> InitialWeights:
+    """Fills a network with everything of a trained detector that fits; the rest keeps its values.
+
+    A layer fits if all its arrays in the file have the shapes of its variables. The classification
+    layers of the ODM take the rows of the background and of the classes that both detectors have.
+
+    Args:
+        model: the network, as `build_model` made it.
+        config: its config, with class names.
+        source: the detector.
+
+    Raises:
+        InputError: the backbone does not fit, or a value is not finite, larger than any weight or a
+            negative variance. The network is unchanged.
+    """
+    pairs = pair_classes(config.class_names, source.class_names or ())
+    variables = {variable.path: variable for variable in model.weights}
+    old = {path: np.asarray(variable) for path, variable in variables.items()}
+    new, reasons = _fitting(old, config, source, {0: 0, **pairs})
+    for path, reason in reasons.items():
+        if part_of(path) == "backbone":
+            raise InputError(
+                f"{shortened_text(source.path)} holds another backbone than the config: {path} is {reason}"
+            )
+    for path, value in new.items():
+        check_values(source.path, path, variables[path], value)
+    for path, value in new.items():
+        variables[path].assign(value)
+    layers = [layer.name for layer in model.layers if any(v.path in new for v in layer.weights)]
+    has_all_rows = len(pairs) == config.num_classes
+    in_part = {path for path in new if path.startswith(CLASSIFIER) and not has_all_rows}
+    states = {path: f"new, {reason}" for path, reason in reasons.items()} | dict.fromkeys(
+        in_part, "some rows"
+    )
+    lines = [f"{path}: {states.get(path, 'taken')}" for path in old]
+    classes = [f"{name}: {_origin(label, pairs, source)}" for label, name in enumerate(config.class_names, 1)]
+    return InitialWeights(
+        layers, _summary(config, source, pairs, len(new) - len(in_part), old, reasons), [*classes, *lines]
+    )
+
+
+def _fitting(
+    old: Mapping[str, np.ndarray], config: Config, source: Source, rows: Mapping[int, int]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Finds the new values of variables.
+
+    Args:
+        old: the present values by the `path` of their variable.
+        config: the config of the network.
+        source: the detector.
+        rows: the row in the source of each row of a classification layer that is taken over.
+
+    Returns:
+        The new values of variables by path, and the reason of every other variable.
+    """
+    new, reasons = {}, {}
+    for path, value in old.items():
+        found = source.values.get(path)
+        if difference := _different_design(path, config, source):
+            reasons[path] = difference
+        elif found is None:
+            reasons[path] = MISSING
+        else:
+            fitted = found
+            if path.startswith(CLASSIFIER):
+                level = path.removeprefix(CLASSIFIER).split("/")[0]
+                anchors = num_anchors(old, level), num_anchors(source.values, level)
+                fitted = _with_rows(value, found, rows, *anchors)
+            if fitted.shape == value.shape:
+                new[path] = fitted
+            else:
+                reasons[path] = f"{OTHER_SHAPE} ({list(found.shape)} instead of {list(value.shape)})"
+    # A bias is of no use without its kernel.
+    misfits = {_layer(path) for path, reason in reasons.items() if reason != MISSING}
+    for path in [path for path in new if _layer(path) in misfits]:
+        del new[path]
+        reasons[path] = OTHER_SHAPE
+    return new, reasons
+
+
+def _with_rows(
+    old: np.ndarray, found: np.ndarray, rows: Mapping[int, int], old_anchors: int, found_anchors: int
+) -> np.ndarray:
+    """Returns a copy of `old` [..., anchors * (C + 1)] with some rows of `found`; or `found` if it has
+    another number of anchors or input channels.
+
+    The channels of both are ordered by (anchor of the cell, class).
+    """
+    fits = old.shape[:-1] == found.shape[:-1] and old_anchors == found_anchors > 0
+    if not fits or found.shape[-1] % found_anchors:
+        return found
+    into = old.reshape(*old.shape[:-1], old_anchors, -1).copy()
+    taken = found.reshape(*found.shape[:-1], found_anchors, -1)
+    into[..., list(rows)] = taken[..., list(rows.values())]
+    return into.reshape(old.shape)
+
+
+def _different_design(path: str, config: Config, source: Source) -> str | None:
+    """Says why a layer means something else in the source, even where its shapes are equal; None if not."""
+    part = part_of(path)
+    single_stage = [model.design == "single_stage" for model in (source.model_config, config.model)]
+    if part in ("heads", "transfer") and single_stage[0] != single_stage[1]:
+        return f"of model.design {source.model_config.design} in the file"
+    blocks = [model.has_head_blocks for model in (source.model_config, config.model)]
+    if part == "heads" and blocks[0] != blocks[1]:
+        return f"{'after' if blocks[0] else 'without'} a block of model.head_blocks in the file"
+    return None
+
+
+def _summary(
+    config: Config,
+    source: Source,
+    pairs: Mapping[int, int],
+    num_taken: int,
+    variables: Collection[str],
+    reasons: Mapping[str, str],
+) -> list[str]:
+    """Returns the lines for the terminal.
+
+    Args:
+        config: the config of the network.
+        source: the detector.
+        pairs: the label in the source of each label that is taken over.
+        num_taken: the number of variables that are taken as they are.
+        variables: the `path` of all variables.
+        reasons: the reason of each variable that is not taken.
+    """
+    names, trained = config.class_names, source.class_names or ()
+    head = f"initial weights: {num_taken} of {len(variables)} variables are those of {source.path}"
+    lines = ["; ".join([head, *source.notes])]
+    taken = [_taken(names[label - 1], trained[row - 1]) for label, row in pairs.items()]
+    lines.append(f"  classes taken over: {_listed(['(background)', *taken])}")
+    if new := [name for label, name in enumerate(names, 1) if label not in pairs]:
+        why = "not in the file" if source.class_names else "the file names no classes"
+        lines.append(f"  new classes, {why}: {_listed(new)}")
+    used = set(pairs.values())
+    if unused := [name for row, name in enumerate(trained, 1) if row not in used]:
+        lines.append(f"  classes of the file that are not used: {_listed(unused)}")
+    layers: dict[str, dict[str, None]] = {}
+    for path, reason in reasons.items():
+        layers.setdefault(reason.partition(" (")[0], {})[_layer(path)] = None
+    lines += [f"  new layers, {reason}: {_listed(list(group))}" for reason, group in layers.items()]
+    left_over = [*source.left_over, *(path for path in source.values if path not in variables)]
+    if left_over:
+        lines.append(f"  arrays of the file that are not used: {_listed(left_over)}")
+    return lines
+
+
+def _origin(label: int, pairs: Mapping[int, int], source: Source) -> str:
+    """Returns where the weights of a class come from."""
+    if label not in pairs or source.class_names is None:
+        return "new class"
+    return f"taken from label {pairs[label]}, {source.class_names[pairs[label] - 1]}"
+
+
+def _taken(name: str, trained: str) -> str:
+    return name if name == trained else f"{name} (from {trained})"
+
+
+def _listed(items: Sequence[str], limit: int = 12) -> str:
+    """Lists at most `limit` items."""
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(shortened_text(item, 80) for item in items[:limit]) + more
+
+
+def _layer(path: str) -> str:
+    return path.rpartition("/")[0]

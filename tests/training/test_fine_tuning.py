@@ -1,0 +1,107 @@
+"""A whole run that starts from a detector with other classes and freezes layers."""
+
+import json
+
+import numpy as np
+import pytest
+
+import train
+from refinedet_tf.config import with_classes
+from refinedet_tf.config_files import load_config
+from refinedet_tf.data.shapes import CLASS_NAMES
+from refinedet_tf.model import build_model
+from refinedet_tf.weights import load_weights, save_weights
+
+
+@pytest.fixture
+def start(config_file, small_network, tmp_path):
+    """A run folder with the weights of a detector of two classes, and the network."""
+    network = build_model(with_classes(load_config(config_file), ("ring", "cat")))
+    (tmp_path / "start").mkdir()
+    save_weights(network, tmp_path / "start/best.weights.h5")
+    return tmp_path / "start", network
+
+
+def arguments(config_file, start, output, freeze, *more):
+    overrides = [f"model.weights={start}", f"training.freeze={freeze}", "data.validation=[]", *more]
+    sets = [text for override in ["training.steps=1", *overrides] for text in ("--set", override)]
+    return ["--config", config_file, "--output", output, *sets]
+
+
+def test_run_from_other_classes(config_file, start, command, refused, eagerly, tmp_path):
+    folder, source = start
+    output = tmp_path / "run"
+    result = command(train, *arguments(config_file, folder, output, "backbone"))
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    total = len(source.weights)
+    place = lines.index(
+        f"initial weights: {total - 8} of {total} variables are those of {folder / 'best.weights.h5'}; "
+        "trained at 64 x 64 pixels"
+    )
+    assert lines[place + 1 : place + 4] == [
+        "  classes taken over: (background), ring",
+        "  new classes, not in the file: circle, cross, rectangle, star, triangle",
+        "  classes of the file that are not used: cat",
+    ]
+    written = (output / "initial_weights.txt").read_text(encoding="utf-8").splitlines()
+    assert written[:4] == lines[place : place + 4]
+    assert "ring: taken from label 1, ring" in written and "odm_conf4/bias: some rows" in written
+    network = build_model(load_config(output))
+    load_weights(network, output / "final.weights.h5")
+    frozen = {variable.path for variable in network.weights if variable.path.startswith("level")}
+    for found, old in zip(network.weights, source.weights, strict=True):
+        if found.path in frozen:
+            np.testing.assert_array_equal(found, old, err_msg=found.path)
+        elif "/kernel" in found.path and "odm_conf" not in found.path:
+            assert not np.array_equal(found, old), found.path
+    trained = network.count_params() - sum(v.numpy().size for v in network.weights if v.path in frozen)
+    trained -= sum(v.numpy().size for v in network.weights if "moving_" in v.path and v.path not in frozen)
+    line = f"training {trained:,} of {network.count_params():,} parameters; 9 layers are frozen"
+    assert f"{line} (training.freeze 'backbone')" in lines
+    assert not [line for line in lines if line.startswith("note: frozen layers")]
+
+    message = refused(train, *arguments(config_file, folder, output, "none", "training.steps=2"), "--resume")
+    assert "training.freeze was 'backbone', is 'none'" in message
+    command(train, *arguments(config_file, folder, output, "backbone", "training.steps=2"), "--resume")
+    assert (output / "initial_weights.txt").read_text(encoding="utf-8").splitlines() == written
+
+
+def test_frozen_layers_with_random_weights(config_file, command, eagerly, tmp_path):
+    result = command(train, *arguments(config_file, "null", tmp_path / "run", '["level3", "tcb6"]'))
+    assert result.code == 0, result.err
+    expected = "note: frozen layers with random weights: level3, tcb6/TL6_1, tcb6/TL6_1_bn, "
+    assert [line for line in result.out.splitlines() if line.startswith(expected)]
+    assert not (tmp_path / "run/initial_weights.txt").exists()
+
+
+def test_mistakes(config_file, start, refused, tmp_path):
+    folder, output = start[0], tmp_path / "run"
+    message = refused(train, *arguments(config_file, folder, output, json.dumps(["conv*"])))
+    assert "training.freeze: no layer has the name 'conv*'; some of " in message and "level3, " in message
+    for wrong in ("heads", "[]", '[""]'):
+        message = refused(train, *arguments(config_file, folder, output, wrong))
+        assert 'training.freeze: must be "none", "backbone", "all_but_heads" or a list of names' in message
+
+
+def test_evaluation_stays_strict(config_file, start, refused):
+    """The evaluation of a file of other classes in the same number is refused."""
+    import evaluate
+
+    classes = json.dumps(["cat", "ring"])
+    message = refused(
+        evaluate,
+        *("--config", config_file, "--weights", start[0] / "best.weights.h5"),
+        *("--set", f"data.classes={classes}"),
+    )
+    assert (
+        "was trained on these classes in another order: label 1 is ring there, cat in the config" in message
+    )
+    assert len(CLASS_NAMES) == 6
+    classes = json.dumps(list(CLASS_NAMES))
+    message = refused(
+        evaluate,
+        *("--config", config_file, "--weights", start[0] / "best.weights.h5"),
+        *("--set", f"data.classes={classes}"),
+    )
+    assert "holds weights for 2 classes, the model has 6" in message
