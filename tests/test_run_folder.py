@@ -107,7 +107,7 @@ def test_there_may_be_no_log(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["config.json", "log.jsonl", "dropped_boxes.txt", "augmented.png", "best.weights.h5", "final.weights.h5"],
+    ["config.json", "log.jsonl", "box_defects.json", "augmented.png", "best.weights.h5", "final.weights.h5"],
 )
 @pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)])
 def test_something_else_in_the_place_of_a_file(name, put, tmp_path):

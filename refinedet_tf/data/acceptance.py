@@ -58,9 +58,9 @@ def check_empty_classes(dataset: DetectionDataset, data_config: DataConfig) -> s
     names = ", ".join(f'"{shortened_text(name, 100)}"' for name in empty[:10])
     names += f" and {len(empty) - 10} more" if len(empty) > 10 else ""
     if data_config.classes is None or data_config.accept_empty_classes:
-        return f"note: no training object has the class {names}, which the network cannot learn then"
+        return f"note: the training set has no object of {names}, which the network cannot learn then"
     parts = shortened_text(", ".join(data_config.train))
     raise InputError(
-        f"data.classes: no object in data.train ({parts}) has the class {names}; leave it out, or "
-        "accept this by --set data.accept_empty_classes=true"
+        f"data.classes names {names}, of which data.train ({parts}) has no object; leave it out, or accept "
+        "this by --set data.accept_empty_classes=true"
     )
