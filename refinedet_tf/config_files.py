@@ -100,16 +100,21 @@ def _find(path: str | Path, base: Path | None) -> Path:
             return candidate / "config.json"
         if is_file(candidate):
             return candidate
-    known = _json_files(CONFIG_FOLDER)
     # A file of the user is a more likely aim than one of this project.
-    for names in (_json_files((base or Path()) / path.parent), known):
-        wanted = path.name[:_LONGEST_KEY]
-        if near := difflib.get_close_matches(wanted, [*names, *(name[:-5] for name in names)], n=1):
-            hint = f"did you mean {shortened_text(near[0])}?"
-            break
-    else:
-        hint = f"known configs: {', '.join(known)}"
+    near = _nearest(path, (base or Path()) / path.parent) or _nearest(path, CONFIG_FOLDER)
+    hint = f"did you mean {near}?" if near else f"known configs: {', '.join(_json_files(CONFIG_FOLDER))}"
     raise InputError(f"config not found: {shortened_text(path)}; {hint}")
+
+
+def _nearest(path: Path, folder: Path) -> str | None:
+    """Returns the path with the name of the most similar JSON file of a folder; None: none is similar."""
+    names = {name: name for name in _json_files(folder)}
+    names |= {name.removesuffix(".json"): name for name in names}
+    near = difflib.get_close_matches(path.name[:_LONGEST_KEY], names, n=1)
+    if not near:
+        return None
+    name = names[near[0]]
+    return shortened_text(name if folder == CONFIG_FOLDER else path.with_name(name))
 
 
 def _json_files(folder: Path) -> list[str]:

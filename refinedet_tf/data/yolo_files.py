@@ -117,9 +117,7 @@ def _paths(value: Any, where: str) -> list[str]:
     paths = value if isinstance(value, list) else [value]
     for path in paths:
         if not isinstance(path, str) or not path:
-            raise InputError(
-                f"{where} must be a folder, a .txt file or a list of them, got {shortened(value)}"
-            )
+            raise InputError(f"{where} must be a folder, a .txt file or several, got {shortened(value)}")
         check_text(path, where)
     return [path.replace("\\", "/") for path in paths]
 
