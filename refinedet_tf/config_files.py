@@ -108,9 +108,9 @@ def _find(path: str | Path, base: Path | None) -> Path:
 
 def _nearest(path: Path, folder: Path) -> str | None:
     """Returns the path with the name of the most similar JSON file of a folder; None: none is similar."""
-    names = {name: name for name in _json_files(folder)}
-    names |= {name.removesuffix(".json"): name for name in names}
-    near = difflib.get_close_matches(path.name[:_LONGEST_KEY], names, n=1)
+    # The ending would make all names alike.
+    names = {name.removesuffix(".json"): name for name in _json_files(folder)}
+    near = difflib.get_close_matches(path.name.removesuffix(".json")[:_LONGEST_KEY], names, n=1)
     if not near:
         return None
     name = names[near[0]]

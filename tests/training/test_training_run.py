@@ -150,6 +150,9 @@ def test_resume_with_more_steps(finished, interrupted, config_file, command, eag
     assert "continuing after step 6" in result.out and "step 7/7  " in result.out
     assert [entry["step"] for entry in log_entries(finished) if "loss" in entry] == list(range(1, 8))
     assert load_config(finished).training.steps == 7
+    again = command(train, "--config", config_file, "--resume", "--output", finished)
+    assert again.code == 0 and "all 7 steps are done already" in again.out
+    assert "note: the run goes on with its own config, from which tiny.json differs: " in again.out
     old, new = (weights_in(folder / "final.weights.h5") for folder in (interrupted.undisturbed, finished))
     assert any(not np.array_equal(old[name], new[name]) for name in old)
 
