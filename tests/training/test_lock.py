@@ -43,8 +43,8 @@ def test_a_lock_is_held_as_long_as_the_context_lasts(tmp_path):
         assert (facts["host"], facts["process"]) == (socket.gethostname(), os.getpid())
         expected = (
             rf"{re.escape(str(tmp_path))} is in use by another training \(process {os.getpid()} on "
-            rf"{socket.gethostname()}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\): wait for its end, stop it, or "
-            "name another --output"
+            rf"{re.escape(socket.gethostname())}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\): "
+            "wait for its end, stop it, or name another --output"
         )
         assert re.fullmatch(expected, in_use(tmp_path))
         assert (tmp_path / ".lock").exists()
