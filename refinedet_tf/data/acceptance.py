@@ -24,7 +24,7 @@ def check_share_of_bad_boxes(dataset: DetectionDataset, data_config: DataConfig,
     swapped = defects.num_bad_if_swapped
     hint = ""
     if swapped is not None and swapped < defects.num_bad / 2:
-        hint = f"; with x and y swapped it would be {swapped}: are they in the wrong order in the files?"
+        hint = f"; with x and y swapped it would be {swapped}, so they may be in the wrong order"
     raise InputError(
         f"data.{split}: of {defects.num_boxes} boxes {defects.num_bad} leave their image or have no area "
         f"({defects.summary()}){hint}; correct the files, or accept this by "

@@ -86,8 +86,8 @@ def check_server_files(dataset: DetectionDataset, config: Config, folder: str | 
     The arguments are those of `write_server_files`. The folder is made.
 
     Raises:
-        InputError: there is no server for this format, `data.test` joins several parts, the server cannot know an image id or a class, or
-            the folder cannot be made.
+        InputError: there is no server for this format, `data.test` joins several parts, the server cannot
+            know an image id or a class, or the folder cannot be made.
     """
     if len(config.data.test) != 1:
         raise InputError(

@@ -44,7 +44,7 @@ def test_swapped_coordinates_are_recognised(tmp_path):
     data_config, dataset = config_and_set(tmp_path)
     assert (dataset.defects.num_bad, dataset.defects.num_bad_if_swapped) == (2, 0)
     with pytest.raises(
-        InputError, match=r"; with x and y swapped it would be 0: are they in the wrong order"
+        InputError, match=r"; with x and y swapped it would be 0, so they may be in the wrong order;"
     ):
         check_share_of_bad_boxes(dataset, data_config, "train")
 
