@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ class _Run:
         self.batches = iter(self.distributed)
         self.first_batch: Mapping[str, Any] | None = None
         if self.start < self.config.training.steps:
-            self.first_batch = self._next_batch(self.start)
+            self.first_batch = self._next_batch(self.batches, self.start)
 
     def _build_trainer(self, anchors: np.ndarray) -> RefineDetTrainer:
         with self.strategy.scope():
@@ -187,7 +187,9 @@ class _Run:
         self.progress.restart_clock()
         for step in range(self.start, training_config.steps):
             waiting = time.perf_counter()
-            batch = self._next_batch(step)
+            batch, self.first_batch = self.first_batch, None
+            if batch is None:
+                batch = self._next_batch(self.batches, step)
             data_seconds = time.perf_counter() - waiting
             if step == self.start and self.writes:
                 local = tf.nest.map_structure(lambda value: self._local(value).numpy(), batch)
@@ -257,12 +259,9 @@ class _Run:
         """Returns the value of the first replica of this process from a value per replica."""
         return self.strategy.experimental_local_results(value)[0]
 
-    def _next_batch(self, step: int) -> Mapping[str, Any]:
-        first, self.first_batch = self.first_batch, None
-        if first is not None:
-            return first
+    def _next_batch(self, batches: Iterator[Mapping[str, Any]], step: int) -> Mapping[str, Any]:
         try:
-            return next(self.batches)
+            return next(batches)
         except tf.errors.OpError as error:
             candidates = training_images(self.train_set, self.config, step)
             raise explain_failure(self.train_set, error, candidates) from None
