@@ -191,3 +191,14 @@ def test_the_categories_of_a_share_are_those_of_its_file(tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps(tree))
     with pytest.raises(InputError, match=r"annotations\[0\]: bbox"):
         read_dataset(data_config, "train")
+
+
+def test_labels_of_a_share_without_some_class(tmp_path):
+    """The classes of a test share are those of the training share, or of the config."""
+    dog, cat = voc_object("dog", (3, 2, 8, 10)), voc_object("cat", (3, 2, 8, 10))
+    held = [name for name in IMAGES if Share(0, 50).holds(name)]
+    write_voc(tmp_path, **{name: cat + dog if name in held else dog for name in IMAGES})
+    shares = {"train": ("2007/all[:50%]",), "test": ("2007/all[50%:]",)}
+    test = read_dataset(DataConfig(root=str(tmp_path), **shares), "test")
+    assert test.class_names == ("cat", "dog") and (test.labels == 2).all()
+    assert len(test) == len(IMAGES) - len(held)

@@ -180,6 +180,25 @@ def test_resume_does_not_need_the_initial_weights(config_file, command, eagerly,
     assert result.err == f"error: weights not found: {file}\n"
 
 
+def test_a_resumed_run_keeps_its_own_steps(config_file, command, eagerly, tmp_path):
+    """What was set at the start counts until --set changes it."""
+    arguments = ["--config", config_file, "--output", tmp_path / "run"]
+    first = command(train, *arguments, "--set", "training.steps=1", "--set", "data.validation=[]")
+    assert first.code == 0, first.err
+    note = (
+        "note: the run goes on with its own config, from which tiny.json differs: data.validation is (), not "
+        "('2007/val',); training.steps is {}, not 6"
+    )
+    again = command(train, *arguments, "--resume")
+    assert again.code == 0 and "all 1 steps are done already" in again.out
+    assert note.format(1) in again.out.splitlines()
+    more = command(train, *arguments, "--resume", "--set", "training.steps=2")
+    assert more.code == 0 and "step 2/2  " in more.out
+    assert load_config(tmp_path / "run").training.steps == 2
+    assert [entry["step"] for entry in log_entries(tmp_path / "run")] == [1, 2]
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
 @pytest.mark.parametrize(
     ("override", "change"),
     [
