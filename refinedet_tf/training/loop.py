@@ -75,9 +75,9 @@ def train(config: Config, output: str | Path, resume: bool = False, strict: bool
     cluster = read_cluster() if config.training.strategy == "multi_worker" else None
     folder = RunFolder(output)
     with Workers(cluster) as workers:
-        if workers.index == 0:
-            folder.check(resume)
         with RunLock(folder.path, needed=workers.index == 0) as lock, sums_in_fixed_order():
+            if workers.index == 0:
+                folder.check(resume)
             run = _Run(config, image_size, folder, lock, workers, resume, strict)
             with StopRequest() as stop:
                 run.steps(stop)

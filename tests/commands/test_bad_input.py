@@ -279,6 +279,7 @@ def test_class_without_objects(refused, training, tmp_path):
 def test_run_folder_in_use(refused, training, tmp_path):
     with RunLock(tmp_path / "run") as lock:
         lock.take()
+        (tmp_path / "run" / "final.weights.h5").touch()
         line = refused(train, *training)
     assert line.startswith(f"error: {tmp_path / 'run'} is in use by another training (process ")
 
