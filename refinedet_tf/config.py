@@ -138,19 +138,30 @@ class ModelConfig:
 class DataConfig:
     """The data sets and the names of the classes."""
 
-    format: Literal["voc", "coco"] = "voc"
-    """The layout of the data: XML files of PASCAL VOC, or JSON files of COCO."""
+    format: Literal["voc", "coco", "yolo", "csv"] = "voc"
+    """The layout of the data, of which docs/data.md has an example each: XML files of PASCAL VOC, JSON files
+    of COCO, data.yaml and text files of YOLO, or a table."""
     root: str = "data/VOCdevkit"
-    """For VOC, the folder that holds VOC2007, VOC2012 and so on; for COCO, the folder of annotations/."""
+    """For VOC, the folder that holds VOC2007, VOC2012 and so on, or flat folders; for COCO, the folder of
+    annotations/; for YOLO, the folder of data.yaml; for CSV, the folder of the tables."""
     train: tuple[str, ...] = ()
-    """The parts of the training set: for VOC "2007/trainval" and the like, for COCO "train2017" or
-    "file.json:image_folder"."""
+    """The parts of the training set: for VOC "2007/trainval" and the like, or "annotations:images"; for COCO
+    "train2017" or "file.json:image_folder"; for YOLO "train"; for CSV "train.csv" or
+    "train.csv:image_folder". A part may end with a share of its images, "[:80%]", "[80%:90%]" or "[90%:]"."""
     validation: tuple[str, ...] = ()
     """The parts of the set on which training chooses the best weights; without any, the final ones count."""
     test: tuple[str, ...] = ()
     """The parts of the set that evaluation uses."""
+    split_seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """The seed that assigns images to shares, together with the name of each image."""
     classes: tuple[str, ...] | None = None
-    """The class names in label order (label 1 first); null: those of the training data, sorted."""
+    """The class names in label order (label 1 first); null: those that the files list, or those of the
+    objects in the training data, sorted."""
+    accept_empty_classes: bool = False
+    """Whether to train although a class of `classes` has no object in the training set."""
+    max_bad_boxes: Fraction = 0.1
+    """The largest share of the boxes of a set that may be clipped or dropped. With more, training and
+    evaluation stop, because the numbers of the files probably mean something else."""
     use_difficult: bool = True
     """Whether to train on objects that VOC marks as difficult. COCO's crowd regions are never used."""
 

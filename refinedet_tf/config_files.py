@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 
 from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError, shortened, shortened_text
-from refinedet_tf.files import is_file, is_folder
+from refinedet_tf.files import is_file, is_folder, list_folder
 from refinedet_tf.json_files import JsonSyntaxError, check_text, parse_json, read_json
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -100,10 +100,29 @@ def _find(path: str | Path, base: Path | None) -> Path:
             return candidate / "config.json"
         if is_file(candidate):
             return candidate
-    known = sorted(p.name for p in CONFIG_FOLDER.glob("*.json"))
-    near = difflib.get_close_matches(path.name[:_LONGEST_KEY], known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known configs: {', '.join(known)}"
+    # A file of the user is a more likely aim than one of this project.
+    near = _nearest(path, (base or Path()) / path.parent) or _nearest(path, CONFIG_FOLDER)
+    hint = f"did you mean {near}?" if near else f"known configs: {', '.join(_json_files(CONFIG_FOLDER))}"
     raise InputError(f"config not found: {shortened_text(path)}; {hint}")
+
+
+def _nearest(path: Path, folder: Path) -> str | None:
+    """Returns the path with the name of the most similar JSON file of a folder; None: none is similar."""
+    # The ending would make all names alike.
+    names = {name.removesuffix(".json"): name for name in _json_files(folder)}
+    near = difflib.get_close_matches(path.name.removesuffix(".json")[:_LONGEST_KEY], names, n=1)
+    if not near:
+        return None
+    name = names[near[0]]
+    return shortened_text(name if folder == CONFIG_FOLDER else path.with_name(name))
+
+
+def _json_files(folder: Path) -> list[str]:
+    """Returns the names of the JSON files in a folder; none if it cannot be read."""
+    try:
+        return sorted(name for name in list_folder(folder) if name.endswith(".json"))
+    except InputError:
+        return []
 
 
 def _read_with_parents(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

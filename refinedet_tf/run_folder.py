@@ -1,6 +1,8 @@
 """The files in the folder of a training run."""
 
 import os
+import re
+import shutil
 from pathlib import Path
 
 from refinedet_tf.config import MAX_STEPS, Config
@@ -8,6 +10,12 @@ from refinedet_tf.config_files import config_to_json
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import explain_os_errors, is_file, is_folder, write_aside
 from refinedet_tf.json_files import parse_json
+
+STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]{0,17})")
+"""The name of the folder of a checkpoint."""
+
+EARLIER_NAMES = ("dropped_boxes.txt",)
+"""Files that earlier versions wrote."""
 
 
 class RunFolder:
@@ -17,12 +25,13 @@ class RunFolder:
     config.json            the resolved config, including the class names
     log.jsonl              one JSON object per logged step or validation
     initial_weights.txt    what the network took from model.weights and what was new, if it began with any
-    dropped_boxes.txt      annotated boxes that could not be used, if there are any
+    box_defects.json       annotated boxes that were dropped or clipped, if there are any
     augmented.png          one augmented training batch
     tensorboard/           scalars and pictures of detections
     checkpoints/step-N/    everything that --resume needs
     best.weights.h5        the weights of the best validation so far
     final.weights.h5       the weights after the last step
+    .lock                  while a process trains: which one
     ```
 
     Args:
@@ -34,36 +43,85 @@ class RunFolder:
         self.config = self.path / "config.json"
         self.log = self.path / "log.jsonl"
         self.initial_weights = self.path / "initial_weights.txt"
-        self.dropped_boxes = self.path / "dropped_boxes.txt"
+        self.box_defects = self.path / "box_defects.json"
         self.augmented = self.path / "augmented.png"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.best_weights = self.path / "best.weights.h5"
         self.final_weights = self.path / "final.weights.h5"
+        self.lock = self.path / ".lock"
+
+    def saved_steps(self) -> list[int]:
+        """Returns the steps of the checkpoints in ascending order."""
+        return saved_steps(self.checkpoints)
+
+    def check(self, resume: bool) -> None:
+        """Checks that a run may use the folder, and changes nothing.
+
+        What a start leaves that ended before its first checkpoint is no obstacle.
+
+        Args:
+            resume: whether the folder may hold an earlier part of the run.
+
+        Raises:
+            InputError: the folder cannot be read, it holds something else or the results of a run and
+                `resume` is false, or something else stands in the place of one of its files or folders.
+        """
+        self._check_kinds()
+        with explain_os_errors(self.path):
+            try:
+                names = [path.name for path in self.path.iterdir()]
+            except FileNotFoundError:
+                return
+        if resume:
+            return
+        known = {path.name for path in self._remains()} | {self.lock.name, self.checkpoints.name}
+        foreign = [name for name in names if name not in known and not name.startswith(".writing-")]
+        if foreign or self.saved_steps():
+            raise InputError(
+                f"{self.path} is not empty: continue that run with --resume, or name another --output"
+            )
 
     def create(self, config: Config, resume: bool) -> None:
-        """Makes the folder and writes the config.
+        """Makes the folder, removes what a start without a checkpoint has left, and writes the config.
 
         Args:
             config: the run's config with its class names.
             resume: whether the folder may hold an earlier part of the run.
 
         Raises:
-            InputError: the folder cannot be written, it is not empty and `resume` is false, or
-                something else stands in the place of one of its files or folders.
+            InputError: the folder cannot be written, or the reasons are those of `check`.
         """
-        self._check_kinds()
+        self.check(resume)
         with explain_os_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            if any(self.path.iterdir()) and not resume:
-                raise InputError(
-                    f"{self.path} is not empty: continue that run with --resume, or name another --output"
-                )
+            if not self.saved_steps():
+                self._clear()
             write_aside(self.config, lambda file: file.write_text(config_to_json(config), encoding="utf-8"))
+
+    def _remains(self) -> list[Path]:
+        """Returns what a run writes before its first checkpoint, without its folder of checkpoints."""
+        earlier = [self.path / name for name in EARLIER_NAMES]
+        written = [self.config, self.log, self.initial_weights, self.box_defects, self.augmented]
+        return [*written, self.tensorboard, *earlier]
+
+    def _clear(self) -> None:
+        for path in self._remains():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def _check_kinds(self) -> None:
         """Refuses anything else in the place of a file or folder, before a training spends hours on it."""
-        files = (self.config, self.log, self.initial_weights, self.dropped_boxes, self.augmented)
+        files = (
+            self.config,
+            self.log,
+            self.initial_weights,
+            self.box_defects,
+            self.augmented,
+            self.lock,
+        )
         for path in (*files, self.best_weights, self.final_weights):
             if os.path.lexists(path) and not is_file(path):
                 raise InputError(
@@ -139,6 +197,15 @@ class RunFolder:
         with explain_os_errors(self.log, "cannot be read"), self.log.open("rb") as file:
             entries = [(line.rstrip(b"\r\n") + b"\n", _parse(line)) for line in file]
         return [(line, entry) for line, entry in entries if entry is not None]
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Returns the steps of the checkpoints in a folder, which need not exist, in ascending order."""
+    if not folder.is_dir():
+        return []
+    # A name as "step-007" or "step-²" is none that `Checkpoints.save` gives.
+    names = [match[1] for path in folder.iterdir() if (match := STEP_FOLDER.fullmatch(path.name))]
+    return sorted(int(name) for name in names if is_folder(folder / f"step-{name}"))
 
 
 def _parse(line: bytes) -> dict | None:

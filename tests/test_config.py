@@ -461,6 +461,25 @@ def test_bare_name_folder_and_nearest_file(tmp_path, monkeypatch):
     assert "config not found" in error_of(tmp_path)
 
 
+def test_a_misspelt_name_is_looked_for_here_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "raccoon.json", "{}")
+    write(tmp_path, "voc32.json", "{}")
+    write(tmp_path, "sub/cards.json", "{}")
+    for name, near in (
+        ("racoon.json", "raccoon.json"),
+        ("racoon", "raccoon.json"),
+        ("voc320.jsn", "voc32.json"),
+        ("sub/card.json", "sub/cards.json"),
+        ("shape.json", "shapes.json"),
+        ("sub/shape.json", "shapes.json"),
+        ("nowhere/coco321.json", "coco320.json"),
+    ):
+        assert f"config not found: {name}; did you mean {near}?" in error_of(name)
+    child = write(tmp_path, "sub/child.json", {"extends": "card.json"})
+    assert "config not found: card.json; did you mean cards.json?" in error_of(child)
+
+
 def test_a_file_here_goes_before_a_shipped_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, "voc320.json", {"training": {"steps": 3}})

@@ -46,7 +46,7 @@ def test_every_key_has_a_meaning_and_a_row(generator):
     [
         "| `training.learning_rate` | number > 0 | `0.001` | The learning rate after the warm-up. |",
         "| `training.momentum` | number >= 0, < 1 | `0.9` | The momentum of the solver. |",
-        '| `data.format` | `"voc"`, `"coco"` | `"voc"` | ',
+        '| `data.format` | `"voc"`, `"coco"`, `"yolo"`, `"csv"` | `"voc"` | ',
         "| `data.train` | list of strings | `[]` | ",
         "| `augmentation.crop_min_ious` | list of numbers >= 0, <= 1 | `[0.1, 0.3, 0.5, 0.7, 0.9]` | ",
         "| `model.image_size` | [integer >= 64, <= 10000, integer >= 64, <= 10000] or null | `[320, 320]` | ",

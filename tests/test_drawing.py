@@ -92,6 +92,30 @@ def test_the_name_is_whole_in_every_corner(corner):
     assert ink(corner) == ink([0.5, 0.4, 0.9, 0.6]) > 50
 
 
+def test_names_do_not_hide_a_crowd_of_small_objects():
+    """64 objects of 20 x 20 pixels fill a picture: no name has a place, but the boxes are there."""
+    image = np.full((160, 160, 3), 30, np.uint8)
+    starts = np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2) / 8
+    boxes = np.concatenate([starts, starts + 1 / 8], axis=1)
+    drawn = draw_detections(image, boxes, np.full(64, 3), NAMES, np.linspace(0.3, 0.9, 64))
+    inside = drawn.reshape(8, 20, 8, 20, 3)[:, 3:-3, :, 3:-3]
+    assert (inside == 30).all()
+    assert has_color(drawn, class_color(3))
+
+
+@pytest.mark.parametrize("scores", [None, [0.5, 0.9, 0.7]])
+def test_names_do_not_hide_each_other_or_objects(scores):
+    """Three overlapping boxes with names in free places around them."""
+    image = np.full((200, 300, 3), 30, np.uint8)
+    boxes = np.array([[0.4, 0.4, 0.7, 0.55], [0.42, 0.42, 0.72, 0.57], [0.44, 0.44, 0.74, 0.59]])
+    drawn = draw_detections(image, boxes, np.array([1, 2, 3]), NAMES, scores)
+    for label in (1, 2, 3):
+        # The outline has some 200 pixels.
+        assert (drawn == class_color(label)).all(axis=-1).sum() > 400
+    hull = drawn[90:138, 134:164]
+    assert (hull == 30).all(axis=-1).mean() > 0.7
+
+
 def test_nothing_to_draw():
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     np.testing.assert_array_equal(draw_detections(image, np.zeros((0, 4)), np.zeros(0, int), NAMES), image)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from config_of import config_of
 
+from refinedet_tf.config_files import load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.run_folder import RunFolder
 
@@ -105,9 +106,48 @@ def test_there_may_be_no_log(tmp_path):
     assert not run.path.exists()
 
 
+def test_what_a_failed_start_left_is_no_obstacle(tmp_path):
+    """Such a folder holds no checkpoint and no weights, and what it holds is replaced."""
+    run = RunFolder(tmp_path)
+    run.create(config_of(2), resume=False)
+    run.log.write_text('{"step": 1}\n')
+    for file in (run.augmented, run.box_defects, run.path / "dropped_boxes.txt"):
+        file.touch()
+    run.tensorboard.mkdir()
+    (run.tensorboard / "events").touch()
+    (run.checkpoints / ".writing-step-4").mkdir(parents=True)
+    run.lock.touch()
+    for resume in (False, True):
+        run.create(config_of(3), resume)
+        assert load_config(tmp_path).num_classes == 3
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoints", "config.json"]
+
+
+@pytest.mark.parametrize("name", ["best.weights.h5", "final.weights.h5", "notes.txt", "checkpoints/step-4"])
+def test_results_and_files_of_others_are_kept(name, tmp_path):
+    run = RunFolder(tmp_path)
+    run.create(config_of(2), resume=False)
+    (tmp_path / name).mkdir(parents=True) if "/" in name else (tmp_path / name).touch()
+    before = run.config.read_text()
+    for use in (run.check, lambda resume: run.create(config_of(3), resume)):
+        with pytest.raises(
+            InputError, match="is not empty: continue that run with --resume, or name another"
+        ):
+            use(resume=False)
+    assert run.config.read_text() == before
+    run.create(config_of(3), resume=True)
+    assert (tmp_path / name).exists()
+
+
+def test_a_check_writes_nothing(tmp_path):
+    RunFolder(tmp_path / "new").check(resume=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "name",
-    ["config.json", "log.jsonl", "dropped_boxes.txt", "augmented.png", "best.weights.h5", "final.weights.h5"],
+    ["config.json", "log.jsonl", "box_defects.json", "augmented.png", "best.weights.h5", "final.weights.h5"]
+    + [".lock"],
 )
 @pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)])
 def test_something_else_in_the_place_of_a_file(name, put, tmp_path):

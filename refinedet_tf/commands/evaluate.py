@@ -80,6 +80,7 @@ def _cluster(options: argparse.Namespace) -> "Cluster | None":
 def _evaluate(options: argparse.Namespace, workers: "Workers") -> None:
     """Detects on the part of this worker; the first worker measures, prints and writes."""
     config, model = load_model(options, on_all_devices=True)
+    from refinedet_tf.data.acceptance import check_share_of_bad_boxes
     from refinedet_tf.data.dataset import read_dataset
     from refinedet_tf.evaluation.evaluator import detect_share, detect_share_multi_scale
     from refinedet_tf.evaluation.report import make_report_folder
@@ -89,6 +90,7 @@ def _evaluate(options: argparse.Namespace, workers: "Workers") -> None:
 
     writes = workers.index == 0
     dataset = read_dataset(config.data, "test", strict=options.strict)
+    check_share_of_bad_boxes(dataset, config.data, "test")
     if writes:
         print(dataset.defects.summary())
     if not dataset.labelled and options.server_files is None:

@@ -34,7 +34,8 @@ class BoxIssue:
     image_id: str
     class_name: str
     box: tuple[float, ...]
-    """The numbers of the annotation file (VOC: xmin, ymin, xmax, ymax; COCO: x, y, width, height)."""
+    """The numbers of the annotation file (VOC and CSV: xmin, ymin, xmax, ymax; COCO: x, y, width, height;
+    YOLO: centre x, centre y, width, height)."""
     reason: str
     """One of `REASONS`."""
 
@@ -52,6 +53,13 @@ class BoxDefects:
     """The number of boxes per reason, rounding included; reasons that never occurred are absent."""
     issues: tuple[BoxIssue, ...] = ()
     """Every dropped or clipped box, in the order of the files; rounded boxes are counted but not listed."""
+    num_bad_if_swapped: int | None = None
+    """The number of boxes that would be dropped or clipped with x and y swapped; None: not computed."""
+
+    @property
+    def num_bad(self) -> int:
+        """The number of boxes that were dropped or clipped, without rounding."""
+        return len(self.issues)
 
     @property
     def num_dropped(self) -> int:
@@ -111,6 +119,11 @@ def check_boxes(
 def is_dropped(reasons: np.ndarray) -> np.ndarray:
     """Returns bool [M]: which of the reasons [M] of `check_boxes` mean that the box is not used."""
     return np.isin(reasons, [REASONS.index(reason) for reason in DROPPED])
+
+
+def count_bad(reasons: np.ndarray) -> int:
+    """Returns how many of the reasons [M] of `check_boxes` mean that the box is dropped or clipped."""
+    return int(np.count_nonzero(reasons > REASONS.index(ROUNDED)))
 
 
 def find_defects(

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from refinedet_tf.data.reader import AnnotatedImage, read_image_size
+from refinedet_tf.data.reader import AnnotatedImage, FolderListings, name_without_ending, read_image_size
+from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
-from refinedet_tf.files import is_file, list_folder
+from refinedet_tf.files import is_file
 from refinedet_tf.json_files import read_json
 
 ID_LIMIT = 2**63
@@ -42,6 +43,7 @@ class CocoPart:
         part: the part's name, as described above.
         may_be_unlabelled: accept a file without "annotations", such as the files that COCO distributes
             for its test images ("image_info_test-dev2017.json:test2017"). Its images have no objects.
+        share: which images to read, by their "file_name". The others are checked all the same.
 
     Raises:
         InputError: a file or folder is missing or broken, an entry lacks a key or has a number out of
@@ -49,8 +51,10 @@ class CocoPart:
             lies elsewhere.
     """
 
-    def __init__(self, root: str | Path, part: str, may_be_unlabelled: bool = False) -> None:
-        self.name = part
+    def __init__(
+        self, root: str | Path, part: str, may_be_unlabelled: bool = False, share: Share = WHOLE
+    ) -> None:
+        self.name = f"{part}{share}"
         self.root = Path(root)
         self.file, self.image_folder = _locate(self.root, part)
         self.clash_prefix = self.image_folder.name
@@ -66,6 +70,7 @@ class CocoPart:
         self.categories = self._read_categories(tree["categories"])
         self._images = self._read_images(tree["images"])
         self._annotations = self._read_annotations(tree["annotations"] if self.labelled else [])
+        self._keep(share)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -74,12 +79,10 @@ class CocoPart:
         annotations_of: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in self._images}
         for annotation in self._annotations:
             annotations_of[annotation["image_id"]].append(annotation)
-        listings: dict[Path, set[str]] = {}
+        listings = FolderListings()
         for image_id, image in self._images.items():
             path = self._image_path(image["file_name"])
-            if path.parent not in listings:
-                listings[path.parent] = set(list_folder(path.parent))
-            if path.name not in listings[path.parent]:
+            if path not in listings:
                 raise InputError(f"{shortened_text(path)} does not exist, but {self.file} lists it")
             objects = annotations_of[image_id]
             if "height" in image and "width" in image:
@@ -106,11 +109,12 @@ class CocoPart:
         return [self.categories[category_id] for category_id in sorted(self.categories)]
 
     @staticmethod
-    def corners(file_boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def corners(file_boxes: np.ndarray, sizes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Turns boxes of the files into continuous pixel coordinates.
 
         Args:
             file_boxes: float64 [M, 4], x, y, width, height in pixels from 0.
+            sizes: are not needed.
 
         Returns:
             corners: float64 [M, 4], xmin, ymin, xmax, ymax.
@@ -163,6 +167,17 @@ class CocoPart:
                     f"{self.file}: file_name {shortened(file_name)} is no file within {self.root}"
                 )
         return path
+
+    def _keep(self, share: Share) -> None:
+        """Leaves out the images outside a share, and their annotations."""
+        if share.is_whole:
+            return
+        self._images = {
+            image_id: image
+            for image_id, image in self._images.items()
+            if share.holds(name_without_ending(image["file_name"]))
+        }
+        self._annotations = [entry for entry in self._annotations if entry["image_id"] in self._images]
 
     def _read_categories(self, entries: list[Any]) -> dict[int, str]:
         names: dict[int, str] = {}

@@ -5,8 +5,9 @@ import bisect
 import collections
 import dataclasses
 import difflib
-from collections.abc import Callable, Sequence
-from typing import Any
+import itertools
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,13 +18,17 @@ from refinedet_tf.data.box_checks import (
     ROUNDED,
     BoxDefects,
     check_boxes,
+    count_bad,
     find_defects,
     format_box,
     is_dropped,
 )
 from refinedet_tf.data.coco import CocoPart
+from refinedet_tf.data.csv_tables import CsvPart
 from refinedet_tf.data.reader import Reader
+from refinedet_tf.data.shares import Share, check_disjoint, split_share
 from refinedet_tf.data.voc import VocPart
+from refinedet_tf.data.yolo import YoloPart
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import is_folder
 from refinedet_tf.progress import ProgressPrinter, with_progress
@@ -34,9 +39,15 @@ QUIET_SECONDS = 5.0
 _LONGEST_NAME = 100
 """Longer names of classes are cut in messages."""
 
-READERS: dict[str, Callable[[str, str, bool], Reader]] = {"voc": VocPart, "coco": CocoPart}
-"""The reader of each `data.format`, called with `data.root`, the name of a part, and whether it may be
-without annotations."""
+
+class MakeReader(Protocol):
+    """Opens a part, given `data.root`, its name, whether it may be without annotations, and its share."""
+
+    def __call__(self, root: str, part: str, may_be_unlabelled: bool, share: Share) -> Reader: ...
+
+
+READERS: dict[str, MakeReader] = {"voc": VocPart, "coco": CocoPart, "yolo": YoloPart, "csv": CsvPart}
+"""The reader of each `data.format`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,8 +57,9 @@ class DetectionDataset:
     class_names: tuple[str, ...]
     """The C names in the order of the labels, label 1 first."""
     image_ids: tuple[str, ...]
-    """The N ids, each unique. VOC: the stem of the image file; COCO: the number in the JSON as text. Where
-    two joined parts use the same id for different images, both get a prefix, such as "2007/000005"."""
+    """The N ids, each unique. VOC: the stem of the image file; COCO: the number in the JSON as text; YOLO and
+    CSV: the path of the image file without its ending. Where two joined parts use the same id for
+    different images, both get a prefix, such as "2007/000005"."""
     image_paths: tuple[str, ...]
     image_sizes: np.ndarray
     """int32 [N, 2], height and width in pixels, as stated in the annotation."""
@@ -56,7 +68,7 @@ class DetectionDataset:
     labels: np.ndarray
     """int32 [M], 1..C."""
     difficult: np.ndarray
-    """bool [M]; VOC: difficult, COCO: crowd region."""
+    """bool [M]; VOC: difficult, COCO: crowd region, other formats: never."""
     offsets: np.ndarray
     """int64 [N + 1]; the objects of image i are the rows offsets[i] to offsets[i + 1] of the arrays above."""
     defects: BoxDefects = dataclasses.field(default_factory=BoxDefects)
@@ -94,9 +106,10 @@ def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> D
     """Reads and checks the annotations of a split.
 
     The parts of the split are joined in their order. Images without objects are kept. If
-    `data.classes` is null, the classes of every split are those of the training parts: for VOC, the
-    sorted names of their objects; for COCO, their categories in the order of the category ids. Only
-    "test" may be without annotations, and then all of its parts must be without them.
+    `data.classes` is null, the classes of every split are those of the training parts: for VOC and CSV, the
+    sorted names of their objects; for COCO, their categories in the order of the category ids; for YOLO,
+    the names of data.yaml in their order. Only "test" may be without annotations, and then all of its
+    parts must be without them.
 
     Args:
         data_config: where the images and annotations lie.
@@ -105,17 +118,17 @@ def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> D
             most a pixel is not bad).
 
     Raises:
-        InputError: there is no part or no image, a file is missing or broken (see `VocPart`,
-            `CocoPart`), an image is listed twice, a class is unknown or, if strict, a box is bad. The
+        InputError: there is no part or no image, a file is missing or broken (see the `READERS`), two
+            splits overlap, an image is listed twice, a class is unknown or, if strict, a box is bad. The
             message names the file and the image, class or box.
     """
     parts = _open_parts(data_config, split)
-    coco_parts = _coco_parts(parts)
+    listed_names = _listed_names(parts)
     class_names = data_config.classes
-    if class_names is None and (coco_parts or split != "train"):
+    if class_names is None and (listed_names is not None or split != "train"):
         class_names = _find_classes(parts if split == "train" else _open_parts(data_config, "train"))
-    if class_names is not None and coco_parts:
-        _check_categories(coco_parts, class_names)
+    if class_names is not None and listed_names is not None:
+        _check_listed(parts, class_names, listed_names)
 
     raw = _RawIndex(parts, class_names)
     if class_names is None:
@@ -125,15 +138,20 @@ def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> D
     label_of_class = {name: label for label, name in enumerate(class_names, start=1)}
     label_of_name = np.array([label_of_class[name] for name in raw.names], np.int32)
 
-    corners, has_area = parts[0].corners(raw.boxes)
-    boxes, reasons = check_boxes(corners, has_area, raw.sizes[raw.image_of])
+    box_sizes = raw.sizes[raw.image_of]
+    corners, has_area = parts[0].corners(raw.boxes, box_sizes)
+    boxes, reasons = check_boxes(corners, has_area, box_sizes)
     if strict:
         _refuse_bad_boxes(raw, reasons)
+    defects = find_defects(reasons, raw.boxes, raw.names, raw.name_of, raw.ids, raw.image_of)
+    if defects.num_bad:
+        swapped = check_boxes(corners[:, [1, 0, 3, 2]], has_area, box_sizes)[1]
+        defects = dataclasses.replace(defects, num_bad_if_swapped=count_bad(swapped))
     kept = ~is_dropped(reasons)
     kept_per_image = np.bincount(raw.image_of[kept], minlength=len(raw.ids))
     # Training has no use for the ground truth object, which holds the whole JSON in memory.
-    has_ground_truth = split != "train" and len(coco_parts) == 1
-    coco = coco_parts[0].ground_truth() if has_ground_truth else None
+    only_part = parts[0] if split != "train" and len(parts) == 1 else None
+    coco = only_part.ground_truth() if isinstance(only_part, CocoPart) else None
     return DetectionDataset(
         class_names=tuple(class_names),
         image_ids=tuple(raw.ids),
@@ -143,7 +161,7 @@ def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> D
         labels=label_of_name[raw.name_of[kept]],
         difficult=raw.difficult[kept],
         offsets=np.concatenate([[0], np.cumsum(kept_per_image)]).astype(np.int64),
-        defects=find_defects(reasons, raw.boxes, raw.names, raw.name_of, raw.ids, raw.image_of),
+        defects=defects,
         coco=coco,
         labelled=parts[0].labelled,
     )
@@ -247,8 +265,12 @@ def _open_parts(data_config: DataConfig, split: str) -> list[Reader]:
     # Without annotations, images would be taken for images without objects, which must happen neither
     # in training nor where validation chooses the best weights.
     may_be_unlabelled = split == "test"
+    check_disjoint(data_config)
     reader = READERS[data_config.format]
-    parts = [reader(data_config.root, name, may_be_unlabelled) for name in names]
+    parts = []
+    for name in names:
+        part, share = split_share(name, data_config.split_seed)
+        parts.append(reader(data_config.root, part, may_be_unlabelled, share))
     if len({part.labelled for part in parts}) > 1:
         without = ", ".join(shortened_text(part.name) for part in parts if not part.labelled)
         raise InputError(f"data.{split} joins parts with annotations and without ({without}); name one kind")
@@ -258,24 +280,27 @@ def _open_parts(data_config: DataConfig, split: str) -> list[Reader]:
     return parts
 
 
-def _coco_parts(parts: Sequence[Reader]) -> list[CocoPart]:
-    """Returns all parts if they are COCO's, whose files list the classes, and none otherwise."""
-    return [part for part in parts if isinstance(part, CocoPart)]
+def _listed_names(parts: Sequence[Reader]) -> tuple[str, ...] | None:
+    """Returns the names of all classes that the files of the parts list, or None if they list none."""
+    lists = [part.class_names for part in parts if part.class_names is not None]
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(lists))) if lists else None
 
 
 def _find_classes(parts: Sequence[Reader]) -> tuple[str, ...]:
-    if coco_parts := _coco_parts(parts):
-        return tuple(dict.fromkeys(name for part in coco_parts for name in part.class_names))
-    return tuple(sorted(_RawIndex(parts, None).names))
+    listed_names = _listed_names(parts)
+    return tuple(sorted(_RawIndex(parts, None).names)) if listed_names is None else listed_names
 
 
-def _check_categories(parts: Sequence[CocoPart], class_names: Sequence[str]) -> None:
-    known = dict.fromkeys(name for part in parts for name in part.class_names)
+def _check_listed(parts: Sequence[Reader], class_names: Sequence[str], listed_names: Sequence[str]) -> None:
+    known = set(listed_names)
     for name in class_names:
         if name not in known:
-            files = shortened_text(" and ".join(str(part.file) for part in parts))
+            files = dict.fromkeys(str(part.file) for part in parts if isinstance(part, CocoPart | YoloPart))
             shown = shortened_text(name, _LONGEST_NAME)
-            raise InputError(f'class "{shown}" is no category of {files}{_nearest(name, list(known))}')
+            raise InputError(
+                f'class "{shown}" is no category of {shortened_text(" and ".join(files))}'
+                f"{_nearest(name, listed_names)}"
+            )
 
 
 def _refuse_bad_boxes(raw: _RawIndex, reasons: np.ndarray) -> None:

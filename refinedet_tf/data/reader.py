@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.files import explain_os_errors
+from refinedet_tf.files import explain_os_errors, is_folder, list_folder
 
 MAX_PIXELS = 178_956_970
 """The largest number of pixels of an image. Pillow refuses larger ones, because a small file may claim
@@ -48,6 +48,11 @@ class Reader(Protocol):
     labelled: bool
     """Whether the part has annotations."""
 
+    @property
+    def class_names(self) -> list[str] | None:
+        """The names of all classes in their order, where the files list them; None elsewhere."""
+        ...
+
     def __len__(self) -> int:
         """Returns the number of images."""
         ...
@@ -59,14 +64,54 @@ class Reader(Protocol):
         ...
 
     @staticmethod
-    def corners(file_boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Turns boxes of the files, float64 [M, 4], into continuous pixel coordinates.
+    def corners(file_boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Turns boxes of the files into continuous pixel coordinates.
+
+        Args:
+            file_boxes: float64 [M, 4], in the numbers and the order of the format.
+            sizes: int32 [M, 2], height and width of each box's image, which relative coordinates need.
 
         Returns:
             corners: float64 [M, 4], xmin, ymin, xmax, ymax.
             has_area: bool [M], whether each box has an area by the convention of the format.
         """
         ...
+
+
+def path_within(root: str | os.PathLike, path: str | os.PathLike) -> Path | None:
+    """Returns a path below `root` without ".." in it, or None if it leads elsewhere.
+
+    Links are not followed, so that a data set may consist of links.
+
+    Args:
+        root: the folder that must hold the path.
+        path: an absolute path, or one that is relative to the working directory as `root` may be.
+    """
+    relative = os.path.relpath(os.path.abspath(path), os.path.abspath(root))  # noqa: PTH100
+    if relative == os.pardir or relative.startswith(os.pardir + os.sep):
+        return None
+    return Path(root) / relative
+
+
+class FolderListings:
+    """The names in folders, each of which is read once: `path in listings` says whether a path exists.
+
+    One stat call per image would take hours on a network disk.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[Path, set[str]] = {}
+
+    def __contains__(self, path: Path) -> bool:
+        folder = path.parent
+        if folder not in self._names:
+            self._names[folder] = set(list_folder(folder)) if is_folder(folder) else set()
+        return path.name in self._names[folder]
+
+
+def name_without_ending(file_name: str) -> str:
+    """Returns "street/000005" of "street/000005.jpg": what `Share.holds` takes."""
+    return os.path.splitext(file_name)[0]  # noqa: PTH122
 
 
 def read_image_size(path: str | os.PathLike) -> tuple[int, int]:

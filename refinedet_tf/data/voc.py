@@ -1,4 +1,4 @@
-"""The reader for PASCAL VOC devkits."""
+"""The reader for XML files of PASCAL VOC, in devkits and in flat folders."""
 
 import math
 from collections.abc import Iterator
@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from refinedet_tf.data.reader import AnnotatedImage, read_image_size
+from refinedet_tf.data.reader import AnnotatedImage, path_within, read_image_size
+from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
 
@@ -26,6 +27,14 @@ class VocPart:
         root/VOC2007/Annotations/000005.xml
         root/VOC2007/ImageSets/Main/trainval.txt
 
+    or a pair of flat folders, e.g. "annotations:images", in the layout
+
+        root/annotations/000005.xml
+        root/images/000005.jpg
+
+    or one folder for both, e.g. "photos". A pair of folders, and "2007/all" where no file all.txt lists
+    the images, stand for every XML file and every image, in the order of their names.
+
     Iterating yields one `AnnotatedImage` per line of the split file, in its order. Boxes are xmin, ymin,
     xmax, ymax as written in the XML: pixels that count from 1 and include both ends. Objects without
     `difficult` count as not difficult. The size is that of the XML or, where that is missing or 0, that of
@@ -33,32 +42,69 @@ class VocPart:
     flag is.
 
     Args:
-        root: the folder that holds VOC2007, VOC2012...
-        part: "year/split".
+        root: the folder that holds VOC2007, VOC2012... or the flat folders.
+        part: "year/split", "annotation_folder:image_folder" or "folder".
         may_be_unlabelled: accept a split that has no XML file at all, such as "2012/test". Its images
             have no objects, and their sizes come from the headers of the image files.
+        share: which images to read.
 
     Raises:
-        InputError: the part is not "year/split", or a folder, the split file, an image or an
-            annotation is missing or broken. The message names it and, where possible, what exists
-            instead.
+        InputError: the part is none of these, or a folder, the split file, an image or an annotation is
+            missing or broken. The message names it and, where possible, what exists instead.
     """
 
-    def __init__(self, root: str | Path, part: str, may_be_unlabelled: bool = False) -> None:
-        year, slash, split = part.partition("/")
-        if not (year and slash and split):
-            raise InputError(f'VOC part "{shortened_text(part)}": write year/split, e.g. "2007/trainval"')
-        self.name = part
-        self.clash_prefix = year
-        """This prefix goes before the image ids that another part also has: "2007/000005"."""
-        self.folder = Path(root) / f"VOC{year}"
-        if not is_folder(self.folder):
-            found = sorted(name for name in list_folder(root) if name.startswith("VOC"))
-            raise InputError(f"{shortened_text(self.folder)} does not exist; {root} holds {_join(found)}")
-        self._files = _image_files(self.folder / "JPEGImages")
-        self._ids = self._read_split(split)
+    class_names: None = None
+    """The files list no classes."""
+
+    def __init__(
+        self, root: str | Path, part: str, may_be_unlabelled: bool = False, share: Share = WHOLE
+    ) -> None:
+        self.name = f"{part}{share}"
+        year, slash, self.split = part.partition("/")
+        if slash and ":" not in part and year and self.split:
+            self.clash_prefix = year
+            """This prefix goes before the image ids that another part also has: "2007/000005"."""
+            self._open_devkit(Path(root), year)
+        else:
+            self._open_flat_folders(Path(root), part)
+        self._files = _image_files(self.image_folder)
+        ids = self._all_ids() if self._split_file is None else self._read_split(self._split_file)
+        self._ids = [image_id for image_id in ids if share.holds(image_id)]
         self.labelled = self._has_annotations(may_be_unlabelled)
         """Whether the part has annotations."""
+
+    def _open_devkit(self, root: Path, year: str) -> None:
+        folder = root / f"VOC{year}"
+        if not is_folder(folder):
+            found = sorted(name for name in list_folder(root) if name.startswith("VOC"))
+            raise InputError(f"{shortened_text(folder)} does not exist; {root} holds {_join(found)}")
+        self.image_folder, self._annotation_folder = folder / "JPEGImages", folder / "Annotations"
+        lists = folder / "ImageSets" / "Main"
+        self._split_file: Path | None = lists / f"{self.split}.txt"
+        if is_file(self._split_file) or is_folder(self._split_file):
+            return
+        if self.split == "all":
+            self._split_file = None
+            return
+        names = list_folder(lists) if is_folder(lists) else []
+        found = sorted(Path(name).stem for name in names if name.endswith(".txt"))
+        there = f"the splits there are {_join(found)}" if found else f'write e.g. "{year}/all[:80%]"'
+        raise InputError(f"{shortened_text(self._split_file)} does not exist; {there}")
+
+    def _open_flat_folders(self, root: Path, part: str) -> None:
+        annotations, colon, images = part.partition(":")
+        folders = []
+        for name in (annotations, images if colon else annotations):
+            folder = path_within(root, root / name) if name else None
+            if folder is None or not is_folder(folder):
+                raise InputError(
+                    f'VOC part "{shortened_text(part)}": write year/split, e.g. "2007/trainval", or the '
+                    f'names of folders in {root}, e.g. "annotations:images"'
+                )
+            folders.append(folder)
+        self._annotation_folder, self.image_folder = folders
+        self._split_file = None
+        self.clash_prefix = self.image_folder.name
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -66,9 +112,10 @@ class VocPart:
     def __iter__(self) -> Iterator[AnnotatedImage]:
         for image_id in self._ids:
             if image_id not in self._files:
-                file = shortened_text(self.folder / "JPEGImages" / f"{image_id}.jpg")
-                raise InputError(f"{file} does not exist, but {self.name} lists it")
-            image_path = str(self.folder / "JPEGImages" / self._files[image_id])
+                file = shortened_text(self.image_folder / f"{image_id}.jpg")
+                lister = self.name if self._split_file else self.annotation_file(image_id)
+                raise InputError(f"{file} does not exist, but {shortened_text(lister)} lists it")
+            image_path = str(self.image_folder / self._files[image_id])
             if self.labelled:
                 yield _read_annotation(self.annotation_file(image_id), image_id, image_path)
             else:
@@ -76,15 +123,16 @@ class VocPart:
 
     def annotation_file(self, image_id: str) -> Path:
         """Returns the XML file of an image."""
-        return self.folder / "Annotations" / f"{image_id}.xml"
+        return self._annotation_folder / f"{image_id}.xml"
 
     @staticmethod
-    def corners(file_boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def corners(file_boxes: np.ndarray, sizes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Turns boxes of the files into continuous pixel coordinates.
 
         Args:
             file_boxes: float64 [M, 4], xmin, ymin, xmax, ymax in pixels that count from 1 and include
                 both ends.
+            sizes: are not needed.
 
         Returns:
             corners: float64 [M, 4], xmin - 1, ymin - 1, xmax, ymax.
@@ -94,11 +142,12 @@ class VocPart:
         has_area = np.all(file_boxes[:, 2:] > file_boxes[:, :2], axis=1)
         return file_boxes - np.array([1.0, 1.0, 0.0, 0.0]), has_area
 
-    def _read_split(self, split: str) -> list[str]:
-        file = self.folder / "ImageSets" / "Main" / f"{split}.txt"
-        if not (is_file(file) or is_folder(file)):
-            found = sorted(Path(name).stem for name in list_folder(file.parent) if name.endswith(".txt"))
-            raise InputError(f"{shortened_text(file)} does not exist; the splits there are {_join(found)}")
+    def _all_ids(self) -> list[str]:
+        """Returns the names of all images and of all XML files."""
+        files = list_folder(self._annotation_folder) if is_folder(self._annotation_folder) else []
+        return sorted({*self._files, *(name[:-4] for name in files if name.endswith(".xml"))})
+
+    def _read_split(self, file: Path) -> list[str]:
         try:
             text = read_bytes(file).decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -111,7 +160,7 @@ class VocPart:
         return ids
 
     def _has_annotations(self, may_be_unlabelled: bool) -> bool:
-        folder = self.folder / "Annotations"
+        folder = self._annotation_folder
         # One listing is read because opening every file takes long on a network disk.
         files = set(list_folder(folder)) if is_folder(folder) else set()
         missing = [image_id for image_id in self._ids if f"{image_id}.xml" not in files]

@@ -86,13 +86,15 @@ def check_server_files(dataset: DetectionDataset, config: Config, folder: str | 
     The arguments are those of `write_server_files`. The folder is made.
 
     Raises:
-        InputError: `data.test` joins several parts, the server cannot know an image id or a class, or
-            the folder cannot be made.
+        InputError: there is no server for this format, `data.test` joins several parts, the server cannot
+            know an image id or a class, or the folder cannot be made.
     """
     if len(config.data.test) != 1:
         raise InputError(
             f"data.test joins {', '.join(config.data.test)}; an evaluation server takes one part at a time"
         )
+    if config.data.format not in ("voc", "coco"):
+        raise InputError(f"data.format is {config.data.format}: only VOC and COCO have an evaluation server")
     if config.data.format == "voc":
         year, _, image_set = config.data.test[0].partition("/")
         _check_voc_names(dataset, year, image_set, VOC_COMPETITIONS[-1])

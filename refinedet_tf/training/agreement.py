@@ -20,6 +20,8 @@ FREE_ON_RESUME = (
     "data.root",
     "data.validation",
     "data.test",
+    "data.accept_empty_classes",
+    "data.max_bad_boxes",
     "training.steps",
     "training.wait_for_workers",
     "training.log_every",
@@ -37,6 +39,8 @@ FREE_BETWEEN_WORKERS = (
     "expected",
     "data.root",
     "data.test",
+    "data.accept_empty_classes",
+    "data.max_bad_boxes",
     "training.wait_for_workers",
     "training.log_every",
 )
@@ -56,11 +60,16 @@ def check_same_run(stored: Config, given: Config) -> None:
     """
     changed = [
         f"{key} was {shortened(old)}, is {shortened(new)}"
-        for key, (old, new) in differences(stored, given).items()
-        if not _is_in(key, FREE_ON_RESUME)
+        for key, (old, new) in fixed_differences(stored, given).items()
     ]
     if changed:
         raise InputError(f"--resume with another config: {'; '.join(changed)}; start a new --output")
+
+
+def fixed_differences(stored: Config, given: Config) -> dict[str, tuple[Any, Any]]:
+    """Returns the keys outside `FREE_ON_RESUME` in which two configs differ, with old and new value."""
+    pairs = differences(stored, given)
+    return {key: pair for key, pair in pairs.items() if not _is_in(key, FREE_ON_RESUME)}
 
 
 def join_workers(

@@ -1,7 +1,6 @@
 """Checkpoints, which are written atomically and hold everything that an exact continuation needs."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,25 +8,14 @@ from typing import Any
 import tensorflow as tf
 
 from refinedet_tf.errors import InputError, TrainingStopped, first_line, shortened_text
-from refinedet_tf.files import flush, is_folder
+from refinedet_tf.files import flush
 from refinedet_tf.json_files import read_json
+from refinedet_tf.run_folder import saved_steps
 from refinedet_tf.training.trainer import RefineDetTrainer
 from refinedet_tf.weights.values import unchanged_on_error
 
 KEEP = 2
 """The number of newest checkpoints that stay on disk."""
-
-STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]{0,17})")
-"""The name of the folder of a checkpoint."""
-
-
-def saved_steps(folder: Path) -> list[int]:
-    """Returns the steps of the checkpoints in a folder, which need not exist, in ascending order."""
-    if not folder.is_dir():
-        return []
-    # A name as "step-007" or "step-²" is none that `save` gives.
-    names = [match[1] for path in folder.iterdir() if (match := STEP_FOLDER.fullmatch(path.name))]
-    return sorted(int(name) for name in names if is_folder(folder / f"step-{name}"))
 
 
 class Checkpoints:

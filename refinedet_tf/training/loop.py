@@ -13,6 +13,7 @@ import tensorflow as tf
 from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.config import Config, with_classes
 from refinedet_tf.config_files import load_config
+from refinedet_tf.data.acceptance import check_empty_classes, check_share_of_bad_boxes
 from refinedet_tf.data.box_checks import write_defects
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.pipeline import explain_failure, training_images
@@ -27,9 +28,10 @@ from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.tensors import Tensor
 from refinedet_tf.training.agreement import agree_on_weights, check_same_run, join_workers
 from refinedet_tf.training.best import comparable_best, is_best, measured_by
-from refinedet_tf.training.checkpoints import Checkpoints, saved_steps
+from refinedet_tf.training.checkpoints import Checkpoints
 from refinedet_tf.training.cluster import read_cluster
 from refinedet_tf.training.freezing import freeze_layers
+from refinedet_tf.training.lock import RunLock
 from refinedet_tf.training.log import ProgressLog
 from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.pictures import batch_picture, detection_pictures, save_picture
@@ -53,14 +55,15 @@ def train(config: Config, output: str | Path, resume: bool = False, strict: bool
         output: the run folder (`RunFolder` describes its files).
         resume: whether to continue from the newest checkpoint. The resulting weights are exactly those
             of a run that did not stop. Neither a file nor a download of `model.weights` is needed then.
-            A run that has no checkpoint yet starts from the beginning.
+            A run that has no checkpoint yet starts from the beginning, with the given config.
         strict: whether to fail on an unusable box instead of dropping it.
 
     Returns:
         The run folder.
 
     Raises:
-        InputError: the config, the data or the folder are wrong.
+        InputError: the config, the data, the weights or the folder are wrong, or another process trains into
+            the folder. Nothing has been written then, unless an image proves unusable after the first batch.
         TrainingStopped: a loss or gradient is not finite, a file cannot be written, or the process was
             told to stop; in the last case there is a checkpoint.
     """
@@ -72,12 +75,16 @@ def train(config: Config, output: str | Path, resume: bool = False, strict: bool
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
     cluster = read_cluster() if config.training.strategy == "multi_worker" else None
+    folder = RunFolder(output)
     with Workers(cluster) as workers:
-        run = _Run(config, image_size, RunFolder(output), workers, resume, strict)
-        with sums_in_fixed_order(), StopRequest() as stop:
-            run.steps(stop)
+        with RunLock(folder.path, needed=workers.index == 0) as lock, sums_in_fixed_order():
+            if workers.index == 0:
+                folder.check(resume)
+            run = _Run(config, image_size, folder, lock, workers, resume, strict)
+            with StopRequest() as stop:
+                run.steps(stop)
         workers.exchange("finished")
-    return run.folder
+    return folder
 
 
 class _Run:
@@ -88,25 +95,29 @@ class _Run:
         config: Config,
         image_size: tuple[int, int],
         folder: RunFolder,
+        lock: RunLock,
         workers: Workers,
         resume: bool,
         strict: bool,
     ) -> None:
+        """Checks and loads everything that the first step needs, and only then writes the first file."""
         self.folder, self.workers = folder, workers
         self.train_set = read_dataset(config.data, "train", strict)
         self.config = with_classes(config, self.train_set.class_names)
         has_validation = bool(config.data.validation)
         self.validation_set = read_dataset(config.data, "validation", strict) if has_validation else None
-        step = max(saved_steps(folder.checkpoints), default=0) if resume else 0
+        step = max(folder.saved_steps(), default=0) if resume else 0
+        self.notes = self._check_data(config, is_new=not step)
         sets = {"training set": self.train_set, "validation set": self.validation_set}
         step_fact = {"the last step in --output, which workers must share,": step}
         join_workers(workers, self.config, sets, step_fact)  # This comes before anything is written.
         with workers.starting_tensorflow():
             self.strategy = make_strategy(config)
         self.writes = is_chief(self.strategy)
-        self._prepare_folder(resume)
         self.initial_weights: InitialWeights | None = None
         self.frozen: list[str] = []
+        if step and folder.config.is_file():
+            check_same_run(load_config(folder.config), self.config)
         self.trainer = self._build_trainer(tile_anchors(image_size, config.model.anchors))
         self.detector = Detector(self.trainer.network, self.config)
         self.checkpoints = Checkpoints(folder.checkpoints, self.trainer, self.writes)
@@ -114,18 +125,32 @@ class _Run:
         agree_on_weights(workers, state, self.checkpoints.all_variables)
         self.start, self.best = state["step"], state["best"]
         self.validation_is_due = state.get("validation_is_due", False)
+        self._open_batches()
+        if self.writes:
+            lock.take()
+            folder.create(self.config, resume)
         self.progress = ProgressLog(folder, self.config, self.start, self.writes, self.validation_is_due)
         self._describe()
         self.best, changed = comparable_best(self.best, self.config)
         if changed:
             self.progress.say(changed)
 
-    def _prepare_folder(self, resume: bool) -> None:
-        """Checks that a resumed run has the same config as before, and makes the folder."""
-        if resume and self.folder.config.is_file():
-            check_same_run(load_config(self.folder.config), self.config)
-        if self.writes:
-            self.folder.create(self.config, resume)
+    def _check_data(self, config: Config, is_new: bool) -> list[str]:
+        """Checks what the config must accept of the data; returns lines for the terminal."""
+        check_share_of_bad_boxes(self.train_set, config.data, "train")
+        if self.validation_set is not None:
+            check_share_of_bad_boxes(self.validation_set, config.data, "validation")
+        # The config of a run names the classes, whoever found them.
+        note = check_empty_classes(self.train_set, config.data) if is_new else None
+        return [note] if note else []
+
+    def _open_batches(self) -> None:
+        """Makes the training batches and waits for the first, since its images may be unusable."""
+        self.distributed = distributed_batches(self.strategy, self.train_set, self.config, self.start)
+        self.batches = iter(self.distributed)
+        self.first_batch: Mapping[str, Any] | None = None
+        if self.start < self.config.training.steps:
+            self.first_batch = self._next_batch(self.batches, self.start)
 
     def _build_trainer(self, anchors: np.ndarray) -> RefineDetTrainer:
         with self.strategy.scope():
@@ -162,13 +187,14 @@ class _Run:
         training_config = self.config.training
         if self.validation_is_due:
             self._after_step(self.start, stop, told_to_stop=False)
-        distributed = distributed_batches(self.strategy, self.train_set, self.config, self.start)
-        batches = iter(distributed)
-        step_function = self._compiled_step({name: distributed.element_spec[name] for name in STEP_INPUTS})
+        element_spec = self.distributed.element_spec
+        step_function = self._compiled_step({name: element_spec[name] for name in STEP_INPUTS})
         self.progress.restart_clock()
         for step in range(self.start, training_config.steps):
             waiting = time.perf_counter()
-            batch = self._next_batch(batches, step)
+            batch, self.first_batch = self.first_batch, None
+            if batch is None:
+                batch = self._next_batch(self.batches, step)
             data_seconds = time.perf_counter() - waiting
             if step == self.start and self.writes:
                 local = tf.nest.map_structure(lambda value: self._local(value).numpy(), batch)
@@ -307,7 +333,7 @@ class _Run:
             ) from None
 
     def _describe(self) -> None:
-        """Prints the model, its initial weights and the data; lists weights and unusable boxes in files."""
+        """Prints the model, its initial weights and the data; lists weights and bad boxes in files."""
         defects = self.train_set.defects
         say = self.progress.say
         say(
@@ -321,8 +347,10 @@ class _Run:
             f"{defects.summary()}"
         )
         if defects.issues and self.writes:
-            write_defects(defects, self.folder.dropped_boxes)
-            say(f"unusable boxes are listed in {self.folder.dropped_boxes}")
+            write_defects(defects, self.folder.box_defects)
+            say(f"these boxes are listed in {self.folder.box_defects}")
+        for note in self.notes:
+            say(note)
         self._describe_weights()
         if self.start:
             say(f"continuing after step {self.start}")

@@ -1,6 +1,7 @@
 """A mistake of the user ends a command with exit code 2 and one line that names the mistake."""
 
 import json
+import re
 import shutil
 
 import keras
@@ -16,6 +17,7 @@ from refinedet_tf.commands import subset_classes
 from refinedet_tf.config_files import load_config
 from refinedet_tf.data.shapes import CLASS_NAMES
 from refinedet_tf.model import build_model
+from refinedet_tf.training.lock import RunLock
 
 
 def sets(*overrides):
@@ -240,7 +242,7 @@ def test_unusable_boxes_are_dropped_and_counted(command, training, devkit_copy, 
     said = f"training images: 8, objects: {objects - 2}; 2 boxes dropped: 1 without area, e.g. "
     assert said in result.out
     assert "[5, 9, 5, 30]; 1 outside the image, e.g. " in result.out
-    listed = json.loads((tmp_path / "run" / "dropped_boxes.txt").read_text())
+    listed = json.loads((tmp_path / "run" / "box_defects.json").read_text())
     assert [(issue["image"], issue["reason"]) for issue in listed["issues"]] == [
         (file.stem, "without area"),
         (file.stem, "outside the image"),
@@ -255,6 +257,33 @@ def test_strict_refuses_them(refused, training, devkit_copy, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("module", [train, evaluate])
+def test_many_boxes_outside(refused, training, devkit_copy, weights, small_network, module, tmp_path):
+    for file in (devkit_copy / "Annotations").glob("*.xml"):
+        text = file.read_text()
+        file.write_text(re.sub(r"<xmax>\d+", "<xmax>4000", text))
+    line = refused(module, *(training if module is train else evaluation(training, weights)))
+    split = "train" if module is train else "test"
+    assert line.startswith(f"error: data.{split}: of ") and "--set data.max_bad_boxes=1" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_class_without_objects(refused, training, tmp_path):
+    line = refused(train, *training, *sets(*sets_of_classes([*CLASS_NAMES, "ghost"])))
+    assert line.startswith(
+        'error: data.classes names "ghost", of which data.train (2007/train) has no object'
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_folder_in_use(refused, training, tmp_path):
+    with RunLock(tmp_path / "run") as lock:
+        lock.take()
+        (tmp_path / "run" / "final.weights.h5").touch()
+        line = refused(train, *training)
+    assert line.startswith(f"error: {tmp_path / 'run'} is in use by another training (process ")
+
+
 # Images
 
 
@@ -263,12 +292,13 @@ def truncate(file):
     return file
 
 
-def test_truncated_image_in_training(refused, training, devkit_copy, eagerly):
+def test_truncated_image_in_training(refused, training, devkit_copy, eagerly, tmp_path):
     for file in (devkit_copy / "JPEGImages").glob("train_*.jpg"):
         truncate(file)
     line = refused(train, *training)
     assert f"image {devkit_copy / 'JPEGImages' / 'train_'}" in line
     assert "cannot be decoded: it is truncated, broken, or not a JPEG" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_one_truncated_image_is_named(refused, training, devkit_copy, eagerly):
@@ -308,7 +338,8 @@ def odd_images(devkit_copy):
 
 
 def test_unusual_images_in_training(command, training, odd_images, eagerly):
-    parts = sets('data.train=["2007/odd"]', *sets_of_classes(CLASS_NAMES))
+    classes = (*sets_of_classes(CLASS_NAMES), "data.accept_empty_classes=true")
+    parts = sets('data.train=["2007/odd"]', *classes)
     result = command(train, *training, *parts)
     assert result.code == 0, result.err
     assert "training images: 4, objects: 4; 4 boxes, none dropped or clipped" in result.out
@@ -374,6 +405,7 @@ def test_weights_of_another_number_of_classes(refused, config_file, weights, sma
 def test_weights_that_are_missing_or_damaged(refused, training, weights, small_network, tmp_path):
     missing = tmp_path / "none.weights.h5"
     assert f"weights not found: {missing}" in refused(train, *training, *sets(f"model.weights={missing}"))
+    assert not (tmp_path / "run").exists()
     damaged = tmp_path / "damaged.weights.h5"
     damaged.write_bytes(weights.read_bytes()[:2000])
     line = refused(evaluate, *evaluation(training, damaged))

@@ -308,3 +308,81 @@ def test_names_that_no_part_can_have(tmp_path, part):
 def test_part_that_is_not_year_and_split(tmp_path, part):
     with pytest.raises(InputError, match="write year/split"):
         VocPart(tmp_path, part)
+
+
+def flat(root, annotations="annotations", images="images", **objects):
+    """Flat folders with an image and an XML file for each keyword."""
+    folder = write_voc(root / "devkit", **objects)
+    (folder / "Annotations").rename(root / annotations)
+    if images == annotations:
+        for file in (folder / "JPEGImages").iterdir():
+            file.rename(root / images / file.name)
+    else:
+        (folder / "JPEGImages").rename(root / images)
+    return root
+
+
+def test_flat_folders(tmp_path):
+    flat(tmp_path, b=voc_object("dog", (3, 2, 8, 10)), a="")
+    part = VocPart(tmp_path, "annotations:images")
+    images = list(part)
+    assert [(image.image_id, image.path, image.boxes) for image in images] == [
+        ("a", str(tmp_path / "images" / "a.jpg"), []),
+        ("b", str(tmp_path / "images" / "b.jpg"), [(3, 2, 8, 10)]),
+    ]
+    assert (part.name, part.clash_prefix, len(part), part.labelled) == (
+        "annotations:images",
+        "images",
+        2,
+        True,
+    )
+    assert part.annotation_file("b") == tmp_path / "annotations" / "b.xml"
+
+
+@pytest.mark.parametrize("part", ["photos", "photos:photos"])
+def test_one_folder_for_xml_files_and_images(tmp_path, part):
+    flat(tmp_path, "photos", "photos", b="", a="")
+    found = [image.path for image in VocPart(tmp_path, part)]
+    assert found == [str(tmp_path / "photos" / f"{name}.jpg") for name in "ab"]
+
+
+def test_root_as_the_folder(tmp_path):
+    flat(tmp_path, "photos", "photos", b="", a="")
+    assert [image.image_id for image in VocPart(tmp_path / "photos", ".")] == ["a", "b"]
+
+
+def test_flat_folders_with_files_that_have_no_partner(tmp_path):
+    flat(tmp_path, a="", b="")
+    (tmp_path / "annotations" / "c.xml").write_text("<annotation></annotation>")
+    with pytest.raises(InputError, match=r"images/c\.jpg does not exist, but .*annotations/c\.xml lists it"):
+        list(VocPart(tmp_path, "annotations:images"))
+    (tmp_path / "annotations" / "c.xml").unlink()
+    (tmp_path / "annotations" / "a.xml").unlink()
+    with pytest.raises(
+        InputError, match=r"a\.xml cannot be read: No such file; of the 2 images .*, 1 have no"
+    ):
+        VocPart(tmp_path, "annotations:images", may_be_unlabelled=True)
+    (tmp_path / "annotations" / "b.xml").unlink()
+    assert not VocPart(tmp_path, "annotations:images", may_be_unlabelled=True).labelled
+
+
+@pytest.mark.parametrize(
+    "part", ["annotations:nowhere", "nowhere:images", "..:images", ":", "images:", "/etc:images"]
+)
+def test_flat_folders_that_are_none(tmp_path, part):
+    flat(tmp_path, a="")
+    with pytest.raises(
+        InputError, match=r'write year/split, .* or the names of folders in .*, e\.g\. "annotations'
+    ):
+        VocPart(tmp_path, part)
+
+
+def test_all_images_of_a_year_without_lists(tmp_path):
+    folder = write_voc(tmp_path, b="", a="")
+    assert [image.image_id for image in VocPart(tmp_path, "2007/all")] == ["a", "b"]
+    (folder / "ImageSets" / "Main" / "all.txt").write_text("b\n")
+    assert [image.image_id for image in VocPart(tmp_path, "2007/all")] == ["b"]
+    for file in (folder / "ImageSets" / "Main").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match=r'val\.txt does not exist; write e\.g\. "2007/all\[:80%\]"'):
+        VocPart(tmp_path, "2007/val")

@@ -38,6 +38,11 @@ def test_voc_files_of_a_config(tmp_path):
     [
         ({"test": ("2007/test", "2012/test")}, {}, "data.test joins 2007/test, 2012/test; an evaluation"),
         ({"test": ("2012/test",)}, {"class_names": ("a/b",)}, 'class "a/b" cannot be part of a file name'),
+        (
+            {"format": "yolo", "test": ("val",)},
+            {},
+            "data.format is yolo: only VOC and COCO have an evaluation",
+        ),
         ({"format": "coco", "test": ("val2017",)}, {"image_ids": ("a", "9")}, 'image id "a" is not a number'),
         (
             {"format": "coco", "test": ("val2017",)},

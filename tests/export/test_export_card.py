@@ -10,6 +10,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from refinedet_tf.boxes import decode
 from refinedet_tf.config import Config, DataConfig
+from refinedet_tf.config_files import load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.export import card
 from refinedet_tf.export.warmup import write_warmup_requests
@@ -26,6 +27,16 @@ def test_model_json():
     assert tree["postprocess"] == dataclasses.asdict(CONFIG.postprocess)
     assert tree["config"]["data"]["test"] == ["2007/test"]
     assert tree["versions"]["tensorflow"] == tf.__version__
+
+
+def test_a_config_that_extends_another_does_not_export_its_description(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text('{"extends": "shapes.json", "data": {"root": "mine", "classes": ["cat", "dog"]}}')
+    text = card.describe(load_config(file), (160, 160), "float32", None, 10_000)
+    tree = json.loads(text)
+    assert (tree["name"], tree["description"]) == ("mine", "")
+    assert [tree["config"][key] for key in ("description", "command", "expected")] == ["", None, None]
+    assert load_config("shapes.json").description not in text
 
 
 def test_model_json_is_enough_to_decode_heads(tf_test):

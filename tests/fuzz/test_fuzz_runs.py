@@ -147,7 +147,7 @@ def test_folder(fuzz, checkpoint, trainer, tmp_path):
             "best.weights.h5",
             "final.weights.h5",
         ]
-        names += ["augmented.png", "dropped_boxes.txt"]
+        names += ["augmented.png", "box_defects.json"]
         for _ in range(rng.integers(1, 3)):
             if rng.random() < 0.6 or not run.checkpoints.is_dir():
                 put(rng, folder / names[rng.integers(len(names))])

@@ -150,6 +150,9 @@ def test_resume_with_more_steps(finished, interrupted, config_file, command, eag
     assert "continuing after step 6" in result.out and "step 7/7  " in result.out
     assert [entry["step"] for entry in log_entries(finished) if "loss" in entry] == list(range(1, 8))
     assert load_config(finished).training.steps == 7
+    again = command(train, "--config", config_file, "--resume", "--output", finished)
+    assert again.code == 0 and "all 7 steps are done already" in again.out
+    assert "note: the run goes on with its own config, from which tiny.json differs: " in again.out
     old, new = (weights_in(folder / "final.weights.h5") for folder in (interrupted.undisturbed, finished))
     assert any(not np.array_equal(old[name], new[name]) for name in old)
 
@@ -175,6 +178,25 @@ def test_resume_does_not_need_the_initial_weights(config_file, command, eagerly,
     result = command(train, *arguments, "--set", "training.steps=2", "--resume")
     assert result.code == 2
     assert result.err == f"error: weights not found: {file}\n"
+
+
+def test_a_resumed_run_keeps_its_own_steps(config_file, command, eagerly, tmp_path):
+    """What was set at the start counts until --set changes it."""
+    arguments = ["--config", config_file, "--output", tmp_path / "run"]
+    first = command(train, *arguments, "--set", "training.steps=1", "--set", "data.validation=[]")
+    assert first.code == 0, first.err
+    note = (
+        "note: the run goes on with its own config, from which tiny.json differs: data.validation is (), not "
+        "('2007/val',); training.steps is {}, not 6"
+    )
+    again = command(train, *arguments, "--resume")
+    assert again.code == 0 and "all 1 steps are done already" in again.out
+    assert note.format(1) in again.out.splitlines()
+    more = command(train, *arguments, "--resume", "--set", "training.steps=2")
+    assert more.code == 0 and "step 2/2  " in more.out
+    assert load_config(tmp_path / "run").training.steps == 2
+    assert [entry["step"] for entry in log_entries(tmp_path / "run")] == [1, 2]
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,66 @@
+"""The defects of a whole data set that stop a command, unless the config accepts them."""
+
+import numpy as np
+
+from refinedet_tf.config import DataConfig
+from refinedet_tf.data.dataset import DetectionDataset
+from refinedet_tf.errors import InputError, shortened_text
+
+
+def check_share_of_bad_boxes(dataset: DetectionDataset, data_config: DataConfig, split: str) -> None:
+    """Checks that not too many boxes were clipped or dropped.
+
+    Args:
+        dataset: the set.
+        data_config: `max_bad_boxes` is used.
+        split: "train", "validation" or "test".
+
+    Raises:
+        InputError: the share of the boxes that were clipped or dropped is larger than `max_bad_boxes`.
+    """
+    defects = dataset.defects
+    if defects.num_bad <= data_config.max_bad_boxes * defects.num_boxes:
+        return
+    swapped = defects.num_bad_if_swapped
+    hint = ""
+    if swapped is not None and swapped < defects.num_bad / 2:
+        hint = f"; with x and y swapped it would be {swapped}, so they may be in the wrong order"
+    raise InputError(
+        f"data.{split}: of {defects.num_boxes} boxes {defects.num_bad} leave their image or have no area "
+        f"({defects.summary()}){hint}; correct the files, or accept this by "
+        f"--set data.max_bad_boxes={np.ceil(100 * defects.num_bad / defects.num_boxes) / 100:g}"
+    )
+
+
+def empty_classes(dataset: DetectionDataset) -> list[str]:
+    """Returns the names of the classes that have no object in a set."""
+    counts = np.bincount(dataset.labels, minlength=len(dataset.class_names) + 1)[1:]
+    return [name for name, count in zip(dataset.class_names, counts, strict=True) if not count]
+
+
+def check_empty_classes(dataset: DetectionDataset, data_config: DataConfig) -> str | None:
+    """Checks that the training set has objects of every class that the config names.
+
+    Args:
+        dataset: the training set.
+        data_config: `classes` and `accept_empty_classes` are used.
+
+    Returns:
+        A line that names the classes without objects, where the config does not name the classes or
+        accepts this; else None.
+
+    Raises:
+        InputError: the config names a class without objects.
+    """
+    empty = empty_classes(dataset)
+    if not empty:
+        return None
+    names = ", ".join(f'"{shortened_text(name, 100)}"' for name in empty[:10])
+    names += f" and {len(empty) - 10} more" if len(empty) > 10 else ""
+    if data_config.classes is None or data_config.accept_empty_classes:
+        return f"note: the training set has no object of {names}, which the network cannot learn then"
+    parts = shortened_text(", ".join(data_config.train))
+    raise InputError(
+        f"data.classes names {names}, of which data.train ({parts}) has no object; leave it out, or accept "
+        "this by --set data.accept_empty_classes=true"
+    )

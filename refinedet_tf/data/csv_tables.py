@@ -1,0 +1,240 @@
+"""The reader for tables of boxes, as keras-retinanet and TensorFlow's tutorials write them."""
+
+import csv
+import io
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from refinedet_tf.data.reader import (
+    AnnotatedImage,
+    FolderListings,
+    name_without_ending,
+    path_within,
+    read_image_size,
+)
+from refinedet_tf.data.shares import WHOLE, Share
+from refinedet_tf.errors import InputError, shortened, shortened_text
+from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
+from refinedet_tf.json_files import check_text
+
+COLUMNS = {
+    "image": ("filename", "path", "image"),
+    "xmin": ("xmin", "x1"),
+    "ymin": ("ymin", "y1"),
+    "xmax": ("xmax", "x2"),
+    "ymax": ("ymax", "y2"),
+    "class": ("class", "label"),
+    "width": ("width",),
+    "height": ("height",),
+}
+"""The names that a header may give to each column, in upper or lower case. Other columns are not read."""
+
+SIZE = ("width", "height")
+"""The columns that may be missing."""
+
+WITHOUT_HEADER = ("image", "xmin", "ymin", "xmax", "ymax", "class")
+"""The columns of a table without a header, which is keras-retinanet's."""
+
+MAX_BYTES = 2**30
+"""The largest size of a table, which holds some ten million boxes."""
+
+Box = tuple[float, float, float, float]
+
+
+class _Row(NamedTuple):
+    """The object of a row; an image without objects has a row without box and class."""
+
+    box: Box | None
+    class_name: str
+
+
+class CsvPart:
+    """A table with one row per object, e.g. "train.csv" or "train.csv:images".
+
+    The header names the columns, as in `filename,width,height,class,xmin,ymin,xmax,ymax` (TensorFlow's
+    tutorials); without a header they are `path,x1,y1,x2,y2,class` (keras-retinanet). A row without box and
+    class stands for an image without objects. Images lie in the folder of the table or in the one that the
+    part names.
+
+    Iterating yields one `AnnotatedImage` per image, in the order of the first rows. Boxes are xmin, ymin,
+    xmax, ymax as in the file: pixels as floating-point numbers from 0. Without width and height, the size
+    is that of the image file.
+
+    Args:
+        root: the folder that holds the table.
+        part: "file.csv" or "file.csv:image_folder".
+        may_be_unlabelled: has no effect, because a table always holds annotations.
+        share: which images to read, by `image_id`. The rows of the others are checked all the same.
+
+    Raises:
+        InputError: the table or an image is missing or broken; the message names the file and the line.
+    """
+
+    class_names: None = None
+    """The table lists no classes."""
+    labelled = True
+    """Whether the part has annotations."""
+
+    def __init__(
+        self, root: str | Path, part: str, may_be_unlabelled: bool = False, share: Share = WHOLE
+    ) -> None:
+        self.name = f"{part}{share}"
+        self._root = Path(root)
+        self.file, self._folder = _locate(self._root, part)
+        self.clash_prefix = name_without_ending(self.file.name)
+        """This prefix goes before the image ids that another part also has."""
+        self._rows: dict[str, list[_Row]] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._read()
+        self._rows = {
+            name: rows for name, rows in self._rows.items() if share.holds(name_without_ending(name))
+        }
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[AnnotatedImage]:
+        listings = FolderListings()
+        for name, rows in self._rows.items():
+            path = path_within(self._root, self._folder / name)
+            if path is None or path == self._root:
+                raise InputError(f"{self.file}: {shortened(name)} leads out of data.root")
+            if path not in listings:
+                raise InputError(f"{shortened_text(path)} does not exist, but {self.file} lists it")
+            height, width = self._sizes.get(name) or read_image_size(path)
+            objects = [(row.box, row.class_name) for row in rows if row.box is not None]
+            yield AnnotatedImage(
+                name_without_ending(name),
+                str(path),
+                height,
+                width,
+                [box for box, _ in objects],
+                [class_name for _, class_name in objects],
+                [False] * len(objects),
+            )
+
+    def annotation_file(self, image_id: str) -> Path:
+        """Returns the table, which holds the annotations of every image of this part."""
+        return self.file
+
+    @staticmethod
+    def corners(file_boxes: np.ndarray, sizes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Turns boxes of the files into continuous pixel coordinates.
+
+        Args:
+            file_boxes: float64 [M, 4], xmin, ymin, xmax, ymax in pixels from 0.
+            sizes: are not needed.
+
+        Returns:
+            corners: the same array.
+            has_area: bool [M], whether xmax > xmin and ymax > ymin.
+        """
+        return file_boxes, np.all(file_boxes[:, 2:] > file_boxes[:, :2], axis=1)
+
+    def _read(self) -> None:
+        try:
+            text = read_bytes(self.file, MAX_BYTES).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.file} cannot be read: {error}") from None
+        check_text(text, self.file)
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        columns: dict[str, int] | None = None
+        try:
+            for fields in reader:
+                where = f"{self.file}, line {reader.line_num}"
+                if columns is None:
+                    header = _header(fields, where)
+                    columns = header or {name: place for place, name in enumerate(WITHOUT_HEADER)}
+                    if header:
+                        width = len(fields)
+                        continue
+                    width = len(WITHOUT_HEADER)
+                if not fields:
+                    continue
+                if len(fields) != width:
+                    raise InputError(f"{where} has {len(fields)} fields instead of {width}")
+                self._add({name: fields[place].strip() for name, place in columns.items()}, where)
+        except csv.Error as error:
+            raise InputError(f"{self.file}, line {reader.line_num}: {error}") from None
+
+    def _add(self, values: dict[str, str], where: str) -> None:
+        """Adds a row, whose values are those of `COLUMNS`."""
+        name = posixpath.normpath(values["image"].replace("\\", "/"))
+        if name == ".":
+            raise InputError(f"{where} names no image")
+        if values.get("width") and values.get("height"):
+            size = (_side(values, "height", where), _side(values, "width", where))
+            if self._sizes.setdefault(name, size) != size:
+                raise InputError(
+                    f"{where}: width and height differ from those of an earlier row of this image"
+                )
+        texts = [values[key] for key in WITHOUT_HEADER[1:]]
+        rows = self._rows.setdefault(name, [])
+        if not any(texts):
+            return
+        if not all(texts):
+            raise InputError(f"{where}: box and class must all be there, or all be empty without an object")
+        xmin, ymin, xmax, ymax = (_number(values, key, where) for key in WITHOUT_HEADER[1:5])
+        rows.append(_Row((xmin, ymin, xmax, ymax), values["class"]))
+
+
+def _locate(root: Path, part: str) -> tuple[Path, Path]:
+    """Returns the table and the folder of its images."""
+    file_name, _, folder_name = part.partition(":")
+    file = path_within(root, root / file_name) if file_name else None
+    if file is None or not is_file(file):
+        names = list_folder(root) if is_folder(root) else []
+        found = ", ".join(sorted(name for name in names if name.endswith(".csv"))) or "no .csv file"
+        raise InputError(
+            f'CSV part "{shortened_text(part)}": write "file.csv" or "file.csv:image_folder"; '
+            f"{shortened_text(root)} holds {shortened_text(found)}"
+        )
+    folder = path_within(root, root / folder_name) if folder_name else file.parent
+    if folder is None or not is_folder(folder):
+        raise InputError(
+            f'CSV part "{shortened_text(part)}": there is no such folder in {shortened_text(root)}'
+        )
+    return file, folder
+
+
+def _header(fields: list[str], where: str) -> dict[str, int] | None:
+    """Returns the place of each column, or None if the first line is that of an object."""
+    names = [field.strip().lower() for field in fields]
+    columns = {
+        column: names.index(name) for column, known in COLUMNS.items() for name in known if name in names
+    }
+    missing = [COLUMNS[column][0] for column in COLUMNS if column not in columns and column not in SIZE]
+    if not missing:
+        return columns
+    if len(fields) == len(WITHOUT_HEADER) and all(map(_is_number_or_empty, fields[1:5])):
+        return None
+    raise InputError(
+        f"{where}: write the header {','.join(COLUMNS[key][0] for key in COLUMNS)}, or rows "
+        f"path,x1,y1,x2,y2,class without one; got {shortened(','.join(fields), 100)}"
+    )
+
+
+def _is_number_or_empty(text: str) -> bool:
+    try:
+        float(text.strip() or 0)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(values: dict[str, str], key: str, where: str) -> float:
+    try:
+        return float(values[key])
+    except ValueError:
+        raise InputError(f"{where}: {key} must be a number, got {shortened(values[key])}") from None
+
+
+def _side(values: dict[str, str], key: str, where: str) -> int:
+    number = _number(values, key, where)
+    if not (number.is_integer() and 1 <= number < 2**31):
+        raise InputError(f"{where}: {key} must be a whole number of pixels, got {shortened(values[key])}")
+    return int(number)

@@ -1,0 +1,150 @@
+"""Damaged data.yaml, lists, labels and CSV tables: a data set that keeps its promises, or one line."""
+
+import json
+
+from data_set import check_dataset
+from mutation import EXTREME_NUMBERS, EXTREME_TEXTS, LENGTH, NESTING, mutate_bytes
+from PIL import Image
+
+from refinedet_tf.config import DataConfig
+from refinedet_tf.data.box_checks import write_defects
+from refinedet_tf.data.dataset import read_dataset
+
+YAML = """path: ../datasets/pets # dataset root dir
+train: images
+val: [images, list.txt]
+test: list.txt
+nc: 2
+names:
+  0: cat
+  1: dog
+"""
+LABELS = "1 0.5 0.25 0.25 0.5\n0 0.1 0.2 0.5 0.3 0.4 0.6\n"
+LIST = "./images/a.jpg\nimages/b.jpg\n"
+TABLE = "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,40,30,cat,1,2,20,20\nb.jpg,40,30,,,,,\n"
+PLAIN_TABLE = "images/a.jpg,1,2,20,20,cat\nimages/b.jpg,,,,,\n"
+
+TEXTS = (
+    *(
+        "1e400",
+        "nan",
+        "inf",
+        "-1",
+        "2",
+        "9" * 5_000,
+        "x" * LENGTH,
+        "[" * NESTING,
+        "{a: " * 3_000,
+        "- " * 3_000,
+    ),
+    *("&a [*a, *a]", "*a", "<<: {a: 1}", "!!python/object:os.system", "!!int ''", "!!float x", "!!binary x"),
+    *(
+        "2001-99-99",
+        "? [a]",
+        "yes",
+        "~",
+        "|",
+        ">",
+        "'",
+        '"',
+        '"\\0"',
+        '"\\ud800"',
+        "%YAML 9",
+        "---",
+        "...",
+        "\t",
+    ),
+    *(
+        "../../etc",
+        "/etc/passwd",
+        "C:\\x",
+        "images",
+        "list.txt",
+        "data.yaml",
+        ",",
+        ",,,,,",
+        '"a\n',
+        "\r",
+        "\x85",
+    ),
+)
+
+
+def pick(rng, items):
+    return items[rng.integers(len(items))]
+
+
+def hostile(rng, text, separators):
+    """Returns a text with damaged bytes, or with hostile texts in the place of some of its words."""
+    if rng.random() < 0.4:
+        return mutate_bytes(rng, text.encode())
+    for separator in separators:
+        text = text.replace(separator, f"\0{separator}\0")
+    words = text.split("\0")
+    for _ in range(rng.integers(1, 4)):
+        place = rng.integers(len(words))
+        words[place : place + rng.integers(2)] = [
+            pick(rng, (*TEXTS, *EXTREME_TEXTS, *map(repr, EXTREME_NUMBERS)))
+        ]
+    encoding = pick(rng, ("utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16"))
+    return "".join(words).encode(encoding, "surrogatepass")
+
+
+def write_images(root):
+    for folder in ("images", "labels"):
+        (root / folder).mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (40, 30)).save(root / "images" / f"{name}.jpg")
+
+
+def check(data_format, root, part, rng):
+    classes = pick(rng, (None, ("cat", "dog")))
+    config = DataConfig(format=data_format, root=str(root), train=(part,), test=(part,), classes=classes)
+    dataset = read_dataset(config, pick(rng, ("train", "test")), strict=bool(rng.random() < 0.1))
+    check_dataset(dataset, root)
+    write_defects(dataset.defects, root / "defects.json")
+    json.loads((root / "defects.json").read_text())
+
+
+def test_yolo(fuzz, tmp_path):
+    write_images(tmp_path)
+    files = {"data.yaml": YAML, "labels/a.txt": LABELS, "list.txt": LIST}
+
+    def case(rng):
+        damaged = pick(rng, list(files))
+        for name, text in files.items():
+            content = hostile(rng, text, ("\n", " ", ":")) if name == damaged else text.encode()
+            (tmp_path / name).write_bytes(content)
+        part = pick(rng, ("train", "val", "test")) if rng.random() < 0.9 else pick(rng, EXTREME_TEXTS)
+        check("yolo", tmp_path, part, rng)
+
+    fuzz(case)
+
+
+def test_csv(fuzz, tmp_path):
+    write_images(tmp_path)
+
+    def case(rng):
+        has_header = rng.random() < 0.6
+        text = TABLE if has_header else PLAIN_TABLE
+        (tmp_path / "t.csv").write_bytes(hostile(rng, text, ("\n", ",")))
+        part = "t.csv:images" if has_header else "t.csv"
+        if rng.random() < 0.1:
+            part = pick(rng, ("t.csv:", "", ":")) + pick(rng, EXTREME_TEXTS)
+        check("csv", tmp_path, part, rng)
+
+    fuzz(case)
+
+
+def test_shares(fuzz, tmp_path):
+    write_images(tmp_path)
+    (tmp_path / "t.csv").write_text(TABLE)
+    pieces = ("[", "]", ":", "%", "50", "1e400", "-", ".5", " ", "\n", "t.csv:images", "²", "٣", "9" * 999)
+
+    def case(rng):
+        ending = "".join(pick(rng, pieces) for _ in range(rng.integers(1, 8)))
+        check(
+            "csv", tmp_path, f"t.csv:images[{ending}]" if rng.random() < 0.5 else f"t.csv:images{ending}", rng
+        )
+
+    fuzz(case)
