@@ -18,6 +18,7 @@ class RunFolder:
     log.jsonl              one JSON object per logged step or validation
     dropped_boxes.txt      annotated boxes that could not be used, if there are any
     augmented.png          one augmented training batch
+    curves.png             losses, mAP and learning rate over the steps
     tensorboard/           scalars and pictures of detections
     checkpoints/step-N/    everything that --resume needs
     best.weights.h5        the weights of the best validation so far
@@ -34,6 +35,7 @@ class RunFolder:
         self.log = self.path / "log.jsonl"
         self.dropped_boxes = self.path / "dropped_boxes.txt"
         self.augmented = self.path / "augmented.png"
+        self.curves = self.path / "curves.png"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.best_weights = self.path / "best.weights.h5"
@@ -61,7 +63,7 @@ class RunFolder:
 
     def _check_kinds(self) -> None:
         """Refuses anything else in the place of a file or folder, before a training spends hours on it."""
-        files = (self.config, self.log, self.dropped_boxes, self.augmented)
+        files = (self.config, self.log, self.dropped_boxes, self.augmented, self.curves)
         for path in (*files, self.best_weights, self.final_weights):
             if os.path.lexists(path) and not is_file(path):
                 raise InputError(
@@ -90,8 +92,9 @@ class RunFolder:
         """Returns the log's entry of the validation that chose `best_weights`.
 
         Returns:
-            {"step", "validation": {"mAP", "AP", "best", "metric", "data"}}, or None if no validation has
-            chosen weights. "metric" and "data" are missing where an earlier version wrote the log.
+            {"step", "validation": {"mAP", "AP", "best", "loss", "loss_terms", "metric", "data"}}, or None if
+            no validation has chosen weights. "metric", "data" and the loss are missing where an earlier
+            version wrote the log.
 
         Raises:
             InputError: the log cannot be read.
@@ -163,6 +166,8 @@ def is_average_precision(value: object) -> bool:
 def _is_validation(value: object) -> bool:
     """Says whether a value from the log describes a validation, {"mAP", "AP", "best", "metric", "data"}."""
     if not isinstance(value, dict) or "mAP" not in value or not isinstance(value.get("AP"), dict):
+        return False
+    if not isinstance(value.get("loss", 0.0), int | float):
         return False
     data = value.get("data", [])
     if not isinstance(value.get("metric", ""), str) or not isinstance(data, list):

@@ -25,10 +25,12 @@ FREE_ON_RESUME = (
     "training.log_every",
     "training.checkpoint_every",
     "training.validate_every",
+    "training.patience",
     "evaluation",
     "postprocess",
 )
-"""The keys of the config that may change when a run is resumed."""
+"""The keys of the config that may change when a run is resumed. `training.steps` may not with the cosine
+schedule, where the learning rate of every step depends on it."""
 
 FREE_BETWEEN_WORKERS = (
     "name",
@@ -54,10 +56,11 @@ def check_same_run(stored: Config, given: Config) -> None:
     Raises:
         InputError: they differ in a key outside `FREE_ON_RESUME`.
     """
+    is_cosine = given.training.schedule == "cosine"
     changed = [
         f"{key} was {shortened(old)}, is {shortened(new)}"
         for key, (old, new) in differences(stored, given).items()
-        if not _is_in(key, FREE_ON_RESUME)
+        if not _is_in(key, FREE_ON_RESUME) or (key == "training.steps" and is_cosine)
     ]
     if changed:
         raise InputError(f"--resume with another config: {'; '.join(changed)}; start a new --output")

@@ -25,6 +25,7 @@ RUN = (
     "training.checkpoint_every=2",
     "training.validate_every=2",
     "training.learning_rate=1e-4",
+    "training.warmup_steps=2",
 )
 
 
