@@ -144,7 +144,8 @@ def compare_replicas(
     Returns:
         "replicas": the number of replicas of the first strategy; "terms": the largest relative
         difference of a loss term; "bad": see `bad_replica`; "copies_of_the_average": see the function;
-        "weights", "momentum", "statistics", "average": the largest absolute difference between the strategies, and the largest movement since the start.
+        "weights", "momentum", "statistics", "average": the largest absolute difference between the
+        strategies, and the largest movement since the start.
     """
     trainers = []
     for strategy, its_config in ((several_replicas, config), (single_replica, single_config or config)):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,8 +30,7 @@ def loss_image_by_image(network, config, dataset):
     anchors = rd.tile_anchors(config.model.image_size)
     sums, counts = dict.fromkeys(TERMS, 0.0), {"arm": 0.0, "odm": 0.0}
     for index, path in enumerate(dataset.image_paths):
-        with open(path, "rb") as file:
-            image = warp_image(decode_image(file.read()), config.model.image_size)
+        image = warp_image(decode_image(Path(path).read_bytes()), config.model.image_size)
         rows = slice(dataset.offsets[index], dataset.offsets[index + 1])
         truth = {"boxes": dataset.boxes[None, rows], "labels": dataset.labels[None, rows]}
         terms = rd.refinedet_loss(network(image[None], training=False), truth, anchors, config)

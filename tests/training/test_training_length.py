@@ -84,8 +84,8 @@ def test_schedule_beyond_the_steps():
     with pytest.raises(InputError, match="milestones: 10 is not below the 10 steps"):
         check(steps=10, milestones=(10,))
     message = (
-        "^training.warmup_steps 11 exceeds the 10 steps of the training, which would never reach its learning "
-        "rate; a tenth of the steps is usual: training.warmup_steps=1$"
+        "^training.warmup_steps 11 exceeds the 10 steps of the training, which would never reach its "
+        "learning rate; a tenth of the steps is usual: training.warmup_steps=1$"
     )
     with pytest.raises(InputError, match=message):
         check(steps=10, milestones=(), warmup_steps=11)
