@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
-from run_files import assert_equal_weights, entries_without_times, log_entries
+from run_files import log_entries
 from small_network import BACKBONE, small_backbone
 
 import refinedet_tf as rd
@@ -22,6 +23,7 @@ from refinedet_tf.evaluation.results import EvaluationResult
 from refinedet_tf.losses import TERMS
 from refinedet_tf.training import loop
 from refinedet_tf.training.curves import draw_curves
+from refinedet_tf.training.trainer import COUNTS
 from refinedet_tf.training.validation_loss import ValidationLoss
 
 
@@ -63,87 +65,127 @@ def test_validation_loss_is_given_up(interrupted, small_network):
     assert loss(lambda: True) is None
 
 
-def scripted(monkeypatch, mean_aps):
-    """Lets the validations of a run find these mAPs, by their step."""
+class NoBatches:
+    """Stands in for the distributed batches."""
 
-    def measure(network, config, dataset, stop, workers):
-        step = int(runs[-1].trainer.optimizer.iterations)
-        return EvaluationResult("voc", mean_aps[step - 1], {}, len(dataset))
+    element_spec = dict.fromkeys(loop.STEP_INPUTS)
 
-    runs = []
-    prepare = loop._Run._prepare_folder
+    def __iter__(self):
+        while True:
+            yield dict.fromkeys(self.element_spec)
 
-    def noted(self, *arguments):
-        runs.append(self)
-        return prepare(self, *arguments)
 
-    monkeypatch.setattr(loop._Run, "_prepare_folder", noted)
-    monkeypatch.setattr(loop, "measure", measure)
+@pytest.fixture
+def scripted(monkeypatch, small_network):
+    """Runs the loop alone: no step computes anything, and the validations find the mAPs of a list.
+
+    The list begins with the mAP after the first step, and every step is followed by a validation.
+    """
+    result = {name: tf.constant(1.0) for name in (*TERMS, *COUNTS, "told_to_stop")}
+    result |= {"told_to_stop": tf.constant(0.0), "bad_gradients": tf.zeros([1]), "statistics": []}
+    replaced = {
+        "distributed_batches": lambda *_: NoBatches(),
+        "ValidationLoss": lambda *_: lambda must_stop: dict.fromkeys(TERMS, 1.0),
+        "detection_pictures": lambda *_: [np.zeros((8, 8, 3), np.uint8)],
+        "batch_picture": lambda *_: np.zeros((8, 8, 3), np.uint8),
+        "draw_curves": lambda *_: None,
+    }
+    for name, function in replaced.items():
+        monkeypatch.setattr(loop, name, function)
+    monkeypatch.setattr(loop._Run, "_compiled_step", lambda *_: lambda batch, told_to_stop: result)
+    monkeypatch.setattr(loop._Run, "_local", lambda self, value: tf.zeros([]))
+    report = loop.ProgressLog.step
+
+    def script(mean_aps, signal_after=None):
+        done_steps = []
+
+        def step(self, done, *arguments):
+            report(self, done, *arguments)
+            done_steps.append(done)
+            if done == signal_after:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def measure(network, config, dataset, stop, workers):
+            return EvaluationResult("voc", mean_aps[done_steps[-1] - 1], {}, len(dataset))
+
+        monkeypatch.setattr(loop.ProgressLog, "step", step)
+        monkeypatch.setattr(loop, "measure", measure)
+
+    return script
 
 
 def patient(config_file, folder, patience=2, steps=9):
     overrides = (f"steps={steps}", "validate_every=1", "checkpoint_every=2", f"patience={patience}")
-    arguments = ["--config", config_file, "--output", folder, "--set", "training.ema_decay=0.5"]
-    return arguments + [part for text in overrides for part in ("--set", f"training.{text}")]
+    sets = [part for text in overrides for part in ("--set", f"training.{text}")]
+    return ["--config", config_file, "--output", folder, *sets]
 
 
 ENDED = (
-    "ended after step 6 of 9: 2 validations in a row have not exceeded the best mAP (training.patience 2); "
-    "the best is 0.5000 at step 4"
+    "ended after step 5 of 9: 2 validations in a row have not exceeded the best mAP (training.patience 2); "
+    "the best is 0.5000 at step 3"
 )
-MEAN_APS = [0.3, 0.2, float("nan"), 0.5, 0.5, 0.4, 0.6, 0.6]
+MEAN_APS = [0.3, 0.2, 0.5, 0.5, 0.4, 0.6]
 
 
-def test_patience(config_file, command, eagerly, monkeypatch, tmp_path):
-    """The second row of two validations without a gain ends the run; an equal mAP is no gain.
+def state_after(folder, step):
+    return json.loads((folder / "checkpoints" / f"step-{step}" / "state.json").read_text())
 
-    Afterwards a resumed run does nothing, one with more patience goes on, and one that was stopped after
-    the first validation without a gain, by a signal, ends in the same state.
+
+def test_patience(config_file, command, scripted, tmp_path):
+    """The second row of validations without a gain is long enough; an equal mAP is no gain.
+
+    Afterwards a resumed run does nothing, and one with more patience goes on.
     """
-    scripted(monkeypatch, [0.3, 0.2, 0.4, *MEAN_APS[3:]])
+    scripted(MEAN_APS)
     folder = tmp_path / "run"
     result = command(train, *patient(config_file, folder))
     assert result.code == 0, result.err
     assert ENDED in result.out.splitlines()
-    assert [entry["step"] for entry in log_entries(folder)][-2:] == [6, 6]
-    assert (folder / "final.weights.h5").is_file()
-    state = json.loads((folder / "checkpoints" / "step-6" / "state.json").read_text())
-    assert (state["without_gain"], state["best"]["step"], state["best"]["mAP"]) == (2, 4, 0.5)
-
-    stopped = tmp_path / "stopped"
-    shutil.copytree(folder, tmp_path / "copy")
+    assert [entry["step"] for entry in log_entries(folder)] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    state = state_after(folder, 5)
+    assert (state["without_gain"], state["best"]["step"], state["best"]["mAP"]) == (2, 3, 0.5)
     before = (folder / "log.jsonl").read_bytes(), (folder / "final.weights.h5").read_bytes()
+
     result = command(train, *patient(config_file, folder), "--resume")
     assert result.code == 0 and ENDED in result.out.splitlines()
     assert before == ((folder / "log.jsonl").read_bytes(), (folder / "final.weights.h5").read_bytes())
 
-    result = command(train, *patient(config_file, tmp_path / "copy", patience=3, steps=7), "--resume")
+    result = command(train, *patient(config_file, folder, patience=3, steps=6), "--resume")
     assert result.code == 0, result.err
-    assert "validation at step 7: mAP 0.6000 (best so far)" in result.out
+    assert "validation at step 6: mAP 0.6000 (best so far)" in result.out
+    assert state_after(folder, 6)["without_gain"] == 0
 
-    report = loop.ProgressLog.step
 
-    def stop_after_five(self, done, *arguments):
-        report(self, done, *arguments)
-        if done == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.ProgressLog, "step", stop_after_five)
-        assert command(train, *patient(config_file, stopped)).code == 1
-    result = command(train, *patient(config_file, stopped), "--resume")
+def test_patience_of_a_run_that_was_stopped(config_file, command, scripted, tmp_path):
+    """A signal comes after the first of two validations without a gain; the resumed run counts on."""
+    scripted(MEAN_APS, signal_after=4)
+    folder = tmp_path / "run"
+    assert command(train, *patient(config_file, folder)).code == 1
+    assert state_after(folder, 4)["without_gain"] == 1
+    scripted([None] * 4 + MEAN_APS[4:])
+    result = command(train, *patient(config_file, folder), "--resume")
     assert result.code == 0, result.err
     assert ENDED in result.out.splitlines()
-    assert entries_without_times(stopped) == entries_without_times(folder)
-    for name in ("final.weights.h5", "best.weights.h5"):
-        assert_equal_weights(stopped / name, folder / name)
+    assert state_after(folder, 5)["without_gain"] == 2
 
 
-def test_patience_without_any_mean_ap(config_file, command, eagerly, monkeypatch, tmp_path):
-    scripted(monkeypatch, [float("nan")] * 3)
+def test_patience_without_any_mean_ap(config_file, command, scripted, tmp_path):
+    scripted([float("nan")] * 3)
     result = command(train, *patient(config_file, tmp_path / "run"))
     assert result.code == 0, result.err
     assert result.out.splitlines()[-2].endswith("(training.patience 2); there is no best one")
+
+
+def test_another_measurement_begins_a_new_count(config_file, command, scripted, tmp_path):
+    """The validations before cannot be compared with the later ones."""
+    scripted([0.5, 0.4, 0.3, 0.4, 0.3, 0.2, 0.1])
+    arguments = patient(config_file, tmp_path / "run", patience=3)
+    result = command(train, *arguments, "--set", "training.steps=3")
+    assert result.code == 0 and state_after(tmp_path / "run", 3)["without_gain"] == 2
+    result = command(train, *arguments, "--set", "evaluation.metric=voc07", "--resume")
+    assert result.code == 0 and "was measured otherwise" in result.out
+    state = state_after(tmp_path / "run", 7)
+    assert (state["best"]["step"], state["best"]["mAP"], state["without_gain"]) == (4, 0.4, 3)
 
 
 @pytest.mark.parametrize("value", ["-1", '"x"', "true", "1.5"])
