@@ -14,6 +14,9 @@ from refinedet_tf.files import write_aside
 TRAINING, VALIDATION = "#4477aa", "#cc3311"
 """The colours of what was measured on training batches and on the validation set."""
 
+LARGEST = 1e30
+"""Larger values are not drawn. No training goes on with such a loss."""
+
 MEANS = 50
 """The number of means of the training loss that are drawn over it, because the loss of single batches is
 noisy."""
@@ -26,7 +29,8 @@ def draw_curves(entries: Sequence[dict[str, Any]], path: Path) -> None:
         entries: the entries of log.jsonl, as `RunFolder.log_entries` returns them.
         path: the file, which is replaced at once.
     """
-    steps = [entry for entry in entries if "loss" in entry and "learning_rate" in entry]
+    drawn = ("loss", "learning_rate")
+    steps = [entry for entry in entries if all(_is_number(entry.get(key)) for key in drawn)]
     validations = [(entry["step"], entry["validation"]) for entry in entries if "validation" in entry]
     figure = Figure(figsize=(8, 8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -54,13 +58,13 @@ def _draw_losses(
             for values in (places, losses)
         ]
         panel.plot(*means, color=TRAINING, linewidth=1.6, label="training")
-    measured = [(step, entry["loss"]) for step, entry in validations if "loss" in entry]
+    measured = [(step, entry["loss"]) for step, entry in validations if _is_number(entry.get("loss"))]
     if measured:
         panel.plot(*zip(*measured, strict=True), "o-", color=VALIDATION, markersize=3.5, label="validation")
-    finite = [loss for loss in [*losses, *(loss for _, loss in measured)] if np.isfinite(loss)]
-    if finite:
+    shown = [np.percentile(values, 97) for values in (losses, [loss for _, loss in measured[-5:]]) if values]
+    if shown and max(shown) > 0:
         # The losses of the first steps are many times those that matter.
-        panel.set_ylim(0, 1.1 * max(np.percentile(finite, 97), *(loss for _, loss in measured), 1e-6))
+        panel.set_ylim(0, 1.1 * max(shown))
     panel.set(ylabel="loss")
     if panel.get_legend_handles_labels()[0]:
         panel.legend(fontsize=8)
@@ -78,6 +82,11 @@ def _draw_mean_ap(panel: Axes, validations: Sequence[tuple[int, dict[str, Any]]]
     panel.plot(step, best, "o", color=VALIDATION, markersize=8, fillstyle="none")
     panel.set_title(f"best: {best:.2f} at step {step}", fontsize=9)
     panel.set_ylim(0, None)
+
+
+def _is_number(value: object) -> bool:
+    """Says whether a value from the log can be drawn; a log may have been edited."""
+    return isinstance(value, int | float) and abs(value) < LARGEST
 
 
 def _columns(entries: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

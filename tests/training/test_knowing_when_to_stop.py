@@ -215,4 +215,6 @@ def test_curves(tmp_path, interrupted):
     draw_curves(of_an_earlier_version, tmp_path / "old.png")
     assert red in colours(tmp_path / "old.png")
     draw_curves([], tmp_path / "empty.png")
+    edited = [{"step": 1, "loss": value, "learning_rate": 0.1} for value in ("x", None, 10**400, [1])]
+    draw_curves(edited, tmp_path / "edited.png")
     draw_curves([{"step": 3, "validation": {"mAP": None, "AP": {}, "best": False}}], tmp_path / "none.png")
