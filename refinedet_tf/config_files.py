@@ -93,8 +93,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def config_to_json(config: Config) -> str:
-    """Returns the whole config as JSON text, from which `load_config` reads an equal config."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    """Returns the whole config as JSON text, from which `load_config` reads an equal config.
+
+    A key in steps is left out where the one in epochs takes its place.
+    """
+    tree = dataclasses.asdict(config)
+    for in_steps, in_epochs in IN_EPOCHS.items():
+        if tree["training"][in_epochs] is not None:
+            del tree["training"][in_steps]
+    return json.dumps(tree, indent=2) + "\n"
 
 
 def _find(path: str | Path, base: Path | None) -> Path:
