@@ -152,6 +152,8 @@ def compare_replicas(
         with strategy.scope():
             trainers.append(make_trainer(its_config, strategy, make_network(its_config)))
     trainers[1].network.set_weights(trainers[0].network.get_weights())
+    if trainers[1].average is not None:
+        trainers[1].average.restart()
     start = state_of(trainers[0])
     functions = [
         make_step(trainers[0], several_replicas, in_graph),
