@@ -19,11 +19,11 @@ from refinedet_tf.backbones import BACKBONES
 from refinedet_tf.config_files import load_config
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.images import decode_image, warp_image
-from refinedet_tf.evaluation.results import EvaluationResult
 from refinedet_tf.losses import TERMS
 from refinedet_tf.training import loop
 from refinedet_tf.training.curves import draw_curves
 from refinedet_tf.training.trainer import COUNTS
+from refinedet_tf.training.validation import Validation
 from refinedet_tf.training.validation_loss import ValidationLoss
 
 
@@ -85,7 +85,7 @@ def scripted(monkeypatch, small_network):
     result |= {"told_to_stop": tf.constant(0.0), "bad_gradients": tf.zeros([1]), "statistics": []}
     replaced = {
         "distributed_batches": lambda *_: NoBatches(),
-        "ValidationLoss": lambda *_: lambda must_stop: dict.fromkeys(TERMS, 1.0),
+        "measure_loss": lambda *_: (dict.fromkeys(TERMS, 1.0), False),
         "detection_pictures": lambda *_: [np.zeros((8, 8, 3), np.uint8)],
         "batch_picture": lambda *_: np.zeros((8, 8, 3), np.uint8),
         "draw_curves": lambda *_: None,
@@ -106,7 +106,7 @@ def scripted(monkeypatch, small_network):
                 os.kill(os.getpid(), signal.SIGTERM)
 
         def measure(network, config, dataset, stop, workers):
-            return EvaluationResult("voc", mean_aps[done_steps[-1] - 1], {}, len(dataset))
+            return Validation(mean_aps[done_steps[-1] - 1], {}), True, stop.requested is not None
 
         monkeypatch.setattr(loop.ProgressLog, "step", step)
         monkeypatch.setattr(loop, "measure", measure)
@@ -170,7 +170,7 @@ def test_patience_of_a_run_that_was_stopped(config_file, command, scripted, tmp_
 
 
 def test_patience_without_any_mean_ap(config_file, command, scripted, tmp_path):
-    scripted([float("nan")] * 3)
+    scripted([None] * 3)
     result = command(train, *patient(config_file, tmp_path / "run"))
     assert result.code == 0, result.err
     assert result.out.splitlines()[-2].endswith("(training.patience 2); there is no best one")
