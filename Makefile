@@ -49,11 +49,11 @@ docs: $(INSTALLED)
 demo: $(INSTALLED)
 	$(IN_VENV) -m refinedet_tf generate-shapes data/shapes
 	$(IN_VENV) train.py --config shapes.json --output $(RUN) --resume
-	$(IN_VENV) evaluate.py --config $(RUN) --json $(RUN)/test.json --curves $(RUN)/curves.png
+	$(IN_VENV) evaluate.py --config $(RUN) --json $(RUN)/test.json --curves $(RUN)/precision_recall.png
 	rm -rf $(RUN)/detections
 	$(IN_VENV) detect.py --config $(RUN) 'data/shapes/VOC2007/JPEGImages/test_00000*.jpg' --output $(RUN)/detections
 	$(IN_VENV) export_savedmodel.py --config $(RUN) --output exports/shapes
-	@echo "Look at $(RUN)/detections and $(RUN)/curves.png, or run: .venv/bin/tensorboard --logdir runs"
+	@echo "Look at $(RUN)/detections, $(RUN)/curves.png and $(RUN)/precision_recall.png, or run: .venv/bin/tensorboard --logdir runs"
 
 # Removes the demo's data, run and export, so that it starts over.
 clean-demo:

@@ -38,6 +38,9 @@ A config file that says `"extends": "voc320.json"` holds only the keys that diff
 `command` describe a single file and are never inherited. `expected` is a claim about certain data: a config
 whose `data` differs from that of the config it extends does not inherit it.
 
+Some keys of `training` say the same in steps and in epochs, such as `steps` and `epochs`. A file or a command
+line gives one of the two, and it takes the place of the other in the config that it extends or overrides.
+
 A list of two bounds is [smallest, largest].
 """
 

@@ -18,6 +18,7 @@ MAX_STEPS = 10**9
 """The largest number of steps."""
 
 Count = Annotated[int, Field(ge=0)]
+Epochs = Annotated[float, Field(gt=0, le=1_000_000)]
 StepCount = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 PositiveStepCount = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 ImageSide = Annotated[int, Field(ge=64, le=10_000)]
@@ -235,12 +236,25 @@ class LossConfig:
     """The exponent of the focal loss."""
 
 
+IN_EPOCHS = {
+    "steps": "epochs",
+    "milestones": "milestone_epochs",
+    "warmup_steps": "warmup_epochs",
+    "validate_every": "validate_every_epochs",
+}
+"""The keys of `training` in steps, and those that say the same in epochs and take their place."""
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainingConfig:
     """The optimisation (paper, section 3.4)."""
 
     steps: PositiveStepCount = 120_000
     """The number of steps of the whole training."""
+    epochs: Epochs | None = None
+    """The length of the training in passes over the training images; null: `steps` says it. The number of
+    steps is epochs x images / `batch_size`, rounded up, and the run's config.json holds it. This and the
+    other keys in epochs take the place of the key in steps: a file may hold one of the two."""
     batch_size: Images = 32
     """Images per step, which is one update, over all replicas and micro-batches."""
     accumulation_steps: Annotated[int, Field(ge=1, le=1_000)] = 1
@@ -248,12 +262,19 @@ class TrainingConfig:
     authors' `iter_size`. `batch_size` must be a multiple of it, times the number of replicas."""
     learning_rate: Positive = 1e-3
     """The learning rate after the warm-up."""
+    schedule: Literal["steps", "cosine"] = "steps"
+    """With "steps", the learning rate drops at `milestones`. With "cosine", it falls from the end of the
+    warm-up to 0 at the last step along half a period of the cosine, and there are no milestones."""
     milestones: tuple[PositiveStepCount, ...] = (80_000, 100_000)
     """The steps at which the learning rate is multiplied by `decay_factor`, in increasing order."""
+    milestone_epochs: tuple[Epochs, ...] | None = None
+    """`milestones` in epochs; null: `milestones` says it."""
     decay_factor: Positive = 0.1
     """The factor on the learning rate at each milestone."""
     warmup_steps: StepCount = 0
     """The number of steps of linear warm-up from 0 to the learning rate."""
+    warmup_epochs: Epochs | None = None
+    """`warmup_steps` in epochs; null: `warmup_steps` says it."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """The momentum of the solver."""
     weight_decay: NotNegative = 5e-4
@@ -264,6 +285,10 @@ class TrainingConfig:
     """The layers that keep their initial weights and BatchNorm statistics, which saves their gradients: the
     backbone without the levels that RefineDet adds, all but the heads, or those of the names in a list,
     such as ["conv[1-3]_*", "tcb3"]. It cannot change when a run is resumed."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The decay per step of an exponential moving average of the weights, which validation, the written
+    weights and everything after the training use; null: they use the weights themselves. After k steps the
+    decay is min(ema_decay, (1 + k) / (10 + k))."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """The precision of the network's computations; weights and loss are always float32. "tf32" lets NVIDIA's
     GPUs from Ampere on use TensorFloat-32, and is the same as "float32" on other devices."""
@@ -284,10 +309,17 @@ class TrainingConfig:
     """The number of steps from one checkpoint to the next."""
     validate_every: PositiveStepCount = 5_000
     """The number of steps from one validation to the next."""
+    validate_every_epochs: Epochs | None = None
+    """`validate_every` in epochs; null: `validate_every` says it."""
+    patience: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """The training ends when the mAP of so many validations in a row has not exceeded the best one; null: it
+    takes all steps."""
 
     def __post_init__(self) -> None:
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones must increase, got {shortened(list(self.milestones))}")
+        for name in ("milestones", "milestone_epochs"):
+            milestones = list(getattr(self, name) or ())
+            if milestones != sorted(set(milestones)):
+                raise ValueError(f"{name} must increase, got {shortened(milestones)}")
         if self.batch_size % self.accumulation_steps:
             raise ValueError(
                 f"batch_size {self.batch_size} must be a multiple of accumulation_steps "

@@ -6,6 +6,9 @@ overridden on the command line, for example by `--set training.batch_size=16`.
 `name`, `description` and `command` describe a single file and are never inherited. `expected` is a claim
 about certain data: a config whose `data` differs from that of the config it extends does not inherit it.
 Overrides on the command line leave all four as they are.
+
+Some keys of `training` say the same in steps and in epochs (`config.IN_EPOCHS`). A file or a command line
+gives one of the two, and takes the place of the other in the config that it extends or overrides.
 """
 
 import dataclasses
@@ -19,7 +22,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from refinedet_tf.config import Config
+from refinedet_tf.config import IN_EPOCHS, Config
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder
 from refinedet_tf.json_files import JsonSyntaxError, check_text, parse_json, read_json
@@ -70,6 +73,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     name = file.stem if file.name != "config.json" else file.parent.name
     # The bytes of a file name need not be text.
     tree.setdefault("name", name.encode("utf-8", "backslashreplace").decode())
+    given: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(given, override)
+    _check_units(given, "--set")
+    _replace_other_units(tree, given)
     for override in overrides:
         _apply_override(tree, override)
     try:
@@ -85,8 +93,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def config_to_json(config: Config) -> str:
-    """Returns the whole config as JSON text, from which `load_config` reads an equal config."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    """Returns the whole config as JSON text, from which `load_config` reads an equal config.
+
+    A key in steps is left out where the one in epochs takes its place.
+    """
+    tree = dataclasses.asdict(config)
+    for in_steps, in_epochs in IN_EPOCHS.items():
+        if tree["training"][in_epochs] is not None:
+            del tree["training"][in_steps]
+    return json.dumps(tree, indent=2) + "\n"
 
 
 def _find(path: str | Path, base: Path | None) -> Path:
@@ -135,6 +150,7 @@ def _read_with_parents(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     tree = read_json(file, max_bytes=MAX_BYTES)
     if not isinstance(tree, dict):
         raise InputError(f"{shortened_text(file)} must hold a JSON object")
+    _check_units(tree, shortened_text(file.name))
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
@@ -146,9 +162,31 @@ def _read_with_parents(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 def _inherit(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
     """Returns the child with what it inherits, as the head of this file describes."""
     inherited = {key: value for key, value in parent.items() if key not in DESCRIBES_ONE_FILE}
+    _replace_other_units(inherited, child)
     if _merge(inherited, child).get("data") != parent.get("data"):
         inherited.pop("expected", None)
     return _merge(inherited, child)
+
+
+def _check_units(tree: dict[str, Any], where: str) -> None:
+    """Refuses a file or a command line that gives a key of `training` in steps and in epochs."""
+    training = tree.get("training")
+    if not isinstance(training, dict):
+        return
+    for in_steps, in_epochs in IN_EPOCHS.items():
+        if all(training.get(key) is not None for key in (in_steps, in_epochs)):
+            raise InputError(
+                f"{where}: training.{in_steps} and training.{in_epochs} say the same in two units; give one"
+            )
+
+
+def _replace_other_units(base: dict[str, Any], change: dict[str, Any]) -> None:
+    """Removes the keys of `training` from `base` for which `change` has the other unit."""
+    before, after = base.get("training"), change.get("training")
+    if isinstance(before, dict) and isinstance(after, dict):
+        pairs = [*IN_EPOCHS.items(), *((epochs, steps) for steps, epochs in IN_EPOCHS.items())]
+        replaced = {other for key, other in pairs if after.get(key) is not None}
+        base["training"] = {key: value for key, value in before.items() if key not in replaced}
 
 
 def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

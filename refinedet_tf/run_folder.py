@@ -27,6 +27,7 @@ class RunFolder:
     initial_weights.txt    what the network took from model.weights and what was new, if it began with any
     box_defects.json       annotated boxes that were dropped or clipped, if there are any
     augmented.png          one augmented training batch
+    curves.png             losses, mAP and learning rate over the steps
     tensorboard/           scalars and pictures of detections
     checkpoints/step-N/    everything that --resume needs
     best.weights.h5        the weights of the best validation so far
@@ -45,6 +46,7 @@ class RunFolder:
         self.initial_weights = self.path / "initial_weights.txt"
         self.box_defects = self.path / "box_defects.json"
         self.augmented = self.path / "augmented.png"
+        self.curves = self.path / "curves.png"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.best_weights = self.path / "best.weights.h5"
@@ -102,7 +104,7 @@ class RunFolder:
     def _remains(self) -> list[Path]:
         """Returns what a run writes before its first checkpoint, without its folder of checkpoints."""
         earlier = [self.path / name for name in EARLIER_NAMES]
-        written = [self.config, self.log, self.initial_weights, self.box_defects, self.augmented]
+        written = [self.config, self.log, self.initial_weights, self.box_defects, self.augmented, self.curves]
         return [*written, self.tensorboard, *earlier]
 
     def _clear(self) -> None:
@@ -120,6 +122,7 @@ class RunFolder:
             self.initial_weights,
             self.box_defects,
             self.augmented,
+            self.curves,
             self.lock,
         )
         for path in (*files, self.best_weights, self.final_weights):
@@ -150,8 +153,9 @@ class RunFolder:
         """Returns the log's entry of the validation that chose `best_weights`.
 
         Returns:
-            {"step", "validation": {"mAP", "AP", "best", "metric", "data"}}, or None if no validation has
-            chosen weights. "metric" and "data" are missing where an earlier version wrote the log.
+            {"step", "validation": {"mAP", "AP", "best", "loss", "loss_terms", "metric", "data"}}, or None if
+            no validation has chosen weights. "metric", "data" and the loss are missing where an earlier
+            version wrote the log.
 
         Raises:
             InputError: the log cannot be read.
@@ -232,6 +236,8 @@ def is_average_precision(value: object) -> bool:
 def _is_validation(value: object) -> bool:
     """Says whether a value from the log describes a validation, {"mAP", "AP", "best", "metric", "data"}."""
     if not isinstance(value, dict) or "mAP" not in value or not isinstance(value.get("AP"), dict):
+        return False
+    if not isinstance(value.get("loss", 0.0), int | float):
         return False
     data = value.get("data", [])
     if not isinstance(value.get("metric", ""), str) or not isinstance(data, list):

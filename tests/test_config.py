@@ -38,9 +38,12 @@ def error_of(*args):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_config_loads_and_survives_the_round_trip(name, tmp_path):
     config = load_config(name)
-    assert config.description.endswith(".")
-    assert config.command
-    assert config.command not in config.description
+    if name == "own_data.json":  # Whoever extends it says what the data are.
+        assert (config.description, config.command) == ("", None)
+    else:
+        assert config.description.endswith(".")
+        assert config.command
+        assert config.command not in config.description
     assert config.name == Path(name).stem
     assert load_config(write(tmp_path, "config.json", config_to_json(config))) == config
 

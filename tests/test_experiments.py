@@ -14,6 +14,7 @@ from refinedet_tf.config import with_classes
 from refinedet_tf.config_files import CONFIG_FOLDER, load_config
 from refinedet_tf.model import build_model
 from refinedet_tf.training.agreement import FREE_ON_RESUME
+from refinedet_tf.training.schedule import check_schedule, in_steps
 
 VGG_VOC, VGG_COCO, RESNET_COCO = 34_440_884, 36_100_484, 82_608_287
 
@@ -35,8 +36,12 @@ EXPERIMENTS = {
     "voc320_no_tcb": (23_655_788, 6375, 20),
     "shapes": (4_248_897, 1602, 6),
     "bccd": (4_228_125, 6375, 3),
+    "own_data": (4_248_897, 6375, 6),
 }
 """Parameters, anchors and classes of every config."""
+
+PUBLISHED = [name for name in EXPERIMENTS if name != "own_data"]
+"""The configs that claim a result; `own_data.json` is one to extend."""
 
 SCHEDULES = {
     "voc320": (32, 1e-3, (80_000, 100_000), 120_000),
@@ -109,7 +114,11 @@ def test_two_training_steps(name, monkeypatch):
         monkeypatch.setattr(importlib.import_module("refinedet_tf.backbones.resnet101"), constant, value)
     config = experiment(name)
     small = {"image_size": (64, 64), "tcb_channels": 8, "width_multiplier": 0.35}
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **small))
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, **small),
+        training=in_steps(config.training, num_images=100),
+    )
     trainer = make_trainer(config)
     before = state_of(trainer)
     for step in range(2):
@@ -127,7 +136,7 @@ def test_two_training_steps(name, monkeypatch):
 def test_results_page_names_every_experiment():
     """docs/results.md has a row for each config, with its command and its figure."""
     page = (Path(__file__).parent.parent / "docs" / "results.md").read_text(encoding="utf-8")
-    for name in EXPERIMENTS:
+    for name in PUBLISHED:
         config = load_config(f"{name}.json")
         rows = [line for line in page.splitlines() if f"{name}.json" in line and line.startswith("|")]
         assert rows, name
@@ -136,7 +145,15 @@ def test_results_page_names_every_experiment():
         assert any(f"`{last_command}`" in row for row in rows), name
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_config_to_extend_claims_nothing():
+    """It describes no data and no result, which would end up in the export of whoever extends it."""
+    config = load_config("own_data.json")
+    assert (config.name, config.description, config.command, config.expected) == ("own_data", "", None, None)
+    assert config.data.validation == () and config.data.classes is None
+    check_schedule(in_steps(config.training, num_images=1))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_command_of_a_config_names_it_and_its_hours_are_measured_here(name):
     config = load_config(f"{name}.json")
     assert name == "shapes" or f"train.py --config {name}.json" in config.command

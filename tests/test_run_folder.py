@@ -62,6 +62,8 @@ NO_ENTRIES = [
         validation(mAP=float("nan")),
         validation(mAP=2),
         validation(mAP=True),
+        validation(loss="x"),
+        validation(loss=None),
     ),
     *(validation(AP=None), validation(AP=[0.5]), validation(AP={"cat": "x"}), validation(AP={"cat": [0.5]})),
     *(validation(metric=7), validation(data="2007/val"), validation(data=[7])),
@@ -147,7 +149,7 @@ def test_a_check_writes_nothing(tmp_path):
 @pytest.mark.parametrize(
     "name",
     ["config.json", "log.jsonl", "box_defects.json", "augmented.png", "best.weights.h5", "final.weights.h5"]
-    + [".lock"],
+    + ["curves.png", ".lock"],
 )
 @pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)])
 def test_something_else_in_the_place_of_a_file(name, put, tmp_path):

@@ -144,6 +144,40 @@ def evaluation_batches(
     return _finish(samples.batch(batch_size))
 
 
+def labelled_batches(dataset: DetectionDataset, config: Config, batch_size: int) -> tf.data.Dataset:
+    """Makes batches that hold every image once with its objects, warped to the network's size.
+
+    Args:
+        dataset: the images and their objects.
+        config: `model.image_size` and `data` are used. The objects are those that training would use.
+        batch_size: the images per batch; the last batch may be smaller.
+
+    Returns:
+        tf.data.Dataset of {"images": float32 [b, height, width, 3], RGB 0..255, "boxes": float32 [b, G, 4]
+        normalised [ymin, xmin, ymax, xmax], "labels": int32 [b, G], 1..C, 0 in padding rows,
+        "image_indices": int64 [b]}. G is the largest number of objects on an image of the batch.
+
+    Raises:
+        InputError: the dataset is empty, or `model.image_size` is null. While iterating, TensorFlow
+            raises the errors that `training_batches` describes.
+    """
+    _check_not_empty(dataset)
+    image_size = config.model.image_size
+    if image_size is None:
+        raise InputError("model.image_size is null: the loss needs a size, e.g. [320, 320]")
+    load = _image_loader(dataset)
+    objects_of = _object_lookup(dataset, _usable_objects(dataset, config))
+
+    def sample(image_index: tf.Tensor) -> dict[str, tf.Tensor]:
+        boxes, labels = objects_of(image_index)
+        image = warp_image(load(image_index), image_size)
+        return {"images": image, "boxes": boxes, "labels": labels, "image_indices": image_index}
+
+    samples = tf.data.Dataset.range(len(dataset))
+    samples = samples.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return _finish(samples.padded_batch(batch_size))
+
+
 def image_order(num_images: int, seed: int, start: int = 0) -> tf.data.Dataset:
     """Makes the endless order of the images, one epoch after another.
 

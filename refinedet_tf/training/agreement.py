@@ -27,10 +27,12 @@ FREE_ON_RESUME = (
     "training.log_every",
     "training.checkpoint_every",
     "training.validate_every",
+    "training.patience",
     "evaluation",
     "postprocess",
 )
-"""The keys of the config that may change when a run is resumed."""
+"""The keys of the config that may change when a run is resumed. `training.steps` may not with the cosine
+schedule, where the learning rate of every step depends on it."""
 
 FREE_BETWEEN_WORKERS = (
     "name",
@@ -67,9 +69,13 @@ def check_same_run(stored: Config, given: Config) -> None:
 
 
 def fixed_differences(stored: Config, given: Config) -> dict[str, tuple[Any, Any]]:
-    """Returns the keys outside `FREE_ON_RESUME` in which two configs differ, with old and new value."""
-    pairs = differences(stored, given)
-    return {key: pair for key, pair in pairs.items() if not _is_in(key, FREE_ON_RESUME)}
+    """Returns the keys that a resume may not change in which two configs differ, with old and new value."""
+    is_cosine = given.training.schedule == "cosine"
+    return {
+        key: pair
+        for key, pair in differences(stored, given).items()
+        if not _is_in(key, FREE_ON_RESUME) or (key == "training.steps" and is_cosine)
+    }
 
 
 def join_workers(

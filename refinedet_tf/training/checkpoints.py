@@ -19,7 +19,7 @@ KEEP = 2
 
 
 class Checkpoints:
-    """The folders `step-N` of a run, each with the variables, the optimizer and the state of the loop.
+    """The folders `step-N` of a run, each with variables, average, optimizer and the loop's state.
 
     The order and augmentation of the data follow from the seed and the step, so they need no state.
 
@@ -33,7 +33,11 @@ class Checkpoints:
         self.folder = folder
         self.writes = writes
         self.all_variables = [*trainer.network.variables, *trainer.optimizer.variables]
-        self.variables = tf.train.Checkpoint(network=trainer.network, optimizer=trainer.optimizer)
+        tracked: dict[str, Any] = {"network": trainer.network, "optimizer": trainer.optimizer}
+        if trainer.average is not None:
+            self.all_variables += trainer.average.values
+            tracked["average"] = trainer.average.values
+        self.variables = tf.train.Checkpoint(**tracked)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Writes a checkpoint to a temporary folder, renames it, and removes old checkpoints.

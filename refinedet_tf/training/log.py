@@ -90,7 +90,12 @@ class ProgressLog:
         self.restart_clock()
 
     def validation(
-        self, step: int, mean_ap: float | None, class_ap: dict[str, float | None], is_best: bool
+        self,
+        step: int,
+        mean_ap: float | None,
+        class_ap: dict[str, float | None],
+        loss_terms: dict[str, float],
+        is_best: bool,
     ) -> None:
         """Reports a validation.
 
@@ -98,6 +103,7 @@ class ProgressLog:
             step: the number of finished steps.
             mean_ap: the mean average precision (mAP), 0..1; None if the set has no objects.
             class_ap: the AP by class name; None for a class without objects.
+            loss_terms: the loss terms on the validation set.
             is_best: whether this mAP is the best so far.
         """
         if not self.writes:
@@ -108,10 +114,13 @@ class ProgressLog:
 
         per_class = "  ".join(f"{name} {shown(ap)}" for name, ap in class_ap.items())
         best = " (best so far)" if is_best else ""
-        self.say(f"validation at step {step}: mAP {shown(mean_ap)}{best}  {per_class}")
-        entry = {"mAP": mean_ap, "AP": class_ap, "best": is_best, **self.measured_by}
-        self._append({"step": step, "validation": entry})
+        loss = sum(loss_terms.values())
+        self.say(f"validation at step {step}: mAP {shown(mean_ap)}{best}  loss {loss:.3f}  {per_class}")
+        entry = {"mAP": mean_ap, "AP": class_ap, "best": is_best, "loss": loss, "loss_terms": loss_terms}
+        self._append({"step": step, "validation": {**entry, **self.measured_by}})
         scalars = {"validation/mAP": mean_ap} | {f"validation/AP/{name}": ap for name, ap in class_ap.items()}
+        scalars |= {"validation/loss": loss}
+        scalars |= {f"validation/loss/{name}": value for name, value in loss_terms.items()}
         self._scalars(step, {name: ap for name, ap in scalars.items() if ap is not None})
 
     def pictures(self, step: int, name: str, images: np.ndarray) -> None:

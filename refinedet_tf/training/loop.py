@@ -1,5 +1,6 @@
 """The training loop: data, steps, validation and checkpoints of a run."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,22 +25,26 @@ from refinedet_tf.inference.detector import Detector
 from refinedet_tf.losses import TERMS
 from refinedet_tf.model import build_model
 from refinedet_tf.precision import apply_precision
-from refinedet_tf.run_folder import RunFolder
+from refinedet_tf.run_folder import RunFolder, is_step
 from refinedet_tf.tensors import Tensor
 from refinedet_tf.training.agreement import agree_on_weights, check_same_run, join_workers
+from refinedet_tf.training.averaging import averaged
 from refinedet_tf.training.best import comparable_best, is_best, measured_by
 from refinedet_tf.training.checkpoints import Checkpoints
 from refinedet_tf.training.cluster import read_cluster
+from refinedet_tf.training.curves import draw_curves
 from refinedet_tf.training.freezing import freeze_layers
 from refinedet_tf.training.lock import RunLock
 from refinedet_tf.training.log import ProgressLog
 from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.pictures import batch_picture, detection_pictures, save_picture
+from refinedet_tf.training.schedule import check_schedule, in_steps
 from refinedet_tf.training.stop import StopRequest
 from refinedet_tf.training.strategy import distributed_batches, is_chief, make_strategy
 from refinedet_tf.training.sums import sums_in_fixed_order
 from refinedet_tf.training.trainer import COUNTS, RefineDetTrainer
 from refinedet_tf.training.validation import measure
+from refinedet_tf.training.validation_loss import ValidationLoss, measure_loss
 from refinedet_tf.training.workers import Workers
 from refinedet_tf.weights import InitialWeights, load_initial_weights, save_weights
 
@@ -103,8 +108,13 @@ class _Run:
         """Checks and loads everything that the first step needs, and only then writes the first file."""
         self.folder, self.workers = folder, workers
         self.train_set = read_dataset(config.data, "train", strict)
+        training_config = in_steps(config.training, max(len(self.train_set), 1))
+        check_schedule(training_config)
+        config = dataclasses.replace(config, training=training_config)
         self.config = with_classes(config, self.train_set.class_names)
         has_validation = bool(config.data.validation)
+        if training_config.patience is not None and not has_validation:
+            raise InputError("training.patience needs data.validation, which names no part")
         self.validation_set = read_dataset(config.data, "validation", strict) if has_validation else None
         step = max(folder.saved_steps(), default=0) if resume else 0
         self.notes = self._check_data(config, is_new=not step)
@@ -118,13 +128,20 @@ class _Run:
         self.frozen: list[str] = []
         if step and folder.config.is_file():
             check_same_run(load_config(folder.config), self.config)
-        self.trainer = self._build_trainer(tile_anchors(image_size, config.model.anchors))
+        anchors = tile_anchors(image_size, config.model.anchors)
+        self.trainer = self._build_trainer(anchors)
         self.detector = Detector(self.trainer.network, self.config)
+        self.validation_loss = None
+        if self.validation_set is not None:
+            self.validation_loss = ValidationLoss(
+                self.trainer.network, anchors, self.config, self.validation_set
+            )
         self.checkpoints = Checkpoints(folder.checkpoints, self.trainer, self.writes)
         state = self._restore_or_initialize(resume)
         agree_on_weights(workers, state, self.checkpoints.all_variables)
         self.start, self.best = state["step"], state["best"]
         self.validation_is_due = state.get("validation_is_due", False)
+        self.without_gain = state.get("without_gain", 0)
         self._open_batches()
         if self.writes:
             lock.take()
@@ -133,6 +150,7 @@ class _Run:
         self._describe()
         self.best, changed = comparable_best(self.best, self.config)
         if changed:
+            self.without_gain = 0
             self.progress.say(changed)
 
     def _check_data(self, config: Config, is_new: bool) -> list[str]:
@@ -167,6 +185,8 @@ class _Run:
         state = self.checkpoints.restore_latest() if resume else None
         if state is None:
             self.initial_weights = load_initial_weights(self.trainer.network, self.config.model)
+            if self.trainer.average is not None:
+                self.trainer.average.restart()
             return {"step": 0, "best": None}
         file = self.folder.checkpoints / f"step-{state['step']}" / "state.json"
         if not is_best(state.get("best", "missing")):
@@ -180,13 +200,29 @@ class _Run:
                 f"{shortened(state['validation_is_due'])}; remove that checkpoint to continue from the one "
                 "before"
             )
+        if not is_step(state.get("without_gain", 0)):
+            raise InputError(
+                f'{file}: "without_gain" must be a number of validations, got '
+                f"{shortened(state['without_gain'])}; remove that checkpoint to continue from the one before"
+            )
         return state
+
+    @property
+    def patience_is_over(self) -> bool:
+        """Whether so many validations in a row were no better than the best one that the run ends."""
+        patience = self.config.training.patience
+        return patience is not None and self.without_gain >= patience
 
     def steps(self, stop: StopRequest) -> None:
         """Runs all remaining steps, or fewer if `stop` is requested."""
         training_config = self.config.training
         if self.validation_is_due:
             self._after_step(self.start, stop, told_to_stop=False)
+        if self.patience_is_over:
+            if not self.folder.final_weights.is_file():
+                self._save_weights(self.folder.final_weights, self.start)
+            self._say_patience_is_over(self.start)
+            return
         element_spec = self.distributed.element_spec
         step_function = self._compiled_step({name: element_spec[name] for name in STEP_INPUTS})
         self.progress.restart_clock()
@@ -207,6 +243,9 @@ class _Run:
             done = step + 1
             self.progress.step(done, terms, learning_rate, data_seconds)
             self._after_step(done, stop, told_to_stop=float(result["told_to_stop"]) > 0)
+            if self.patience_is_over:
+                self._say_patience_is_over(done)
+                return
         if self.start >= training_config.steps:
             self.progress.say(f"all {training_config.steps} steps are done already")
 
@@ -220,12 +259,13 @@ class _Run:
                 and something is left to do.
         """
         training_config = self.config.training
-        finished = done == training_config.steps
-        validation_is_due = finished or done % training_config.validate_every == 0 or self.validation_is_due
+        last = done == training_config.steps
+        validation_is_due = last or done % training_config.validate_every == 0 or self.validation_is_due
         if validation_is_due:
             self.workers.told_to_stop |= told_to_stop
             finished_validation, told_to_stop = self._validate(done, stop)
             validation_is_due = not finished_validation
+        finished = last or self.patience_is_over
         if finished and not validation_is_due:
             # This comes before the checkpoint, after which a resumed run would have nothing left to do.
             self._save_weights(self.folder.final_weights, done)
@@ -236,12 +276,29 @@ class _Run:
             # All workers must stop after the same step, so a signal counts when all of them know of it.
             stopped_by = (stopped_by or "a signal to another worker") if told_to_stop else None
         if finished or stopped_by or validation_is_due or done % training_config.checkpoint_every == 0:
-            self.checkpoints.save(done, {"best": self.best, "validation_is_due": validation_is_due})
+            self.checkpoints.save(
+                done,
+                {
+                    "best": self.best,
+                    "validation_is_due": validation_is_due,
+                    "without_gain": self.without_gain,
+                },
+            )
             self.progress.restart_clock()
         if stopped_by and (validation_is_due or not finished):
             self.workers.exchange("saved")
             left = ", before its validation was finished" if validation_is_due else ""
             raise TrainingStopped(f"stopped by {stopped_by} after step {done}{left}; continue with --resume")
+
+    def _say_patience_is_over(self, done: int) -> None:
+        """Says after which step the run ended, and which validation was the best."""
+        patience = self.config.training.patience
+        best = self.best
+        reached = f"the best is {best['mAP']:.4f} at step {best['step']}" if best else "there is no best one"
+        self.progress.say(
+            f"ended after step {done} of {self.config.training.steps}: {self.without_gain} validations in a "
+            f"row have not exceeded the best mAP (training.patience {patience}); {reached}"
+        )
 
     def _compiled_step(self, batch_spec: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:
         """Returns the training step of all replicas, a function of the arguments of `train_step`.
@@ -298,24 +355,36 @@ class _Run:
     def _validate(self, done: int, stop: StopRequest) -> tuple[bool, bool]:
         """Measures the network on the validation set, and shows detections in TensorBoard.
 
+        With `training.ema_decay`, the averaged weights are measured.
+
         Returns:
             Whether all workers have finished the validation, and whether any was told to stop. Without the
             first, nothing has changed.
         """
+        with averaged(self.trainer.average):
+            return self._validate_network(done, stop)
+
+    def _validate_network(self, done: int, stop: StopRequest) -> tuple[bool, bool]:
+        """Does what `_validate` does with the values that the network has now."""
         result, finished, told_to_stop = measure(
             self.trainer.network, self.config, self.validation_set, stop, self.workers
         )
         if not finished:
             return False, told_to_stop
-        if result is not None:
+        if result is not None and self.validation_loss is not None:
+            loss_terms, told_to_stop = measure_loss(self.validation_loss, stop, self.workers)
+            if loss_terms is None:
+                return False, told_to_stop
             # If the set has no objects, there is no mean, and no weights are better than others.
             mean_ap = result.mean_ap
             is_new_best = mean_ap is not None and (self.best is None or mean_ap > self.best["mAP"])
+            self.without_gain = 0 if is_new_best else self.without_gain + 1
             if is_new_best:
                 self.best = {"mAP": mean_ap, "step": done, "measured_by": measured_by(self.config)}
-                self._save_weights(self.folder.best_weights, done)
-            self.progress.validation(done, mean_ap, result.class_ap, is_new_best)
+                self._write_weights(self.folder.best_weights, done)
+            self.progress.validation(done, mean_ap, result.class_ap, loss_terms, is_new_best)
         if self.writes:
+            draw_curves(self.folder.log_entries(), self.folder.curves)
             shown = self.validation_set or self.train_set
             pictures = detection_pictures(self.detector, shown)
             self.progress.pictures(done, "detections", contact_sheet(pictures)[None])
@@ -323,6 +392,12 @@ class _Run:
         return True, told_to_stop
 
     def _save_weights(self, file: Path, step: int) -> None:
+        """Writes the network's weights, or their average with `training.ema_decay`."""
+        with averaged(self.trainer.average):
+            self._write_weights(file, step)
+
+    def _write_weights(self, file: Path, step: int) -> None:
+        """Writes the values that the network has now."""
         if not self.writes:
             return
         try:

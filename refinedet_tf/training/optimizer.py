@@ -8,7 +8,7 @@ from keras import ops
 
 from refinedet_tf.config import TrainingConfig
 from refinedet_tf.tensors import Tensor
-from refinedet_tf.training.schedule import MultiStepSchedule
+from refinedet_tf.training.schedule import schedule_of
 
 BIAS_RATE = 2.0
 """The learning rate of convolutions' biases in units of that of the other variables."""
@@ -47,8 +47,7 @@ class CaffeSGD(keras.optimizers.SGD):
     @classmethod
     def from_training(cls, training_config: TrainingConfig) -> "CaffeSGD":
         """Makes the optimizer that a config describes."""
-        schedule = MultiStepSchedule.from_training(training_config)
-        return cls(schedule, training_config.momentum, training_config.weight_decay)
+        return cls(schedule_of(training_config), training_config.momentum, training_config.weight_decay)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Makes the momentum buffers and notes which variables are biases."""

@@ -11,6 +11,7 @@ from refinedet_tf.config import Config
 from refinedet_tf.losses import TERMS, loss_sums, normalize
 from refinedet_tf.tensors import Heads, Tensor
 from refinedet_tf.training.accumulation import sum_over_micro_batches
+from refinedet_tf.training.averaging import WeightAverage
 from refinedet_tf.weights.blobs import STATISTICS
 
 COUNTS = ("num_arm_positives", "num_odm_positives")
@@ -32,10 +33,13 @@ class RefineDetTrainer(keras.Model):
     Args:
         network: the result of `build_model`.
         anchors: float32 [A, 4], the result of `tile_anchors` for the training images.
-        config: `loss`, `model.design`, `model.batch_norm_statistics`, `training.gradient_clip_norm` and
-            `training.accumulation_steps` are used. Layers of the network that are not trainable stay as
-            they are, whatever the config says.
+        config: `loss`, `model.design`, `model.batch_norm_statistics`, `training.gradient_clip_norm`,
+            `training.accumulation_steps` and `training.ema_decay` are used. Layers of the network that are
+            not trainable stay as they are, whatever the config says.
         kwargs: arguments of Keras' model.
+
+    Attributes:
+        average: the moving average of the network's variables; None without `training.ema_decay`.
     """
 
     def __init__(self, network: keras.Model, anchors: np.ndarray, config: Config, **kwargs: Any) -> None:
@@ -43,6 +47,8 @@ class RefineDetTrainer(keras.Model):
         self.network = network
         self.anchors = anchors
         self.config = config
+        decay = config.training.ema_decay
+        self.average = None if decay is None else WeightAverage(network, decay)
 
     @property
     def statistics(self) -> list[keras.Variable]:
@@ -57,7 +63,8 @@ class RefineDetTrainer(keras.Model):
         """Updates the network from this replica's share of a batch.
 
         If a loss term or a gradient is not finite on any replica, no variable of any replica changes
-        except the moving statistics of BatchNorm, which `restore_statistics` resets.
+        except the moving statistics of BatchNorm, which `restore_statistics` resets. The average of the
+        weights does not change either.
 
         Args:
             batch: "images" [b, H, W, 3] RGB 0..255; "boxes" float32 [b, G, 4], normalised
@@ -88,7 +95,10 @@ class RefineDetTrainer(keras.Model):
         # The optimizer does not change elements with a NaN gradient. The update is not put inside a
         # condition, because strategies do not allow their collective operations there.
         gradients = [tf.where(healthy, g, np.nan) for g in gradients]
+        done = tf.convert_to_tensor(self.optimizer.iterations) + 1
         self.optimizer.apply(gradients, variables)
+        if self.average is not None:
+            self.average.update(done, healthy)
         return {
             **dict(zip(TERMS, tf.unstack(all_terms), strict=True)),
             **counts,

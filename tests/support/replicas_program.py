@@ -41,6 +41,7 @@ def main(config_file, num_replicas):
             "model.backbone=vgg16",
             "model.tcb_batch_norm=false",
             "training.learning_rate=1e-4",
+            "training.warmup_steps=2",
         ],
     )
     mobilenet = load_config(
@@ -49,6 +50,8 @@ def main(config_file, num_replicas):
             CLASSES_OVERRIDE,
             "model.image_size=[128,128]",
             "training.learning_rate=1e-5",
+            "training.ema_decay=0.5",
+            "training.warmup_steps=2",
             "training.gradient_clip_norm=5.0",
         ],
     )
@@ -140,14 +143,17 @@ def compare_replicas(
 
     Returns:
         "replicas": the number of replicas of the first strategy; "terms": the largest relative
-        difference of a loss term; "bad": see `bad_replica`; "weights", "momentum", "statistics": the
-        largest absolute difference between the strategies, and the largest movement since the start.
+        difference of a loss term; "bad": see `bad_replica`; "copies_of_the_average": see the function;
+        "weights", "momentum", "statistics", "average": the largest absolute difference between the
+        strategies, and the largest movement since the start.
     """
     trainers = []
     for strategy, its_config in ((several_replicas, config), (single_replica, single_config or config)):
         with strategy.scope():
             trainers.append(make_trainer(its_config, strategy, make_network(its_config)))
     trainers[1].network.set_weights(trainers[0].network.get_weights())
+    if trainers[1].average is not None:
+        trainers[1].average.restart()
     start = state_of(trainers[0])
     functions = [
         make_step(trainers[0], several_replicas, in_graph),
@@ -168,13 +174,22 @@ def compare_replicas(
         "replicas": several_replicas.num_replicas_in_sync,
         "terms": max(terms),
         "bad": bad_replica(trainers[0], several_replicas, functions[0], bad_batch),
+        "copies_of_the_average": copies_of_the_average(trainers[0], several_replicas),
     }
     for path in after:
         kind = "statistics" if "/moving_" in path else "momentum" if "_momentum" in path else "weights"
+        kind = "average" if path.startswith("average/") else kind
         difference, movement = (float(np.abs(after[path] - state[path]).max()) for state in (expected, start))
         largest_difference, largest_movement = found.get(kind, (0.0, 0.0))
         found[kind] = (max(largest_difference, difference), max(largest_movement, movement))
     return found
+
+
+def copies_of_the_average(trainer, strategy):
+    """The numbers of different copies that the replicas have of each averaged variable, each once."""
+    values = trainer.average.values if trainer.average else []
+    copies = [[copy.numpy().tobytes() for copy in strategy.experimental_local_results(v)] for v in values]
+    return sorted({(len(of_replicas), len(set(of_replicas))) for of_replicas in copies})
 
 
 def bad_replica(trainer, strategy, step, batch):

@@ -76,9 +76,17 @@ def random_batch(config, seed=0, objects=(2, 1, 3, 1)):
 
 
 def state_of(trainer):
-    """Copies of all weights, BatchNorm's moving statistics and the solver's momentum, by path."""
+    """Copies of all weights, BatchNorm's moving statistics and the solver's momentum, by path.
+
+    With an average of the weights, it is added, with "average/" before the path of each variable.
+    """
     variables = [*trainer.network.variables, *trainer.optimizer.momentums]
-    return {variable.path: variable.numpy().copy() for variable in variables}
+    state = {variable.path: variable.numpy().copy() for variable in variables}
+    if trainer.average is not None:
+        paths = [f"average/{variable.path}" for variable in trainer.network.variables]
+        values = [value.numpy().copy() for value in trainer.average.values]
+        state |= dict(zip(paths, values, strict=True))
+    return state
 
 
 def assert_same_state(actual, expected):

@@ -13,23 +13,26 @@ import pytest
 import train
 from refinedet_tf.errors import InputError, TrainingStopped
 from refinedet_tf.training import loop
+from refinedet_tf.training.averaging import WeightAverage
 from refinedet_tf.training.checkpoints import KEEP, Checkpoints
 from refinedet_tf.training.optimizer import CaffeSGD
 
 
-@pytest.fixture
-def trainer():
-    """A network with BatchNorm, 40 kB of weights and as much momentum."""
+@pytest.fixture(params=[None, 0.5], ids=["weights", "averaged"])
+def trainer(request):
+    """A network with BatchNorm, 40 kB of weights and as much momentum; and with an average as much again."""
     network = keras.Sequential(
         [keras.Input((10,)), keras.layers.Dense(1000), keras.layers.BatchNormalization()]
     )
     optimizer = CaffeSGD(0.1)
     optimizer.build(network.trainable_variables)
-    return SimpleNamespace(network=network, optimizer=optimizer)
+    average = None if request.param is None else WeightAverage(network, request.param)
+    return SimpleNamespace(network=network, optimizer=optimizer, average=average)
 
 
 def variables_of(trainer):
-    return [*trainer.network.variables, *trainer.optimizer.variables]
+    averages = trainer.average.values if trainer.average else []
+    return [*trainer.network.variables, *trainer.optimizer.variables, *averages]
 
 
 def fill(trainer, value):
@@ -222,7 +225,7 @@ def test_checkpoint_of_another_network(trainer, tmp_path):
     network = keras.Sequential([keras.Input((10,)), keras.layers.Dense(7)])
     optimizer = CaffeSGD(0.1)
     optimizer.build(network.trainable_variables)
-    other = SimpleNamespace(network=network, optimizer=optimizer)
+    other = SimpleNamespace(network=network, optimizer=optimizer, average=None)
     with pytest.raises(InputError, match="step-4 cannot be restored"):
         Checkpoints(tmp_path, other).restore_latest()
 

@@ -73,7 +73,8 @@ def assert_equal_runs(folder, expected_folder):
 
 
 def test_two_kills_on_a_small_network(config_file, tmp_path):
-    often = overrides(f"training.steps={STEPS}", "training.checkpoint_every=7", "training.validate_every=60")
+    often = overrides(f"training.steps={STEPS}", "training.checkpoint_every=7", "training.validate_every=20")
+    often += overrides("training.ema_decay=0.9", "training.patience=9")
     undisturbed, killed = run_with_kills(["--config", str(config_file), *often], tmp_path, kills=2, seed=0)
     assert_equal_runs(killed, undisturbed)
 

@@ -25,6 +25,8 @@ RUN = (
     "training.checkpoint_every=2",
     "training.validate_every=2",
     "training.learning_rate=1e-4",
+    "training.warmup_steps=2",
+    "training.ema_decay=0.5",
 )
 
 
@@ -123,6 +125,7 @@ def test_run_folder_is_complete(workers):
         "best.weights.h5",
         "checkpoints",
         "config.json",
+        "curves.png",
         "final.weights.h5",
         "log.jsonl",
         "tensorboard",

@@ -38,25 +38,30 @@ def test_log_has_every_step_with_all_numbers(tf_test, interrupted):
         assert all(entry[name] > 0 for name in (*TERMS, "num_arm_positives", "num_odm_positives"))
         assert entry["images_per_second"] > 0 and 0 <= entry["data_wait"] <= 1
     rates = [entry["learning_rate"] for entry in steps]
-    tf_test.assertAllClose(rates, [0.005, *[0.01] * 4, 0.001], rtol=1e-5, atol=0)
+    tf_test.assertAllClose(rates, [0.01] * STEPS, rtol=1e-5, atol=0)
     assert steps[-1]["seconds_left"] == 0 < steps[0]["seconds_left"]
     validations = [entry for entry in entries if "validation" in entry]
     assert [entry["step"] for entry in validations] == [3, 6]
     for entry in validations:
         assert list(entry["validation"]["AP"]) == list(CLASS_NAMES)
+        loss, terms = entry["validation"]["loss"], entry["validation"]["loss_terms"]
+        assert list(terms) == list(TERMS) and all(value > 0 for value in terms.values())
+        tf_test.assertAllClose(loss, sum(terms.values()), rtol=1e-12, atol=0)
     assert [entry["step"] for entry in entries] == [1, 2, 3, 3, 4, 5, 6, 6]
 
 
 def test_terminal_shows_progress(interrupted):
     lines = interrupted.output.splitlines()
     first = next(line for line in lines if line.startswith("step 1/6  "))
-    for text in ("loss ", *(f"{name} " for name in TERMS), "lr 5.00e-03", " images/s", "left "):
+    for text in ("loss ", *(f"{name} " for name in TERMS), "lr 1.00e-02", " images/s", "left "):
         assert text in first
     minutes, seconds = first.rpartition("left ")[2].split(":")
     left = log_entries(interrupted.undisturbed)[0]["seconds_left"]
     assert 60 * int(minutes) + int(seconds) == pytest.approx(left, abs=0.6)  # Both are rounded.
     assert sum(line.startswith("step ") for line in lines) == STEPS
-    assert any(line.startswith("validation at step 3: mAP 0.") and "(best so far)" in line for line in lines)
+    assert any(
+        line.startswith("validation at step 3: mAP 0.") and "(best so far)  loss " in line for line in lines
+    )
     count = len(read_dataset(load_config(interrupted.undisturbed).data, "train").labels)
     assert f"training images: 8, objects: {count}; {count} boxes, none dropped or clipped" in lines
     assert (
@@ -72,6 +77,7 @@ def test_files_of_a_run(interrupted):
         "best.weights.h5",
         "checkpoints",
         "config.json",
+        "curves.png",
         "final.weights.h5",
         "log.jsonl",
         "tensorboard",
@@ -102,7 +108,7 @@ def test_tensorboard_holds_scalars_and_pictures(interrupted):
     every_step = list(range(1, STEPS + 1))
     for name in (*(f"loss/{term}" for term in TERMS), "loss", "learning_rate", "images_per_second"):
         assert tags[name] == every_step, name
-    for name in ("validation/mAP", "validation/AP/circle", "detections"):
+    for name in ("validation/mAP", "validation/AP/circle", "validation/loss/odm_conf", "detections"):
         assert tags[name] == [3, 6], name
 
 

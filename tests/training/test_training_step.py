@@ -132,7 +132,7 @@ def test_bfloat16_keeps_float32_variables_and_stays_finite(bfloat16, tf_test, co
 
 def test_jit_compile_gives_the_same_losses(tf_test, config):
     """The network has four convolutions, since XLA compiles slowly, and might refuse only the loss."""
-    config = config()
+    config = config("training.ema_decay=0.5")
     plain, jitted = (make_trainer(config, network=stand_in_model(config)) for _ in range(2))
     jitted.network.set_weights(plain.network.get_weights())
     step = tf.function(jitted.train_step, jit_compile=True)
@@ -142,6 +142,8 @@ def test_jit_compile_gives_the_same_losses(tf_test, config):
         expected, result = plain.train_step(batch), run(batch)
         for name in (*TERMS, "num_arm_positives", "num_odm_positives"):
             tf_test.assertAllClose(result[name], expected[name], rtol=1e-3, atol=0, msg=name)
+    for value, expected in zip(jitted.average.values, plain.average.values, strict=True):
+        tf_test.assertAllClose(value, expected, rtol=1e-3, atol=1e-5)
 
 
 def clipped_and_plain(config, monkeypatch):
@@ -218,6 +220,14 @@ def test_two_replicas_equal_one(replicas, backbone):
     """
     assert replicas[backbone]["replicas"] == 2
     assert_equal_training(replicas[backbone], has_batch_norm=backbone == "mobilenet_v2")
+
+
+def test_every_replica_has_the_same_average(replicas):
+    """The average of weights and statistics is that of one replica, and each replica has a copy of it."""
+    difference, movement = replicas["mobilenet_v2"]["average"]
+    assert movement > 1e-6 and difference <= 2e-5 * movement
+    assert replicas["mobilenet_v2"]["copies_of_the_average"] == [[2, 1]]
+    assert "average" not in replicas["vgg16"]
 
 
 def test_two_replicas_with_micro_batches_equal_one(replicas):
