@@ -16,7 +16,8 @@ import numpy as np  # isort: skip - after terminal, which sets TensorFlow's envi
 import tensorflow as tf  # isort: skip
 from small_network import use_small_backbone  # isort: skip
 
-from refinedet_tf.training import loop
+from refinedet_tf.training import loop, preparation
+from refinedet_tf.training.preparation import PreparedRun
 from refinedet_tf.training.trainer import RefineDetTrainer
 
 OBJECTS = 100
@@ -28,23 +29,23 @@ def main(config_file, output):
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    loop.read_dataset = crowd_first_image(loop.read_dataset)
+    preparation.read_dataset = crowd_first_image(preparation.read_dataset)
     loop.detection_pictures = lambda detector, dataset: [np.zeros((8, 8, 3), np.uint8)]
-    train_step, next_batch = RefineDetTrainer.train_step, loop._Run._next_batch
+    train_step, next_batch = RefineDetTrainer.train_step, PreparedRun.next_batch
     traced, found = [], {"lengths": [], "traced_before": []}
 
     def noted_step(self, batch, told_to_stop):
         traced.append(batch["labels"].shape)
         return train_step(self, batch, told_to_stop)
 
-    def noted_batch(self, batches, step):
-        batch = next_batch(self, batches, step)
+    def noted_batch(self, step):
+        batch = next_batch(self, step)
         parts = self.strategy.experimental_local_results(batch["labels"])
         found["lengths"].append([part.shape[1] for part in parts])
         found["traced_before"].append(len(traced))
         return batch
 
-    RefineDetTrainer.train_step, loop._Run._next_batch = noted_step, noted_batch
+    RefineDetTrainer.train_step, PreparedRun.next_batch = noted_step, noted_batch
     overrides = ("--set", "data.validation=[]", "--set", "training.steps=4")
     terminal.run(train.main, ["--config", config_file, *overrides, "--output", output])
     found["traced"] = len(traced)

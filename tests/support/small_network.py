@@ -46,7 +46,7 @@ def use_small_backbone():
 
 
 def make_trainer(config, strategy=None, network=None):
-    """A compiled `RefineDetTrainer`, as `training.loop` makes it; without `network`, that of the config."""
+    """A compiled `RefineDetTrainer`, as a run makes it; without `network`, that of the config."""
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         network = network or build_model(config)

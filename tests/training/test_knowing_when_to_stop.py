@@ -20,7 +20,7 @@ from refinedet_tf.config_files import load_config
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.images import decode_image, warp_image
 from refinedet_tf.losses import TERMS
-from refinedet_tf.training import loop
+from refinedet_tf.training import loop, preparation
 from refinedet_tf.training.curves import draw_curves
 from refinedet_tf.training.trainer import COUNTS
 from refinedet_tf.training.validation import Validation
@@ -83,8 +83,8 @@ def scripted(monkeypatch, small_network):
     """
     result = {name: tf.constant(1.0) for name in (*TERMS, *COUNTS, "told_to_stop")}
     result |= {"told_to_stop": tf.constant(0.0), "bad_gradients": tf.zeros([1]), "statistics": []}
+    monkeypatch.setattr(preparation, "distributed_batches", lambda *_: NoBatches())
     replaced = {
-        "distributed_batches": lambda *_: NoBatches(),
         "measure_loss": lambda *_: (dict.fromkeys(TERMS, 1.0), False),
         "detection_pictures": lambda *_: [np.zeros((8, 8, 3), np.uint8)],
         "batch_picture": lambda *_: np.zeros((8, 8, 3), np.uint8),
@@ -92,8 +92,8 @@ def scripted(monkeypatch, small_network):
     }
     for name, function in replaced.items():
         monkeypatch.setattr(loop, name, function)
-    monkeypatch.setattr(loop._Run, "_compiled_step", lambda *_: lambda batch, told_to_stop: result)
-    monkeypatch.setattr(loop._Run, "_local", lambda self, value: tf.zeros([]))
+    monkeypatch.setattr(loop._Loop, "_compiled_step", lambda *_: lambda batch, told_to_stop: result)
+    monkeypatch.setattr(loop._Loop, "_local", lambda self, value: tf.zeros([]))
     report = loop.ProgressLog.step
 
     def script(mean_aps, signal_after=None):

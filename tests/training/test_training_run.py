@@ -21,7 +21,7 @@ from refinedet_tf.data.pipeline import training_batches
 from refinedet_tf.data.shapes import CLASS_NAMES
 from refinedet_tf.losses import TERMS
 from refinedet_tf.model import build_model
-from refinedet_tf.training import loop, validation
+from refinedet_tf.training import preparation, validation
 
 
 def test_config_is_the_resolved_one(interrupted, config_file):
@@ -339,15 +339,15 @@ def test_loss_that_is_not_finite_stops_the_run(config_file, command, eagerly, mo
     head.bias.assign(np.where(np.arange(head.bias.shape[0]) == 2, np.nan, 0))
     trainers = []
 
-    class Watched(loop.RefineDetTrainer):
+    class Watched(preparation.RefineDetTrainer):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             trainers.append(self)
 
-    monkeypatch.setattr(loop, "RefineDetTrainer", Watched)
+    monkeypatch.setattr(preparation, "RefineDetTrainer", Watched)
     # No file of weights could bring the NaN.
     monkeypatch.setattr(
-        loop, "load_initial_weights", lambda model, _: model.set_weights(network.get_weights())
+        preparation, "load_initial_weights", lambda model, _: model.set_weights(network.get_weights())
     )
     result = command(train, "--config", config_file, "--output", tmp_path / "run")
     assert result.code == 1
@@ -391,7 +391,7 @@ def test_gradient_that_is_not_finite_stops_the_run(config_file, command, eagerly
         layer = NotFiniteGradient()
         return keras.Model(network.input, {**heads, "arm_loc": layer(heads["arm_loc"])})
 
-    monkeypatch.setattr(loop, "build_model", poisoned)
+    monkeypatch.setattr(preparation, "build_model", poisoned)
     result = command(train, "--config", config_file, "--output", tmp_path / "run")
     assert result.code == 1
     (line,) = result.err.splitlines()

@@ -1,0 +1,78 @@
+"""What a run prints at its start, and the lists that it writes with it."""
+
+import math
+from collections.abc import Callable
+
+from refinedet_tf.data.box_checks import write_defects
+from refinedet_tf.errors import shortened, shortened_text
+from refinedet_tf.files import explain_os_errors
+from refinedet_tf.training.preparation import PreparedRun
+
+
+def describe_start(run: PreparedRun, say: Callable[[str], None]) -> None:
+    """Prints the model, its initial weights and the data; lists weights and bad boxes in files.
+
+    Args:
+        run: the run, whose folder exists.
+        say: prints a line.
+
+    Raises:
+        InputError: a list cannot be written.
+    """
+    model_config = run.config.model
+    say(
+        f"{run.config.name}: {model_config.backbone}, "
+        f"{run.trainer.network.count_params():,} parameters, {len(run.trainer.anchors):,} anchors, "
+        f"{run.config.num_classes} classes, "
+        f"{run.strategy.num_replicas_in_sync} replica(s)"
+    )
+    _describe_data(run, say)
+    _describe_weights(run, say)
+    _describe_frozen(run, say)
+    if run.start:
+        say(f"continuing after step {run.start}")
+    elif model_config.backbone == "vgg16" and model_config.weights is None:
+        say(
+            "note: VGG-16 starts from random weights; published results start from ImageNet's "
+            "(--set model.weights=FILE)"
+        )
+
+
+def _describe_data(run: PreparedRun, say: Callable[[str], None]) -> None:
+    """Prints the size of the training set and what is to be said about it, and lists its bad boxes."""
+    defects = run.train_set.defects
+    say(f"training images: {len(run.train_set)}, objects: {len(run.train_set.labels)}; {defects.summary()}")
+    if defects.issues and run.writes:
+        write_defects(defects, run.folder.box_defects)
+        say(f"these boxes are listed in {run.folder.box_defects}")
+    for note in run.notes:
+        say(note)
+
+
+def _describe_weights(run: PreparedRun, say: Callable[[str], None]) -> None:
+    """Prints what the initial weights are, and lists all in a file."""
+    initial = run.initial_weights
+    if initial is None:
+        return
+    for line in initial.summary:
+        say(line)
+    if run.writes:
+        text = "\n".join([*initial.summary, "", *initial.details, ""])
+        with explain_os_errors(run.folder.initial_weights):
+            run.folder.initial_weights.write_text(text, encoding="utf-8")
+
+
+def _describe_frozen(run: PreparedRun, say: Callable[[str], None]) -> None:
+    """Prints how many layers keep their weights, and which of those weights are random."""
+    if not run.frozen:
+        return
+    network, initial = run.trainer.network, run.initial_weights
+    trained = sum(math.prod(variable.shape) for variable in network.trainable_variables)
+    say(
+        f"training {trained:,} of {network.count_params():,} parameters; {len(run.frozen)} layers are "
+        f"frozen (training.freeze {shortened(run.config.training.freeze)})"
+    )
+    filled = () if initial is None else initial.layers
+    random = [name for name in run.frozen if name.partition("/")[0] not in filled]
+    if random and not run.start:
+        say(f"note: frozen layers with random weights: {shortened_text(', '.join(random))}")

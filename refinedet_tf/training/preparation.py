@@ -1,0 +1,151 @@
+"""What a run works with, all of it checked before the first file is written."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from refinedet_tf.anchors import tile_anchors
+from refinedet_tf.config import Config, with_classes
+from refinedet_tf.config_files import load_config
+from refinedet_tf.data.acceptance import check_empty_classes, check_share_of_bad_boxes
+from refinedet_tf.data.dataset import read_dataset
+from refinedet_tf.data.pipeline import explain_failure, training_images
+from refinedet_tf.errors import InputError
+from refinedet_tf.inference.detector import Detector
+from refinedet_tf.model import build_model
+from refinedet_tf.run_folder import RunFolder
+from refinedet_tf.training.agreement import agree_on_weights, check_same_run, join_workers
+from refinedet_tf.training.checkpoints import Checkpoints
+from refinedet_tf.training.freezing import freeze_layers
+from refinedet_tf.training.optimizer import CaffeSGD
+from refinedet_tf.training.schedule import check_schedule, in_steps
+from refinedet_tf.training.state import LoopState, loop_state
+from refinedet_tf.training.strategy import distributed_batches, is_chief, make_strategy
+from refinedet_tf.training.trainer import RefineDetTrainer
+from refinedet_tf.training.validation_loss import ValidationLoss
+from refinedet_tf.training.workers import Workers
+from refinedet_tf.weights import InitialWeights, load_initial_weights
+
+
+class PreparedRun:
+    """The part of one process in a run, ready for its first step. Nothing is written.
+
+    Args:
+        config: the experiment.
+        image_size: its image size, (height, width) in pixels.
+        folder: the run folder.
+        workers: all workers, each of which prepares the same run.
+        resume: whether to continue from the newest checkpoint, if there is one.
+        strict: whether to fail on an unusable box instead of dropping it.
+
+    Attributes:
+        config: the experiment with class names, and with its training in steps.
+        notes: what the terminal should say about the data.
+        writes: whether this process writes the files of the run.
+        initial_weights: what the network has taken from a file; None if it continues a checkpoint.
+        frozen: the layers that keep their weights.
+        state: the loop's state at the start.
+        start: the number of steps that were done before.
+        first_batch: the first batch of this process; None if all steps are done.
+
+    Raises:
+        InputError: the config, the data, the weights or the checkpoint are wrong, or workers differ.
+        TrainingStopped: a worker did not come up in time.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        image_size: tuple[int, int],
+        folder: RunFolder,
+        workers: Workers,
+        resume: bool,
+        strict: bool,
+    ) -> None:
+        self.folder, self.workers = folder, workers
+        self.train_set = read_dataset(config.data, "train", strict)
+        training_config = in_steps(config.training, max(len(self.train_set), 1))
+        check_schedule(training_config)
+        config = dataclasses.replace(config, training=training_config)
+        self.config = with_classes(config, self.train_set.class_names)
+        has_validation = bool(config.data.validation)
+        if training_config.patience is not None and not has_validation:
+            raise InputError("training.patience needs data.validation, which names no part")
+        self.validation_set = read_dataset(config.data, "validation", strict) if has_validation else None
+        step = max(folder.saved_steps(), default=0) if resume else 0
+        self.notes = self._check_data(config, is_new=not step)
+        sets = {"training set": self.train_set, "validation set": self.validation_set}
+        step_fact = {"the last step in --output, which workers must share,": step}
+        join_workers(workers, self.config, sets, step_fact)
+        with workers.starting_tensorflow():
+            self.strategy = make_strategy(config)
+        self.writes = is_chief(self.strategy)
+        self.initial_weights: InitialWeights | None = None
+        self.frozen: list[str] = []
+        if step and folder.config.is_file():
+            check_same_run(load_config(folder.config), self.config)
+        anchors = tile_anchors(image_size, config.model.anchors)
+        self.trainer = self._build_trainer(anchors)
+        self.detector = Detector(self.trainer.network, self.config)
+        self.validation_loss = None
+        if self.validation_set is not None:
+            self.validation_loss = ValidationLoss(
+                self.trainer.network, anchors, self.config, self.validation_set
+            )
+        self.checkpoints = Checkpoints(folder.checkpoints, self.trainer, self.writes)
+        self.state = self._restore_or_initialize(resume)
+        self.start = self.state.step
+        agree_on_weights(workers, dataclasses.asdict(self.state), self.checkpoints.all_variables)
+        self._open_batches()
+
+    def next_batch(self, step: int) -> Mapping[str, Any]:
+        """Returns the batch of the step after `step` finished ones, which must be the next in order.
+
+        Raises:
+            InputError: an image of it cannot be used.
+        """
+        try:
+            return next(self.batches)
+        except tf.errors.OpError as error:
+            candidates = training_images(self.train_set, self.config, step)
+            raise explain_failure(self.train_set, error, candidates) from None
+
+    def _check_data(self, config: Config, is_new: bool) -> list[str]:
+        """Checks what the config must accept of the data; returns lines for the terminal."""
+        check_share_of_bad_boxes(self.train_set, config.data, "train")
+        if self.validation_set is not None:
+            check_share_of_bad_boxes(self.validation_set, config.data, "validation")
+        # The config of a run names the classes, whoever found them.
+        note = check_empty_classes(self.train_set, config.data) if is_new else None
+        return [note] if note else []
+
+    def _build_trainer(self, anchors: np.ndarray) -> RefineDetTrainer:
+        with self.strategy.scope():
+            network = build_model(self.config)
+            self.frozen = freeze_layers(network, self.config.training.freeze)
+            trainer = RefineDetTrainer(network, anchors, self.config)
+            optimizer = CaffeSGD.from_training(self.config.training)
+            optimizer.build(network.trainable_variables)
+            trainer.compile(optimizer=optimizer)
+        return trainer
+
+    def _restore_or_initialize(self, resume: bool) -> LoopState:
+        """Loads the newest checkpoint or, if there is none, the initial weights; returns the loop's state."""
+        values = self.checkpoints.restore_latest() if resume else None
+        if values is not None:
+            return loop_state(values, self.folder.checkpoints)
+        self.initial_weights = load_initial_weights(self.trainer.network, self.config.model)
+        if self.trainer.average is not None:
+            self.trainer.average.restart()
+        return LoopState()
+
+    def _open_batches(self) -> None:
+        """Makes the training batches and waits for the first, since its images may be unusable."""
+        self.distributed = distributed_batches(self.strategy, self.train_set, self.config, self.start)
+        self.batches = iter(self.distributed)
+        self.first_batch: Mapping[str, Any] | None = None
+        if self.start < self.config.training.steps:
+            self.first_batch = self.next_batch(self.start)
