@@ -12,8 +12,10 @@ from refinedet_tf.commands.options import (
     add_model_options,
     add_multi_scale_option,
     add_score_threshold_option,
+    add_tile_options,
     check_score_threshold,
     find_images,
+    tiling_from,
 )
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.errors import InputError
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from refinedet_tf.inference.detector import Detector
     from refinedet_tf.inference.multiscale import MultiScaleDetector
     from refinedet_tf.inference.replicas import Replicas
+    from refinedet_tf.inference.tiled_detector import TiledDetector
+
+    AnyDetector = Detector | MultiScaleDetector | TiledDetector
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -37,6 +42,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     )
     add_model_options(parser)
     add_multi_scale_option(parser)
+    add_tile_options(parser)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or quoted patterns")
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FOLDER", help="a folder that is new or empty"
@@ -44,6 +50,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     add_score_threshold_option(parser)
     options = parser.parse_args(arguments)
     check_score_threshold(options.score_threshold)
+    tiling = tiling_from(options)
     paths = find_images(options.images)
     make_output_folder(options.output)
     config, model = load_model(options, on_all_devices=True)
@@ -51,14 +58,18 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     from refinedet_tf.inference.detector import Detector
     from refinedet_tf.inference.multiscale import MultiScaleDetector
     from refinedet_tf.inference.replicas import Replicas
+    from refinedet_tf.inference.tiled_detector import TiledDetector
 
-    kind = MultiScaleDetector if options.multi_scale else Detector
-    replicas = Replicas(model, lambda: kind(model, config))
+    def make_detector() -> "AnyDetector":
+        detector = (MultiScaleDetector if options.multi_scale else Detector)(model, config)
+        return detector if tiling is None else TiledDetector(detector, config, tiling)
+
+    replicas = Replicas(model, make_detector)
     detect_files(replicas, paths, options.output, options.score_threshold, config.evaluation.batch_size)
 
 
 def detect_files(
-    replicas: "Replicas[Detector | MultiScaleDetector]",
+    replicas: "Replicas[AnyDetector]",
     paths: Sequence[Path],
     output: Path,
     score_threshold: float,
@@ -67,7 +78,8 @@ def detect_files(
     """Detects, draws and writes batch after batch, so that any number of images fits in memory.
 
     A batch consists of those of `batch_size` successive files that can be read. Some batches per replica
-    are in memory. If there are several replicas, the number of images of each is printed at the end.
+    are in memory. At the end the number of views is printed where the detectors see tiles, and the number of
+    images of each replica where there are several.
 
     Raises:
         InputError: images cannot be read (all the others have been written), or `output` cannot be
@@ -75,7 +87,7 @@ def detect_files(
     """
     unreadable: list[str] = []
 
-    def detect(detector: "Detector | MultiScaleDetector", reading: Future[_Batch]) -> "list[ImageDetections]":
+    def detect(detector: "AnyDetector", reading: Future[_Batch]) -> "list[ImageDetections]":
         return detector([image for _, image in reading.result().images], batch_size)
 
     def results() -> "Iterator[tuple[Path, np.ndarray, ImageDetections]]":
@@ -91,8 +103,17 @@ def detect_files(
     try:
         write_detections(results(), len(paths), output, score_threshold, unreadable)
     finally:
+        print_views(replicas)
         if len(replicas.devices) > 1:
             print("\n".join(map(str, replicas.work)))
+
+
+def print_views(replicas: "Replicas[AnyDetector]") -> None:
+    """Prints how many views the images had, whole images and tiles, if the detectors see tiles."""
+    views = sum(getattr(detector, "views", 0) for detector in replicas.detectors)
+    images = sum(work.images for work in replicas.work)
+    if views and images:
+        print(f"tiles: {views / images:.1f} views per image; each takes as long as an image without tiles")
 
 
 class _Batch(NamedTuple):
