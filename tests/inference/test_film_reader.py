@@ -64,7 +64,8 @@ def test_film_that_ends_in_the_middle(tmp_path):
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
     film, frames = read(cut)
     assert 10 < len(frames) < 40
-    assert film.defects == [f"it ends after {len(frames)} of 40 frames"]
+    # FFmpeg may also call the last packet broken, part of which is missing.
+    assert film.defects[-1] == f"it ends after {len(frames)} of 40 frames"
     assert difference(frames[9].pixels, picture(9)) < COMPRESSION
 
 
