@@ -25,23 +25,26 @@ class ProgressPrinter:
         what: the text before the numbers, such as "reading 2007/trainval".
         quiet_seconds: the time since the start during which nothing is printed, so that short work
             prints nothing.
+        unit: what is counted.
     """
 
-    def __init__(self, what: str = "", quiet_seconds: float = 0.0) -> None:
+    def __init__(self, what: str = "", quiet_seconds: float = 0.0, unit: str = "images") -> None:
+        self._unit = unit
         self._prefix = f"{what}: " if what else ""
         self._quiet_seconds = quiet_seconds
         self._on_terminal = sys.stderr.isatty()
         self._interval = SECONDS_ON_A_TERMINAL if self._on_terminal else SECONDS_IN_A_LOG
         self._last = -math.inf
 
-    def __call__(self, done: int, total: int, seconds: float) -> None:
-        """Notes that `done` of `total` images are finished `seconds` after the start."""
-        if seconds < self._quiet_seconds or (done < total and seconds - self._last < self._interval):
+    def __call__(self, done: int, total: int | None, seconds: float) -> None:
+        """Notes that `done` of `total` images (None: unknown) are finished `seconds` after the start."""
+        goes_on = total is None or done < total
+        if seconds < self._quiet_seconds or (goes_on and seconds - self._last < self._interval):
             return
         self._last = seconds
-        end = "\n" if done == total or not self._on_terminal else ""
+        end = "\n" if not goes_on or not self._on_terminal else ""
         start = "\r" if self._on_terminal else ""
-        line = f"{self._prefix}{progress_line(done, total, seconds)}"
+        line = f"{self._prefix}{progress_line(done, total, seconds, self._unit)}"
         print(f"{start}{line:<70}", end=end, file=sys.stderr, flush=True)
 
 
@@ -62,10 +65,12 @@ def with_progress(
         progress(done, total, clock() - start)
 
 
-def progress_line(done: int, total: int, seconds: float) -> str:
-    """Returns a text such as `1200/4952 images, 31.2 images/s, 2:00 left`."""
+def progress_line(done: int, total: int | None, seconds: float, unit: str = "images") -> str:
+    """Returns a text such as `1200/4952 images, 31.2 images/s, 2:00 left`, or less without a total."""
     rate = done / max(seconds, 1e-9)
-    return f"{done}/{total} images, {rate:.1f} images/s, {format_duration((total - done) / rate)} left"
+    if total is None:
+        return f"{done} {unit}, {rate:.1f} {unit}/s"
+    return f"{done}/{total} {unit}, {rate:.1f} {unit}/s, {format_duration((total - done) / rate)} left"
 
 
 def format_duration(seconds: float) -> str:

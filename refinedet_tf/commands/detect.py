@@ -1,4 +1,4 @@
-"""Draws what a trained model detects on images."""
+"""Draws what a trained model detects on images or films."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -12,18 +12,24 @@ from refinedet_tf.commands.options import (
     add_model_options,
     add_multi_scale_option,
     add_score_threshold_option,
+    add_tile_options,
     check_score_threshold,
     find_images,
+    tiling_from,
 )
 from refinedet_tf.commands.trained_model import load_model
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.inference.detection_files import make_output_folder, write_detections
+from refinedet_tf.inference.film_reader import FILM_ENDINGS, import_av
 
 if TYPE_CHECKING:
     from refinedet_tf.inference.detections import ImageDetections
     from refinedet_tf.inference.detector import Detector
     from refinedet_tf.inference.multiscale import MultiScaleDetector
     from refinedet_tf.inference.replicas import Replicas
+    from refinedet_tf.inference.tiled_detector import TiledDetector
+
+    AnyDetector = Detector | MultiScaleDetector | TiledDetector
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -33,32 +39,74 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         description=__doc__,
         epilog="The output folder holds one picture for every image, and detections.json with all "
         "detections above the post-processing's score threshold, boxes in pixels of the image. "
-        "Images that cannot be read are named at the end; the results of the others are kept.",
+        "Images that cannot be read are named at the end; the results of the others are kept. For a film it "
+        "holds the annotated film and a .jsonl file with one line per frame.",
     )
     add_model_options(parser)
     add_multi_scale_option(parser)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or quoted patterns")
+    add_tile_options(parser)
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="photos (files, folders or quoted patterns), or films"
+    )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FOLDER", help="a folder that is new or empty"
     )
     add_score_threshold_option(parser)
     options = parser.parse_args(arguments)
     check_score_threshold(options.score_threshold)
+    tiling = tiling_from(options)
+    _refuse_cameras(options.images)
     paths = find_images(options.images)
+    are_films = _are_films(paths)
+    if are_films:
+        import_av()
     make_output_folder(options.output)
     config, model = load_model(options, on_all_devices=True)
 
     from refinedet_tf.inference.detector import Detector
+    from refinedet_tf.inference.film_detection import detect_films
     from refinedet_tf.inference.multiscale import MultiScaleDetector
     from refinedet_tf.inference.replicas import Replicas
+    from refinedet_tf.inference.tiled_detector import TiledDetector
 
-    kind = MultiScaleDetector if options.multi_scale else Detector
-    replicas = Replicas(model, lambda: kind(model, config))
-    detect_files(replicas, paths, options.output, options.score_threshold, config.evaluation.batch_size)
+    def make_detector() -> "AnyDetector":
+        detector = (MultiScaleDetector if options.multi_scale else Detector)(model, config)
+        return detector if tiling is None else TiledDetector(detector, config, tiling)
+
+    replicas = Replicas(model, make_detector)
+    batch_size = config.evaluation.batch_size
+    if not are_films:
+        detect_files(replicas, paths, options.output, options.score_threshold, batch_size)
+        return
+    try:
+        detect_films(replicas, paths, options.output, options.score_threshold, batch_size)
+    finally:
+        _print_work(replicas)
+
+
+def _refuse_cameras(names: Sequence[str]) -> None:
+    for name in names:
+        if name.startswith(("camera:", "/dev/video", "rtsp://")):
+            raise InputError(
+                f"{shortened_text(name)}: cameras are not read; record a film first, e.g. "
+                "ffmpeg -f v4l2 -i /dev/video0 film.mkv, and name the film"
+            )
+
+
+def _are_films(paths: Sequence[Path]) -> bool:
+    """Says whether the inputs are films; refuses photos and films together, whose results differ in form."""
+    films = [path for path in paths if path.suffix.lower() in FILM_ENDINGS]
+    if films and len(films) < len(paths):
+        photo = next(path for path in paths if path not in films)
+        raise InputError(
+            f"{shortened_text(films[0])} is a film and {shortened_text(photo)} is not: photos and films need "
+            "a command each, because their results differ in form"
+        )
+    return bool(films)
 
 
 def detect_files(
-    replicas: "Replicas[Detector | MultiScaleDetector]",
+    replicas: "Replicas[AnyDetector]",
     paths: Sequence[Path],
     output: Path,
     score_threshold: float,
@@ -67,7 +115,8 @@ def detect_files(
     """Detects, draws and writes batch after batch, so that any number of images fits in memory.
 
     A batch consists of those of `batch_size` successive files that can be read. Some batches per replica
-    are in memory. If there are several replicas, the number of images of each is printed at the end.
+    are in memory. At the end the number of views is printed where the detectors see tiles, and the number of
+    images of each replica where there are several.
 
     Raises:
         InputError: images cannot be read (all the others have been written), or `output` cannot be
@@ -75,7 +124,7 @@ def detect_files(
     """
     unreadable: list[str] = []
 
-    def detect(detector: "Detector | MultiScaleDetector", reading: Future[_Batch]) -> "list[ImageDetections]":
+    def detect(detector: "AnyDetector", reading: Future[_Batch]) -> "list[ImageDetections]":
         return detector([image for _, image in reading.result().images], batch_size)
 
     def results() -> "Iterator[tuple[Path, np.ndarray, ImageDetections]]":
@@ -91,8 +140,17 @@ def detect_files(
     try:
         write_detections(results(), len(paths), output, score_threshold, unreadable)
     finally:
-        if len(replicas.devices) > 1:
-            print("\n".join(map(str, replicas.work)))
+        _print_work(replicas)
+
+
+def _print_work(replicas: "Replicas[AnyDetector]") -> None:
+    """Prints the number of views where the detectors see tiles, and the work of each of several replicas."""
+    views = sum(getattr(detector, "views", 0) for detector in replicas.detectors)
+    images = sum(work.images for work in replicas.work)
+    if views and images:
+        print(f"tiles: {views / images:.1f} views per image; each takes as long as an image without tiles")
+    if len(replicas.devices) > 1:
+        print("\n".join(map(str, replicas.work)))
 
 
 class _Batch(NamedTuple):

@@ -1,16 +1,24 @@
 """Measures accuracy and speed of a trained model."""
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refinedet_tf.commands.options import add_model_options, add_multi_scale_option, config_from
+from refinedet_tf.commands.options import (
+    add_model_options,
+    add_multi_scale_option,
+    add_tile_options,
+    config_from,
+    tiling_from,
+)
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import is_folder
+from refinedet_tf.inference.tiles import Tiling
 from refinedet_tf.progress import ProgressPrinter
 
 if TYPE_CHECKING:
@@ -26,6 +34,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     add_model_options(parser)
     add_multi_scale_option(parser)
+    add_tile_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers as JSON")
     parser.add_argument("--curves", type=Path, metavar="FILE.png", help="also draw precision and recall")
     parser.add_argument(
@@ -51,6 +60,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first defect of the test data")
     options = parser.parse_args(arguments)
+    tiling = tiling_from(options)
     cluster = _cluster(options)
     if cluster is None or cluster.index == 0:
         for path in (options.json, options.curves, options.detections):
@@ -60,7 +70,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     from refinedet_tf.training.workers import Workers
 
     with Workers(cluster, remedy="start all workers again") as workers:
-        _evaluate(options, workers)
+        _evaluate(options, tiling, workers)
         workers.exchange("finished")
 
 
@@ -77,12 +87,16 @@ def _cluster(options: argparse.Namespace) -> "Cluster | None":
     return read_cluster()
 
 
-def _evaluate(options: argparse.Namespace, workers: "Workers") -> None:
+def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Workers") -> None:
     """Detects on the part of this worker; the first worker measures, prints and writes."""
     config, model = load_model(options, on_all_devices=True)
     from refinedet_tf.data.acceptance import check_share_of_bad_boxes
     from refinedet_tf.data.dataset import read_dataset
-    from refinedet_tf.evaluation.evaluator import detect_share, detect_share_multi_scale
+    from refinedet_tf.evaluation.evaluator import (
+        detect_share,
+        detect_share_multi_scale,
+        detect_share_tiled,
+    )
     from refinedet_tf.evaluation.report import make_report_folder
     from refinedet_tf.evaluation.server_files import check_server_files
     from refinedet_tf.training.agreement import join_workers, weights_fact
@@ -105,7 +119,7 @@ def _evaluate(options: argparse.Namespace, workers: "Workers") -> None:
         check_server_files(dataset, config, options.server_files)
     if options.report is not None and writes:
         make_report_folder(options.report)
-    facts = {"--multi-scale": options.multi_scale}
+    facts = {"--multi-scale": options.multi_scale, "--tiles": tiling and list(dataclasses.astuple(tiling))}
     if not workers.alone:
         facts |= weights_fact(model.variables)
     join_workers(workers, config, {"test set": dataset}, facts)
@@ -116,11 +130,18 @@ def _evaluate(options: argparse.Namespace, workers: "Workers") -> None:
         if writes:
             printer(done, total, seconds)
 
-    detect = detect_share_multi_scale if options.multi_scale else detect_share
     part = (workers.index, len(workers.names))
-    share = gather_shares(detect(model, config, dataset, progress, part), workers)
-    if share is not None:
-        _write(share, config, dataset, options)
+    if tiling is not None:
+        share = detect_share_tiled(
+            model, config, dataset, progress, part, tiling=tiling, multi_scale=options.multi_scale
+        )
+    elif options.multi_scale:
+        share = detect_share_multi_scale(model, config, dataset, progress, part)
+    else:
+        share = detect_share(model, config, dataset, progress, part)
+    joined = gather_shares(share, workers)
+    if joined is not None:
+        _write(joined, config, dataset, options)
 
 
 def _write(

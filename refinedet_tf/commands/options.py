@@ -9,6 +9,7 @@ from pathlib import Path
 from refinedet_tf.config import Config
 from refinedet_tf.config_files import load_config
 from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.inference.tiles import Tiling
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 """What is taken from a folder. Files that are named, also by a pattern, may have any ending."""
@@ -56,6 +57,42 @@ def add_multi_scale_option(parser: argparse.ArgumentParser) -> None:
         help="detect on each image at many sizes, mirrored as well, and merge the detections (the + of the "
         "paper's tables); many times slower",
     )
+
+
+def add_tile_options(parser: argparse.ArgumentParser) -> None:
+    """Adds `--tiles` and `--tile-overlap`."""
+    parser.add_argument(
+        "--tiles",
+        type=int,
+        metavar="PIXELS",
+        help="detect on overlapping tiles of each image as well, and merge the detections: for small objects "
+        "in large photographs; PIXELS is the side of a tile in pixels of the image, e.g. that of the network",
+    )
+    parser.add_argument(
+        "--tile-overlap",
+        type=float,
+        metavar="SHARE",
+        help="the share of its side that a tile has in common with the next one (default: 0.25); objects up "
+        "to that size lie wholly in a tile",
+    )
+
+
+def tiling_from(options: argparse.Namespace) -> Tiling | None:
+    """Returns what `--tiles` and `--tile-overlap` describe, or None without them.
+
+    Raises:
+        InputError: a value is out of its range, or there is an overlap without tiles.
+    """
+    if options.tiles is None:
+        if options.tile_overlap is not None:
+            raise InputError("--tile-overlap needs --tiles PIXELS")
+        return None
+    try:
+        if options.tile_overlap is None:
+            return Tiling(options.tiles)
+        return Tiling(options.tiles, options.tile_overlap)
+    except InputError as error:
+        raise InputError(f"--tiles, --tile-overlap: {error}") from None
 
 
 def add_score_threshold_option(parser: argparse.ArgumentParser) -> None:

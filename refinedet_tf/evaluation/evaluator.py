@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -19,10 +20,15 @@ from refinedet_tf.evaluation.results import EvaluationResult, Throughput, mean_a
 from refinedet_tf.evaluation.shares import Share, join_images, share_of
 from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
 from refinedet_tf.inference.detections import DatasetDetections, ImageDetections
+from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.merging import merge_detections, soft_nms
 from refinedet_tf.inference.multiscale import MultiScaleDetector
 from refinedet_tf.inference.replicas import Replicas
+from refinedet_tf.inference.tiled_detector import TiledDetector
+from refinedet_tf.inference.tiles import Tiling
 from refinedet_tf.progress import Progress
+
+FileDetectorT = TypeVar("FileDetectorT", MultiScaleDetector, TiledDetector)
 
 ALL: tuple[int, int] = (0, 1)
 """The part of a process that works alone: number 0 of 1."""
@@ -64,6 +70,7 @@ def score_share(share: Share, config: Config, dataset: DetectionDataset) -> Eval
         result,
         throughput=share.throughput(config),
         multi_scale=share.multi_scale_cost(),
+        tiling=share.tiling_cost(),
         work=share.work,
     )
 
@@ -124,8 +131,7 @@ def detect_share(
     detections = join_images(results, indices)
     if config.evaluation.soft_nms:
         limit = config.postprocess.max_detections
-        # `postprocess` has clipped the boxes already.
-        detections = merge_detections(detections, dataset.image_sizes, soft_nms, limit, clip=False)
+        detections = _with_soft_nms(detections, dataset, limit)
     network, postprocessing = (
         sum(detector.seconds[stage] for detector in replicas.detectors) for stage in range(2)
     )
@@ -153,25 +159,50 @@ def detect_share_multi_scale(
         InputError: the reasons are those of `evaluate`, or `model.image_size` is not square.
     """
     _check(config, dataset)
-    batch_size = config.evaluation.batch_size
     replicas = Replicas(model, lambda: MultiScaleDetector(model, config))
-    indices = share_of(len(dataset), batch_size, *part)
-    batches = (indices[first : first + batch_size] for first in range(0, len(indices), batch_size))
-
-    def detect(detector: MultiScaleDetector, batch: np.ndarray) -> list[ImageDetections]:
-        return detector([dataset.image_paths[index] for index in batch], batch_size)
-
-    results: list[ImageDetections] = []
-    start = time.perf_counter()
-    with contextlib.closing(replicas.run(batches, detect)) as batches_of_detections:
-        for _, batch_detections in batches_of_detections:
-            results += batch_detections
-            if progress is not None:
-                progress(len(results), len(indices), time.perf_counter() - start)
+    detections = _detect_on_files(replicas, config, dataset, progress, part)
     seconds = sum(detector.seconds for detector in replicas.detectors)
     single_seconds = sum(detector.single_seconds for detector in replicas.detectors)
     passes = 2 * len(replicas.detectors[0].passes)
-    return Share(join_images(results, indices), (seconds, single_seconds), replicas.work, passes)
+    return Share(detections, (seconds, single_seconds), replicas.work, passes)
+
+
+def detect_share_tiled(
+    model: keras.Model,
+    config: Config,
+    dataset: DetectionDataset,
+    progress: Progress | None = None,
+    part: tuple[int, int] = ALL,
+    *,
+    tiling: Tiling,
+    multi_scale: bool = False,
+) -> Share:
+    """Detects the objects on the images of one process and on their tiles (see `TiledDetector`).
+
+    Args:
+        model: the network; for multi-scale testing with free input size.
+        config: the config, as for `detect_share` or, with `multi_scale`, for `detect_share_multi_scale`.
+        dataset: the images of all processes.
+        progress: is called after each batch of images, as for `detect_share`.
+        part: the number of this process and the number of all processes; see `shares`.
+        tiling: where the tiles lie.
+        multi_scale: whether multi-scale testing is applied to each view.
+
+    Raises:
+        InputError: the reasons are those of `evaluate`, or for multi-scale testing `model.image_size` is not
+            square.
+    """
+    _check(config, dataset)
+    kind = MultiScaleDetector if multi_scale else Detector
+    replicas = Replicas(model, lambda: TiledDetector(kind(model, config), config, tiling))
+    detections = _detect_on_files(replicas, config, dataset, progress, part)
+    if config.evaluation.soft_nms and not multi_scale:
+        detections = _with_soft_nms(detections, dataset, None)
+    seconds = sum(detector.seconds for detector in replicas.detectors)
+    whole_seconds = sum(detector.whole_seconds for detector in replicas.detectors)
+    views = sum(detector.views for detector in replicas.detectors)
+    passes = replicas.detectors[0].passes if multi_scale else 0
+    return Share(detections, (seconds, whole_seconds), replicas.work, passes, views)
 
 
 def score_detections(
@@ -207,6 +238,39 @@ def _check(config: Config, dataset: DetectionDataset) -> None:
             f"the data set's classes ({', '.join(dataset.class_names)}) are not those of data.classes "
             f"({', '.join(classes)}), so labels would mean something else"
         )
+
+
+def _with_soft_nms(
+    detections: DatasetDetections, dataset: DetectionDataset, limit: int | None
+) -> DatasetDetections:
+    """Applies soft-NMS, and keeps the best `limit` detections of each image (None: all)."""
+    # `postprocess` has clipped the boxes already.
+    return merge_detections(detections, dataset.image_sizes, soft_nms, limit, clip=False)
+
+
+def _detect_on_files(
+    replicas: Replicas[FileDetectorT],
+    config: Config,
+    dataset: DetectionDataset,
+    progress: Progress | None,
+    part: tuple[int, int],
+) -> DatasetDetections:
+    """Detects with detectors that read the files of the images; the arguments are those of `detect_share`."""
+    batch_size = config.evaluation.batch_size
+    indices = share_of(len(dataset), batch_size, *part)
+    batches = (indices[first : first + batch_size] for first in range(0, len(indices), batch_size))
+
+    def detect(detector: FileDetectorT, batch: np.ndarray) -> list[ImageDetections]:
+        return detector([dataset.image_paths[index] for index in batch], batch_size)
+
+    results: list[ImageDetections] = []
+    start = time.perf_counter()
+    with contextlib.closing(replicas.run(batches, detect)) as batches_of_detections:
+        for _, batch_detections in batches_of_detections:
+            results += batch_detections
+            if progress is not None:
+                progress(len(results), len(indices), time.perf_counter() - start)
+    return join_images(results, indices)
 
 
 def _read_batches(

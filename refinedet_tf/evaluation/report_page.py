@@ -276,6 +276,15 @@ def _speed(result: EvaluationResult) -> list[Block]:
             ["a single scale, ms per image", f"{1e3 * cost.single_seconds:.0f}"],
         ]
         note = "Multi-scale testing, with warping included."
+    elif result.tiling is not None:
+        tiling = result.tiling
+        rows = [
+            ["views per image, the whole image and its tiles", f"{tiling.views:.1f}"],
+            ["passes per view", tiling.passes],
+            ["all views, ms per image", f"{1e3 * tiling.seconds:.0f}"],
+            ["the whole image alone, ms per image", f"{1e3 * tiling.whole_seconds:.0f}"],
+        ]
+        note = "Detection on tiles, with warping included."
     else:
         return [Text("The speed was not measured.")]
     return [Text(note), Table(["what", "value"], rows)]

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from refinedet_tf.config import ExpectedConfig
-from refinedet_tf.evaluation.results import EvaluationResult
+from refinedet_tf.evaluation.results import EvaluationResult, TilingCost
 from refinedet_tf.files import explain_os_errors
 
 METRIC_TITLES = {
@@ -84,6 +84,8 @@ def to_text(
             f"multi-scale, {cost.passes} passes: {cost.seconds * 1e3:.0f} ms/image; single scale: "
             f"{cost.single_seconds * 1e3:.0f} ms/image; {cost.seconds / cost.single_seconds:.1f} times slower"
         )
+    if result.tiling is not None:
+        lines.append(_tiling_line(result.tiling))
     if len(result.work) > 1:
         lines += map(str, result.work)
     return "\n".join(lines)
@@ -97,7 +99,9 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
         "network_ms_per_image", "postprocess_ms_per_image", "network_images_per_second",
         "postprocess_images_per_second"}, the speed of one replica, and "replicas": [{"name", "images",
         "seconds"}] if a model ran, "multi_scale": {"passes", "ms_per_image", "single_scale_ms_per_image"}
-        after multi-scale testing, and "coco": {COCO's 12 names: 0..1} for the metric "coco".
+        after multi-scale testing, "tiles": {"views_per_image", "passes_per_view", "ms_per_image",
+        "whole_image_ms_per_image"} after detection on tiles, and "coco": {COCO's 12 names: 0..1} for the
+        metric "coco".
     """
     tree: dict[str, Any] = {
         "metric": result.metric,
@@ -121,11 +125,28 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
             "ms_per_image": cost.seconds * 1e3,
             "single_scale_ms_per_image": cost.single_seconds * 1e3,
         }
+    if result.tiling is not None:
+        tree["tiles"] = {
+            "views_per_image": result.tiling.views,
+            "passes_per_view": result.tiling.passes,
+            "ms_per_image": result.tiling.seconds * 1e3,
+            "whole_image_ms_per_image": result.tiling.whole_seconds * 1e3,
+        }
     if result.work:
         tree["replicas"] = [dataclasses.asdict(work) for work in result.work]
     if result.coco is not None:
         tree["coco"] = {name: _or_none(value) for name, value in result.coco.items()}
     return tree
+
+
+def _tiling_line(cost: TilingCost) -> str:
+    """Returns a text such as "tiles, 5.0 views per image: 40 ms/image; ..."."""
+    passes = f", each in {cost.passes} passes" if cost.passes > 1 else ""
+    return (
+        f"tiles, {cost.views:.1f} views per image{passes}: {cost.seconds * 1e3:.0f} ms/image; "
+        f"whole image alone: {cost.whole_seconds * 1e3:.0f} ms/image; "
+        f"{cost.seconds / cost.whole_seconds:.1f} times slower"
+    )
 
 
 def write_json(result: EvaluationResult, path: str | Path) -> None:

@@ -86,6 +86,23 @@ class MultiScaleCost:
 
 
 @dataclasses.dataclass(frozen=True)
+class TilingCost:
+    """The cost of detection on tiles, with warping included.
+
+    Attributes:
+        views: the number of views per image, the whole image and its tiles, as a mean over the images.
+        passes: the number of passes over each view, 1 without multi-scale testing.
+        seconds: the seconds per image of all views.
+        whole_seconds: the seconds per image of the whole image alone.
+    """
+
+    views: float
+    passes: int
+    seconds: float
+    whole_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationResult:
     """The result of `evaluate`.
 
@@ -96,7 +113,8 @@ class EvaluationResult:
         classes: {class name: ClassResult} in label order.
         num_images: the number of images of the dataset.
         throughput: the speed; None if given detections were scored.
-        multi_scale: the cost of multi-scale testing; None for a single scale.
+        multi_scale: the cost of multi-scale testing; None for a single scale, and with tiles.
+        tiling: the cost of tiles; None without them.
         coco: COCO's 12 numbers by name for the metric "coco", otherwise None.
         work: what each replica has done; empty if given detections were scored.
         sizes: {class name: {size: SizeResult}} for COCO's sizes for the metric "coco", otherwise None.
@@ -108,6 +126,7 @@ class EvaluationResult:
     num_images: int
     throughput: Throughput | None = None
     multi_scale: MultiScaleCost | None = None
+    tiling: TilingCost | None = None
     coco: dict[str, float] | None = None
     work: tuple[ReplicaWork, ...] = ()
     sizes: dict[str, dict[str, SizeResult]] | None = None

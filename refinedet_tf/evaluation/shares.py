@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from refinedet_tf.config import Config
-from refinedet_tf.evaluation.results import MultiScaleCost, Throughput
+from refinedet_tf.evaluation.results import MultiScaleCost, Throughput, TilingCost
 from refinedet_tf.inference.detections import DatasetDetections, ImageDetections
 from refinedet_tf.inference.replicas import ReplicaWork
 
@@ -25,16 +25,19 @@ class Share:
 
     Attributes:
         detections: the detections in the order of the images, whose indices are those of the whole dataset.
-        seconds: the seconds of all images, of (network, post-processing) or, in multi-scale testing, of
-            (all passes, the single pass that a `Detector` makes).
+        seconds: the seconds of all images, of (network, post-processing); in multi-scale testing, of (all
+            passes, the single pass that a `Detector` makes); with tiles, of (all views, the whole images).
         work: what each replica has done.
-        passes: the number of passes over each image in multi-scale testing; 0 for a single scale.
+        passes: the number of passes over each image, or with tiles over each view, in multi-scale testing; 0
+            for a single scale.
+        views: the number of whole images and tiles; 0 without tiles.
     """
 
     detections: DatasetDetections
     seconds: tuple[float, float]
     work: tuple[ReplicaWork, ...]
     passes: int = 0
+    views: int = 0
 
     @property
     def num_images(self) -> int:
@@ -42,8 +45,8 @@ class Share:
         return sum(work.images for work in self.work)
 
     def throughput(self, config: Config) -> Throughput | None:
-        """Returns the speed of a replica; None for multi-scale testing."""
-        if self.passes:
+        """Returns the speed of a replica; None for multi-scale testing and for tiles."""
+        if self.passes or self.views:
             return None
         network, postprocessing = self.seconds
         return Throughput(
@@ -51,15 +54,23 @@ class Share:
         )
 
     def multi_scale_cost(self) -> MultiScaleCost | None:
-        """Returns the cost of multi-scale testing; None for a single scale."""
-        if not self.passes:
+        """Returns the cost of multi-scale testing; None for a single scale and for tiles."""
+        if not self.passes or self.views:
             return None
         seconds, single_seconds = self.seconds
         return MultiScaleCost(self.passes, seconds / self.num_images, single_seconds / self.num_images)
 
+    def tiling_cost(self) -> TilingCost | None:
+        """Returns the cost of tiles; None without them."""
+        if not self.views:
+            return None
+        seconds, whole_seconds = (seconds / self.num_images for seconds in self.seconds)
+        return TilingCost(self.views / self.num_images, self.passes or 1, seconds, whole_seconds)
+
     def facts(self) -> dict[str, Any]:
         """Returns everything but the detections, in values that JSON can hold."""
-        return {"seconds": self.seconds, "work": [dataclasses.astuple(work) for work in self.work]}
+        work = [dataclasses.astuple(work) for work in self.work]
+        return {"seconds": self.seconds, "work": work, "views": self.views}
 
     def to_bytes(self) -> bytes:
         """Returns the detections as rows of `ROW`."""
@@ -112,7 +123,7 @@ def join_shares(
         names: the name of each process.
         facts: what `Share.facts` has returned there.
         parts: what `Share.to_bytes` has returned there.
-        passes: the number of passes over each image.
+        passes: `Share.passes`, which is the same in all processes.
     """
     rows = np.frombuffer(b"".join(parts), ROW)
     # The rows of an image come from one process and keep their order.
@@ -129,4 +140,5 @@ def join_shares(
         for replica, images, seconds in there["work"]
     ]
     first, second = (sum(there["seconds"][stage] for there in facts) for stage in range(2))
-    return Share(detections, (first, second), tuple(work), passes)
+    views = sum(there["views"] for there in facts)
+    return Share(detections, (first, second), tuple(work), passes, views)

@@ -65,7 +65,8 @@ def write_detections(
         file.write("[")
         try:
             for path, image, result in results:
-                picture = _free_name(path, names)
+                ending = path.suffix if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
+                picture = free_name(path.stem, ending, names)
                 entry = _json_entry(path, result, picture)
                 file.write(",\n" if len(names) > 1 else "\n")
                 file.write(json.dumps(entry, ensure_ascii=False))
@@ -79,15 +80,14 @@ def write_detections(
         raise InputError(f"{len(left_out)} of {num_images} images left out: {'; '.join(left_out)}")
 
 
-def _free_name(path: Path, taken: set[str]) -> str:
-    """Chooses the name of the picture of `path`, and adds it in lower case to `taken`.
+def free_name(stem: str, ending: str, taken: set[str]) -> str:
+    """Chooses the name of a file of the output folder, and adds it in lower case to `taken`.
 
-    It is the name of the image file, with a number if another image has that name already.
+    It is `stem` with the ending, and with a number if another file has that name already.
     """
-    ending = path.suffix if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
-    name, number = f"{path.stem}{ending}", 2
+    name, number = f"{stem}{ending}", 2
     while name.lower() in taken:  # Some file systems ignore upper and lower case.
-        name, number = f"{path.stem}-{number}{ending}", number + 1
+        name, number = f"{stem}-{number}{ending}", number + 1
     taken.add(name.lower())
     return name
 
@@ -95,18 +95,23 @@ def _free_name(path: Path, taken: set[str]) -> str:
 def _json_entry(path: Path, result: ImageDetections, picture: str) -> dict[str, object]:
     """Returns the object of one image in detections.json."""
     height, width = result.image_size
-    detections = []
-    for name, score, box in zip(result.names, result.scores, result.boxes, strict=True):
-        ymin, xmin, ymax, xmax = (round(float(side), 2) for side in box)
-        corners = {"xmin": xmin, "ymin": ymin, "xmax": xmax, "ymax": ymax}
-        detections.append({"class": name, "score": round(float(score), 6), "box": corners})
     return {
         "image": str(path),
         "picture": picture,
         "height": height,
         "width": width,
-        "detections": detections,
+        "detections": detection_entries(result),
     }
+
+
+def detection_entries(result: ImageDetections) -> list[dict[str, object]]:
+    """Returns the "detections" of one image in detections.json."""
+    detections: list[dict[str, object]] = []
+    for name, score, box in zip(result.names, result.scores, result.boxes, strict=True):
+        ymin, xmin, ymax, xmax = (round(float(side), 2) for side in box)
+        corners = {"xmin": xmin, "ymin": ymin, "xmax": xmax, "ymax": ymax}
+        detections.append({"class": name, "score": round(float(score), 6), "box": corners})
+    return detections
 
 
 def _write_picture(file: Path, image: np.ndarray, result: ImageDetections, score_threshold: float) -> int:

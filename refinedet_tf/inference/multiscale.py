@@ -98,6 +98,7 @@ class MultiScaleDetector:
 
     Attributes:
         passes: the passes; each is made as it is and mirrored.
+        image_size: (S, S), the size in pixels that the network was trained at.
         class_names: the C names, label 1 first.
         num_classes: C, without background.
         seconds: the time that all passes have taken so far.
@@ -122,6 +123,7 @@ class MultiScaleDetector:
         is_coco = config.evaluation.metric == "coco"
         all_passes = PASSES[320 if height <= 416 else 512]
         self.passes = [scale_pass for scale_pass in all_passes if is_coco or not scale_pass.coco_only]
+        self.image_size = (height, width)
         self.class_names = config.class_names
         self.num_classes = config.num_classes
         self.seconds = self.single_seconds = 0.0

@@ -15,6 +15,8 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.inference import detection_files
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.replicas import Replicas
+from refinedet_tf.inference.tiled_detector import TiledDetector
+from refinedet_tf.inference.tiles import Tiling
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,17 @@ def test_images_come_in_batches(network, tmp_path):
     replicas = Replicas(network[1], lambda: Counting(network[1], network[0]))
     detect_command.detect_files(replicas, paths, output, 0.5, batch_size=2)
     assert seen == [2, 2, 1]
+
+
+def test_tiles(run, network, tmp_path, capsys):
+    images = [save(tmp_path / "in" / f"{name}.png", 64, width) for name, width in (("a", 128), ("b", 60))]
+    entries = run(*images, "--tiles", 64, "--tile-overlap", 0)
+    assert "tiles: 2.0 views per image; " in capsys.readouterr().out
+    tiled = TiledDetector(Detector(network[1], network[0]), network[0], Tiling(64, 0.0))
+    for entry, result in zip(entries, tiled(images), strict=True):
+        found = [(detection["class"], detection["score"]) for detection in entry["detections"]]
+        assert [name for name, _ in found] == result.names
+        np.testing.assert_allclose([score for _, score in found], result.scores, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["missing.jpg", "no*match", "empty"])

@@ -1,14 +1,17 @@
 """evaluate.py beyond a single scale and its table: multi-scale, server files, soft-NMS."""
 
 import json
+import math
 import shutil
 import tarfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import evaluate
 from refinedet_tf.config_files import load_config
+from refinedet_tf.inference import multiscale
 from refinedet_tf.model import build_model
 from refinedet_tf.weights import save_weights
 
@@ -36,6 +39,31 @@ def test_multi_scale_says_what_it_costs(arguments, command, tmp_path):
     cost = numbers["multi_scale"]
     assert cost["passes"] == 16 and cost["ms_per_image"] > cost["single_scale_ms_per_image"] > 0
     assert 0 <= numbers["mAP"] <= 1 and "throughput" not in numbers
+
+
+@pytest.mark.parametrize("multi_scale", [False, True])
+def test_tiles_say_what_they_cost(arguments, command, devkit, monkeypatch, tmp_path, multi_scale):
+    """The images have more than one tile; what is measured is what `TiledDetector` finds."""
+    monkeypatch.setattr(multiscale, "PASSES", {320: multiscale.PASSES[320][:1]})
+    outputs = ["--json", tmp_path / "numbers.json", "--report", tmp_path / "report"]
+    options = ["--tiles", 150, "--tile-overlap", 0, *(["--multi-scale"] if multi_scale else [])]
+    result = command(evaluate, *arguments, *options, *outputs)
+    assert result.code == 0, result.err
+    sizes = [Image.open(file).size for file in sorted((devkit / "VOC2007" / "JPEGImages").glob("val*"))]
+    assert len(sizes) == 4
+    tiles = [math.ceil(width / 150) * math.ceil(height / 150) for width, height in sizes]
+    views = 1 + sum(count for count in tiles if count > 1) / 4
+    assert views > 2
+    passes = ", each in 2 passes" if multi_scale else ""
+    assert f"tiles, {views:.1f} views per image{passes}: " in result.out and " times slower" in result.out
+    cost = json.loads((tmp_path / "numbers.json").read_text())["tiles"]
+    assert (cost["views_per_image"], cost["passes_per_view"]) == (views, 2 if multi_scale else 1)
+    assert cost["ms_per_image"] > cost["whole_image_ms_per_image"] > 0
+    assert "Detection on tiles" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_overlap_without_tiles(arguments, refused):
+    assert "--tile-overlap needs --tiles PIXELS" in refused(evaluate, *arguments, "--tile-overlap", 0.5)
 
 
 def test_test_split_without_annotations(arguments, command, refused, devkit, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from refinedet_tf.commands import options
 from refinedet_tf.errors import InputError
+from refinedet_tf.inference.tiles import Tiling
 
 
 def parse(add_options, *arguments):
@@ -80,3 +81,23 @@ def test_name_without_an_image(folder, name):
     (folder / "empty").mkdir()
     with pytest.raises(InputError, match="no image found: .*; name files, folders with images, or patterns"):
         options.find_images([f"{folder}/a.bmp", f"{folder}/{name}"])
+
+
+def test_tiles():
+    assert options.tiling_from(parse(options.add_tile_options)) is None
+    assert options.tiling_from(parse(options.add_tile_options, "--tiles", "640")) == Tiling(640, 0.25)
+    both = parse(options.add_tile_options, "--tiles", "64", "--tile-overlap", "0")
+    assert options.tiling_from(both) == Tiling(64, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tile-overlap", "0.5"], "--tile-overlap needs --tiles PIXELS"),
+        (["--tiles", "8"], "the side of a tile must be at least 32 pixels, got 8"),
+        (["--tiles", "64", "--tile-overlap", "1"], r"the overlap of tiles must lie in 0..0.9, got 1.0"),
+    ],
+)
+def test_tiles_that_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        options.tiling_from(parse(options.add_tile_options, *arguments))

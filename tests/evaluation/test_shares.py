@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from processes import finish, start_program
 
+from refinedet_tf.config import Config
+from refinedet_tf.evaluation.results import TilingCost
 from refinedet_tf.evaluation.shares import Share, join_shares, share_of
 from refinedet_tf.inference.detections import DatasetDetections
 from refinedet_tf.inference.replicas import Replicas, ReplicaWork
@@ -20,6 +22,7 @@ def found(config_file):
 
 WORK = {
     "evaluation": {"1": [12], "2": [6, 6], "4": [4, 4, 2, 2]},
+    "tiles": {"1": [4], "2": [2, 2], "4": [1, 1, 1, 1]},
     "multi-scale": {"1": [4], "2": [2, 2], "4": [1, 1, 1, 1]},
 }
 """The images of each replica by the number of replicas: 12 in batches of 2, and 4 in batches of 1."""
@@ -34,6 +37,11 @@ def test_any_number_of_replicas_detects_the_same(found, kind):
         count: [[f"replica {number}", images] for number, images in enumerate(work)]
         for count, work in WORK[kind].items()
     }
+
+
+def test_any_number_of_replicas_sees_the_same_tiles(found):
+    first, *several = found["views"]
+    assert first >= 4 * 5 and several == [first, first]
 
 
 def test_detect_writes_the_same_and_says_who_did_what(found):
@@ -68,16 +76,23 @@ def test_joined_shares_are_those_of_one_process():
     images = np.sort(generator.integers(0, 9, 50))
     rows = [generator.integers(1, 4, 50).astype(np.int32), generator.random(50, np.float32)]
     boxes = generator.random((50, 4), np.float32)
-    whole = Share(DatasetDetections(images, *rows, boxes), (2.0, 1.0), (ReplicaWork("replica 0", 9, 3.0),))
+    whole = Share(
+        DatasetDetections(images, *rows, boxes), (2.0, 1.0), (ReplicaWork("replica 0", 9, 3.0),), views=30
+    )
     shares = []
     for index in range(3):  # The last process has no image.
         kept = np.isin(images, share_of(9, 5, index, 3))
         part = DatasetDetections(images[kept], *(column[kept] for column in rows), boxes[kept])
-        shares.append(Share(part, (1.0, 0.25), (ReplicaWork("replica 0", (5, 4, 0)[index], 1.5),)))
+        shares.append(
+            Share(part, (1.0, 0.25), (ReplicaWork("replica 0", (5, 4, 0)[index], 1.5),), views=10 * index)
+        )
     facts = json.loads(json.dumps([share.facts() for share in shares]))
     joined = join_shares(["worker:0", "worker:1", "worker:2"], facts, [s.to_bytes() for s in shares], 0)
     assert joined.to_bytes() == whole.to_bytes()
     assert joined.seconds == (3.0, 0.75)
+    assert joined.views == whole.views
+    assert joined.tiling_cost() == TilingCost(30 / 9, 1, 3.0 / 9, 0.75 / 9)
+    assert joined.multi_scale_cost() is None and joined.throughput(Config()) is None
     assert [str(work) for work in joined.work] == [
         "worker:0 replica 0: 5 images in 1.5 s",
         "worker:1 replica 0: 4 images in 1.5 s",

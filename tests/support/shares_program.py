@@ -27,11 +27,12 @@ from refinedet_tf.config import with_classes
 from refinedet_tf.config_files import load_config
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.errors import InputError
-from refinedet_tf.evaluation.evaluator import detect_share, detect_share_multi_scale
+from refinedet_tf.evaluation.evaluator import detect_share, detect_share_multi_scale, detect_share_tiled
 from refinedet_tf.inference import multiscale
 from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.replicas import Replicas, local_devices
+from refinedet_tf.inference.tiles import Tiling
 
 REPLICAS = (1, 2, 4)
 
@@ -70,6 +71,12 @@ def main(config_file):
     few_images = read_dataset(few.data, "test")
     shares = {count: detect_share_multi_scale(model, few, few_images) for count, model in models.items()}
     found["multi-scale"] = compared(shares)
+    tiling = Tiling(200)
+    shares = {
+        count: detect_share_tiled(model, few, few_images, tiling=tiling) for count, model in models.items()
+    }
+    found["tiles"] = compared(shares)
+    found["views"] = [share.views for share in shares.values()]
     found["detect"] = [detect(config, models[count], dataset) for count in REPLICAS]
     print(json.dumps(found))
 

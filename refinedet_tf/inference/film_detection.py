@@ -1,0 +1,136 @@
+"""Detection on the frames of a film: an annotated film, and one line of JSON per frame."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from refinedet_tf.drawing import draw_detections
+from refinedet_tf.errors import InputError
+from refinedet_tf.files import explain_os_errors
+from refinedet_tf.inference.detection_files import QUIET_SECONDS, detection_entries, free_name
+from refinedet_tf.inference.detections import ImageDetections
+from refinedet_tf.inference.detector import Detector
+from refinedet_tf.inference.film_reader import FilmReader, Frame
+from refinedet_tf.inference.film_writer import FilmWriter
+from refinedet_tf.inference.multiscale import MultiScaleDetector
+from refinedet_tf.inference.replicas import Replicas
+from refinedet_tf.inference.tiled_detector import TiledDetector
+from refinedet_tf.progress import ProgressPrinter
+
+FilmDetector = TypeVar("FilmDetector", bound=Detector | MultiScaleDetector | TiledDetector)
+
+
+def detect_films(
+    replicas: Replicas[FilmDetector],
+    paths: Sequence[Path],
+    output: Path,
+    score_threshold: float,
+    batch_size: int,
+) -> None:
+    """Detects on all frames of films and writes NAME.mp4 and NAME.jsonl for each.
+
+    Batches of `batch_size` frames are passed to the replicas, some of which are in memory.
+
+    Args:
+        replicas: the detectors.
+        paths: the films.
+        output: an existing folder.
+        score_threshold: the smallest score of the detections that are drawn.
+        batch_size: the number of frames that a detector gets at once.
+
+    Raises:
+        InputError: films are broken or cannot be read (what can be read of them has been written, and the
+            others have been written whole), or `output` cannot be written.
+    """
+    names: set[str] = set()
+    problems: list[str] = []
+    for path in paths:
+        name = free_name(path.stem, ".mp4", names)
+        try:
+            with FilmReader(path) as film:
+                _detect_film(replicas, film, output / name, score_threshold, batch_size)
+        except _NotWritten:
+            raise
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        if film.defects:
+            problems.append(f"film {path} is not whole: {'; '.join(film.defects)}")
+    if problems:
+        raise InputError(f"{len(problems)} of {len(paths)} films have defects: {'; '.join(problems)}")
+
+
+class _NotWritten(InputError):
+    """The output cannot be written, so that the other films cannot be written either."""
+
+
+def _detect_film(
+    replicas: Replicas[FilmDetector], film: FilmReader, file: Path, score_threshold: float, batch_size: int
+) -> None:
+    """Detects on one film and writes `file`, and the lines of JSON next to it."""
+
+    def detect(detector: FilmDetector, batch: Sequence[Frame]) -> list[ImageDetections]:
+        return detector([frame.pixels for frame in batch], batch_size)
+
+    progress, start = ProgressPrinter(film.path.name, QUIET_SECONDS, unit="frames"), time.monotonic()
+    num_frames = num_drawn = 0
+    with contextlib.ExitStack() as files:
+        writer = lines = None
+        batches = replicas.run(_in_batches(film.frames(), batch_size), detect)
+        for batch, results in files.enter_context(contextlib.closing(batches)):
+            for frame, result in zip(batch, results, strict=True):
+                with _explained(file):
+                    if writer is None or lines is None:
+                        lines = files.enter_context(file.with_suffix(".jsonl").open("w", encoding="utf-8"))
+                        size = result.image_size
+                        writer = FilmWriter(file, size, film.rate, film.time_base, film.pixel_aspect)
+                        files.enter_context(writer)
+                    shown = result.above(score_threshold)
+                    picture = draw_detections(
+                        frame.pixels, shown.normalized_boxes, shown.labels, shown.class_names, shown.scores
+                    )
+                    writer.write(picture, frame.ticks)
+                    lines.write(json.dumps(_json_line(frame, result), ensure_ascii=False) + "\n")
+                num_frames += 1
+                num_drawn += len(shown.scores)
+                total = film.num_frames
+                is_sensible = total is not None and num_frames < total
+                progress(num_frames, total if is_sensible else None, time.monotonic() - start)
+    progress(num_frames, num_frames, time.monotonic() - start)
+    print(f"{num_frames} frames, {num_drawn} detections of score {score_threshold:g} or more: {file}")
+
+
+@contextlib.contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """Turns an error of the disk into one line, which is not an error of the film that is read."""
+    try:
+        with explain_os_errors(file):
+            yield
+    except InputError as error:
+        raise _NotWritten(str(error)) from None
+
+
+def _in_batches(frames: Iterable[Frame], batch_size: int) -> Iterator[list[Frame]]:
+    batch: list[Frame] = []
+    for frame in frames:
+        batch.append(frame)
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _json_line(frame: Frame, result: ImageDetections) -> dict[str, object]:
+    """Returns the object of one frame."""
+    height, width = result.image_size
+    return {
+        "frame": frame.number,
+        "time": round(frame.seconds, 6),
+        "height": height,
+        "width": width,
+        "detections": detection_entries(result),
+    }

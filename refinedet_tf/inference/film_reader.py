@@ -1,0 +1,210 @@
+"""Reading of the frames of a film, upright and with their times, by PyAV."""
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from refinedet_tf.errors import InputError, first_line, shortened_text
+
+if TYPE_CHECKING:
+    import av
+
+FILM_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
+"""The endings of the files that are films, in lower case."""
+
+MISSING_SECONDS = 0.5
+"""A film that ends this much before the length that its header states is not whole."""
+
+USUAL_RATE = Fraction(25)
+"""The frames per second of a film that does not say its rate."""
+
+
+def import_av() -> Any:
+    """Imports PyAV, which is an optional dependency.
+
+    Raises:
+        InputError: it is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module("av")
+    except ImportError:
+        raise InputError(
+            "films need PyAV: pip install 'refinedet-tf[video]', or in a checkout pip install av"
+        ) from None
+
+
+class Frame(NamedTuple):
+    """A frame of a film."""
+
+    number: int
+    """0 for the first frame; frames are counted in the order in which they are shown."""
+    ticks: int
+    """The time since the first frame in units of `FilmReader.time_base`; it rises from frame to frame."""
+    seconds: float
+    """The time since the first frame."""
+    pixels: np.ndarray
+    """uint8 [H, W, 3], RGB, as a player shows them: turned by the film's rotation."""
+
+
+class FilmReader:
+    """The frames of the first video track of a film; it is a context manager.
+
+    Attributes:
+        path: the file.
+        rate: the mean number of frames per second.
+        num_frames: the number of frames, as far as the header lets it be known; None: unknown.
+        time_base: the length in seconds of the unit of `Frame.ticks`.
+        pixel_aspect: the width of a pixel of the upright frames by its height; known after the first frame.
+        defects: what is wrong with the film, as far as it has been read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens the film.
+
+        Raises:
+            InputError: PyAV is not installed, the file is no film or has no pictures; the message names it.
+        """
+        self._av = import_av()
+        self.path = path
+        self._name = f"film {shortened_text(path)}"
+        try:
+            self._container: av.container.InputContainer = self._av.open(str(path))
+        except (self._av.error.FFmpegError, OSError, ValueError) as error:
+            raise InputError(
+                f"{self._name} cannot be read: {_reason(error)}; "
+                "it must be a whole film of a format that FFmpeg reads"
+            ) from None
+        if not self._container.streams.video:
+            self._container.close()
+            raise InputError(f"{self._name} has no pictures")
+        self._stream = stream = self._container.streams.video[0]
+        stream.thread_type = "AUTO"
+        self.rate = Fraction(stream.average_rate or stream.guessed_rate or USUAL_RATE)
+        self.time_base = Fraction(stream.time_base or 1 / self.rate)
+        self.num_frames = self._count()
+        self.pixel_aspect = Fraction(1)
+        self.defects: list[str] = []
+
+    def __enter__(self) -> "FilmReader":
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the film."""
+        self._container.close()
+
+    def frames(self) -> Iterator[Frame]:
+        """Yields all frames, one after another, so that few of them are in memory.
+
+        A film that is broken somewhere yields the frames that can be decoded; `defects` then says what is
+        wrong.
+
+        Raises:
+            InputError: no frame at all can be decoded.
+        """
+        first = last = None
+        number = 0
+        for frame in self._decoded():
+            ticks = frame.pts
+            if ticks is None:
+                ticks = round((number / self.rate) / self.time_base) + (first or 0)
+            if first is None:
+                first = ticks
+            ticks -= first
+            if last is not None and ticks <= last:
+                ticks = last + 1  # A player shows frames in this order, whatever their times say.
+            last = ticks
+            turns = round(frame.rotation / 90) % 4
+            aspect = Fraction(self._stream.sample_aspect_ratio or 1)
+            self.pixel_aspect = 1 / aspect if turns % 2 else aspect
+            # The rotation of PyAV and of NumPy is counterclockwise.
+            pixels = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+            yield Frame(number, ticks, float(ticks * self.time_base), pixels)
+            number += 1
+        if number == 0:
+            reasons = f": {'; '.join(self.defects)}" if self.defects else ""
+            raise InputError(f"{self._name} has no frame that can be decoded{reasons}")
+
+    def _decoded(self) -> "Iterator[av.VideoFrame]":
+        """Yields the decoded frames, and notes the defects of the film."""
+        num_packets = num_frames = num_broken = num_damaged = 0
+        end = 0.0
+        first_broken = 0.0
+        packets = self._container.demux()
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                break
+            except (self._av.error.FFmpegError, OSError) as error:
+                self.defects.append(f"it cannot be read beyond {end:.2f} s ({_reason(error)})")
+                break
+            if packet.pts is not None and packet.time_base is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream != self._stream:
+                continue
+            num_packets += packet.size > 0
+            try:
+                frames = self._stream.decode(packet)
+            except (self._av.error.FFmpegError, OSError) as error:
+                if isinstance(error, self._av.error.EOFError):
+                    continue
+                first_broken = first_broken if num_broken else end
+                num_broken += 1
+                continue
+            for frame in frames:
+                num_frames += 1
+                num_damaged += frame.is_corrupt
+                yield frame
+        if num_broken:
+            self.defects.append(f"{_frames(num_broken)} cannot be decoded, the first at {first_broken:.2f} s")
+        if num_damaged:
+            self.defects.append(f"{_frames(num_damaged)} decoded with damage")
+        self._note_missing_end(num_packets, num_frames, end)
+
+    def _note_missing_end(self, num_packets: int, num_frames: int, end: float) -> None:
+        """Notes it as a defect if the film is shorter than its header says.
+
+        Args:
+            num_packets: the number of packets of the video track. Some of them may be no frame that is shown.
+            num_frames: the number of frames.
+            end: where the last packet of any track ends, in seconds.
+        """
+        stated = self._stream.frames
+        if stated:
+            if num_packets < stated:
+                self.defects.append(f"it ends after {num_frames} of {stated} frames")
+            return
+        duration = self._container.duration
+        if duration is not None:
+            seconds = duration / self._av.time_base + (self._container.start_time or 0) / self._av.time_base
+            if end < seconds - MISSING_SECONDS:
+                self.defects.append(f"it ends after {end:.2f} of {seconds:.2f} s")
+
+    def _count(self) -> int | None:
+        """Returns the number of frames by the header, or by length and rate, or None."""
+        if self._stream.frames:
+            return self._stream.frames
+        with contextlib.suppress(OverflowError):
+            if self._stream.duration is not None:
+                return max(1, round(self._stream.duration * self.time_base * self.rate))
+            if self._container.duration is not None:
+                return max(1, round(self._container.duration / self._av.time_base * self.rate))
+        return None
+
+
+def _frames(number: int) -> str:
+    return "1 frame" if number == 1 else f"{number} frames"
+
+
+def _reason(error: Exception) -> str:
+    """Returns the text of an error of PyAV without its number and the name of the file."""
+    return shortened_text(getattr(error, "strerror", None) or first_line(error))

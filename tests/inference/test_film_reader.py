@@ -1,0 +1,116 @@
+"""The frames of films: their number, times, pixels and rotation, and films that are not whole."""
+
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+av = pytest.importorskip("av")
+
+from films import picture, write_film
+
+from refinedet_tf.errors import InputError
+from refinedet_tf.inference.film_reader import FilmReader
+
+COMPRESSION = 12
+"""How much the encoder changes a value on average, in grey levels."""
+
+
+def read(path):
+    with FilmReader(path) as film:
+        return film, list(film.frames())
+
+
+def difference(pixels, expected):
+    assert pixels.shape == expected.shape and pixels.dtype == np.uint8
+    return np.abs(pixels.astype(int) - expected).mean()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts"])
+def test_frames_of_several_formats(tmp_path, name):
+    film, frames = read(write_film(tmp_path / name, range(12)))
+    assert film.rate == 10 and film.defects == []
+    assert (film.num_frames, film.pixel_aspect) == (12, 1)
+    assert [frame.number for frame in frames] == list(range(12))
+    assert [frame.seconds for frame in frames] == pytest.approx(
+        [number / 10 for number in range(12)], abs=2e-3
+    )
+    assert [frame.ticks * film.time_base for frame in frames] == [
+        pytest.approx(frame.seconds) for frame in frames
+    ]
+    for frame in frames:
+        assert difference(frame.pixels, picture(frame.number)) < COMPRESSION
+        assert difference(frame.pixels, picture(frame.number + 1)) > 3 * COMPRESSION
+
+
+def test_variable_frame_rate(tmp_path):
+    ticks = [500, 540, 700, 701, 2000]
+    film, frames = read(write_film(tmp_path / "a.mkv", ticks, time_base=Fraction(1, 1000)))
+    assert [round(1000 * frame.seconds) for frame in frames] == [0, 40, 200, 201, 1500]
+    assert film.defects == []
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_rotated_frames_are_upright(tmp_path, rotation):
+    _, frames = read(write_film(tmp_path / "a.mp4", range(4), size=(64, 96), rotation=rotation))
+    expected = np.rot90(picture(2, 64, 96), rotation // 90)
+    assert difference(frames[2].pixels, expected) < COMPRESSION
+
+
+def test_film_that_ends_in_the_middle(tmp_path):
+    whole = write_film(tmp_path / "a.mp4", range(40), movflags="faststart")
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    film, frames = read(cut)
+    assert 10 < len(frames) < 40
+    # FFmpeg may also call the last packet broken, part of which is missing.
+    assert film.defects[-1] == f"it ends after {len(frames)} of 40 frames"
+    assert difference(frames[9].pixels, picture(9)) < COMPRESSION
+
+
+def test_end_is_missing_where_only_the_length_is_known(tmp_path):
+    whole = write_film(tmp_path / "a.mkv", range(40))
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    film, frames = read(cut)
+    assert 10 < len(frames) < 36
+    (defect,) = film.defects
+    assert defect == f"it ends after {len(frames) / 10:.2f} of 4.00 s"
+
+
+def test_broken_data_in_the_middle(tmp_path):
+    contents = bytearray(write_film(tmp_path / "a.mp4", range(40), movflags="faststart").read_bytes())
+    middle = len(contents) * 2 // 3
+    contents[middle : middle + 400] = bytes(value ^ 0x5A for value in contents[middle : middle + 400])
+    (tmp_path / "broken.mp4").write_bytes(contents)
+    film, frames = read(tmp_path / "broken.mp4")
+    assert 20 < len(frames) < 40
+    assert f"{40 - len(frames)} frames cannot be decoded, the first at " in film.defects[0]
+
+
+def test_what_is_no_film(tmp_path):
+    whole = write_film(tmp_path / "a.mp4", range(12))
+    (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (tmp_path / "text.mp4").write_text("no film at all")
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "folder.mp4").mkdir()
+    for name in ("cut.mp4", "text.mp4", "empty.mp4", "folder.mp4", "missing.mp4"):
+        with pytest.raises(InputError, match=rf"film .*{name} cannot be read: .*; it must be a whole film"):
+            FilmReader(tmp_path / name)
+
+
+def test_film_without_pictures(tmp_path):
+    with av.open(str(tmp_path / "sound.mkv"), "w") as film:
+        stream = film.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        sound.rate = 8000
+        film.mux(stream.encode(sound))
+    with pytest.raises(InputError, match=r"film .*sound\.mkv has no pictures"):
+        FilmReader(tmp_path / "sound.mkv")
+
+
+def test_without_pyav(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(InputError, match=r"films need PyAV: pip install 'refinedet-tf\[video\]'"):
+        FilmReader(tmp_path / "a.mp4")
