@@ -96,9 +96,9 @@ def _detect_film(
                     lines.write(json.dumps(_json_line(frame, result), ensure_ascii=False) + "\n")
                 num_frames += 1
                 num_drawn += len(shown.scores)
-                total = film.num_frames
-                is_sensible = total is not None and num_frames < total
-                progress(num_frames, total if is_sensible else None, time.monotonic() - start)
+                # Some headers state fewer frames than there are.
+                total = film.num_frames if num_frames < (film.num_frames or 0) else None
+                progress(num_frames, total, time.monotonic() - start)
     progress(num_frames, num_frames, time.monotonic() - start)
     print(f"{num_frames} frames, {num_drawn} detections of score {score_threshold:g} or more: {file}")
 

@@ -7,6 +7,7 @@ from types import TracebackType
 import numpy as np
 
 from refinedet_tf.errors import InputError
+from refinedet_tf.files import explain_os_errors
 from refinedet_tf.inference.film_reader import import_av
 
 CODEC = "libx264"
@@ -49,6 +50,7 @@ class FilmWriter:
         self._av = import_av()
         if CODEC not in self._av.codecs_available:
             raise InputError(f"this PyAV has no encoder {CODEC}: pip install av installs one that has it")
+        self._path = path
         self._container = self._av.open(str(path), "w")
         self._stream = self._container.add_stream(CODEC, rate=rate, options=QUALITY)
         height, width = size
@@ -67,11 +69,20 @@ class FilmWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finishes the film."""
+        """Finishes the film.
+
+        Raises:
+            InputError: it cannot be written. After another error this one is left out.
+        """
         try:
-            self._container.mux(self._stream.encode(None))
-        finally:
-            self._container.close()
+            with explain_os_errors(self._path):
+                try:
+                    self._container.mux(self._stream.encode(None))
+                finally:
+                    self._container.close()
+        except InputError:
+            if error is None:
+                raise
 
     def write(self, pixels: np.ndarray, ticks: int) -> None:
         """Adds a picture.
