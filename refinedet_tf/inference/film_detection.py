@@ -82,7 +82,7 @@ def _detect_film(
         batches = replicas.run(_in_batches(film.frames(), batch_size), detect)
         for batch, results in files.enter_context(contextlib.closing(batches)):
             for frame, result in zip(batch, results, strict=True):
-                with _explained(file):
+                with _explained(file.parent):
                     if writer is None or lines is None:
                         lines = files.enter_context(file.with_suffix(".jsonl").open("w", encoding="utf-8"))
                         size = result.image_size
@@ -104,10 +104,10 @@ def _detect_film(
 
 
 @contextlib.contextmanager
-def _explained(file: Path) -> Iterator[None]:
+def _explained(folder: Path) -> Iterator[None]:
     """Turns an error of the disk into one line, which is not an error of the film that is read."""
     try:
-        with explain_os_errors(file):
+        with explain_os_errors(f"--output {folder}"):
             yield
     except InputError as error:
         raise _NotWritten(str(error)) from None
