@@ -38,7 +38,7 @@ def trainer():
     network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(20), keras.layers.BatchNormalization()])
     optimizer = CaffeSGD(0.1)
     optimizer.build(network.trainable_variables)
-    return SimpleNamespace(network=network, optimizer=optimizer)
+    return SimpleNamespace(network=network, optimizer=optimizer, average=None)
 
 
 @pytest.fixture(scope="module")

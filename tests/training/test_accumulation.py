@@ -262,6 +262,6 @@ def test_run_has_the_losses_and_the_data_of_a_run_without_accumulation(
         assert expected.keys() == entry.keys()
         for name in (*TERMS, *COUNTS, "loss", "learning_rate"):
             tf_test.assertAllClose(entry[name], expected[name], rtol=1e-5, atol=0, msg=name)
-    result = command(train, *arguments, "--resume", "--output", accumulated)
+    result = command(train, *arguments, "--set", micro_batches(1), "--resume", "--output", accumulated)
     assert result.code == 2
     assert "training.accumulation_steps was 2, is 1" in result.err
