@@ -155,6 +155,7 @@ def test_training_lowers_the_loss(built):
     model.set_weights(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("built", EXPORTED, indirect=True, scope="module")
 def test_export(built, tmp_path):
     """The exported network detects the same; `test_export_backbones.py` does this with all networks."""

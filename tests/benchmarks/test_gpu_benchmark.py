@@ -55,6 +55,7 @@ def check_quick_run(result, tables, progress, xla):
     assert "3/3 vgg16_64, float32, training step, batch 2" in progress
 
 
+@pytest.mark.slow
 def test_quick_form_in_tensorflow(tmp_path):
     result, tables, progress = quick_run(tmp_path, "tensorflow")
     check_quick_run(result, tables, progress, xla=False)
