@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import keras
@@ -29,6 +29,8 @@ from refinedet_tf.inference.tiles import Tiling
 from refinedet_tf.progress import Progress
 
 FileDetectorT = TypeVar("FileDetectorT", MultiScaleDetector, TiledDetector)
+DetectorT = TypeVar("DetectorT")
+BatchT = TypeVar("BatchT")
 
 ALL: tuple[int, int] = (0, 1)
 """The part of a process that works alone: number 0 of 1."""
@@ -119,16 +121,9 @@ def detect_share(
         sizes = dataset.image_sizes[batch["image_indices"].numpy()].tolist()
         return detector(batch["images"], sizes)
 
-    results: list[ImageDetections] = []
-    start = time.perf_counter()
     image_size = replicas.detectors[0].detector.image_size
     batches = _read_batches(dataset, image_size, config.evaluation.batch_size, indices)
-    with contextlib.closing(replicas.run(batches, detect)) as batches_of_detections:
-        for _, batch_detections in batches_of_detections:
-            results += batch_detections
-            if progress is not None:
-                progress(len(results), len(indices), time.perf_counter() - start)
-    detections = join_images(results, indices)
+    detections = _run_replicas(replicas, batches, detect, indices, progress)
     if config.evaluation.soft_nms:
         limit = config.postprocess.max_detections
         detections = _with_soft_nms(detections, dataset, limit)
@@ -263,6 +258,17 @@ def _detect_on_files(
     def detect(detector: FileDetectorT, batch: np.ndarray) -> list[ImageDetections]:
         return detector([dataset.image_paths[index] for index in batch], batch_size)
 
+    return _run_replicas(replicas, batches, detect, indices, progress)
+
+
+def _run_replicas(
+    replicas: Replicas[DetectorT],
+    batches: Iterable[BatchT],
+    detect: Callable[[DetectorT, BatchT], list[ImageDetections]],
+    indices: np.ndarray,
+    progress: Progress | None,
+) -> DatasetDetections:
+    """Detects on batches, whose images have the given indices in this order, and reports the progress."""
     results: list[ImageDetections] = []
     start = time.perf_counter()
     with contextlib.closing(replicas.run(batches, detect)) as batches_of_detections:

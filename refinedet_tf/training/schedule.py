@@ -56,9 +56,7 @@ class MultiStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
         step = ops.cast(step, "float32")
         drops = sum((ops.cast(step >= milestone, "float32") for milestone in self.milestones), 0.0)
         rate = self.learning_rate * ops.power(ops.convert_to_tensor(self.decay_factor, "float32"), drops)
-        if self.warmup_steps:
-            rate = rate * ops.minimum((step + 1.0) / self.warmup_steps, 1.0)
-        return rate
+        return _warmed_up(rate, step, self.warmup_steps)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -94,9 +92,7 @@ class CosineSchedule(keras.optimizers.schedules.LearningRateSchedule):
         step = ops.cast(step, "float32")
         share = ops.clip((step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1), 0.0, 1.0)
         rate = self.learning_rate * 0.5 * (1.0 + ops.cos(math.pi * share))
-        if self.warmup_steps:
-            rate = rate * ops.minimum((step + 1.0) / self.warmup_steps, 1.0)
-        return rate
+        return _warmed_up(rate, step, self.warmup_steps)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -104,6 +100,13 @@ class CosineSchedule(keras.optimizers.schedules.LearningRateSchedule):
             "steps": self.steps,
             "warmup_steps": self.warmup_steps,
         }
+
+
+def _warmed_up(rate: Tensor, step: Tensor, warmup_steps: int) -> Tensor:
+    """Returns the rate of a step after a linear warm-up; 0 warm-up steps change nothing."""
+    if not warmup_steps:
+        return rate
+    return rate * ops.minimum((step + 1.0) / warmup_steps, 1.0)
 
 
 def schedule_of(training_config: TrainingConfig) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -134,7 +137,6 @@ def in_steps(training_config: TrainingConfig, num_images: int) -> TrainingConfig
     Raises:
         InputError: a number of steps exceeds `MAX_STEPS`, or two milestones fall on one step.
     """
-
     changes: dict[str, Any] = {}
     for key, epochs_key in IN_EPOCHS.items():
         epochs = getattr(training_config, epochs_key)

@@ -51,7 +51,7 @@ SLOW = ("resnet50", "inception_v3", "inception_resnet_v2", "efficientnet_v2_s")
 """Networks with training steps of seconds, for which one update is enough."""
 
 EXPORTED = ("mobilenet_v2", "convnext_tiny", "resnext101")
-"""The networks that are exported here: one for each kind of block, and quick."""
+"""The networks that are exported here: one for each kind of block."""
 
 THIN_STAGES = ((1, 64), (2, 64), (2, 64), (1, 64))
 """The stages of a ResNeXt with few blocks and 2 channels per group."""
