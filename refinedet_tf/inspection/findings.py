@@ -16,9 +16,6 @@ FEW_OBJECTS = 20
 FEW_IMAGES = 1_000
 """With fewer images, trained weights as the start make a large difference."""
 
-BAD_BOX_SHARE = 0.1
-"""From this share of dropped and clipped boxes on, the boxes are taken for wrong as a whole."""
-
 TINY_SIDE = 8.0
 """Objects of a smaller side, in pixels of the network's input, are hardly found."""
 
@@ -153,7 +150,7 @@ def _bad_boxes(report: DataReport) -> list[Finding]:
         bad = defects.num_dropped + defects.counts.get(CLIPPED, 0)
         if not bad:
             continue
-        is_systematic = bad >= BAD_BOX_SHARE * defects.num_boxes
+        is_systematic = bad >= report.config.data.max_bad_boxes * defects.num_boxes
         counts = {reason: defects.counts.get(reason, 0) for reason in (*DROPPED, CLIPPED)}
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in counts.items() if number)
         text = f"{plural(bad, 'bad box', 'bad boxes')} of {defects.num_boxes:,} in {name}: {reasons}."
