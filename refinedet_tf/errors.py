@@ -1,6 +1,7 @@
 """The errors that a command turns into one line on the terminal, and the values in their messages."""
 
 import reprlib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -50,3 +51,10 @@ def shortened_text(text: object, length: int = 500) -> str:
     if len(line) > length:
         line = f"{line[: length // 2]}...{line[-(length // 2) :]}"
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+
+
+def listed(items: Iterable[object], limit: int = 10) -> str:
+    """Returns a list for a message, such as "a, b and 4 more", which names at most `limit` items."""
+    names = [shortened_text(item, 80) for item in items]
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

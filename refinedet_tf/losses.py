@@ -12,6 +12,9 @@ from refinedet_tf.tensors import Heads, Tensor
 TERMS = ("arm_loc", "arm_conf", "odm_loc", "odm_conf")
 """The names of the loss terms."""
 
+COUNTS = ("num_arm_positives", "num_odm_positives")
+"""The names of the numbers of positives."""
+
 SMALLEST_DISTANCE = 1e-12
 """The lower bound of 1 - p_t in the focal loss."""
 
@@ -40,7 +43,7 @@ def refinedet_loss(
         "num_arm_positives" and "num_odm_positives", float32 scalars.
     """
     sums = loss_sums(heads, ground_truth, anchors, config)
-    return normalize(sums, {name: sums[name] for name in ("num_arm_positives", "num_odm_positives")})
+    return normalize(sums, {name: sums[name] for name in COUNTS})
 
 
 def normalize(sums: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import numpy as np
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data.dataset import DetectionDataset
-from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.errors import InputError, listed, shortened_text
 
 
 def check_share_of_bad_boxes(dataset: DetectionDataset, data_config: DataConfig, split: str) -> None:
@@ -55,8 +55,7 @@ def check_empty_classes(dataset: DetectionDataset, data_config: DataConfig) -> s
     empty = empty_classes(dataset)
     if not empty:
         return None
-    names = ", ".join(f'"{shortened_text(name, 100)}"' for name in empty[:10])
-    names += f" and {len(empty) - 10} more" if len(empty) > 10 else ""
+    names = listed(f'"{name}"' for name in empty)
     if data_config.classes is None or data_config.accept_empty_classes:
         return f"note: the training set has no object of {names}, which the network cannot learn then"
     parts = shortened_text(", ".join(data_config.train))

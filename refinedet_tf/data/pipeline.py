@@ -144,40 +144,6 @@ def evaluation_batches(
     return _finish(samples.batch(batch_size))
 
 
-def labelled_batches(dataset: DetectionDataset, config: Config, batch_size: int) -> tf.data.Dataset:
-    """Makes batches that hold every image once with its objects, warped to the network's size.
-
-    Args:
-        dataset: the images and their objects.
-        config: `model.image_size` and `data` are used. The objects are those that training would use.
-        batch_size: the images per batch; the last batch may be smaller.
-
-    Returns:
-        tf.data.Dataset of {"images": float32 [b, height, width, 3], RGB 0..255, "boxes": float32 [b, G, 4]
-        normalised [ymin, xmin, ymax, xmax], "labels": int32 [b, G], 1..C, 0 in padding rows,
-        "image_indices": int64 [b]}. G is the largest number of objects on an image of the batch.
-
-    Raises:
-        InputError: the dataset is empty, or `model.image_size` is null. While iterating, TensorFlow
-            raises the errors that `training_batches` describes.
-    """
-    _check_not_empty(dataset)
-    image_size = config.model.image_size
-    if image_size is None:
-        raise InputError("model.image_size is null: the loss needs a size, e.g. [320, 320]")
-    load = _image_loader(dataset)
-    objects_of = _object_lookup(dataset, _usable_objects(dataset, config))
-
-    def sample(image_index: tf.Tensor) -> dict[str, tf.Tensor]:
-        boxes, labels = objects_of(image_index)
-        image = warp_image(load(image_index), image_size)
-        return {"images": image, "boxes": boxes, "labels": labels, "image_indices": image_index}
-
-    samples = tf.data.Dataset.range(len(dataset))
-    samples = samples.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _finish(samples.padded_batch(batch_size))
-
-
 def image_order(num_images: int, seed: int, start: int = 0) -> tf.data.Dataset:
     """Makes the endless order of the images, one epoch after another.
 
@@ -204,6 +170,39 @@ def training_objects(dataset: DetectionDataset, config: Config) -> tuple[np.ndar
     """Returns the objects that training uses: boxes float32 [K, 4] and labels int32 [K], 1..C."""
     usable = _usable_objects(dataset, config)
     return dataset.boxes[usable], dataset.labels[usable]
+
+
+class PaddedObjects:
+    """The objects of batches of images, without augmentation.
+
+    Args:
+        dataset: the images and their objects.
+        config: `data` is used. The objects are those that training would use.
+    """
+
+    def __init__(self, dataset: DetectionDataset, config: Config) -> None:
+        usable = _usable_objects(dataset, config)
+        self._boxes, self._labels = dataset.boxes[usable], dataset.labels[usable]
+        self._offsets = np.concatenate([[0], np.cumsum(usable)])[dataset.offsets]
+
+    def of(self, image_indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the objects of images.
+
+        Args:
+            image_indices: int64 [B], indices in the dataset.
+
+        Returns:
+            Boxes float32 [B, G, 4], normalised `[ymin, xmin, ymax, xmax]`, and labels int32 [B, G], 1..C, 0
+            in padding rows. G is the largest number of objects on one of the images.
+        """
+        starts, ends = self._offsets[image_indices], self._offsets[image_indices + 1]
+        most = max(ends - starts)
+        boxes = np.zeros((len(image_indices), most, 4), np.float32)
+        labels = np.zeros((len(image_indices), most), np.int32)
+        for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            boxes[row, : end - start] = self._boxes[start:end]
+            labels[row, : end - start] = self._labels[start:end]
+        return boxes, labels
 
 
 def epoch_permutation(num_images: int, seed: int, epoch: Tensor) -> tf.Tensor:

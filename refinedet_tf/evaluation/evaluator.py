@@ -16,6 +16,7 @@ from refinedet_tf.data.pipeline import evaluation_batches, explain_failure
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import coco_ap, voc_ap
 from refinedet_tf.evaluation.ground_truth import GroundTruth
+from refinedet_tf.evaluation.loss import LossSums
 from refinedet_tf.evaluation.results import EvaluationResult, Throughput, mean_average_precision
 from refinedet_tf.evaluation.shares import Share, join_images, share_of
 from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
@@ -27,6 +28,7 @@ from refinedet_tf.inference.replicas import Replicas
 from refinedet_tf.inference.tiled_detector import TiledDetector
 from refinedet_tf.inference.tiles import Tiling
 from refinedet_tf.progress import Progress
+from refinedet_tf.tensors import Heads
 
 FileDetectorT = TypeVar("FileDetectorT", MultiScaleDetector, TiledDetector)
 DetectorT = TypeVar("DetectorT")
@@ -99,6 +101,7 @@ def detect_share(
     dataset: DetectionDataset,
     progress: Progress | None = None,
     part: tuple[int, int] = ALL,
+    with_loss: bool = False,
 ) -> Share:
     """Detects the objects on the images of one process, with soft-NMS if `evaluation.soft_nms` is true.
 
@@ -109,17 +112,18 @@ def detect_share(
         progress: is called after each batch with the numbers of this process; None: no progress is
             reported.
         part: the number of this process and the number of all processes; see `shares`.
+        with_loss: whether to compute the sums of the loss, too.
 
     Raises:
         InputError: the reasons are those of `evaluate`.
     """
     _check(config, dataset)
-    replicas = Replicas(model, lambda: _TimedDetector(model, config))
+    replicas = Replicas(model, lambda: _TimedDetector(model, config, dataset if with_loss else None))
     indices = share_of(len(dataset), config.evaluation.batch_size, *part)
 
     def detect(detector: _TimedDetector, batch: dict[str, tf.Tensor]) -> list[ImageDetections]:
-        sizes = dataset.image_sizes[batch["image_indices"].numpy()].tolist()
-        return detector(batch["images"], sizes)
+        image_indices = batch["image_indices"].numpy()
+        return detector(batch["images"], image_indices, dataset.image_sizes[image_indices].tolist())
 
     image_size = replicas.detectors[0].detector.image_size
     batches = _read_batches(dataset, image_size, config.evaluation.batch_size, indices)
@@ -130,7 +134,13 @@ def detect_share(
     network, postprocessing = (
         sum(detector.seconds[stage] for detector in replicas.detectors) for stage in range(2)
     )
-    return Share(detections, (network, postprocessing), replicas.work)
+    loss_sums = [detector.loss.totals for detector in replicas.detectors if detector.loss is not None]
+    return Share(
+        detections,
+        (network, postprocessing),
+        replicas.work,
+        loss_sums=tuple(np.sum(loss_sums, axis=0).tolist()) if loss_sums else (),
+    )
 
 
 def detect_share_multi_scale(
@@ -301,25 +311,31 @@ class _TimedDetector:
 
     Attributes:
         seconds: float64 [2], the seconds of the network and of the post-processing so far, without tracing.
+        loss: the loss on the images so far; None where there is no dataset with their objects.
     """
 
-    def __init__(self, model: keras.Model, config: Config) -> None:
+    def __init__(self, model: keras.Model, config: Config, dataset: DetectionDataset | None) -> None:
         self.detector = CompiledDetector(inference_network(model), config)
+        self.loss = None if dataset is None else LossSums(config, dataset, self.detector.image_size)
         self.seconds = np.zeros(2)
         self._is_traced = False
 
-    def __call__(self, images: tf.Tensor, sizes: Sequence[tuple[int, int]]) -> list[ImageDetections]:
+    def __call__(
+        self, images: tf.Tensor, image_indices: np.ndarray, sizes: Sequence[tuple[int, int]]
+    ) -> list[ImageDetections]:
         """Returns the detections of a batch; `sizes` are those of the images before they were warped."""
         images = tf.identity(images)  # It lies on the device of this replica, and the times leave that out.
         if not self._is_traced:
             self._run(images)  # The times do not include tracing and the choice of kernels.
             self._is_traced = True
-        outputs, seconds = self._run(images)
+        heads, outputs, seconds = self._run(images)
         self.seconds += seconds
+        if self.loss is not None:
+            self.loss.add(heads, image_indices)
         return self.detector.unpack(outputs, sizes)
 
-    def _run(self, images: tf.Tensor) -> tuple[dict[str, np.ndarray], tuple[float, float]]:
-        """Returns the dict of `postprocess` as arrays, and the seconds of (network, post-processing)."""
+    def _run(self, images: tf.Tensor) -> tuple[Heads, dict[str, np.ndarray], tuple[float, float]]:
+        """Returns the heads, the dict of `postprocess` as arrays, and the seconds of the two stages."""
         # Reading a number waits for the device that computes it.
         images[0, 0, 0].numpy()
         start = time.perf_counter()
@@ -328,4 +344,4 @@ class _TimedDetector:
             head[0, 0, 0].numpy()
         middle = time.perf_counter()
         outputs = {name: value.numpy() for name, value in self.detector.detections(heads).items()}
-        return outputs, (middle - start, time.perf_counter() - middle)
+        return heads, outputs, (middle - start, time.perf_counter() - middle)

@@ -1,10 +1,10 @@
 """What a reader should do about a result: a few sentences that follow from its numbers."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
+from refinedet_tf.errors import listed
 from refinedet_tf.evaluation.analysis import Analysis
 from refinedet_tf.evaluation.error_kinds import KINDS
 from refinedet_tf.evaluation.results import EvaluationResult
@@ -111,9 +111,3 @@ def _few_objects(result: EvaluationResult) -> list[Finding]:
         )
         findings.append(Finding("advice", text))
     return findings
-
-
-def listed(names: Sequence[str], limit: int = 10) -> str:
-    """Returns the first names of a list for a sentence, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

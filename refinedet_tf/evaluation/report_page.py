@@ -7,11 +7,12 @@ import numpy as np
 
 from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
+from refinedet_tf.errors import listed
 from refinedet_tf.evaluation import result_files
 from refinedet_tf.evaluation.analysis import Analysis
 from refinedet_tf.evaluation.curves import RECALL_LEVELS, interpolated_ap, interpolated_precision
 from refinedet_tf.evaluation.error_kinds import KINDS, MEANINGS
-from refinedet_tf.evaluation.findings import find_advice, listed
+from refinedet_tf.evaluation.findings import find_advice
 from refinedet_tf.evaluation.results import EvaluationResult
 from refinedet_tf.evaluation.worst_images import ImageErrors, describe_error, draw_errors
 from refinedet_tf.inference.detector import read_image

@@ -31,6 +31,7 @@ class Share:
         passes: the number of passes over each image, or with tiles over each view, in multi-scale testing; 0
             for a single scale.
         views: the number of whole images and tiles; 0 without tiles.
+        loss_sums: the sums of the loss, as `evaluation.loss.loss_terms` takes them; () without them.
     """
 
     detections: DatasetDetections
@@ -38,6 +39,7 @@ class Share:
     work: tuple[ReplicaWork, ...]
     passes: int = 0
     views: int = 0
+    loss_sums: tuple[float, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -70,7 +72,7 @@ class Share:
     def facts(self) -> dict[str, Any]:
         """Returns everything but the detections, in values that JSON can hold."""
         work = [dataclasses.astuple(work) for work in self.work]
-        return {"seconds": self.seconds, "work": work, "views": self.views}
+        return {"seconds": self.seconds, "work": work, "views": self.views, "loss_sums": self.loss_sums}
 
     def to_bytes(self) -> bytes:
         """Returns the detections as rows of `ROW`."""
@@ -141,4 +143,5 @@ def join_shares(
     ]
     first, second = (sum(there["seconds"][stage] for there in facts) for stage in range(2))
     views = sum(there["views"] for there in facts)
-    return Share(detections, (first, second), tuple(work), passes, views)
+    loss_sums = tuple(map(sum, zip(*(there["loss_sums"] for there in facts), strict=True)))
+    return Share(detections, (first, second), tuple(work), passes, views, loss_sums)

@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from refinedet_tf.data.acceptance import empty_classes
 from refinedet_tf.data.box_checks import CLIPPED, DROPPED
+from refinedet_tf.errors import listed
 from refinedet_tf.inspection.image_scan import repeated_images, shared_images
 from refinedet_tf.inspection.objects import TWICE_IOU, object_sides
 from refinedet_tf.inspection.report import DataReport, SplitReport
@@ -25,7 +27,7 @@ NOTABLE_SHARE = 0.05
 LARGE_SHARE = 0.2
 """From this share on, objects that no anchor reaches are a problem."""
 
-NAMED = 5
+NAMED = 4
 """The number of files or classes that a sentence names."""
 
 
@@ -70,15 +72,8 @@ def split_title(name: str, split: SplitReport) -> str:
     return f"{name}: {plural(len(split.dataset), 'image')}, {plural(split.counts.objects, 'object')}"
 
 
-def _some(names: Sequence[str]) -> str:
-    """Returns a text such as "a, b, c, d and 4 more"."""
-    if len(names) <= NAMED:
-        return ", ".join(names)
-    return f"{', '.join(names[: NAMED - 1])} and {len(names) - NAMED + 1:,} more"
-
-
 def _files(split: SplitReport, indices: Sequence[int]) -> str:
-    return _some([split.name(index) for index in indices])
+    return listed([split.name(index) for index in indices], NAMED)
 
 
 def _unusable_images(report: DataReport) -> list[Finding]:
@@ -118,10 +113,11 @@ def _shared_images(report: DataReport) -> list[Finding]:
 def _classes_without_objects(report: DataReport) -> list[Finding]:
     findings = []
     for name, split in report.splits.items():
-        empty = [class_name for class_name, counts in split.class_counts.items() if not counts.objects]
-        if not empty or not split.dataset.labelled:
+        empty = empty_classes(split.dataset) if split.dataset.labelled else []
+        if not empty:
             continue
-        text = f"{plural(len(empty), 'class', 'classes')} without a single object in {name}: {_some(empty)}."
+        names = listed(empty, NAMED)
+        text = f"{plural(len(empty), 'class', 'classes')} without a single object in {name}: {names}."
         if name == "train":
             them = "it" if len(empty) == 1 else "them"
             text += f" Nothing of {them} will be learned: check the spelling in data.classes."
@@ -138,7 +134,7 @@ def _rare_classes(report: DataReport) -> list[Finding]:
         return []
     text = (
         f"{plural(len(rare), 'class has', 'classes have')} fewer than {FEW_OBJECTS} objects in train: "
-        f"{_some(rare)}. Annotate more of them, or leave such a class out."
+        f"{listed(rare, NAMED)}. Annotate more of them, or leave such a class out."
     )
     return [Finding("problem", text)]
 
@@ -194,7 +190,7 @@ def _anchors(report: DataReport) -> list[Finding]:
     if share < NOTABLE_SHARE and not worst:
         text = f"The anchors reach {percent(1 - share)} of the training objects (IoU of at least 0.5)."
         return [Finding("good", text)]
-    classes = _some([f"{name} {percent(value)}" for name, value in worst.items()])
+    classes = listed([f"{name} {percent(value)}" for name, value in worst.items()], NAMED)
     text = (
         f"{percent(share)} of the training objects{f' ({classes})' if worst else ''} overlap no anchor by an "
         "IoU of 0.5, so that the network learns little from them."
@@ -278,8 +274,8 @@ def _repeated_images(report: DataReport) -> list[Finding]:
     findings = []
     for name, split in report.splits.items():
         if groups := repeated_images(report.same_images, name):
-            listed = _some([" = ".join(split.name(index) for index in group) for group in groups])
-            text = f"{plural(len(groups), 'image')} of {name} with copies, equal pixel for pixel: {listed}."
+            copies = listed([" = ".join(split.name(index) for index in group) for group in groups], NAMED)
+            text = f"{plural(len(groups), 'image')} of {name} with copies, equal pixel for pixel: {copies}."
             findings.append(Finding("advice", text))
     return findings
 

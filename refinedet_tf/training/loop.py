@@ -14,7 +14,7 @@ import tensorflow as tf
 from refinedet_tf.config import Config
 from refinedet_tf.drawing import contact_sheet
 from refinedet_tf.errors import InputError, TrainingStopped
-from refinedet_tf.losses import TERMS
+from refinedet_tf.losses import COUNTS, TERMS
 from refinedet_tf.precision import apply_precision
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.tensors import Tensor
@@ -29,9 +29,7 @@ from refinedet_tf.training.pictures import batch_picture, detection_pictures, sa
 from refinedet_tf.training.preparation import PreparedRun
 from refinedet_tf.training.stop import StopRequest
 from refinedet_tf.training.sums import sums_in_fixed_order
-from refinedet_tf.training.trainer import COUNTS
 from refinedet_tf.training.validation import measure
-from refinedet_tf.training.validation_loss import measure_loss
 from refinedet_tf.training.workers import Workers
 from refinedet_tf.weights import save_weights
 
@@ -251,10 +249,7 @@ class _Loop:
         )
         if not finished:
             return False, told_to_stop
-        if result is not None and run.validation_loss is not None:
-            loss_terms, told_to_stop = measure_loss(run.validation_loss, stop, run.workers)
-            if loss_terms is None:
-                return False, told_to_stop
+        if result is not None:
             # If the set has no objects, there is no mean, and no weights are better than others.
             mean_ap, best = result.mean_ap, self.state.best
             is_new_best = mean_ap is not None and (best is None or mean_ap > best["mAP"])
@@ -263,7 +258,7 @@ class _Loop:
                 best = {"mAP": mean_ap, "step": done, "measured_by": measured_by(run.config)}
                 self._write_weights(self.folder.best_weights, done)
             self.state = dataclasses.replace(self.state, best=best, without_gain=without_gain)
-            self.progress.validation(done, mean_ap, result.class_ap, loss_terms, is_new_best)
+            self.progress.validation(done, mean_ap, result.class_ap, result.loss_terms, is_new_best)
         if run.writes:
             draw_curves(self.folder.log_entries(), self.folder.curves)
             shown = run.validation_set or run.train_set

@@ -25,7 +25,6 @@ from refinedet_tf.training.schedule import check_schedule, in_steps
 from refinedet_tf.training.state import LoopState, loop_state
 from refinedet_tf.training.strategy import distributed_batches, is_chief, make_strategy
 from refinedet_tf.training.trainer import RefineDetTrainer
-from refinedet_tf.training.validation_loss import ValidationLoss
 from refinedet_tf.training.workers import Workers
 from refinedet_tf.weights import InitialWeights, load_initial_weights
 
@@ -68,7 +67,7 @@ class PreparedRun:
         self.folder, self.workers = folder, workers
         self.train_set = read_dataset(config.data, "train", strict)
         training_config = in_steps(config.training, max(len(self.train_set), 1))
-        check_schedule(training_config)
+        check_schedule(training_config, config.training)
         config = dataclasses.replace(config, training=training_config)
         self.config = with_classes(config, self.train_set.class_names)
         has_validation = bool(config.data.validation)
@@ -87,14 +86,8 @@ class PreparedRun:
         self.frozen: list[str] = []
         if step and folder.config.is_file():
             check_same_run(load_config(folder.config), self.config)
-        anchors = tile_anchors(image_size, config.model.anchors)
-        self.trainer = self._build_trainer(anchors)
+        self.trainer = self._build_trainer(tile_anchors(image_size, config.model.anchors))
         self.detector = Detector(self.trainer.network, self.config)
-        self.validation_loss = None
-        if self.validation_set is not None:
-            self.validation_loss = ValidationLoss(
-                self.trainer.network, anchors, self.config, self.validation_set
-            )
         self.checkpoints = Checkpoints(folder.checkpoints, self.trainer, self.writes)
         self.state = self._restore_or_initialize(resume)
         self.start = self.state.step

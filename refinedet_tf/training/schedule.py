@@ -159,28 +159,40 @@ def in_steps(training_config: TrainingConfig, num_images: int) -> TrainingConfig
     return dataclasses.replace(training_config, **changes)
 
 
-def check_schedule(training_config: TrainingConfig) -> None:
+def check_schedule(training_config: TrainingConfig, written: TrainingConfig | None = None) -> None:
     """Checks that the warm-up and the milestones lie within the training.
 
     Args:
         training_config: the config, whose keys in epochs must be null (`in_steps`).
+        written: the config as the user has written it, whose units a message uses; None: the same.
 
     Raises:
         InputError: the warm-up takes more than all steps, or a milestone is not below the number of steps.
     """
-    steps = training_config.steps
-    if training_config.warmup_steps > steps:
+    steps, warmup_steps = training_config.steps, training_config.warmup_steps
+    if warmup_steps > steps:
+        epochs = None if written is None else written.warmup_epochs
+        given, usual = f"training.warmup_steps {warmup_steps}", f"training.warmup_steps={steps // 10}"
+        if epochs is not None:
+            given = f"training.warmup_epochs {epochs:g}, which is {warmup_steps} steps,"
+            usual = f"training.warmup_epochs={epochs * steps / warmup_steps / 10:.2g}"
         raise InputError(
-            f"training.warmup_steps {training_config.warmup_steps} exceeds the {steps} steps of the "
-            "training, which would never reach its learning rate; a tenth of the steps is usual: "
-            f"training.warmup_steps={steps // 10}"
+            f"{given} exceeds the {steps} steps of the training, which would never reach its learning rate; "
+            f"a tenth of the steps is usual: {usual}"
         )
     if training_config.schedule == "cosine":
         return
     beyond = [milestone for milestone in training_config.milestones if milestone >= steps]
     if beyond:
+        given = f"training.milestones: {beyond[0]}"
+        usual = f"training.milestones={sorted({max(steps * 7 // 10, 1), max(steps * 9 // 10, 1)})}"
+        milestone_epochs = None if written is None else written.milestone_epochs
+        if milestone_epochs is not None:
+            epochs = milestone_epochs[training_config.milestones.index(beyond[0])]
+            given = f"training.milestone_epochs: {epochs:g}, which is step {beyond[0]},"
+            usual_epochs = (f"{share * steps * epochs / beyond[0]:.2g}" for share in (0.7, 0.9))
+            usual = f"training.milestone_epochs=[{', '.join(usual_epochs)}]"
         raise InputError(
-            f"training.milestones: {beyond[0]} is not below the {steps} steps of the training, so the "
-            "learning rate would not drop there; give milestones within it, e.g. "
-            f"training.milestones={sorted({max(steps * 7 // 10, 1), max(steps * 9 // 10, 1)})}"
+            f"{given} is not below the {steps} steps of the training, so the learning rate would not drop "
+            f"there; give milestones within it, e.g. {usual}"
         )

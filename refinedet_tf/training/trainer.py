@@ -8,14 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.config import Config
-from refinedet_tf.losses import TERMS, loss_sums, normalize
+from refinedet_tf.losses import COUNTS, TERMS, loss_sums, normalize
 from refinedet_tf.tensors import Heads, Tensor
 from refinedet_tf.training.accumulation import sum_over_micro_batches
 from refinedet_tf.training.averaging import WeightAverage
 from refinedet_tf.weights.blobs import STATISTICS
-
-COUNTS = ("num_arm_positives", "num_odm_positives")
-"""The names of the numbers of positives."""
 
 
 class RefineDetTrainer(keras.Model):

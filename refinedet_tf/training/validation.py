@@ -8,6 +8,7 @@ import keras
 from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.evaluation.evaluator import detect_share, score_detections
+from refinedet_tf.evaluation.loss import loss_terms
 from refinedet_tf.evaluation.shares import Share, join_shares
 from refinedet_tf.training.stop import StopRequest
 from refinedet_tf.training.workers import Workers
@@ -15,12 +16,14 @@ from refinedet_tf.training.workers import Workers
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """The accuracy on the validation set, the same on all workers."""
+    """The accuracy and the loss on the validation set, the same on all workers."""
 
     mean_ap: float | None
     """The mean average precision (mAP), 0..1; None if the set has no objects."""
     class_ap: dict[str, float | None]
     """The AP by class name; None for a class without objects."""
+    loss_terms: dict[str, float]
+    """The loss terms by name, whose sum is the loss, without augmentation."""
 
 
 class _ValidationStopped(Exception):
@@ -65,7 +68,7 @@ def measure(
     if dataset is not None:
         try:
             part = (workers.index, len(workers.names))
-            share = detect_share(network, config, dataset, stop_if_requested, part)
+            share = detect_share(network, config, dataset, stop_if_requested, part, with_loss=True)
         except _ValidationStopped:
             finished = False
     told = stop.requested is not None or workers.told_to_stop
@@ -105,9 +108,8 @@ def _score_on_chief(
     if share is not None:
         result = score_detections(share.detections, dataset, config.evaluation.metric)
         class_ap = {name: _or_none(class_result.ap) for name, class_result in result.classes.items()}
-        numbers = [_or_none(result.mean_ap), class_ap]
-    mean_ap, class_ap = workers.exchange(numbers)[0]
-    return Validation(mean_ap, class_ap)
+        numbers = [_or_none(result.mean_ap), class_ap, loss_terms(share.loss_sums)]
+    return Validation(*workers.exchange(numbers)[0])
 
 
 def _or_none(ap: float) -> float | None:

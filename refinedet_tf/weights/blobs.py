@@ -19,7 +19,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from refinedet_tf.errors import InputError, shortened, shortened_text
+from refinedet_tf.errors import InputError, listed, shortened, shortened_text
 from refinedet_tf.weights.anchor_counts import anchors_per_cell, check_anchors_per_cell
 from refinedet_tf.weights.values import check_values
 
@@ -231,12 +231,12 @@ def _explain(
 
     parts = []
     if missing:
-        parts.append(f"{len(missing)} missing ({_some(map(name, missing))})")
+        parts.append(f"{len(missing)} missing ({listed(map(name, missing))})")
     if left_over:
-        parts.append(f"{len(left_over)} left over ({_some(map(name, left_over))})")
+        parts.append(f"{len(left_over)} left over ({listed(map(name, left_over))})")
     if mismatched:
         shapes = [f"{name(b)} is {shortened(list(f))}, not {list(w)}" for b, (f, w) in mismatched.items()]
-        parts.append(f"{len(mismatched)} of another shape ({_some(shapes)})")
+        parts.append(f"{len(mismatched)} of another shape ({listed(shapes)})")
     return f"does not fit the model; blobs: {'; '.join(parts)}"
 
 
@@ -264,9 +264,3 @@ def _class_counts(blob: Blob, shapes: ShapePair, per_cell: Mapping[int, int]) ->
         return None
     anchors = per_cell[int(head[1])]
     return found[0] // anchors - 1, wanted[0] // anchors - 1
-
-
-def _some(items: Iterable[str], limit: int = 6) -> str:
-    """Lists at most `limit` items."""
-    items = list(items)
-    return ", ".join(items[:limit]) + (", ..." if len(items) > limit else "")

@@ -5,14 +5,14 @@ import tempfile
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 
-from refinedet_tf.errors import InputError, first_line, shortened_text
+from refinedet_tf.errors import InputError, first_line, listed, shortened_text
 from refinedet_tf.files import write_aside
 from refinedet_tf.weights.anchor_counts import anchors_per_cell, anchors_per_cell_in, check_anchors_per_cell
 from refinedet_tf.weights.description import (
@@ -197,8 +197,8 @@ def _compare(path: Path, found: Counter[tuple[int, ...]], model: keras.Model) ->
     names = [v.path for v in model.weights if tuple(v.shape) in missing and tuple(v.shape) not in found]
     raise InputError(
         f"{path} holds weights of another model: {sum(missing.values())} arrays are missing "
-        f"({_some(names or sorted(missing))}), {sum(left_over.values())} are left over "
-        f"(shapes {_some(sorted(left_over))})"
+        f"({listed(names or sorted(missing))}), {sum(left_over.values())} are left over "
+        f"(shapes {listed(sorted(left_over))})"
     )
 
 
@@ -220,8 +220,3 @@ def _num_classes(shapes: Counter[tuple[int, ...]], model: keras.Model) -> int | 
         if not rest and {count * num_logits for count in counts} <= channels:
             return num_logits - 1
     return None
-
-
-def _some(items: Sequence[object]) -> str:
-    """Lists at most four items."""
-    return ", ".join(shortened_text(item, 100) for item in items[:4]) + (", ..." if len(items) > 4 else "")

@@ -1,13 +1,13 @@
 """The start of a training from a detector with other classes: everything that fits is taken over."""
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import keras
 import numpy as np
 
 from refinedet_tf.config import Config
-from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.errors import InputError, listed, shortened_text
 from refinedet_tf.model import part_of
 from refinedet_tf.weights.class_names import pair_classes
 from refinedet_tf.weights.sources import Source, num_anchors
@@ -166,20 +166,20 @@ def _summary(
     head = f"initial weights: {num_taken} of {len(variables)} variables are those of {source.path}"
     lines = ["; ".join([head, *source.notes])]
     taken = [_taken(names[label - 1], trained[row - 1]) for label, row in pairs.items()]
-    lines.append(f"  classes taken over: {_listed(['(background)', *taken])}")
+    lines.append(f"  classes taken over: {listed(['(background)', *taken])}")
     if new := [name for label, name in enumerate(names, 1) if label not in pairs]:
         why = "not in the file" if source.class_names else "the file names no classes"
-        lines.append(f"  new classes, {why}: {_listed(new)}")
+        lines.append(f"  new classes, {why}: {listed(new)}")
     used = set(pairs.values())
     if unused := [name for row, name in enumerate(trained, 1) if row not in used]:
-        lines.append(f"  classes of the file that are not used: {_listed(unused)}")
+        lines.append(f"  classes of the file that are not used: {listed(unused)}")
     layers: dict[str, dict[str, None]] = {}
     for path, reason in reasons.items():
         layers.setdefault(reason.partition(" (")[0], {})[_layer(path)] = None
-    lines += [f"  new layers, {reason}: {_listed(list(group))}" for reason, group in layers.items()]
+    lines += [f"  new layers, {reason}: {listed(list(group))}" for reason, group in layers.items()]
     left_over = [*source.left_over, *(path for path in source.values if path not in variables)]
     if left_over:
-        lines.append(f"  arrays of the file that are not used: {_listed(left_over)}")
+        lines.append(f"  arrays of the file that are not used: {listed(left_over)}")
     return lines
 
 
@@ -192,12 +192,6 @@ def _origin(label: int, pairs: Mapping[int, int], source: Source) -> str:
 
 def _taken(name: str, trained: str) -> str:
     return name if name == trained else f"{name} (from {trained})"
-
-
-def _listed(items: Sequence[str], limit: int = 12) -> str:
-    """Lists at most `limit` items."""
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(shortened_text(item, 80) for item in items[:limit]) + more
 
 
 def _layer(path: str) -> str:

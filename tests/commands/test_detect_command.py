@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from image_files import save
 from PIL import Image
-from stand_in_model import stand_in_config, stand_in_model
 
 import detect
 from refinedet_tf.commands import detect as detect_command
@@ -19,20 +18,12 @@ from refinedet_tf.inference.tiled_detector import TiledDetector
 from refinedet_tf.inference.tiles import Tiling
 
 
-@pytest.fixture(scope="module")
-def network():
-    config = stand_in_config()
-    return config, stand_in_model(config)
-
-
 @pytest.fixture
-def run(monkeypatch, network, tmp_path):
+def run(detect_into):
     """Runs the command with the stand-in network; returns the list in detections.json."""
-    monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: network)
 
-    def run(*arguments, output=tmp_path / "out"):
-        detect.main(["--config", "any", *map(str, arguments), "--output", str(output)])
-        return json.loads((output / "detections.json").read_text(encoding="utf-8"))
+    def run(*arguments, **options):
+        return json.loads((detect_into(*arguments, **options) / "detections.json").read_text("utf-8"))
 
     return run
 

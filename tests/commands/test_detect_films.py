@@ -11,10 +11,7 @@ pytest.importorskip("av")
 
 from films import picture, read_film, write_film
 from image_files import save
-from stand_in_model import stand_in_config, stand_in_model
 
-import detect
-from refinedet_tf.commands import detect as detect_command
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference import film_detection
 from refinedet_tf.inference.detector import Detector
@@ -23,22 +20,10 @@ from refinedet_tf.inference.tiled_detector import TiledDetector
 from refinedet_tf.inference.tiles import Tiling
 
 
-@pytest.fixture(scope="module")
-def network():
-    config = stand_in_config()
-    return config, stand_in_model(config)
-
-
 @pytest.fixture
-def run(monkeypatch, network, tmp_path):
+def run(detect_into):
     """Runs the command with the stand-in network; returns {name: lines of JSON}."""
-    monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: network)
-
-    def run(*arguments, output=tmp_path / "out"):
-        detect.main(["--config", "any", *map(str, arguments), "--output", str(output)])
-        return lines_in(output)
-
-    return run
+    return lambda *arguments, **options: lines_in(detect_into(*arguments, **options))
 
 
 def lines_in(folder):

@@ -19,12 +19,12 @@ from refinedet_tf.backbones import BACKBONES
 from refinedet_tf.config_files import load_config
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.images import decode_image, warp_image
-from refinedet_tf.losses import TERMS
+from refinedet_tf.evaluation.evaluator import detect_share
+from refinedet_tf.evaluation.loss import loss_terms
+from refinedet_tf.losses import COUNTS, TERMS
 from refinedet_tf.training import loop, preparation
 from refinedet_tf.training.curves import draw_curves
-from refinedet_tf.training.trainer import COUNTS
 from refinedet_tf.training.validation import Validation
-from refinedet_tf.training.validation_loss import ValidationLoss
 
 
 def loss_image_by_image(network, config, dataset):
@@ -52,17 +52,10 @@ def test_validation_loss_of_a_run(tf_test, interrupted, monkeypatch):
     dataset = read_dataset(config.data, "validation")
     expected = loss_image_by_image(network, config, dataset)
     logged = log_entries(interrupted.undisturbed)[-1]["validation"]
-    measured = ValidationLoss(network, rd.tile_anchors((64, 64)), config, dataset)(lambda: False)
+    measured = loss_terms(detect_share(network, config, dataset, with_loss=True).loss_sums)
     for name in TERMS:
         tf_test.assertAllClose(logged["loss_terms"][name], expected[name], rtol=1e-4, atol=0, msg=name)
         tf_test.assertAllClose(measured[name], expected[name], rtol=1e-4, atol=0, msg=name)
-
-
-def test_validation_loss_is_given_up(interrupted, small_network):
-    config = load_config(interrupted.undisturbed)
-    dataset = read_dataset(config.data, "validation")
-    loss = ValidationLoss(rd.build_model(config), rd.tile_anchors((64, 64)), config, dataset)
-    assert loss(lambda: True) is None
 
 
 class NoBatches:
@@ -85,7 +78,6 @@ def scripted(monkeypatch, small_network):
     result |= {"told_to_stop": tf.constant(0.0), "bad_gradients": tf.zeros([1]), "statistics": []}
     monkeypatch.setattr(preparation, "distributed_batches", lambda *_: NoBatches())
     replaced = {
-        "measure_loss": lambda *_: (dict.fromkeys(TERMS, 1.0), False),
         "detection_pictures": lambda *_: [np.zeros((8, 8, 3), np.uint8)],
         "batch_picture": lambda *_: np.zeros((8, 8, 3), np.uint8),
         "draw_curves": lambda *_: None,
@@ -106,7 +98,8 @@ def scripted(monkeypatch, small_network):
                 os.kill(os.getpid(), signal.SIGTERM)
 
         def measure(network, config, dataset, stop, workers):
-            return Validation(mean_aps[done_steps[-1] - 1], {}), True, stop.requested is not None
+            loss_terms = dict.fromkeys(TERMS, 1.0)
+            return Validation(mean_aps[done_steps[-1] - 1], {}, loss_terms), True, stop.requested is not None
 
         monkeypatch.setattr(loop.ProgressLog, "step", step)
         monkeypatch.setattr(loop, "measure", measure)

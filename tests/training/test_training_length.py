@@ -89,6 +89,20 @@ def test_schedule_beyond_the_steps():
     )
     with pytest.raises(InputError, match=message):
         check(steps=10, milestones=(), warmup_steps=11)
+    written = TrainingConfig(epochs=3.0, schedule="cosine", warmup_epochs=5.0, batch_size=8)
+    message = (
+        "^training.warmup_epochs 5, which is 185 steps, exceeds the 111 steps of the training, which would "
+        "never reach its learning rate; a tenth of the steps is usual: training.warmup_epochs=0.3$"
+    )
+    with pytest.raises(InputError, match=message):
+        check_schedule(in_steps(written, 296), written)
+    written = TrainingConfig(epochs=100.0, milestone_epochs=(60.0, 110.0), batch_size=8)
+    message = (
+        "^training.milestone_epochs: 110, which is step 4070, is not below the 3700 steps of the training, "
+        r"so the learning rate would not drop there; .* e.g. training.milestone_epochs=\[70, 90\]$"
+    )
+    with pytest.raises(InputError, match=message):
+        check_schedule(in_steps(written, 296), written)
 
 
 def test_cosine(tf_test):
@@ -152,7 +166,10 @@ def test_run_by_epochs(tf_test, config_file, command, eagerly, tmp_path):
     ("overrides", "message"),
     [
         (["training.milestones=[3, 6]"], "training.milestones: 6 is not below the 6 steps of the training"),
-        (["training.warmup_epochs=4"], "training.warmup_steps 8 exceeds the 6 steps of the training"),
+        (
+            ["training.warmup_epochs=4"],
+            "training.warmup_epochs 4, which is 8 steps, exceeds the 6 steps",
+        ),
         (["training.patience=3", "data.validation=[]"], "training.patience needs data.validation"),
         (["training.epochs=1", "training.steps=5"], "training.steps and training.epochs say the same"),
     ],
