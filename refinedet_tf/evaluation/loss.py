@@ -1,6 +1,6 @@
 """The loss on the images of an evaluation, which says whether a network still learns or only remembers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -10,7 +10,7 @@ from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.pipeline import PaddedObjects
 from refinedet_tf.losses import COUNTS, TERMS, loss_sums, normalize
-from refinedet_tf.tensors import Heads
+from refinedet_tf.tensors import Heads, Tensor
 
 NAMES = (*TERMS, *COUNTS)
 """The order of the sums."""
@@ -36,14 +36,9 @@ class LossSums:
         """
         self.totals = np.zeros(len(NAMES))
         self._objects = PaddedObjects(dataset, config)
-        anchors = tile_anchors(image_size, config.model.anchors)
-
-        @tf.function(reduce_retracing=True)
-        def sums_of(heads: Heads, boxes: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-            sums = loss_sums(heads, {"boxes": boxes, "labels": labels}, anchors, config)
-            return tf.stack([sums[name] for name in NAMES])
-
-        self._sums_of = sums_of
+        self._anchors = tile_anchors(image_size, config.model.anchors)
+        self._config = config
+        self._sums_of: Callable[[Heads, Tensor, Tensor], tf.Tensor] | None = None
 
     def add(self, heads: Heads, image_indices: np.ndarray) -> None:
         """Adds a batch.
@@ -52,8 +47,24 @@ class LossSums:
             heads: the heads of the batch, as `build_model` describes them.
             image_indices: int64 [B], the images of the batch.
         """
+        if self._sums_of is None:
+            self._sums_of = self._compiled_for(heads)
         boxes, labels = self._objects.of(image_indices)
         self.totals += self._sums_of(heads, tf.constant(boxes), tf.constant(labels)).numpy()
+
+    def _compiled_for(self, heads: Heads) -> Callable[[Heads, Tensor, Tensor], tf.Tensor]:
+        """Compiles the loss once for all numbers of images and of objects, for heads like the given ones."""
+        heads_spec = {
+            name: tf.TensorSpec([None, *head.shape[1:]], head.dtype) for name, head in heads.items()
+        }
+        boxes_spec, labels_spec = tf.TensorSpec([None, None, 4]), tf.TensorSpec([None, None], tf.int32)
+
+        @tf.function(input_signature=[heads_spec, boxes_spec, labels_spec])
+        def sums_of(heads: Heads, boxes: Tensor, labels: Tensor) -> tf.Tensor:
+            sums = loss_sums(heads, {"boxes": boxes, "labels": labels}, self._anchors, self._config)
+            return tf.stack([sums[name] for name in NAMES])
+
+        return sums_of
 
 
 def loss_terms(totals: Sequence[float]) -> dict[str, float]:
