@@ -18,10 +18,11 @@ CASES := 10000
 
 .PHONY: test lint format typecheck test-slow fuzz fidelity docs demo clean-demo
 
-# The files of tests are shared out among processes, because TensorFlow seldom keeps more than one core busy here.
+# The files of tests are shared out among processes (tests/conftest.py groups them), because TensorFlow seldom keeps
+# more than one core busy here.
 # They keep their order, in which those with few but long tests do not come last.
 test: lint typecheck
-	$(IN_VENV) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+	$(IN_VENV) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(IN_VENV) -m ruff check .

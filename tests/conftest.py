@@ -15,6 +15,18 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keeps each file of tests in one process of pytest-xdist (--dist=loadgroup).
+
+    The files that use `interrupted` share a process, because its runs take the best part of a minute.
+    """
+    with_runs = {item.path for item in items if "interrupted" in item.fixturenames}
+    for item in items:
+        group = "interrupted" if item.path in with_runs else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def float32_is_float32():
     """Forbids TensorFloat-32, which TensorFlow lets a GPU use by default and no tolerance here allows for."""
