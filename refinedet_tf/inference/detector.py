@@ -30,7 +30,7 @@ class Detector:
     """
 
     def __init__(self, model: keras.Model, config: Config, image_size: tuple[int, int] | None = None) -> None:
-        """Compiles the detector; it is traced at its first call.
+        """Compiles the detector; its network is traced at its first call.
 
         Args:
             model: the network, as `build_model(config)` makes it.
@@ -51,6 +51,8 @@ class Detector:
         def warp(image: tf.Tensor) -> tf.Tensor:
             return warp_image(image, size)
 
+        # See `CompiledDetector`: TensorFlow would warn if several detectors traced this in a call.
+        warp.get_concrete_function()
         self._warp = warp
 
     def __call__(self, images: Iterable[ImageLike], batch_size: int = 8) -> list[ImageDetections]:
