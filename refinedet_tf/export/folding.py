@@ -41,7 +41,8 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     A convolution that only a BatchNorm follows becomes a convolution with a bias and other kernels, also
     within nested functional models and transfer connection blocks. Other BatchNorm layers stay: those
     that follow no convolution, an activation, or a convolution that is also used elsewhere.
-    The kernels are computed in float64 and stored in the type of the kernels of `model`.
+    The kernels are computed in float64, and have the type in which their layers compute: without training,
+    a network in bfloat16 needs no float32 kernels, which each call would have to round.
 
     Args:
         model: a functional model. It is not changed.
@@ -62,6 +63,8 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
             changes["use_bias"] = True
         elif isinstance(layer, TransferConnectionBlock):
             changes["batch_norm"] = False
+        if isinstance(layer, (*CONVOLUTIONS, layers.Dense, TransferConnectionBlock)):
+            changes["dtype"] = layer.compute_dtype
         copy = type(layer).from_config({**layer.get_config(), **changes})
         copies.append((layer, copy))
         return copy

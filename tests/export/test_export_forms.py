@@ -74,7 +74,9 @@ def test_bfloat16(bfloat16, network, tmp_path):
     )
     *served, stated = comparisons
     for comparison in served:
-        assert comparison.detections > 200 and comparison.lost == 0 and comparison.scores < 1e-2
+        # The fold rounds at other places.
+        assert comparison.detections > 200 and comparison.lost <= comparison.detections / 200
+        assert comparison.scores < 1e-2
     assert stated.name == "bfloat16 compared with float32"
     assert 0 < stated.scores <= 0.05 and stated.lost < 0.3 * stated.detections
     size_of = {folder: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -177,11 +177,13 @@ def test_the_whole_network(small_network, design):
     assert error(model, inference, images) < TOLERANCE
 
 
-def test_the_precision_stays(small_network):
+def test_the_precision_stays_and_kernels_have_it(small_network):
     model, config = network_of()
     folded = inference_model(in_bfloat16(model, config))
     assert {folded.get_layer(name).compute_dtype for name in ("level4", "tcb3", "odm_heads3")} == {"bfloat16"}
-    assert {variable.dtype for variable in folded.variables} == {"float32"}
+    # Each call would have to round kernels of another type.
+    types = {variable.path: variable.dtype for variable in folded.variables}
+    assert {path for path, dtype in types.items() if dtype == "float32"} == {"level3_l2/scale"}
 
 
 def test_large_networks_keep_variables(small_network, monkeypatch):
