@@ -15,8 +15,13 @@ from refinedet_tf.inference.compiled_detector import CompiledDetector
 from refinedet_tf.model import build_model
 from refinedet_tf.tensors import Heads, Tensor
 
-LARGEST_CONSTANTS = 2**30
-"""The largest number of bytes of weights that become constants; a graph holds less than 2 GiB."""
+LARGEST_CONSTANTS = 2**26
+"""The largest number of bytes of all weights that become constants.
+
+TensorFlow reorders constant kernels for the processor once, and variables in each call, which costs a small
+network a quarter of its time. Each signature holds copies of its constants: those of VGG-16 (136 MB) take
+1.4 GB and make its loading several times as long. A graph cannot hold 2 GiB at all.
+"""
 
 
 class DetectionGraphs(tf.Module):
@@ -46,8 +51,7 @@ class DetectionGraphs(tf.Module):
     ) -> None:
         """Makes the network for inference and compiles the functions.
 
-        The weights are constants if they take at most `LARGEST_CONSTANTS` bytes. TensorFlow then reorders
-        the kernels for the processor once and not in each call.
+        The weights are constants if they take at most `LARGEST_CONSTANTS` bytes, otherwise variables.
 
         Args:
             model: the network, as `build_model(config)` makes it.
