@@ -177,13 +177,20 @@ def test_the_whole_network(small_network, design):
     assert error(model, inference, images) < TOLERANCE
 
 
-def test_the_precision_stays_and_kernels_have_it(small_network):
+def test_the_precision_stays_and_kernels_have_it(bfloat16, small_network):
     model, config = network_of()
-    folded = inference_model(in_bfloat16(model, config))
+    narrow = in_bfloat16(model, config)
+    folded = inference_model(narrow)
     assert {folded.get_layer(name).compute_dtype for name in ("level4", "tcb3", "odm_heads3")} == {"bfloat16"}
     # Each call would have to round kernels of another type.
     types = {variable.path: variable.dtype for variable in folded.variables}
     assert {path for path, dtype in types.items() if dtype == "float32"} == {"level3_l2/scale"}
+    images = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype(np.float32)
+    frozen = DetectionGraphs(narrow, config, kernel_dtype="bfloat16")
+    assert not frozen.variables
+    for value, other in zip(frozen.heads(images).values(), folded(images).values(), strict=True):
+        # A graph fuses operations, which rounds less often.
+        np.testing.assert_allclose(value, other, atol=0.03 * np.abs(other).max())
 
 
 def test_large_networks_keep_variables(small_network, monkeypatch):
