@@ -127,7 +127,8 @@ def run_child(command: str, name: str, folder: Path) -> None:
         def first_step(*arguments: object) -> None:
             raise FirstStep
 
-        loop.ProgressLog.step = first_step
+        progress_log: Any = loop.ProgressLog
+        progress_log.step = first_step
         watch.wrap(loop, "_Loop.steps", "trace and first step")
         try:
             run = str(folder / f"run-{os.getpid()}")
