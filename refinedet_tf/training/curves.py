@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from refinedet_tf.files import write_aside
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 TRAINING, VALIDATION = "#4477aa", "#cc3311"
 """The colours of what was measured on training batches and on the validation set."""
@@ -29,10 +29,6 @@ def draw_curves(entries: Sequence[dict[str, Any]], path: Path) -> None:
         entries: the entries of log.jsonl, as `RunFolder.log_entries` returns them.
         path: the file, which is replaced at once.
     """
-    # A training does not wait for this import before its first step.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     drawn = ("loss", "learning_rate")
     steps = [entry for entry in entries if all(_is_number(entry.get(key)) for key in drawn)]
     validations = [(entry["step"], entry["validation"]) for entry in entries if "validation" in entry]
@@ -50,7 +46,7 @@ def draw_curves(entries: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _draw_losses(
-    panel: "Axes", steps: Sequence[dict[str, Any]], validations: Sequence[tuple[int, dict[str, Any]]]
+    panel: Axes, steps: Sequence[dict[str, Any]], validations: Sequence[tuple[int, dict[str, Any]]]
 ) -> None:
     """Draws the loss of the logged steps, its means, and the loss on the validation set."""
     places, losses = _columns(steps, "loss")
@@ -74,7 +70,7 @@ def _draw_losses(
         panel.legend(fontsize=8)
 
 
-def _draw_mean_ap(panel: "Axes", validations: Sequence[tuple[int, dict[str, Any]]]) -> None:
+def _draw_mean_ap(panel: Axes, validations: Sequence[tuple[int, dict[str, Any]]]) -> None:
     """Draws the mAP of the validations, and names the best one."""
     measured = [(step, 100 * entry["mAP"]) for step, entry in validations if entry["mAP"] is not None]
     panel.set(ylabel="mAP on the validation set, %")
