@@ -72,8 +72,8 @@ class DetectionGraphs(tf.Module):
         variables = [*served.trainable_variables, *served.non_trainable_variables]
         weights = [_stored(variable, kernel_dtype) for variable in variables]
         frozen = sum(weight.nbytes for weight in weights) <= LARGEST_CONSTANTS
-        variables_of = [] if frozen else weights
-        self.network_variables = [tf.Variable(weight, trainable=False) for weight in variables_of]
+        saved = [] if frozen else weights
+        self.network_variables = [tf.Variable(weight, trainable=False) for weight in saved]
         num_trainable = len(served.trainable_variables)
 
         def network(images: Tensor) -> Heads:
