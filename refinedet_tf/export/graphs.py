@@ -3,15 +3,25 @@
 import dataclasses
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.config import Config
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.data.reader import MAX_PIXELS
 from refinedet_tf.export.decoding import decode_batch
+from refinedet_tf.export.folding import inference_model
 from refinedet_tf.inference.compiled_detector import CompiledDetector
 from refinedet_tf.model import build_model
 from refinedet_tf.tensors import Heads, Tensor
+
+LARGEST_CONSTANTS = 2**26
+"""The largest number of bytes of all weights that become constants.
+
+TensorFlow reorders constant kernels for the processor once, and variables in each call, which costs a small
+network a quarter of its time. Each signature holds copies of its constants: those of VGG-16 (136 MB) take
+1.4 GB and make its loading several times as long. A graph cannot hold 2 GiB at all.
+"""
 
 
 class DetectionGraphs(tf.Module):
@@ -19,8 +29,8 @@ class DetectionGraphs(tf.Module):
 
     Attributes:
         image_size: (height, width) of the network's input in pixels.
-        network_variables: copies of the network's weights. Only they are saved; a Keras model as
-            an attribute would be saved as a Keras object.
+        network_variables: the weights of `inference_model`, unless they are constants of the graph. Only
+            they are saved; a Keras model as an attribute would be saved as a Keras object.
         heads: a function from float32 [N, height, width, 3], RGB 0..255, to the heads, as `build_model`
             describes them.
         candidates: a function from the heads to (boxes, scores), see `postprocessing.candidates`.
@@ -39,7 +49,9 @@ class DetectionGraphs(tf.Module):
         xla: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        """Copies the weights and compiles the functions.
+        """Makes the network for inference and compiles the functions.
+
+        The weights are constants if they take at most `LARGEST_CONSTANTS` bytes, otherwise variables.
 
         Args:
             model: the network, as `build_model(config)` makes it.
@@ -56,16 +68,20 @@ class DetectionGraphs(tf.Module):
                 known.
         """
         super().__init__(name="refinedet")
-        variables = [*model.trainable_variables, *model.non_trainable_variables]
-        self.network_variables = [_stored(variable, kernel_dtype) for variable in variables]
-        num_trainable = len(model.trainable_variables)
+        served = inference_model(model)
+        variables = [*served.trainable_variables, *served.non_trainable_variables]
+        weights = [_stored(variable, kernel_dtype) for variable in variables]
+        frozen = sum(weight.nbytes for weight in weights) <= LARGEST_CONSTANTS
+        saved = [] if frozen else weights
+        self.network_variables = [tf.Variable(weight, trainable=False) for weight in saved]
+        num_trainable = len(served.trainable_variables)
 
         def network(images: Tensor) -> Heads:
+            stored = map(tf.constant, weights) if frozen else self.network_variables
             values = [
-                tf.cast(stored, variable.dtype)
-                for stored, variable in zip(self.network_variables, variables, strict=True)
+                tf.cast(value, variable.dtype) for value, variable in zip(stored, variables, strict=True)
             ]
-            heads, _ = model.stateless_call(
+            heads, _ = served.stateless_call(
                 values[:num_trainable], values[num_trainable:], images, training=False
             )
             return heads
@@ -115,11 +131,11 @@ def in_bfloat16(model: keras.Model, config: Config) -> keras.Model:
     return narrow
 
 
-def _stored(variable: keras.Variable, kernel_dtype: str) -> tf.Variable:
-    """Copies a variable, with `kernel_dtype` if it is a kernel.
+def _stored(variable: keras.Variable, kernel_dtype: str) -> np.ndarray:
+    """Returns the value of a variable, with `kernel_dtype` if it is a kernel.
 
     Kernels make up nearly all of the file. Biases, scales of normalisations and statistics stay float32,
     the type in which Keras computes with them.
     """
     dtype = kernel_dtype if len(variable.shape) > 1 else variable.dtype
-    return tf.Variable(tf.cast(variable.value, dtype), trainable=False)
+    return tf.cast(variable.value, dtype).numpy()

@@ -122,7 +122,7 @@ def export_saved_model(
     watches `output` never sees an incomplete or a wrong model. The folder of the version holds
 
     ```
-    saved_model.pb, variables/              the signatures, see `serving_signatures`
+    saved_model.pb, variables/              the signatures, see `serving_signatures`, with the weights
     assets/labels.txt                       one class name per line, label 1 first
     assets/model.json                       see `card.describe`
     assets.extra/tf_serving_warmup_requests one request per signature

@@ -1,5 +1,6 @@
 """The network and its post-processing as one function of a batch, which every use of a trained model runs."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -64,11 +65,29 @@ class CompiledDetector:
             lambda heads: postprocess(heads, anchors, config), reduce_retracing=True
         )
         self.candidates = lambda heads: candidates(heads, anchors, config)
-        self._whole = tf.function(lambda images: self.detections(self.heads(images)), input_signature=[batch])
+        self._signature = [batch]
 
     def __call__(self, images: Tensor) -> dict[str, tf.Tensor]:
         """Returns the dict of `postprocess` for images float32 [B, height, width, 3], RGB 0..255."""
         return self._whole(images)
+
+    @functools.cached_property
+    def _whole(self) -> tf.types.experimental.PolymorphicFunction:
+        """The function from images to detections, which is traced when it is first needed.
+
+        TensorFlow counts the calls that trace, for all functions of the same line of code together, and warns
+        of frequent tracing where there are several detectors. What is traced before the call is not counted.
+        """
+
+        def whole(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            self.heads.get_concrete_function()
+            heads = self.heads(images)
+            self.detections.get_concrete_function(heads)
+            return self.detections(heads)
+
+        function = tf.function(whole, input_signature=self._signature)
+        function.get_concrete_function()
+        return function
 
     def unpack(
         self, outputs: Mapping[str, Tensor], image_sizes: Sequence[tuple[int, int]]

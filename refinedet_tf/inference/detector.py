@@ -1,5 +1,6 @@
 """Detection on images of any size: reading, warping, network, post-processing, boxes in pixels."""
 
+import functools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -43,15 +44,22 @@ class Detector:
                 known.
         """
         self._detector = CompiledDetector(inference_network(model), config, image_size)
-        self.image_size = size = self._detector.image_size
+        self.image_size = self._detector.image_size
         self.num_classes, self.class_names = self._detector.num_classes, self._detector.class_names
+
+    @functools.cached_property
+    def _warp(self) -> tf.types.experimental.PolymorphicFunction:
+        """The function from an image of any size to the network's input; it is traced when first needed."""
+        size = self.image_size
 
         # The signature leaves open what varies from image to image, so that it is traced once.
         @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
         def warp(image: tf.Tensor) -> tf.Tensor:
             return warp_image(image, size)
 
-        self._warp = warp
+        # TensorFlow does not count this as frequent tracing; see `CompiledDetector`.
+        warp.get_concrete_function()
+        return warp
 
     def __call__(self, images: Iterable[ImageLike], batch_size: int = 8) -> list[ImageDetections]:
         """Detects the objects of each image.

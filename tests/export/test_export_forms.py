@@ -10,6 +10,7 @@ import tensorflow as tf
 from config_of import config_of
 
 from refinedet_tf.errors import InputError
+from refinedet_tf.export import graphs
 from refinedet_tf.export.graphs import in_bfloat16
 from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
 from refinedet_tf.inference.detector import Detector
@@ -66,15 +67,19 @@ def test_xla(network, tmp_path):
     assert must_compile.search(graph_text(compiled)) and not must_compile.search(graph_text(plain))
 
 
-def test_bfloat16(bfloat16, network, tmp_path):
+def test_bfloat16(bfloat16, network, monkeypatch, tmp_path):
     model, config = network
+    # The weights are variables, in a file of their own.
+    monkeypatch.setattr(graphs, "LARGEST_CONSTANTS", 0)
     wide, _ = export_saved_model(model, config, tmp_path)
     narrow, comparisons = export_saved_model(
         model, config, tmp_path, options=ExportOptions(precision="bfloat16")
     )
     *served, stated = comparisons
     for comparison in served:
-        assert comparison.detections > 200 and comparison.lost == 0 and comparison.scores < 1e-2
+        # The fold rounds at other places.
+        assert comparison.detections > 200 and comparison.lost <= comparison.detections / 200
+        assert comparison.scores < 1e-2
     assert stated.name == "bfloat16 compared with float32"
     assert 0 < stated.scores <= 0.05 and stated.lost < 0.3 * stated.detections
     size_of = {folder: (folder / "variables" / "variables.data-00000-of-00001").stat().st_size

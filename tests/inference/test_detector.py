@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from stand_in_model import CLASSES, stand_in_config, stand_in_model
+from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
 from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.data.images import warp_image
@@ -166,3 +167,17 @@ def test_model_of_any_size_takes_the_given_one(tf_test, model, detector):
     free = stand_in_config(None)
     image = image_of(70, 30)
     assert_same(tf_test, Detector(stand_in_model(free), free, (64, 64))([image])[0], detector([image])[0])
+
+
+def test_detectors_of_many_sizes_do_not_warn_of_tracing(monkeypatch):
+    """TensorFlow counts the tracings of a line of code, as if all detectors were one function."""
+    manager = polymorphic_function._FrequentTracingDetectorManager()
+    monkeypatch.setattr(polymorphic_function, "_frequent_tracing_detector_manager", manager)
+    warnings = []
+    monkeypatch.setattr(polymorphic_function.logging, "warning", lambda *message: warnings.append(message))
+    config = stand_in_config(None)
+    model = stand_in_model(config)
+    for side in (64, 128, 192, 256, 320, 384):
+        (result,) = Detector(model, config, (64, side))([image_of(50, 90)])
+        assert len(result.scores) > 0
+    assert warnings == []
