@@ -1,15 +1,22 @@
-"""Exports a trained model as a SavedModel, and as ONNX files where wanted."""
+"""Exports a trained model as a SavedModel, and as ONNX and LiteRT files where wanted."""
 
 import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from refinedet_tf.commands.options import add_model_options, config_from, find_images
 from refinedet_tf.commands.trained_model import load_model
+from refinedet_tf.config import Config
 from refinedet_tf.data.reader import MAX_PIXELS
+from refinedet_tf.errors import InputError
+from refinedet_tf.progress import ProgressPrinter
 from refinedet_tf.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from refinedet_tf.data.dataset import DetectionDataset
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -39,6 +46,19 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         "--onnx-batch", type=int, metavar="N", help="images per call of the ONNX files (default: any number)"
     )
     parser.add_argument(
+        "--litert", action="store_true", help="also write LiteRT files (.tflite), with and without NMS"
+    )
+    parser.add_argument(
+        "--litert-batch", type=int, metavar="N", help="images per call of the LiteRT files (default: 1)"
+    )
+    parser.add_argument(
+        "--int8",
+        nargs="+",
+        metavar="IMAGE",
+        help="also write files whose convolutions compute in int8, for --onnx and --litert; files, "
+        "folders or quoted patterns of images like those of the application, on which ranges are measured",
+    )
+    parser.add_argument(
         "--max-pixels",
         type=int,
         default=MAX_PIXELS,
@@ -53,6 +73,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         help="files, folders or quoted patterns to compare on (default: generated images)",
     )
     parser.add_argument(
+        "--check-split",
+        choices=("validation", "test"),
+        help="measure the mAP of the files in int8 and of the network on data.validation or data.test",
+    )
+    parser.add_argument(
         "--evaluation",
         type=Path,
         metavar="FILE",
@@ -60,12 +85,15 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     )
     options = parser.parse_args(arguments)
     paths = find_images(options.check) if options.check else None
+    if options.check_split and not options.int8:
+        raise InputError("--check-split measures files in int8: add --int8 IMAGES")
     trained = config_from(options)
     # Whatever training computed in, its weights are float32.
     options.overrides.append("training.precision=float32")
     config, model = load_model(options)
     config = dataclasses.replace(config, training=trained.training)
 
+    from refinedet_tf.export.accuracy import accuracy_lines, measure_int8
     from refinedet_tf.export.card import read_measured, validation_of_run
     from refinedet_tf.export.check import ExportMismatch, Sample
     from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
@@ -76,7 +104,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         options.onnx or options.onnx_batch is not None,
         options.onnx_batch,
         options.max_pixels,
+        options.litert or options.litert_batch is not None,
+        1 if options.litert_batch is None else options.litert_batch,
+        find_images(options.int8) if options.int8 else None,
     )
+    labelled = _labelled_split(config, options.check_split) if options.check_split else None
     measured = None
     if options.evaluation is not None:
         measured = read_measured(options.evaluation, config)
@@ -99,3 +131,28 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     print(f"{folder}, compared with the network on {len(paths) if paths else 'generated'} images:")
     for comparison in comparisons:
         print(f"  {comparison}")
+    if labelled is not None:
+        results = measure_int8(folder, model, config, labelled, ProgressPrinter())
+        names = ", ".join(getattr(config.data, options.check_split))
+        print(f"mAP ({config.evaluation.metric}) on {names}, {len(labelled)} images:")
+        for line in accuracy_lines(results):
+            print(f"  {line}")
+
+
+def _labelled_split(config: Config, split: str) -> "DetectionDataset":
+    """Reads data.validation or data.test.
+
+    Raises:
+        InputError: it is empty or cannot be read, has too many bad boxes, or has no annotations.
+    """
+    from refinedet_tf.data.acceptance import check_share_of_bad_boxes
+    from refinedet_tf.data.dataset import read_dataset
+    from refinedet_tf.evaluation.evaluator import check_dataset
+
+    dataset = read_dataset(config.data, split)
+    check_share_of_bad_boxes(dataset, config.data, split)
+    check_dataset(config, dataset)
+    if not dataset.labelled:
+        names = ", ".join(getattr(config.data, split))
+        raise InputError(f"--check-split: data.{split} ({names}) has no annotations to measure against")
+    return dataset

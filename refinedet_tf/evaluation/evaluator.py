@@ -117,7 +117,7 @@ def detect_share(
     Raises:
         InputError: the reasons are those of `evaluate`.
     """
-    _check(config, dataset)
+    check_dataset(config, dataset)
     replicas = Replicas(model, lambda: _TimedDetector(model, config, dataset if with_loss else None))
     indices = share_of(len(dataset), config.evaluation.batch_size, *part)
 
@@ -126,7 +126,7 @@ def detect_share(
         return detector(batch["images"], image_indices, dataset.image_sizes[image_indices].tolist())
 
     image_size = replicas.detectors[0].detector.image_size
-    batches = _read_batches(dataset, image_size, config.evaluation.batch_size, indices)
+    batches = read_batches(dataset, image_size, config.evaluation.batch_size, indices)
     detections = _run_replicas(replicas, batches, detect, indices, progress)
     if config.evaluation.soft_nms:
         limit = config.postprocess.max_detections
@@ -163,7 +163,7 @@ def detect_share_multi_scale(
     Raises:
         InputError: the reasons are those of `evaluate`, or `model.image_size` is not square.
     """
-    _check(config, dataset)
+    check_dataset(config, dataset)
     replicas = Replicas(model, lambda: MultiScaleDetector(model, config))
     detections = _detect_on_files(replicas, config, dataset, progress, part)
     seconds = sum(detector.seconds for detector in replicas.detectors)
@@ -197,7 +197,7 @@ def detect_share_tiled(
         InputError: the reasons are those of `evaluate`, or for multi-scale testing `model.image_size` is not
             square.
     """
-    _check(config, dataset)
+    check_dataset(config, dataset)
     kind = MultiScaleDetector if multi_scale else Detector
     replicas = Replicas(model, lambda: TiledDetector(kind(model, config), config, tiling))
     detections = _detect_on_files(replicas, config, dataset, progress, part)
@@ -233,8 +233,8 @@ def score_detections(
     return EvaluationResult(metric, mean_average_precision(classes), classes, num_images)
 
 
-def _check(config: Config, dataset: DetectionDataset) -> None:
-    """Refuses an open image size, and a dataset with other classes than the config."""
+def check_dataset(config: Config, dataset: DetectionDataset) -> None:
+    """Raises an `InputError` for an open image size, and for a dataset with other classes than the config."""
     if config.model.image_size is None:
         raise InputError("model.image_size is null: give the size to evaluate at, [height, width]")
     classes = config.data.classes
@@ -289,7 +289,7 @@ def _run_replicas(
     return join_images(results, indices)
 
 
-def _read_batches(
+def read_batches(
     dataset: DetectionDataset, image_size: tuple[int, int], batch_size: int, indices: np.ndarray
 ) -> Iterator[dict[str, tf.Tensor]]:
     """Yields the evaluation batches of the images with the given indices.

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from refinedet_tf.errors import InputError
 from refinedet_tf.export.graphs import DetectionGraphs
+from refinedet_tf.export.onnx_int8 import write_onnx_int8
 
 OPSET = 18
 """The version of ONNX's operators. Every runtime of the last years knows it; tf2onnx knows no newer one."""
@@ -22,10 +23,18 @@ DETECTOR = "detector.onnx"
 """The name of the file of the whole detector."""
 HEADS = "heads.onnx"
 """The name of the file without the suppression."""
+HEADS_INT8 = "heads_int8.onnx"
+"""The name of the file without the suppression whose convolutions compute in int8."""
 
 
-def write_onnx(graphs: DetectionGraphs, description: str, folder: Path, batch: int | None = None) -> None:
-    """Writes the two ONNX files, which `onnx.checker` checks.
+def write_onnx(
+    graphs: DetectionGraphs,
+    description: str,
+    folder: Path,
+    batch: int | None = None,
+    calibration_images: np.ndarray | None = None,
+) -> None:
+    """Writes the ONNX files, which `onnx.checker` checks.
 
     detector.onnx is the whole detector. It takes "images" (uint8 [N, H, W, 3], RGB, of any H and W) and
     returns the dict of `postprocess`.
@@ -36,11 +45,15 @@ def write_onnx(graphs: DetectionGraphs, description: str, folder: Path, batch: i
     [N, A, C] of classes 1..C, 0 where the ARM or the score threshold has dropped the pair). TensorRT's
     EfficientNMS takes these boxes and scores, without background and box coding.
 
+    heads_int8.onnx has the inputs and outputs of heads.onnx; see `write_onnx_int8`.
+
     Args:
         graphs: the functions of the network in float32.
-        description: the text of model.json, which both files contain as metadata of that name.
+        description: the text of model.json, which all files contain as metadata of that name.
         folder: the folder of the files; it is made.
         batch: N; None: any number at call time.
+        calibration_images: float32 [n, height, width, 3], RGB 0..255, on which the ranges for int8 are
+            measured; None: heads_int8.onnx is not written.
 
     Raises:
         InputError: a package for ONNX is not installed, or tf2onnx fails on the network.
@@ -62,6 +75,8 @@ def write_onnx(graphs: DetectionGraphs, description: str, folder: Path, batch: i
     folder.mkdir()
     for name, function in ((DETECTOR, detector), (HEADS, heads)):
         _convert(function, description, folder / name)
+    if calibration_images is not None:
+        write_onnx_int8(folder / HEADS, calibration_images, folder / HEADS_INT8, batch)
 
 
 def _warp(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:

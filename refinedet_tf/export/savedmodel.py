@@ -1,4 +1,4 @@
-"""Export as a TensorFlow SavedModel, with the ONNX files in its folder if they are wanted."""
+"""Export as a TensorFlow SavedModel, with ONNX and LiteRT files in its folder if they are wanted."""
 
 import contextlib
 import dataclasses
@@ -16,12 +16,13 @@ import tensorflow as tf
 from refinedet_tf.config import Config
 from refinedet_tf.data.reader import MAX_PIXELS
 from refinedet_tf.errors import InputError, shortened
-from refinedet_tf.export import card, onnx_files
+from refinedet_tf.export import calibration, card, litert_files, onnx_files
 from refinedet_tf.export.check import (
     TOLERANCES,
     Comparison,
     Sample,
     check_export,
+    check_int8,
     check_precision,
     generated_samples,
 )
@@ -48,11 +49,16 @@ class ExportOptions:
         xla: whether XLA compiles the network on the server.
         onnx: whether the two ONNX files are also written, in onnx/ of the version's folder.
         onnx_batch: the number of images per call of the ONNX files; None: any number.
+        litert: whether the LiteRT files are also written, in litert/ of the version's folder.
+        litert_batch: the number of images per call of the LiteRT files.
+        int8: image files on which the ranges for int8 are measured, see `calibration.choose`; None: no
+            files in int8 are written.
         max_pixels: the largest number of pixels of an image file. A file with more is answered like a
             file that is no image.
 
     Raises:
-        InputError: ONNX files are combined with bfloat16, or `onnx_batch` or `max_pixels` is below 1.
+        InputError: ONNX or LiteRT files are combined with bfloat16, `int8` with neither of them or with
+            too few images, or a batch or `max_pixels` is out of its range.
     """
 
     precision: str = "float32"
@@ -60,12 +66,21 @@ class ExportOptions:
     onnx: bool = False
     onnx_batch: int | None = None
     max_pixels: int = MAX_PIXELS
+    litert: bool = False
+    litert_batch: int = 1
+    int8: Sequence[Path] | None = None
 
     def __post_init__(self) -> None:
-        if self.onnx and self.precision != "float32":
-            raise InputError("ONNX files are float32: leave out the ONNX files or bfloat16")
-        if self.onnx_batch is not None and self.onnx_batch < 1:
-            raise InputError(f"the ONNX batch must be at least 1, got {self.onnx_batch}")
+        for name, wanted in (("ONNX", self.onnx), ("LiteRT", self.litert)):
+            if wanted and self.precision != "float32":
+                raise InputError(f"{name} files are float32: leave out the {name} files or bfloat16")
+        for name, batch in (("ONNX", self.onnx_batch), ("LiteRT", self.litert_batch)):
+            if batch is not None and batch < 1:
+                raise InputError(f"the {name} batch must be at least 1, got {batch}")
+        if self.int8 is not None:
+            if not (self.onnx or self.litert):
+                raise InputError("--int8 is about ONNX and LiteRT files: add --onnx or --litert")
+            calibration.choose(self.int8)
         if not 1 <= self.max_pixels <= LARGEST_MAX_PIXELS:
             raise InputError(
                 f"the limit of pixels must be in 1..{LARGEST_MAX_PIXELS}, got {shortened(self.max_pixels)}"
@@ -127,6 +142,8 @@ def export_saved_model(
     assets/model.json                       see `card.describe`
     assets.extra/tf_serving_warmup_requests one request per signature
     onnx/detector.onnx, heads.onnx          with `options.onnx`, see `onnx_files.write_onnx`
+    litert/detector.tflite, heads.tflite    with `options.litert`, see `litert_files.write_litert`
+    onnx/heads_int8.onnx, litert/heads_int8.tflite  those of the two that `options.int8` adds
     ```
 
     Args:
@@ -141,7 +158,7 @@ def export_saved_model(
         progress: is called with the next activity, because a large network takes minutes.
 
     Returns:
-        The path of the version's folder, and a comparison for each signature and ONNX file.
+        The path of the version's folder, and a comparison for each signature and file.
 
     Raises:
         InputError: the version exists or is not positive, `output` cannot be written, a class name has a
@@ -155,6 +172,11 @@ def export_saved_model(
     detector = Detector(served, config, image_size)
     graphs = DetectionGraphs(served, config, image_size, options.precision, options.xla, options.max_pixels)
     description = card.describe(config, graphs.image_size, options.precision, measured, options.max_pixels)
+    images = None
+    if options.int8 is not None:
+        chosen = calibration.choose(options.int8)
+        progress(f"calibrating int8 on {len(chosen)} of {len(options.int8)} images")
+        images = calibration.read_images(chosen, graphs.image_size)
     folder, aside = _make_folders(Path(output), version)
     written = aside / "model"
     try:
@@ -167,13 +189,18 @@ def export_saved_model(
             progress("writing the SavedModel")
             tf.saved_model.save(graphs, str(written), serving_signatures(graphs))
             write_warmup_requests(written, graphs.image_size, samples[0].contents)
+            # ONNX and LiteRT files cannot contain code that XLA compiles.
+            plain = DetectionGraphs(model, config, image_size) if options.xla else graphs
             if options.onnx:
                 progress("converting to ONNX")
-                # ONNX cannot contain code that XLA compiles.
-                plain = DetectionGraphs(model, config, image_size) if options.xla else graphs
-                onnx_files.write_onnx(plain, description, written / "onnx", options.onnx_batch)
+                onnx_files.write_onnx(plain, description, written / "onnx", options.onnx_batch, images)
+            if options.litert:
+                progress("converting to LiteRT")
+                metadata = {"model.json": description, "labels.txt": labels}
+                litert_files.write_litert(plain, metadata, written / "litert", options.litert_batch, images)
         progress(f"comparing on {len(samples)} images")
         comparisons = check_export(written, detector, config, samples, TOLERANCES[options.precision])
+        comparisons += check_int8(written, detector, config, samples)
         if served is not model:
             comparisons.append(check_precision(detector, Detector(model, config, image_size), samples))
         written.rename(folder)

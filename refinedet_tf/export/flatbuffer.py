@@ -1,0 +1,161 @@
+"""The flatbuffer of a LiteRT file: its operators, and the cut between the convolutions and what follows.
+
+A model is a `ModelT` of the schema of TensorFlow Lite. It consists of subgraphs; the first one is the
+function that is called, the others are the bodies of loops. A subgraph has tensors, and operators in the
+order of their execution, which name their inputs and outputs by the indices of tensors.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import flatbuffers
+from tensorflow.lite.python import schema_py_generated as schema
+
+from refinedet_tf.errors import InputError
+
+Model = Any
+"""A `schema.ModelT`; the generated module has no types."""
+
+CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"})
+"""The operators that compute with kernels."""
+
+_OPERATOR_NAMES = {
+    number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)
+}
+
+
+def read_model(contents: bytes) -> Model:
+    """Reads the contents of a LiteRT file."""
+    return schema.ModelT.InitFromPackedBuf(contents, 0)
+
+
+def write_model(model: Model) -> bytes:
+    """Returns the contents of a LiteRT file."""
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def operator_name(model: Model, operator: Any) -> str:
+    """Returns the name of an operator, such as "CONV_2D"; that of a custom operator begins with "CUSTOM"."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    # Numbers above 127 do not fit the field of older versions, which then holds 127.
+    name = _OPERATOR_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
+    return f"{name} {code.customCode.decode()}" if name == "CUSTOM" else name
+
+
+def operator_names(model: Model) -> Iterator[str]:
+    """Yields the names of all operators, also of those in loops."""
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators or []:
+            yield operator_name(model, operator)
+
+
+def check_builtin(model: Model, name: str) -> None:
+    """Checks that every runtime has the operators.
+
+    Args:
+        model: the model.
+        name: the name of the file, for the message.
+
+    Raises:
+        InputError: an operator is TensorFlow's ("Flex") or another custom operator.
+    """
+    custom = sorted({operator for operator in operator_names(model) if operator.startswith("CUSTOM")})
+    if custom:
+        raise InputError(f"{name}: the network needs operators that LiteRT has not: {', '.join(custom)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tail:
+    """The operators between the last convolutions and the outputs of a model without loops.
+
+    Attributes:
+        model: the whole model.
+        operators: the indices of these operators, ascending.
+        inputs: the indices of the convolutions' outputs that they take, ascending.
+    """
+
+    model: Model
+    operators: Sequence[int]
+    inputs: Sequence[int]
+
+
+def cut(model: Model) -> tuple[Model, Tail]:
+    """Cuts a model after its last convolutions.
+
+    Returns:
+        A model up to the last convolutions, whose outputs are the tail's inputs, and the tail. `join`
+        puts them together.
+    """
+    (graph,) = model.subgraphs
+    producers = {
+        tensor: index for index, operator in enumerate(graph.operators) for tensor in operator.outputs
+    }
+    operators: set[int] = set()
+    inputs: set[int] = set()
+    waiting = list(graph.outputs)
+    while waiting:
+        tensor = waiting.pop()
+        index = producers.get(tensor)
+        if index is None or index in operators:
+            continue
+        if operator_name(model, graph.operators[index]) in CONVOLUTIONS:
+            inputs.add(tensor)
+        else:
+            operators.add(index)
+            waiting += graph.operators[index].inputs
+    network = copy.deepcopy(model)
+    network.signatureDefs = None
+    (network_graph,) = network.subgraphs
+    network_graph.outputs = sorted(inputs)
+    network_graph.operators = [
+        operator for index, operator in enumerate(network_graph.operators) if index not in operators
+    ]
+    return network, Tail(model, sorted(operators), sorted(inputs))
+
+
+def join(network: Model, tail: Tail) -> Model:
+    """Puts a tail after a network, which is changed.
+
+    Args:
+        network: a model with the inputs and outputs of the network that `cut` has returned; its outputs
+            are float32.
+        tail: the tail that `cut` has returned.
+
+    Returns:
+        The network with the outputs and signatures of the model that was cut.
+    """
+    (graph,), (source,) = network.subgraphs, tail.model.subgraphs
+    places = dict(zip(source.inputs, graph.inputs, strict=True))
+    places |= dict(zip(tail.inputs, graph.outputs, strict=True))
+    for index in tail.operators:
+        operator = copy.deepcopy(source.operators[index])
+        for tensor in [*operator.inputs, *operator.outputs]:
+            if tensor not in places and tensor >= 0:
+                places[tensor] = len(graph.tensors)
+                _append_tensor(network, tail.model, source.tensors[tensor])
+        operator.inputs, operator.outputs = (
+            [places.get(tensor, tensor) for tensor in tensors]
+            for tensors in (operator.inputs, operator.outputs)
+        )
+        network.operatorCodes.append(tail.model.operatorCodes[operator.opcodeIndex])
+        operator.opcodeIndex = len(network.operatorCodes) - 1
+        graph.operators.append(operator)
+    graph.outputs = [places[tensor] for tensor in source.outputs]
+    network.signatureDefs = copy.deepcopy(tail.model.signatureDefs)
+    for signature in network.signatureDefs or []:
+        for named in [*signature.inputs, *signature.outputs]:
+            named.tensorIndex = places[named.tensorIndex]
+    return network
+
+
+def _append_tensor(network: Model, source: Model, tensor: Any) -> None:
+    """Appends a copy of a tensor of the model `source`, without the statistics of a calibration."""
+    copied = copy.deepcopy(tensor)
+    copied.quantization = None
+    network.buffers.append(source.buffers[tensor.buffer])
+    copied.buffer = len(network.buffers) - 1
+    network.subgraphs[0].tensors.append(copied)
