@@ -106,7 +106,7 @@ def cut(model: Model) -> tuple[Model, Tail]:
             inputs.add(tensor)
         else:
             operators.add(index)
-            waiting += graph.operators[index].inputs
+            waiting.extend(graph.operators[index].inputs)
     network = copy.deepcopy(model)
     network.signatureDefs = None
     (network_graph,) = network.subgraphs

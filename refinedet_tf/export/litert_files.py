@@ -79,7 +79,11 @@ def write_litert(
 
     @tf.function(input_signature=signature)
     def detector(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return graphs.detect(images)
+        outputs = graphs.heads(images)
+        for output in outputs.values():
+            # The loops of the suppression need the number of images.
+            output.set_shape([batch, *output.shape[1:]])
+        return graphs.detect.detections.python_function(outputs)
 
     @tf.function(input_signature=signature)
     def heads(images: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -190,7 +190,9 @@ def export_saved_model(
             tf.saved_model.save(graphs, str(written), serving_signatures(graphs))
             write_warmup_requests(written, graphs.image_size, samples[0].contents)
             # ONNX and LiteRT files cannot contain code that XLA compiles.
-            plain = DetectionGraphs(model, config, image_size) if options.xla else graphs
+            plain = graphs
+            if options.xla and (options.onnx or options.litert):
+                plain = DetectionGraphs(model, config, image_size)
             if options.onnx:
                 progress("converting to ONNX")
                 onnx_files.write_onnx(plain, description, written / "onnx", options.onnx_batch, images)
@@ -200,7 +202,8 @@ def export_saved_model(
                 litert_files.write_litert(plain, metadata, written / "litert", options.litert_batch, images)
         progress(f"comparing on {len(samples)} images")
         comparisons = check_export(written, detector, config, samples, TOLERANCES[options.precision])
-        comparisons += check_int8(written, detector, config, samples)
+        if options.int8 is not None:
+            comparisons += check_int8(written, detector, config, samples)
         if served is not model:
             comparisons.append(check_precision(detector, Detector(model, config, image_size), samples))
         written.rename(folder)

@@ -1,0 +1,147 @@
+"""Int8: the images of the calibration, heads_int8.onnx, and the options of the command."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tensorflow as tf
+from test_export_forms import make_config, network_of
+
+import export_savedmodel
+from refinedet_tf.commands import export as export_command
+from refinedet_tf.config_files import load_config
+from refinedet_tf.data.dataset import read_dataset
+from refinedet_tf.data.images import warp_image
+from refinedet_tf.errors import InputError
+from refinedet_tf.evaluation.evaluator import evaluate
+from refinedet_tf.export import calibration
+from refinedet_tf.export.accuracy import accuracy_lines, evaluate_file
+from refinedet_tf.export.graphs import DetectionGraphs
+from refinedet_tf.export.onnx_files import write_onnx
+from refinedet_tf.export.runtimes import OnnxFile
+from refinedet_tf.export.savedmodel import ExportOptions
+
+
+def test_calibration_images_are_spread_evenly():
+    paths = [Path(f"{number}.jpg") for number in range(1000)]
+    with pytest.raises(InputError, match="--int8: calibration needs at least 16 images .*, got 15"):
+        calibration.choose(paths[:15])
+    assert calibration.choose(paths[:16]) == paths[:16]
+    assert calibration.choose(paths[:128]) == paths[:128]
+    chosen = calibration.choose(paths)
+    assert len(chosen) == len(set(chosen)) == 128
+    numbers = [int(path.stem) for path in chosen]
+    assert (numbers[0], numbers[-1], set(np.diff(numbers))) == (0, 992, {7, 8})
+
+
+def test_calibration_images_are_those_of_inference(tf_test, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
+    (tmp_path / "a.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    images = calibration.read_images([tmp_path / "a.png"], (20, 40))
+    tf_test.assertAllEqual(images, warp_image(pixels, (20, 40))[None])
+    (tmp_path / "b.png").write_bytes(b"text")
+    with pytest.raises(InputError, match=r"b\.png"):
+        calibration.read_images([tmp_path / "a.png", tmp_path / "b.png"], (20, 40))
+
+
+def test_batches_have_one_size():
+    batches = list(calibration.batches(np.arange(5), 2))
+    assert [batch.tolist() for batch in batches] == [[0, 1], [2, 3], [4, 4]]
+
+
+def test_options_of_int8():
+    paths = [Path("a.jpg")] * 16
+    with pytest.raises(InputError, match="add --onnx or --litert"):
+        ExportOptions(int8=paths)
+    with pytest.raises(InputError, match="got 3"):
+        ExportOptions(litert=True, int8=paths[:3])
+    with pytest.raises(InputError, match="LiteRT files are float32"):
+        ExportOptions(litert=True, precision="bfloat16")
+    with pytest.raises(InputError, match="the LiteRT batch must be at least 1, got 0"):
+        ExportOptions(litert_batch=0)
+
+
+@pytest.fixture
+def heads_int8(small_network, tmp_path):
+    """The network, its config, and its files in onnxruntime, float32 and int8."""
+    config = make_config()
+    model = network_of(config)
+    images = np.random.default_rng(0).integers(0, 256, (16, 96, 128, 3)).astype(np.float32)
+    write_onnx(DetectionGraphs(model, config), '{"a": 1}', tmp_path / "onnx", None, images)
+    return model, config, tmp_path / "onnx"
+
+
+def test_heads_int8_onnx(heads_int8):
+    model, config, folder = heads_int8
+    images = np.random.default_rng(1).integers(0, 256, (3, 96, 128, 3)).astype(np.float32)
+    outputs = OnnxFile(folder / "heads_int8.onnx")(images)
+    for name, head in model(images, training=False).items():
+        error = np.abs(outputs[name] - head.numpy())
+        assert 0 < error.mean() < 0.03 * np.abs(head).max(), name
+    boxes, scores = DetectionGraphs(model, config).candidates(outputs)
+    np.testing.assert_allclose(outputs["boxes"], boxes, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(outputs["scores"], scores, atol=1e-6)
+
+    file = onnx.load(folder / "heads_int8.onnx")
+    assert {prop.key: prop.value for prop in file.metadata_props} == {"model.json": '{"a": 1}'}
+    assert [opset.version for opset in file.opset_import if opset.domain == ""] == [18]
+    producers = {output: node for node in file.graph.node for output in node.output}
+    for node in file.graph.node:
+        sources = [producers[tensor].op_type for tensor in node.input if tensor in producers]
+        if node.op_type == "Conv":
+            assert sources == ["DequantizeLinear"] * len(sources) and len(sources) >= 2
+        if node.op_type in ("ConvTranspose", "Softmax", "Exp") or node.op_type.startswith("ReduceSum"):
+            assert "DequantizeLinear" not in [*sources[1:], *(sources if node.op_type == "Softmax" else [])]
+    sizes = [(folder / name).stat().st_size for name in ("heads_int8.onnx", "heads.onnx")]
+    assert sizes[0] < 0.6 * sizes[1]
+
+
+def test_command_measures_int8(command, small_network, monkeypatch, config_file, devkit, tmp_path):
+    """Export to all forms, with mAP on the labelled validation data."""
+    dataset = read_dataset(load_config(config_file).data, "validation")
+    classes = json.dumps(list(dataset.class_names))
+    config = load_config(config_file, [f"data.classes={classes}"])
+    model = network_of(config)
+    monkeypatch.setattr(export_command, "load_model", lambda options: (config, model))
+    images = devkit / "VOC2007" / "JPEGImages"
+    common = ("--config", config_file, "--set", f"data.classes={classes}", "--weights", "any")
+    result = command(
+        export_savedmodel, *common, "--output", tmp_path / "exports", "--litert", "--onnx",
+        "--int8", images, *_more_images(tmp_path), "--check-split", "validation",
+    )  # fmt: skip
+    assert result.code == 0, result
+    assert "calibrating int8 on 16 of 16 images" in result.err
+    lines = result.out.splitlines()
+    names = [line.split(":")[0].strip() for line in lines[1:10]]
+    assert names == [
+        "serving_default", "serving_tensor", "serving_heads",
+        "detector.onnx", "detector.tflite", "heads.onnx",
+        "heads.tflite", "heads_int8.onnx compared with float32", "heads_int8.tflite compared with float32",
+    ]  # fmt: skip
+    assert lines[10] == "mAP (voc) on 2007/val, 4 images:"
+    assert [line.split()[0] for line in lines[11:]] == ["network", "heads_int8.onnx", "heads_int8.tflite"]
+    expected = evaluate(model, config, dataset)
+    assert lines[11].split()[1:] == [f"{100 * expected.mean_ap:.2f}", "%", "(+0.00", "points)"]
+    # A file in float32 has the accuracy of the network.
+    same = evaluate_file(OnnxFile(tmp_path / "exports" / "1" / "onnx" / "heads.onnx"), config, dataset)
+    assert same.mean_ap == pytest.approx(expected.mean_ap, abs=1e-6)
+    assert accuracy_lines({"network": expected, "x": same})[1].startswith("x        ")
+
+
+def _more_images(folder):
+    """Four image files, because the data set has twelve."""
+    files = [folder / f"{number}.png" for number in range(4)]
+    for number, file in enumerate(files):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 60, 3), np.uint8)
+        file.write_bytes(tf.io.encode_png(pixels).numpy())
+    return files
+
+
+def test_command_refuses(refused, tmp_path):
+    common = ("--config", "shapes.json", "--output", tmp_path, "--weights", "any")
+    line = refused(export_savedmodel, *common, "--check-split", "test")
+    assert line == "error: --check-split measures files in int8: add --int8 IMAGES"
+    line = refused(export_savedmodel, *common, "--litert", "--int8", tmp_path / "none*.jpg")
+    assert "no image found" in line
