@@ -85,7 +85,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     )
     options = parser.parse_args(arguments)
     paths = find_images(options.check) if options.check else None
-    if options.check_split and not options.int8:
+    calibration = find_images(options.int8) if options.int8 else None
+    if options.check_split and calibration is None:
         raise InputError("--check-split measures files in int8: add --int8 IMAGES")
     trained = config_from(options)
     # Whatever training computed in, its weights are float32.
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         options.max_pixels,
         options.litert or options.litert_batch is not None,
         1 if options.litert_batch is None else options.litert_batch,
-        find_images(options.int8) if options.int8 else None,
+        calibration,
     )
     labelled = _labelled_split(config, options.check_split) if options.check_split else None
     measured = None

@@ -196,15 +196,16 @@ def _suppress_within_classes(boxes: tf.Tensor, scores: tf.Tensor, iou_threshold:
         # Scores are sorted, so that the rows without a candidate in any image are at the end.
         length = tf.reduce_max(tf.math.count_nonzero(scores, axis=1, dtype=tf.int32))
         kept = _non_maximum_suppression(boxes[:, :length], scores[:, :length], iou_threshold)
-        # LiteRT needs to know the shape of what a loop collects.
-        return tf.ensure_shape(tf.pad(kept, [[0, 0], [0, tf.shape(scores)[1] - length]]), scores.shape)
+        kept = tf.pad(kept, [[0, 0], [0, tf.shape(scores)[1] - length]])
+        kept.set_shape(scores.shape)  # LiteRT needs to know the shape of what a loop collects.
+        return kept
 
     kept = tf.map_fn(
         suppress,
         (tf.transpose(boxes, [1, 0, 2, 3]), tf.transpose(scores, [1, 0, 2])),
         fn_output_signature=tf.TensorSpec([scores.shape[0], scores.shape[2]], tf.float32),
     )
-    return tf.ensure_shape(tf.transpose(kept, [1, 0, 2]), scores.shape)
+    return tf.transpose(kept, [1, 0, 2])
 
 
 def _best_detections(
