@@ -20,13 +20,11 @@ from refinedet_tf.tensors import Heads, Tensor
 
 
 class ExportedFile(Protocol):
-    """An exported file in its runtime.
+    """An exported file in its runtime."""
 
-    Attributes:
-        batch: the number of images per call for which the file was made; None: any number.
-    """
-
-    batch: int | None
+    @property
+    def batch(self) -> int | None:
+        """The number of images per call for which the file was made; None: any number."""
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the outputs by name for any number of images [n, H, W, 3] of the file's type."""

@@ -1,4 +1,4 @@
-"""Exports of every network in full depth and width, with the ONNX files: `make test-slow`."""
+"""Exports of every network in full depth and width, with ONNX and LiteRT files: `make test-slow`."""
 
 import dataclasses
 import typing
@@ -13,6 +13,9 @@ from refinedet_tf.model import build_model
 
 NAMES = typing.get_args({f.name: f.type for f in dataclasses.fields(ModelConfig)}["backbone"])
 
+LITERT = ("vgg16", "resnet101", "mobilenet_v2")
+"""The networks whose LiteRT files are compared too."""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
@@ -24,9 +27,10 @@ def test_export(name, tmp_path):
     for variable in model.trainable_variables:
         if "odm_conf" in variable.path or "odm_loc" in variable.path:
             variable.assign(10 * variable)
-    _, comparisons = export_saved_model(model, config, tmp_path, options=ExportOptions(onnx=True))
+    options = ExportOptions(onnx=True, litert=name in LITERT)
+    _, comparisons = export_saved_model(model, config, tmp_path, options=options)
     for comparison in comparisons:
         print(f"{name}: {comparison}")
         assert comparison.detections > 100 and comparison.lost == 0
-    assert len(comparisons) == 5
+    assert len(comparisons) == (7 if options.litert else 5)
     keras.backend.clear_session()

@@ -48,9 +48,9 @@ def graph_text(folder):
 def test_designs(small_network, tmp_path, design):
     config = make_config(design=design)
     folder, comparisons = export_saved_model(
-        network_of(config), config, tmp_path, options=ExportOptions(onnx=True)
+        network_of(config), config, tmp_path, options=ExportOptions(onnx=True, litert=True)
     )
-    assert len(comparisons) == 5
+    assert len(comparisons) == 7
     for comparison in comparisons:
         assert comparison.detections > 200 and comparison.lost == 0
     heads = tf.saved_model.load(str(folder)).signatures["serving_heads"].structured_outputs
