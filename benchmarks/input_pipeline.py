@@ -1,9 +1,10 @@
 """How many training images per second one CPU core prepares: python benchmarks/input_pipeline.py
 
 Measures, in one process pinned to one core, (a) reading and decoding alone and (b) the whole training
-pipeline (decoding, augmentation, batches of 320 x 320), and prints one line of JSON. With `--all-cores`, it
-uses all cores, as a training does. Without `--images` it generates photo-like JPEGs of 640 x 480 pixels in
-a temporary folder.
+pipeline (decoding, augmentation, batches of 320 x 320), in turns, and prints one line of JSON. The rates
+are the best of the turns; the ratio is that of the medians. On one core they count the time of the
+processor, so that other programs disturb them little. With `--all-cores`, it uses all cores, as a training
+does. Without `--images` it generates photo-like JPEGs of 640 x 480 pixels in a temporary folder.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,14 @@ from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from refinedet_tf.data.dataset import DetectionDataset
 
 NUM_GENERATED = 64
 MAX_BOXES = 20
 NUM_CLASSES = 20
-REPEATS = 5
+TURNS = 9
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,6 +65,7 @@ def generate_photos(folder: Path, count: int = NUM_GENERATED) -> None:
 
 def measure(options: argparse.Namespace, scratch: Path) -> dict[str, object]:
     """Returns the rates on the JPEGs of `--images`, or on those in the folder `scratch`."""
+    import numpy as np
     import tensorflow as tf
 
     from refinedet_tf.data.images import decode_image
@@ -80,35 +84,63 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, object]:
     decoded = paths.map(lambda path: decode_image(tf.io.read_file(path)), parallel).map(tf.size)
     batches = training_batches(dataset, Config())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    repeats = 1 if options.quick else REPEATS
+    turns = 1 if options.quick else TURNS
     images = 32 if options.quick else max(128, len(dataset)) * (cores or 1)
     batch_size = Config().training.batch_size
-    decode_rate = rate(decoded.with_options(threads), images, 1, repeats)
-    training_rate = rate(batches.with_options(threads), images // batch_size, batch_size, repeats)
+    seconds = seconds_in_turns(
+        {
+            "decode": (decoded.with_options(threads), images),
+            "training": (batches.with_options(threads), images // batch_size),
+        },
+        turns,
+        time.perf_counter if options.all_cores else time.process_time,
+    )
+    per_image = {
+        "decode": seconds["decode"] / images,
+        "training": seconds["training"] / (images // batch_size * batch_size),
+    }
     sizes = [Path(path).stat().st_size for path in dataset.image_paths]
     return {
         "benchmark": "input_pipeline",
         "images": "folder" if options.images else "generated",
         "cores": cores,
         "mean_file_kilobytes": round(sum(sizes) / len(sizes) / 1000),
-        "decode_images_per_second": round(decode_rate, 1),
-        "training_images_per_second": round(training_rate, 1),
-        "training_to_decode_ratio": round(training_rate / decode_rate, 3),
+        "decode_images_per_second": round(1 / per_image["decode"].min(), 1),
+        "training_images_per_second": round(1 / per_image["training"].min(), 1),
+        "training_to_decode_ratio": round(
+            float(np.median(per_image["decode"]) / np.median(per_image["training"])), 3
+        ),
     }
 
 
-def rate(elements: Iterable, count: int, images_per_element: int, repeats: int = REPEATS) -> float:
-    """Images per second: the best of some repetitions, because other programs only ever slow it down."""
-    iterator = iter(elements)
-    for _ in range(max(1, count // 4)):
-        next(iterator)
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        for _ in range(count):
-            next(iterator)
-        best = min(best, time.perf_counter() - start)
-    return count * images_per_element / best
+def seconds_in_turns(
+    elements: Mapping[str, tuple[Iterable, int]], turns: int, clock: Callable[[], float]
+) -> dict[str, "np.ndarray"]:
+    """Times how long the next `count` elements take, of one iterable after the other in each turn.
+
+    Args:
+        elements: for each name an endless iterable and the number of its elements per turn.
+        turns: how often each is timed. A quarter of `count` elements go before and do not count.
+        clock: what returns the time in seconds.
+
+    Returns:
+        For each name the seconds of its turns, float64 [turns].
+    """
+    import numpy as np
+
+    seconds: dict[str, list[float]] = {name: [] for name in elements}
+    for _ in range(turns):
+        for name, (iterable, count) in elements.items():
+            # It ends with the turn, so that nothing is prefetched in the other's turn.
+            iterator = iter(iterable)
+            for _ in range(max(1, count // 4)):
+                next(iterator)
+            start = clock()
+            for _ in range(count):
+                next(iterator)
+            seconds[name].append(clock() - start)
+            del iterator
+    return {name: np.array(values) for name, values in seconds.items()}
 
 
 def with_random_objects(folder: Path) -> "DetectionDataset":

@@ -1,11 +1,10 @@
 """Training augmentation of one image with its boxes (paper, section 3.2).
 
 Expansion, crop, warp and flip are composed into one window on the original image. Only the part of
-the image that the window shows is resampled, once, directly to its place in the output. No expanded
-canvas is ever built. The colours are distorted after resampling, at the size of the output, because
-that costs less. The result differs from distorting first only where interpolation mixes clipped or
-differently coloured pixels. The area beyond the image is filled last, so the fill colour is never
-distorted.
+the image that the window shows is resampled, once, to the size of its place in the output. The colours
+are distorted after resampling, at the size of the output, because that costs less. The result differs
+from distorting first only where interpolation mixes clipped or differently coloured pixels. The area
+beyond the image is filled last, so the fill colour is never distorted.
 """
 
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from refinedet_tf.config import AugmentationConfig
-from refinedet_tf.data.color import distort_color
+from refinedet_tf.data.color import Distortion, distort_color, draw_distortion
 from refinedet_tf.data.crop import boxes_in_window, sample_window
 
 FILL_COLOR = (123, 117, 104)
@@ -54,15 +53,16 @@ def augment(
     boxes, labels = tf.boolean_mask(boxes, keep), tf.boolean_mask(labels, keep)
 
     visible = _resample(image, source, target, kernel_seed, augmentation_config)
-    visible = tf.cast(tf.round(distort_color(visible, color_seed, augmentation_config)), tf.uint8)
-    image = _place(visible, target, size)
+    canvas = _place(visible, target, size)
+    flip = tf.random.stateless_uniform([2], flip_seed, alg="philox") < [
+        augmentation_config.vertical_flip_probability,
+        augmentation_config.horizontal_flip_probability,
+    ]
+    image = _finish(canvas, target, draw_distortion(color_seed, augmentation_config), flip)
+    return image, _flip_boxes(boxes, flip), labels
 
-    flip = tf.random.stateless_uniform([2], flip_seed, alg="philox")
-    image, boxes = _flip(image, boxes, flip[0] < augmentation_config.vertical_flip_probability, axis=0)
-    image, boxes = _flip(image, boxes, flip[1] < augmentation_config.horizontal_flip_probability, axis=1)
-    return image, boxes, labels
 
-
+@tf.function(jit_compile=True, autograph=False)
 def _snap_to_pixels(
     window: tf.Tensor, image_size: tf.Tensor, size: tuple[int, int]
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -121,7 +121,7 @@ def _resample(
     out_size = tf.maximum(shape, 1)
 
     def with_kernel(name: str) -> Callable[[], tf.Tensor]:
-        return lambda: tf.cast(tf.image.resize(crop, out_size, method=name), tf.float32)
+        return lambda: _resize(crop, out_size, name)
 
     if augmentation_config.random_interpolation:
         kernel = tf.random.stateless_uniform([], seed, 0, len(_KERNELS), tf.int32, alg="philox")
@@ -134,23 +134,63 @@ def _resample(
     return tf.ensure_shape(resampled, [None, None, 3])[: shape[0], : shape[1]]
 
 
+def _resize(image: tf.Tensor, size: tf.Tensor, kernel: str) -> tf.Tensor:
+    """Resizes uint8 [H, W, 3] to float32 [*size, 3], with the values of `tf.image.resize`."""
+    if kernel == "nearest":
+        shape = tf.shape(image)
+        rows = tf.gather(image, _nearest_pixels(shape[0], size[0]))
+        return tf.cast(tf.gather(rows, _nearest_pixels(shape[1], size[1]), axis=1), tf.float32)
+    if kernel == "lanczos3":
+        # TensorFlow's kernel is fast across rows only, so that the columns are made rows.
+        return _resize_rows(_resize_rows(image, size[0]), size[1])
+    return tf.cast(tf.image.resize(image, size, method=kernel), tf.float32)
+
+
+def _nearest_pixels(length: tf.Tensor, new_length: tf.Tensor) -> tf.Tensor:
+    """Returns which of `length` pixels is nearest to each of `new_length` pixels: int32 [new_length]."""
+    step = tf.cast(length, tf.float32) / tf.cast(new_length, tf.float32)
+    centers = (tf.range(new_length, dtype=tf.float32) + 0.5) * step
+    return tf.minimum(tf.cast(tf.floor(centers), tf.int32), length - 1)
+
+
+def _resize_rows(image: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+    """Resizes the first axis of [H, W, 3] and swaps the axes: float32 [W, length, 3]."""
+    height, width = tf.unstack(tf.shape(image)[:2])
+    flat = tf.reshape(image, [height, 1, width * 3])
+    flat = tf.image.resize(flat, [length, 1], method="lanczos3")
+    return tf.transpose(tf.reshape(flat, [length, width, 3]), [1, 0, 2])
+
+
 def _place(visible: tf.Tensor, target: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Puts `visible` (uint8) at `target` on a sample of `FILL_COLOR`: uint8 [height, width, 3]."""
-    height, width = size
-
-    def fill(rows: tf.Tensor | int, columns: tf.Tensor | int) -> tf.Tensor:
-        return tf.broadcast_to(tf.constant(FILL_COLOR, tf.uint8), [rows, columns, 3])
-
-    rows = target[2] - target[0]
-    middle = tf.concat([fill(rows, target[1]), visible, fill(rows, width - target[3])], axis=1)
-    sample = tf.concat([fill(target[0], width), middle, fill(height - target[2], width)], axis=0)
-    return tf.ensure_shape(sample, [height, width, 3])
+    """Puts `visible` at `target` of an array of zeros: float32 [height, width, 3]."""
+    after = tf.constant(size) - target[2:]
+    padding = tf.pad(tf.stack([target[:2], after], axis=1), [[0, 1], [0, 0]])
+    canvas = tf.cond(tf.reduce_any(padding > 0), lambda: tf.pad(visible, padding), lambda: visible)
+    return tf.ensure_shape(canvas, [*size, 3])
 
 
-def _flip(image: tf.Tensor, boxes: tf.Tensor, flip: tf.Tensor, axis: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mirrors image and boxes along `axis` (0: upside down, 1: left to right) if `flip`."""
-    image = tf.cond(flip, lambda: tf.reverse(image, [axis]), lambda: image)
-    low, high = axis, axis + 2
-    columns = tf.unstack(boxes, axis=1)
-    columns[low], columns[high] = 1 - columns[high], 1 - columns[low]
-    return image, tf.where(flip, tf.stack(columns, axis=1), boxes)
+@tf.function(jit_compile=True, autograph=False)
+def _finish(canvas: tf.Tensor, target: tf.Tensor, distortion: Distortion, flip: tf.Tensor) -> tf.Tensor:
+    """Distorts the colours, fills all but `target` with `FILL_COLOR`, and flips: uint8 [height, width, 3].
+
+    XLA needs few passes over the pixels. It compiles once, because the canvas has the size of the sample,
+    and vectorises whole planes of one colour best. Random numbers are drawn elsewhere, because XLA draws
+    other ones than TensorFlow from the same seed.
+    """
+    height, width, _ = canvas.shape
+    planes = distort_color(tf.transpose(canvas, [2, 0, 1]), distortion)
+    planes = tf.cast(tf.round(planes), tf.uint8)
+    rows, columns = tf.range(height), tf.range(width)
+    inside_rows = (rows >= target[0]) & (rows < target[2])
+    inside_columns = (columns >= target[1]) & (columns < target[3])
+    fill = tf.constant(FILL_COLOR, tf.uint8)[:, None, None]
+    planes = tf.where(inside_rows[:, None] & inside_columns, planes, fill)
+    for axis in (0, 1):
+        planes = tf.cond(flip[axis], lambda x=planes, a=axis: tf.reverse(x, [a + 1]), lambda x=planes: x)
+    return tf.transpose(planes, [1, 2, 0])
+
+
+def _flip_boxes(boxes: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
+    """Mirrors boxes along y where flip[0], along x where flip[1]."""
+    mirrored = 1 - tf.concat([boxes[:, 2:], boxes[:, :2]], axis=1)
+    return tf.where(tf.tile(flip, [2]), mirrored, boxes)

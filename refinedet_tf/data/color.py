@@ -1,6 +1,6 @@
 """Photometric distortion (paper, section 3.2; the procedure is SSD's)."""
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -10,22 +10,32 @@ _SECTORS_PER_HUE_UNIT = 6 / 180
 """OpenCV's 8-bit hue divides the circle into 180 units; here the circle has 6 sectors."""
 
 
-def distort_color(image: tf.Tensor, seed: tf.Tensor, augmentation_config: AugmentationConfig) -> tf.Tensor:
-    """Randomly distorts the colours of one image.
+class Distortion(NamedTuple):
+    """What is done to the colours of one image; every field is a scalar."""
 
-    There are four distortions: adding a brightness, multiplying by a contrast (relative to 0, as in
-    the authors' code), scaling the saturation, and turning the hue in HSV space. Each happens with
-    `distortion_probability`. Contrast comes before or after saturation and hue with equal
-    probability. Values are clipped to 0..255 after each step. A turned hue goes round the circle; in
-    the authors' code it stops at red where the 8-bit value would fall below 0.
+    brightness: tf.Tensor
+    """float32, what is added; 0 changes nothing."""
+    contrast: tf.Tensor
+    """float32, the factor (relative to 0, as in the authors' code); 1 changes nothing."""
+    contrast_first: tf.Tensor
+    """bool, whether contrast comes before saturation and hue."""
+    saturation: tf.Tensor
+    """float32, the factor; 1 changes nothing."""
+    hue: tf.Tensor
+    """float32, in OpenCV's 8-bit units; 0 changes nothing."""
+    changes_saturation_or_hue: tf.Tensor
+    """bool, whether saturation or hue changes."""
+
+
+def draw_distortion(seed: tf.Tensor, augmentation_config: AugmentationConfig) -> Distortion:
+    """Draws the distortion of one image.
+
+    Each of the four changes happens with `distortion_probability`. Contrast comes before or after
+    saturation and hue with equal probability.
 
     Args:
-        image: float32 [H, W, 3], RGB; values outside 0..255 (a cubic kernel overshoots) are clipped.
         seed: integer [2].
         augmentation_config: `distortion_probability` and the ranges of the distortions are used.
-
-    Returns:
-        float32 [H, W, 3], 0..255.
     """
     uniform = tf.unstack(tf.random.stateless_uniform([9], seed, alg="philox"))
     happens = [value < augmentation_config.distortion_probability for value in uniform[:4]]
@@ -34,41 +44,58 @@ def distort_color(image: tf.Tensor, seed: tf.Tensor, augmentation_config: Augmen
         value = smallest + uniform[4 + which] * (largest - smallest)
         return tf.where(happens[which], value, neutral)
 
-    brightness = draw(0, -augmentation_config.brightness, augmentation_config.brightness, 0.0)
-    contrast = draw(1, *augmentation_config.contrast, 1.0)
-    saturation = draw(2, *augmentation_config.saturation, 1.0)
-    hue = draw(3, -augmentation_config.hue, augmentation_config.hue, 0.0)
-    contrast_first = uniform[8] < 0.5
+    return Distortion(
+        brightness=draw(0, -augmentation_config.brightness, augmentation_config.brightness, 0.0),
+        contrast=draw(1, *augmentation_config.contrast, 1.0),
+        contrast_first=uniform[8] < 0.5,
+        saturation=draw(2, *augmentation_config.saturation, 1.0),
+        hue=draw(3, -augmentation_config.hue, augmentation_config.hue, 0.0),
+        changes_saturation_or_hue=happens[2] | happens[3],
+    )
 
-    def change_if(
-        condition: tf.Tensor, change: Callable[[tf.Tensor], tf.Tensor], image: tf.Tensor
-    ) -> tf.Tensor:
-        return tf.cond(condition, lambda: change(image), lambda: image)
 
-    image = _clip(image + brightness)
-    image = change_if(happens[1] & contrast_first, lambda x: _clip(x * contrast), image)
-    image = change_if(happens[2] | happens[3], lambda x: adjust_saturation_and_hue(x, saturation, hue), image)
-    return change_if(happens[1] & ~contrast_first, lambda x: _clip(x * contrast), image)
+def distort_color(planes: tf.Tensor, distortion: Distortion) -> tf.Tensor:
+    """Distorts the colours of one image.
+
+    Values are clipped to 0..255 after each change. A turned hue goes round the circle; in the authors'
+    code it stops at red where the 8-bit value would fall below 0.
+
+    Args:
+        planes: float32 [3, H, W], RGB; values outside 0..255 (a cubic kernel overshoots) are clipped.
+        distortion: the changes.
+
+    Returns:
+        float32 [3, H, W], 0..255.
+    """
+    contrast, contrast_first = distortion.contrast, distortion.contrast_first
+    planes = _clip(planes + distortion.brightness)
+    planes = _clip(planes * tf.where(contrast_first, contrast, 1.0))
+    planes = tf.cond(
+        distortion.changes_saturation_or_hue,
+        lambda: adjust_saturation_and_hue(planes, distortion.saturation, distortion.hue),
+        lambda: planes,
+    )
+    return _clip(planes * tf.where(contrast_first, 1.0, contrast))
 
 
 def _clip(image: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(image, 0.0, 255.0)
 
 
-def adjust_saturation_and_hue(image: tf.Tensor, saturation: tf.Tensor, hue: tf.Tensor) -> tf.Tensor:
+def adjust_saturation_and_hue(planes: tf.Tensor, saturation: tf.Tensor, hue: tf.Tensor) -> tf.Tensor:
     """Scales the saturation and then turns the hue, both in HSV space; the value V does not change.
 
     Args:
-        image: float32 [H, W, 3], RGB, 0..255.
+        planes: float32 [3, H, W], RGB, 0..255.
         saturation: float32 scalar, the factor; the scaled saturation is at most 1.
         hue: float32 scalar, in OpenCV's 8-bit units (180 is the full circle).
 
     Returns:
-        float32 [H, W, 3], 0..255.
+        float32 [3, H, W], 0..255.
     """
     # Arithmetic on whole colour planes is several times faster than TensorFlow's HSV kernels, which work
     # pixel by pixel.
-    red, green, blue = tf.unstack(image, axis=-1)
+    red, green, blue = tf.unstack(planes)
     value = tf.maximum(tf.maximum(red, green), blue)
     chroma = value - tf.minimum(tf.minimum(red, green), blue)
     per_chroma = tf.math.reciprocal(tf.maximum(chroma, 1e-6))
@@ -84,4 +111,4 @@ def adjust_saturation_and_hue(image: tf.Tensor, saturation: tf.Tensor, hue: tf.T
     # A channel has its highest value within one sector of its hue (red 0, green 2, blue 4), and its
     # lowest value at a distance of two sectors or more; red's hue is both 0 and 6.
     below_peak = (2 - tf.abs(sector - 3), tf.abs(sector - 2) - 1, tf.abs(sector - 4) - 1)
-    return tf.stack([value - new_chroma * tf.clip_by_value(x, 0.0, 1.0) for x in below_peak], axis=-1)
+    return tf.stack([value - new_chroma * tf.clip_by_value(x, 0.0, 1.0) for x in below_peak])

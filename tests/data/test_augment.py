@@ -8,8 +8,8 @@ from config_of import PLAIN
 
 from refinedet_tf.config import AugmentationConfig
 from refinedet_tf.data import crop
-from refinedet_tf.data.augment import FILL_COLOR, augment
-from refinedet_tf.data.color import adjust_saturation_and_hue, distort_color
+from refinedet_tf.data.augment import _KERNELS, FILL_COLOR, _resize, augment
+from refinedet_tf.data.color import adjust_saturation_and_hue, distort_color, draw_distortion
 from refinedet_tf.data.images import warp_image
 
 DEFAULT = AugmentationConfig()
@@ -129,7 +129,7 @@ def test_saturation_and_hue_against_colorsys(tf_test):
             h, s, v = colorsys.rgb_to_hsv(*(pixels[place] / 255))
             expected[place] = colorsys.hsv_to_rgb((h + hue / 180) % 1, min(s * saturation, 1), v)
         tf_test.assertAllClose(
-            adjust_saturation_and_hue(tf.constant(pixels), saturation, hue),
+            np.moveaxis(adjust_saturation_and_hue(np.moveaxis(pixels, -1, 0), saturation, hue), 0, -1),
             expected * 255,
             rtol=1e-7,
             atol=0.01,
@@ -143,10 +143,10 @@ def only(**ranges):
 
 
 def test_each_distortion_keeps_its_range(tf_test):
-    pixel = tf.constant([[[100.0, 80.0, 60.0]]])
+    pixel = tf.constant([100.0, 80.0, 60.0])[:, None, None]
 
     def distorted(config):
-        return draw(lambda seed: distort_color(pixel, seed, config)[0, 0], 500)
+        return draw(lambda seed: distort_color(pixel, draw_distortion(seed, config))[:, 0, 0], 500)
 
     added = distorted(only(brightness=32.0)) - [100, 80, 60]
     tf_test.assertAllClose(added, added[:, :1] * np.ones(3), rtol=1e-7, atol=1e-4)
@@ -162,18 +162,18 @@ def test_each_distortion_keeps_its_range(tf_test):
 
 
 def test_distortions_happen_with_their_probability_and_independently():
-    gray = tf.constant([[[100.0, 100.0, 100.0]]])
+    gray = tf.fill([3, 1, 1], 100.0)
     config = change(only(brightness=32.0, contrast=(1.2, 1.2)), distortion_probability=0.5)
-    values = draw(lambda seed: distort_color(gray, seed, config)[0, 0, 0], 2000)
+    values = draw(lambda seed: distort_color(gray, draw_distortion(seed, config))[0, 0, 0], 2000)
     nothing, contrast_alone = np.isclose(values, 100).mean(), np.isclose(values, 120).mean()
     assert abs(nothing - 0.25) < 0.04 and abs(contrast_alone - 0.25) < 0.04
 
 
 def test_contrast_comes_before_saturation_or_after_it_evenly():
     # Red clips at 255 when contrast comes first, so that saturation finds another colour.
-    pixel = tf.constant([[[200.0, 100.0, 50.0]]])
+    pixel = tf.constant([200.0, 100.0, 50.0])[:, None, None]
     config = only(contrast=(1.5, 1.5), saturation=(0.5, 0.5))
-    greens = draw(lambda seed: distort_color(pixel, seed, config)[0, 0, 1], 1000)
+    greens = draw(lambda seed: distort_color(pixel, draw_distortion(seed, config))[1, 0, 0], 1000)
     contrast_first = np.isclose(greens, 255 - (255 - 150) * 0.5)
     contrast_last = np.isclose(greens, (200 - (200 - 100) * 0.5) * 1.5)
     assert (contrast_first | contrast_last).all()
@@ -181,8 +181,8 @@ def test_contrast_comes_before_saturation_or_after_it_evenly():
 
 
 def test_values_are_clipped(tf_test):
-    image = tf.constant([[[-30.0, 300.0, 128.0]]])
-    tf_test.assertAllEqual(distort_color(image, [0, 0], PLAIN), [[[0, 255, 128]]])
+    planes = tf.constant([-30.0, 300.0, 128.0])[:, None, None]
+    tf_test.assertAllEqual(distort_color(planes, draw_distortion([0, 0], PLAIN))[:, 0, 0], [0, 255, 128])
 
 
 # Whole samples
@@ -256,6 +256,56 @@ def test_kernels_differ_and_all_five_are_used():
     config = change(PLAIN, random_interpolation=True)
     images = draw(lambda seed: augment(noise(), BOXES, LABELS, seed, (16, 16), config)[0], 60, tf.uint8)
     assert len({image.tobytes() for image in images}) == 5
+
+
+@pytest.mark.parametrize("kernel", _KERNELS)
+def test_kernels_have_the_values_of_tensorflow(tf_test, kernel):
+    # Both are traced, because TensorFlow leaves out the kernel where it knows that the size stays.
+    resize, of_tensorflow = tf.function(_resize), tf.function(tf.image.resize)
+    for height, width in [(48, 64), (1, 1), (7, 33)]:
+        image = tf.constant(noise(height, width))
+        for size in [(16, 16), (100, 31), (1, 90), (48, 64)]:
+            expected = tf.cast(of_tensorflow(image, tf.constant(size), method=kernel), tf.float32)
+            # Lanczos weights of a size that stays are rounded otherwise.
+            atol = 0.005 if kernel == "lanczos3" else 0
+            tf_test.assertAllClose(resize(image, tf.constant(size), kernel), expected, rtol=0, atol=atol)
+
+
+def plain_change(pixels, distortion):
+    """The same changes as `distort_color`, by TensorFlow's HSV functions, one after the other."""
+
+    def contrast(pixels):
+        return np.clip(pixels * distortion.contrast, 0, 255)
+
+    pixels = np.clip(pixels + distortion.brightness, 0, 255)
+    pixels = contrast(pixels) if distortion.contrast_first else pixels
+    hue, saturation, value = tf.unstack(tf.image.rgb_to_hsv(pixels / 255), axis=-1)
+    hue = (hue + distortion.hue / 180) % 1
+    saturation = tf.minimum(saturation * distortion.saturation, 1)
+    pixels = tf.image.hsv_to_rgb(tf.stack([hue, saturation, value], axis=-1)).numpy() * 255
+    return pixels if distortion.contrast_first else contrast(pixels)
+
+
+def test_compiled_colors_fill_and_flips_against_tensorflow_without_xla():
+    """The window and the kernel are drawn alike, because they do not depend on the other settings."""
+    box, same_draws = BOXES[:1], {"expand_probability": 0.7}
+    for number in range(20):
+        plain = change(DEFAULT, **same_draws, distortion_probability=0.0, horizontal_flip_probability=0.0)
+        changed = change(DEFAULT, **same_draws, vertical_flip_probability=0.5, random_interpolation=False)
+        plain = change(plain, random_interpolation=False)
+        before = augment(noise(), box, LABELS[:1], [3, number], (32, 40), plain)[0].numpy()
+        found = augment(noise(), box, LABELS[:1], [3, number], (32, 40), changed)[0].numpy()
+        _, color_seed, _, flip_seed = tf.unstack(tf.random.split([3, number], 4))
+        expected = plain_change(before.astype(np.float32), draw_distortion(color_seed, changed))
+        flip = tf.random.stateless_uniform([2], flip_seed, alg="philox") < 0.5
+        filled = (before == FILL_COLOR).all(axis=-1, keepdims=True)
+        expected = np.where(filled, before, expected)
+        for axis in (0, 1):
+            expected = np.flip(expected, axis) if flip[axis] else expected
+        # `before` is rounded, and contrast and saturation enlarge its error of half a grey value.
+        assert np.abs(found - expected).mean() < 1
+        filled = np.flip(filled, [axis for axis in (0, 1) if flip[axis]])
+        assert (found == FILL_COLOR).all(axis=-1)[filled[..., 0]].all()
 
 
 def test_samples_are_valid_and_depend_on_the_seed_alone(tf_test):
