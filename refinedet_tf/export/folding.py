@@ -66,7 +66,8 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         if isinstance(layer, (*CONVOLUTIONS, layers.Dense, TransferConnectionBlock)):
             changes["dtype"] = layer.compute_dtype
         copy = type(layer).from_config({**layer.get_config(), **changes})
-        copies.append((layer, copy))
+        if isinstance(layer, layers.Layer):  # A sum of tensors, as ConvNeXt has it, is none.
+            copies.append((layer, copy))
         return copy
 
     def call(layer: layers.Layer, *inputs: Any, **arguments: Any) -> Any:

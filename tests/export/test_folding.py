@@ -126,6 +126,16 @@ def test_what_cannot_be_folded_stays():
     assert error(model, copy, features_of(2, 9, 7, 4)) == 0
 
 
+def test_an_operation_that_is_no_layer():
+    """The sum of two tensors, which ConvNeXt has."""
+    images = keras.Input((9, 7, 4))
+    folded = batch_normalization("folded", 0.9)(layers.Conv2D(4, 3, padding="same", use_bias=False)(images))
+    model = randomize(keras.Model(images, folded + images))
+    copy = fold_batch_norm(model)
+    assert not layers_of(copy, layers.BatchNormalization)
+    assert error(model, copy, features_of(2, 9, 7, 4)) < TOLERANCE
+
+
 def test_nested_models():
     inner = keras.Input((None, None, 4))
     features = batch_normalization("inner", 0.9)(layers.Conv2D(5, 3, use_bias=False)(inner))
