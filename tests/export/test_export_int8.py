@@ -98,6 +98,7 @@ def test_heads_int8_onnx(heads_int8):
     assert sizes[0] < 0.6 * sizes[1]
 
 
+@pytest.mark.slow
 def test_command_measures_int8(command, small_network, monkeypatch, config_file, devkit, tmp_path):
     """Export to all forms, with mAP on the labelled validation data."""
     dataset = read_dataset(load_config(config_file).data, "validation")
