@@ -1,37 +1,49 @@
-"""Latency and throughput of everything that is exported: python benchmarks/exports.py --config voc320.json
+"""Speed, size, memory, start and accuracy of everything that is exported:
 
-Compares the network in this process with its SavedModel and its ONNX files (onnxruntime on the CPU) on
-batches of 1, 8 and 32 images, in turns, after a warm-up: the network alone, from pixels of its own size to
-raw heads, and the whole detector, from 640 x 480 pixels (and for `serving_default` JPEG files) to detections.
-Prints one JSON line; `ratio` is the time divided by that of the network in this process. Without --weights
-the weights are random.
+    python benchmarks/exports.py --config runs/mine --int8 'photos/*.jpg' --check-split test --plot exports.png
+
+Compares the network in this process ("model") with its SavedModel, with its ONNX files in onnxruntime and,
+if that is installed, in OpenVINO (`pip install openvino`), and with its LiteRT files, in float32, bfloat16
+and int8 where the form exists, on the CPU: the network alone, from pixels of its own size to raw heads, and
+the whole detector, from 640 x 480 pixels (or from JPEG files, "files") to detections. The forms run in turns,
+so that other work on the machine meets all of them alike; `ratio` is the time divided by that of the model
+in float32. Memory and start are those of a fresh process that runs one image: the peak of the memory, the
+seconds for importing the runtime, and then for loading and the first answer.
+Prints one JSON line. Without a run folder or --weights the weights are random.
 """
 
 import argparse
+import dataclasses
 import json
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import export_tables
 import networks
 import numpy as np
 import timing
+from export_forms import has_openvino, network_forms, scenes, whole_forms, write_forms
+from export_runtimes import Form, load
 
+from refinedet_tf.commands.options import find_images
 from refinedet_tf.commands.terminal import run
 from refinedet_tf.config import Config
-from refinedet_tf.tensors import Tensor
+from refinedet_tf.errors import InputError
+from refinedet_tf.files import is_folder
 
 if TYPE_CHECKING:
-    import keras
+    from refinedet_tf.data.dataset import DetectionDataset
 
 IMAGE_SIZE = (480, 640)
 """(height, width) in pixels of the images that the whole detector takes."""
 
-Form = tuple[Callable[[Tensor], object], str]
-"""A function of a batch, and the name of the input that it takes."""
+Row = dict[str, Any]
+"""The figures of one form."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,104 +52,159 @@ def main(arguments: Sequence[str] | None = None) -> None:
     networks.add_network_options(parser)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], metavar="N")
     parser.add_argument("--runs", type=int, default=10, help="measured runs of each (default: 10)")
+    parser.add_argument(
+        "--starts", type=int, default=3, help="fresh processes of each form (default: 3; 0: none)"
+    )
+    parser.add_argument("--int8", nargs="+", metavar="IMAGE", help="for the ranges (default: generated)")
+    parser.add_argument("--check-split", choices=("validation", "test"), help="measure the mAP on it")
+    parser.add_argument("--network-only", action="store_true", help="leave out the whole detector")
+    parser.add_argument("--table", type=Path, metavar="FILE.md", help="write a table in Markdown")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw accuracy against latency")
+    parser.add_argument("--exports", type=Path, metavar="FOLDER", help="keep the exports, or use those there")
     options = parser.parse_args(arguments)
+    if options.plot and not options.check_split:
+        raise InputError("--plot draws accuracy against latency: add --check-split")
+    calibration_images = find_images(options.int8) if options.int8 else None
+    if not has_openvino():
+        print("note: OpenVINO is not installed and left out", file=sys.stderr)
 
+    # Whatever training computed in, its weights are float32.
+    options.overrides.append("training.precision=float32")
     config, model = networks.load_network(options)
-    import tensorflow as tf
-
-    from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
-
-    with tempfile.TemporaryDirectory() as output:
-        bfloat16 = ExportOptions(precision="bfloat16")
-        folder, _ = export_saved_model(model, config, output, options=ExportOptions(onnx=True))
-        bfloat16_folder, _ = export_saved_model(model, config, output, options=bfloat16)
-        stages = _forms(model, config, folder, bfloat16_folder)
-        rows = []
+    dataset = _read_split(config, options.check_split) if options.check_split else None
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.exports or Path(temporary) / "exports"
+        if not is_folder(folder):
+            write_forms(model, config, folder, options.batches, calibration_images)
+        rows: list[Row] = []
         for batch in options.batches:
-            images = _scenes(batch)
-            inputs = {
-                "warped": tf.image.resize(images, config.model.image_size),
-                "images": tf.constant(images),
-                "files": tf.constant([tf.io.encode_jpeg(image).numpy() for image in images]),
-            }
-            for stage, forms in stages.items():
-                rows += _measure(stage, forms, inputs, batch, options.runs)
-    about = {"config": config.name, "backbone": config.model.backbone, "image_size": config.model.image_size}
-    print(json.dumps({**about, "device": networks.device_name(), "runs": options.runs, "rows": rows}))
-
-
-def _scenes(count: int) -> np.ndarray:
-    """Images of the generated set: uint8 [count, H, W, 3]."""
-    from PIL import Image
-
-    from refinedet_tf.data.shapes import make_image
-
-    scenes = (Image.fromarray(make_image(0, "benchmark", index)[0]) for index in range(count))
-    return np.stack([np.asarray(scene.resize(IMAGE_SIZE[::-1])) for scene in scenes])
-
-
-def _forms(
-    model: "keras.Model", config: Config, folder: Path, bfloat16_folder: Path
-) -> dict[str, dict[str, Form]]:
-    """{stage: {name: form}}; the others of a stage are compared with its first form."""
-    import onnxruntime
-    import tensorflow as tf
-
-    from refinedet_tf.data.images import warp_image
-    from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
-
-    detector = CompiledDetector(inference_network(model), config)
-    whole = tf.function(lambda images: detector(warp_image(images, detector.image_size)))
-    saved, saved_bfloat16 = (tf.saved_model.load(str(path)) for path in (folder, bfloat16_folder))
-
-    def signature(loaded: Tensor, name: str, argument: str) -> Callable[[Tensor], object]:
-        # Through `loaded`, which keeps the variables alive.
-        return lambda value: loaded.signatures[name](**{argument: value})
-
-    def session(name: str) -> Callable[[Tensor], object]:
-        session = onnxruntime.InferenceSession(folder / "onnx" / name, providers=["CPUExecutionProvider"])
-        return lambda images: session.run(None, {"images": images.numpy()})
-
-    return {
-        "network": {
-            "model": (detector.heads, "warped"),
-            "serving_heads": (signature(saved, "serving_heads", "images"), "warped"),
-            "serving_heads bfloat16": (signature(saved_bfloat16, "serving_heads", "images"), "warped"),
-            "heads.onnx": (session("heads.onnx"), "warped"),
-        },
-        "whole": {
-            "model": (whole, "images"),
-            "serving_tensor": (signature(saved, "serving_tensor", "images"), "images"),
-            "serving_default": (signature(saved, "serving_default", "image_bytes"), "files"),
-            "detector.onnx": (session("detector.onnx"), "images"),
-        },
+            rows += _measure("network", network_forms(folder, batch), config, options.runs)
+            if not options.network_only:
+                rows += _measure("whole", whole_forms(folder, batch), config, options.runs)
+        forms = network_forms(folder, 1)
+        facts = [{"form": form.name, "size_mb": round(form.megabytes(), 2)} for form in forms]
+        if options.starts:
+            _add(facts, _measure_starts(forms, config, options.starts))
+        if dataset is not None:
+            _add(facts, _measure_accuracy(forms, config, dataset))
+    result = {
+        "config": config.name,
+        "backbone": config.model.backbone,
+        "image_size": config.model.image_size,
+        "device": networks.device_name(),
+        "runs": options.runs,
+        "forms": facts,
+        "rows": rows,
     }
+    print(json.dumps(result))
+    if options.table:
+        options.table.write_text(export_tables.markdown(result), encoding="utf-8")
+    if options.plot:
+        export_tables.draw(result, options.plot)
 
 
-def _measure(
-    stage: str, forms: Mapping[str, Form], inputs: Mapping[str, Tensor], batch: int, runs: int
-) -> list[dict[str, object]]:
-    """One row per form, also printed to stderr as it is made."""
-    calls = {name: partial(function, inputs[argument]) for name, (function, argument) in forms.items()}
-    milliseconds = timing.measure_in_turns(calls, runs)
+def _measure(stage: str, forms: Sequence[Form], config: Config, runs: int) -> list[Row]:
+    """Times forms of the same batch in turns; returns a row per form, also printed to stderr."""
+    inputs = {function: _input(function, forms[0].batch, config) for function in ("heads", "whole", "files")}
+    calls = {f"{form.name} {form.function}": partial(load(form), inputs[form.function]) for form in forms}
+    milliseconds = timing.measure_in_turns(calls, runs, settle=True)
     reference = float(np.median(next(iter(milliseconds.values()))))
-    rows: list[dict[str, object]] = []
-    for name, values in milliseconds.items():
-        p10, median, p90 = np.percentile(values, (10, 50, 90)).tolist()
+    rows: list[Row] = []
+    for form, values in zip(forms, milliseconds.values(), strict=True):
+        spread = timing.spread(values)
         rows.append(
             {
                 "stage": stage,
-                "batch": batch,
-                "form": name,
-                "ms": round(median, 1),
-                "p10": round(p10, 1),
-                "p90": round(p90, 1),
-                "images_per_second": round(1e3 * batch / median, 2),
-                "ratio": round(median / reference, 3),
+                "batch": form.batch,
+                "form": form.name + (" files" if form.function == "files" else ""),
+                "ms": spread["median"],
+                "p10": spread["p10"],
+                "p90": spread["p90"],
+                "images_per_second": round(1e3 * form.batch / spread["median"], 2),
+                "ratio": round(spread["median"] / reference, 3),
             }
         )
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return rows
+
+
+def _input(function: str, batch: int, config: Config) -> Any:
+    """Returns what a form with this `function` takes."""
+    import tensorflow as tf
+
+    images = scenes(batch, IMAGE_SIZE)
+    if function == "heads":
+        return tf.image.resize(images, config.model.image_size).numpy()
+    if function == "files":
+        return [tf.io.encode_jpeg(image).numpy() for image in images]
+    return images
+
+
+def _measure_starts(forms: Sequence[Form], config: Config, starts: int) -> list[Row]:
+    """Starts a fresh process per form, in turns; returns the medians of what each prints."""
+    assert config.model.image_size is not None
+    shape = [1, *config.model.image_size, 3]
+    measured: list[list[Row]] = [[] for _ in forms]
+    for _ in range(starts):
+        for form, rows in zip(forms, measured, strict=True):
+            tree = dataclasses.asdict(form) | {"input_shape": shape}
+            program = Path(__file__).with_name("export_runtimes.py")
+            done = subprocess.run(
+                [sys.executable, str(program), json.dumps(tree)],
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+    return [
+        {
+            key: None if rows[0][key] is None else round(float(np.median([row[key] for row in rows])), 2)
+            for key in rows[0]
+        }
+        for rows in measured
+    ]
+
+
+class _File:
+    """A form in the place of an exported file for any number of images, see `ExportedFile`."""
+
+    batch = 1
+
+    def __init__(self, form: Form) -> None:
+        self._call = load(form)
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Calls the form with one image after the other."""
+        parts = [self._call(image[None]) for image in images]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _measure_accuracy(forms: Sequence[Form], config: Config, dataset: "DetectionDataset") -> list[Row]:
+    """Evaluates forms for one image per call, with the post-processing of the config."""
+    from refinedet_tf.export.accuracy import evaluate_file
+
+    rows: list[Row] = []
+    for form in forms:
+        result = evaluate_file(_File(form), config, dataset)
+        rows.append({"mAP": round(result.mean_ap, 4), "metric": result.metric})
+        print(json.dumps({"form": form.name, **rows[-1]}), file=sys.stderr, flush=True)
+    return rows
+
+
+def _add(facts: Sequence[Row], rows: Sequence[Row]) -> None:
+    """Adds the figures of each form to those that are known of it."""
+    for fact, row in zip(facts, rows, strict=True):
+        fact.update(row)
+
+
+def _read_split(config: Config, split: str) -> "DetectionDataset":
+    """Reads data.validation or data.test, which must have annotations."""
+    from refinedet_tf.data.dataset import read_dataset
+
+    dataset = read_dataset(config.data, split)
+    if not dataset.labelled:
+        raise InputError(f"--check-split: data.{split} has no annotations to measure against")
+    return dataset
 
 
 if __name__ == "__main__":

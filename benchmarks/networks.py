@@ -8,6 +8,7 @@ from refinedet_tf.commands.options import add_config_options, config_from
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.config import Config
+from refinedet_tf.files import is_folder
 
 if TYPE_CHECKING:
     import keras
@@ -24,12 +25,19 @@ def add_config_options_with_default(parser: argparse.ArgumentParser, config: str
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Adds `--config`, `--set` and `--weights`, which may all be left out."""
     add_config_options_with_default(parser)
-    parser.add_argument("--weights", metavar="FILE", help="trained weights (default: random)")
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="trained weights (default: the best of a run folder as --config, else random)",
+    )
 
 
 def load_network(options: argparse.Namespace) -> tuple[Config, "keras.Model"]:
-    """(config, model) that `--config`, `--set` and `--weights` describe; random weights without a file."""
-    if options.weights:
+    """(config, model) that `--config`, `--set` and `--weights` describe.
+
+    The weights are random if there is neither a file nor a run folder.
+    """
+    if options.weights or is_folder(options.config):
         return load_model(options)
     config = config_from(options)
     import_tensorflow()

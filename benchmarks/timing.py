@@ -9,8 +9,15 @@ WARM_UP_ROUNDS = 2
 """The first round traces the graphs, the second fills caches."""
 
 
+PAUSE = 0.02
+"""The seconds in which the threads of a runtime go to sleep after a call, which they await for a while."""
+
+
 def measure_in_turns(
-    calls: Mapping[str, Callable[[], object]], runs: int, warm_up_rounds: int = WARM_UP_ROUNDS
+    calls: Mapping[str, Callable[[], object]],
+    runs: int,
+    warm_up_rounds: int = WARM_UP_ROUNDS,
+    settle: bool = False,
 ) -> dict[str, np.ndarray]:
     """Times several calls, one after the other in each round.
 
@@ -21,6 +28,8 @@ def measure_in_turns(
         calls: a name for each function; a function returns a tensor, an array, or any nest of them.
         runs: rounds that count, at least 1.
         warm_up_rounds: rounds before them that do not count.
+        settle: whether a pause and another call, which does not count, precede each measured call: for calls
+            in several runtimes, whose threads and caches would disturb each other.
 
     Returns:
         For each name the milliseconds of its runs, float64 [runs].
@@ -30,6 +39,9 @@ def measure_in_turns(
     milliseconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(warm_up_rounds + runs):
         for name, call in calls.items():
+            if settle:
+                time.sleep(PAUSE)
+                keras.tree.map_structure(np.asarray, call())
             start = time.perf_counter()
             keras.tree.map_structure(np.asarray, call())
             milliseconds[name].append(1e3 * (time.perf_counter() - start))
