@@ -1,6 +1,6 @@
 """Speed, size, memory, start and accuracy of everything that is exported:
 
-    python benchmarks/exports.py --config runs/mine --int8 'photos/*.jpg' --check-split test --plot exports.png
+    python benchmarks/exports.py --config runs/mine --int8 photos/ --check-split test --plot exports.png
 
 Compares the network in this process ("model") with its SavedModel, with its ONNX files in onnxruntime and,
 if that is installed, in OpenVINO (`pip install openvino`), and with its LiteRT files, in float32, bfloat16
