@@ -28,9 +28,10 @@ def write_forms(
     """Writes the forms.
 
     ```
-    run/                   config.json and model.weights.h5
-    float32/1, bfloat16/1  the folders of versions, as `export_saved_model` writes them
-    litert-N/              the LiteRT files for N images per call, unless N is 1
+    run/        config.json and model.weights.h5
+    float32/1/  the folder of a version, as `export_saved_model` writes it
+    bfloat16/   the SavedModel of bfloat16 alone
+    litert-N/   the LiteRT files for N images per call, unless N is 1
     ```
 
     Args:
@@ -40,21 +41,23 @@ def write_forms(
         batches: the numbers of images per call of the LiteRT files.
         calibration_images: image files on which the ranges for int8 are measured; None: generated images.
     """
+    import tensorflow as tf
+
     from refinedet_tf.config_files import config_to_json
     from refinedet_tf.export import calibration, litert_files
-    from refinedet_tf.export.graphs import DetectionGraphs
-    from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
+    from refinedet_tf.export.graphs import DetectionGraphs, in_bfloat16
+    from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model, serving_signatures
 
     run = folder / "run"
     run.mkdir(parents=True)
     (run / "config.json").write_text(config_to_json(config), encoding="utf-8")
     model.save_weights(run / "model.weights.h5")
     paths = calibration_images or _write_scenes(folder / "scenes", CALIBRATION_IMAGES)
-    for options in (
-        ExportOptions(onnx=True, litert=True, int8=paths),
-        ExportOptions(precision="bfloat16"),
-    ):
-        export_saved_model(model, config, folder / options.precision, 1, options=options, progress=_report)
+    options = ExportOptions(onnx=True, litert=True, int8=paths)
+    export_saved_model(model, config, folder / "float32", 1, options=options, progress=_report)
+    # An export would refuse bfloat16 with random weights, whose scores all lie near the thresholds.
+    narrow = DetectionGraphs(in_bfloat16(model, config), config, kernel_dtype="bfloat16")
+    tf.saved_model.save(narrow, str(folder / "bfloat16"), serving_signatures(narrow))
     graphs = DetectionGraphs(model, config)
     images = calibration.read_images(calibration.choose(paths), graphs.image_size)
     for batch in batches:
@@ -75,7 +78,7 @@ def network_forms(folder: Path, batch: int) -> list[Form]:
         ("model", "float32", folder / "run"),
         ("model", "bfloat16", folder / "run"),
         ("SavedModel", "float32", folder / "float32" / "1"),
-        ("SavedModel", "bfloat16", folder / "bfloat16" / "1"),
+        ("SavedModel", "bfloat16", folder / "bfloat16"),
         ("onnxruntime", "float32", onnx / "heads.onnx"),
         ("onnxruntime", "int8", onnx / "heads_int8.onnx"),
         ("OpenVINO", "float32", onnx / "heads.onnx"),

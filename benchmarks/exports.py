@@ -75,7 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.exports or Path(temporary) / "exports"
         if not is_folder(folder):
-            write_forms(model, config, folder, options.batches, calibration_images)
+            # The folder appears when all files are there.
+            unfinished = folder.with_name(f"{folder.name}.unfinished")
+            write_forms(model, config, unfinished, options.batches, calibration_images)
+            unfinished.rename(folder)
         rows: list[Row] = []
         for batch in options.batches:
             rows += _measure("network", network_forms(folder, batch), config, options.runs)
