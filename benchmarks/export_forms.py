@@ -66,12 +66,13 @@ def write_forms(
             litert_files.write_litert(graphs, {}, folder / f"litert-{batch}", batch, images)
 
 
-def network_forms(folder: Path, batch: int) -> list[Form]:
+def network_forms(folder: Path, batch: int, threads: int) -> list[Form]:
     """Returns the forms without suppression, the network in TensorFlow first.
 
     Args:
         folder: the folder that `write_forms` has written.
         batch: the number of images per call, one of those that `write_forms` got.
+        threads: the number of threads.
     """
     onnx, litert = folder / "float32" / "1" / "onnx", _litert_folder(folder, batch)
     files = [
@@ -88,23 +89,23 @@ def network_forms(folder: Path, batch: int) -> list[Form]:
         ("LiteRT", "int8", litert / "heads_int8.tflite"),
     ]
     return [
-        Form(runtime, precision, str(path), "heads", batch)
+        Form(runtime, precision, str(path), "heads", batch, threads)
         for runtime, precision, path in files
         if runtime != "OpenVINO" or has_openvino()
     ]
 
 
-def whole_forms(folder: Path, batch: int) -> list[Form]:
+def whole_forms(folder: Path, batch: int, threads: int) -> list[Form]:
     """Returns the forms of the whole detector in float32; the arguments are those of `network_forms`.
 
     The LiteRT file is not among them, because it leaves the resizing of the images to the program.
     """
     version = folder / "float32" / "1"
     return [
-        Form("model", "float32", str(folder / "run"), "whole", batch),
-        Form("SavedModel", "float32", str(version), "whole", batch),
-        Form("SavedModel", "float32", str(version), "files", batch),
-        Form("onnxruntime", "float32", str(version / "onnx" / "detector.onnx"), "whole", batch),
+        Form("model", "float32", str(folder / "run"), "whole", batch, threads),
+        Form("SavedModel", "float32", str(version), "whole", batch, threads),
+        Form("SavedModel", "float32", str(version), "files", batch, threads),
+        Form("onnxruntime", "float32", str(version / "onnx" / "detector.onnx"), "whole", batch, threads),
     ]
 
 

@@ -69,7 +69,8 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     images = "image" if batch == 1 else "images"
-    axes.set_xlabel(f"milliseconds for {batch} {images} — left is faster (logarithmic)")
+    threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
+    axes.set_xlabel(f"milliseconds for {batch} {images}, {threads} — left is faster (logarithmic)")
     axes.set_ylabel("mAP in % — up is better")
     height, width = result["image_size"]
     figure.suptitle(f"{result['backbone']}, {height} x {width}: accuracy and time of each form", fontsize=11)

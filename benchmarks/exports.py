@@ -8,16 +8,20 @@ and int8 where the form exists, on the CPU: the network alone, from pixels of it
 the whole detector, from 640 x 480 pixels (or from JPEG files, "files") to detections. The forms run in turns,
 so that other work on the machine meets all of them alike; `ratio` is the time divided by that of the model
 in float32. Memory and start are those of a fresh process that runs one image: the peak of the memory, the
-seconds for importing the runtime, and then for loading and the first answer.
+processor seconds for importing the runtime, and then for loading and the first answer.
+On a machine with other work, `--one-thread` measures the processor time of one thread, because threads wait
+for each other when other programs take their processors.
 Prints one JSON line. Without a run folder or --weights the weights are random.
 """
 
 import argparse
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -31,7 +35,7 @@ from export_forms import has_openvino, network_forms, scenes, whole_forms, write
 from export_runtimes import Form, load
 
 from refinedet_tf.commands.options import find_images
-from refinedet_tf.commands.terminal import run
+from refinedet_tf.commands.terminal import import_tensorflow, run
 from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError
 from refinedet_tf.files import is_folder
@@ -52,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     networks.add_network_options(parser)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], metavar="N")
     parser.add_argument("--runs", type=int, default=10, help="measured runs of each (default: 10)")
+    parser.add_argument("--one-thread", action="store_true", help="one thread, and its processor time")
     parser.add_argument(
         "--starts", type=int, default=3, help="fresh processes of each form (default: 3; 0: none)"
     )
@@ -70,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # Whatever training computed in, its weights are float32.
     options.overrides.append("training.precision=float32")
+    threads = 1 if options.one_thread else os.cpu_count() or 1
+    _limit_tensorflow(threads)
     config, model = networks.load_network(options)
     dataset = _read_split(config, options.check_split) if options.check_split else None
     with tempfile.TemporaryDirectory() as temporary:
@@ -81,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             unfinished.rename(folder)
         rows: list[Row] = []
         for batch in options.batches:
-            rows += _measure("network", network_forms(folder, batch), config, options.runs)
+            rows += _measure("network", network_forms(folder, batch, threads), config, options.runs)
             if not options.network_only:
-                rows += _measure("whole", whole_forms(folder, batch), config, options.runs)
-        forms = network_forms(folder, 1)
+                rows += _measure("whole", whole_forms(folder, batch, threads), config, options.runs)
+        forms = network_forms(folder, 1, threads)
         facts = [{"form": form.name, "size_mb": round(form.megabytes(), 2)} for form in forms]
         if options.starts:
             _add(facts, _measure_starts(forms, config, options.starts))
@@ -96,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "image_size": config.model.image_size,
         "device": networks.device_name(),
         "runs": options.runs,
+        "threads": threads,
         "forms": facts,
         "rows": rows,
     }
@@ -106,11 +114,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         export_tables.draw(result, options.plot)
 
 
+def _limit_tensorflow(threads: int) -> None:
+    """Gives TensorFlow a number of threads, before it starts them."""
+    import_tensorflow()
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+
+
 def _measure(stage: str, forms: Sequence[Form], config: Config, runs: int) -> list[Row]:
-    """Times forms of the same batch in turns; returns a row per form, also printed to stderr."""
+    """Times forms of the same batch in turns; returns a row per form, also printed to stderr.
+
+    With one thread, the time is that of the processor.
+    """
     inputs = {function: _input(function, forms[0].batch, config) for function in ("heads", "whole", "files")}
     calls = {f"{form.name} {form.function}": partial(load(form), inputs[form.function]) for form in forms}
-    milliseconds = timing.measure_in_turns(calls, runs, settle=True)
+    clock = time.process_time if forms[0].threads == 1 else time.perf_counter
+    milliseconds = timing.measure_in_turns(calls, runs, settle=True, clock=clock)
     reference = float(np.median(next(iter(milliseconds.values()))))
     rows: list[Row] = []
     for form, values in zip(forms, milliseconds.values(), strict=True):

@@ -18,6 +18,7 @@ def measure_in_turns(
     runs: int,
     warm_up_rounds: int = WARM_UP_ROUNDS,
     settle: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, np.ndarray]:
     """Times several calls, one after the other in each round.
 
@@ -30,6 +31,7 @@ def measure_in_turns(
         warm_up_rounds: rounds before them that do not count.
         settle: whether a pause and another call, which does not count, precede each measured call: for calls
             in several runtimes, whose threads and caches would disturb each other.
+        clock: returns seconds.
 
     Returns:
         For each name the milliseconds of its runs, float64 [runs].
@@ -42,9 +44,9 @@ def measure_in_turns(
             if settle:
                 time.sleep(PAUSE)
                 keras.tree.map_structure(np.asarray, call())
-            start = time.perf_counter()
+            start = clock()
             keras.tree.map_structure(np.asarray, call())
-            milliseconds[name].append(1e3 * (time.perf_counter() - start))
+            milliseconds[name].append(1e3 * (clock() - start))
     return {name: np.array(values[warm_up_rounds:]) for name, values in milliseconds.items()}
 
 

@@ -34,7 +34,7 @@ def result_of(**facts):
         for name, ms, stage in zip(names, times, ("network", "network", "whole"), strict=True):
             figures = {"ms": ms, "ratio": ms / times[0], "images_per_second": 1e3 * batch / ms}
             rows.append({"stage": stage, "batch": batch, "form": name, **figures})
-    return {"backbone": "mobilenet_v2", "image_size": [160, 160], "forms": forms, "rows": rows}
+    return {"backbone": "mobilenet_v2", "image_size": [160, 160], "threads": 2, "forms": forms, "rows": rows}
 
 
 def test_table_has_times_of_each_batch_and_the_facts_of_each_form():
@@ -77,7 +77,7 @@ def test_size_is_that_of_the_files_that_are_loaded(tmp_path):
     (tmp_path / "onnx").mkdir()
     for name, size in (("saved_model.pb", 1000), ("variables/variables.index", 20), ("onnx/heads.onnx", 5)):
         (tmp_path / name).write_bytes(bytes(size))
-    form = Form("SavedModel", "float32", str(tmp_path), "heads", 1)
+    form = Form("SavedModel", "float32", str(tmp_path), "heads", 1, 2)
     assert form.megabytes() == pytest.approx(1020e-6)
     heads = dataclasses.replace(form, runtime="onnxruntime", path=str(tmp_path / "onnx" / "heads.onnx"))
     assert heads.megabytes() == pytest.approx(5e-6)
@@ -93,7 +93,7 @@ def test_all_forms_compute_the_heads_of_the_model_and_start_alone(tmp_path):
     config = load_config("shapes.json", overrides)
     write_forms(build_model(config), config, tmp_path / "forms", [1, 2], None)
     images = scenes(2, SIZE).astype(np.float32)
-    forms = network_forms(tmp_path / "forms", 2)
+    forms = network_forms(tmp_path / "forms", 2, 1)
     assert len(forms) == (11 if importlib.util.find_spec("openvino") else 8)
     expected = load(forms[0])(images)
     assert {name: value.shape[0] for name, value in expected.items()} == dict.fromkeys(expected, 2)
