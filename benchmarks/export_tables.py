@@ -37,7 +37,7 @@ def markdown(result: Mapping[str, Any]) -> str:
             fact = facts[form]
             extra = [f"{fact['size_mb']:.1f} MB"]
             if has_starts:
-                extra += [_memory(fact), f"{fact['import_s']:.1f} + {fact['first_answer_s']:.1f} s"]
+                extra += [_memory(fact), f"{fact['import_s']:.2f} + {fact['first_answer_s']:.2f} s"]
             if has_accuracy:
                 extra += [f"{100 * fact['mAP']:.2f}"]
         body.append([form if stage == "network" else f"{form}, {stage}", *cells, *extra])
