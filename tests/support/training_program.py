@@ -50,10 +50,10 @@ def main(runs, words):
             if done == run.get("after"):
                 os.kill(os.getpid(), signal.Signals[run["signal"]])
 
-        def detect(*arguments, run=run):
+        def detect(*arguments, run=run, **options):
             if run.get("validation"):
                 os.kill(os.getpid(), signal.Signals[run["signal"]])
-            return detect_share(*arguments)
+            return detect_share(*arguments, **options)
 
         def write(share, *arguments, run=run):
             Path(run["evaluate"]).write_bytes(share.to_bytes())

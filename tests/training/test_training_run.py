@@ -278,9 +278,9 @@ def test_signal_during_a_validation(config_file, command, eagerly, monkeypatch, 
     """The validation is given up, and a resumed run does it anew, as if nothing had happened."""
     validate = validation.detect_share
 
-    def interrupted_validation(*arguments):
+    def interrupted_validation(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)
-        return validate(*arguments)
+        return validate(*arguments, **options)
 
     before = signal.getsignal(signal.SIGTERM)
     folder, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
@@ -311,9 +311,9 @@ def test_signal_during_the_last_validation(config_file, command, eagerly, monkey
     """The final weights are written when the resumed run has done the validation."""
     validate = validation.detect_share
 
-    def interrupted_validation(*arguments):
+    def interrupted_validation(*arguments, **options):
         os.kill(os.getpid(), signal.SIGINT)
-        return validate(*arguments)
+        return validate(*arguments, **options)
 
     arguments = ["--config", config_file, "--set", "training.steps=1", "--output", tmp_path / "run"]
     with monkeypatch.context() as patch:
