@@ -100,14 +100,14 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
 
     export_options = ExportOptions(
-        options.precision,
-        options.xla,
-        options.onnx or options.onnx_batch is not None,
-        options.onnx_batch,
-        options.max_pixels,
-        options.litert or options.litert_batch is not None,
-        1 if options.litert_batch is None else options.litert_batch,
-        calibration,
+        precision=options.precision,
+        xla=options.xla,
+        onnx=options.onnx or options.onnx_batch is not None,
+        onnx_batch=options.onnx_batch,
+        max_pixels=options.max_pixels,
+        litert=options.litert or options.litert_batch is not None,
+        litert_batch=1 if options.litert_batch is None else options.litert_batch,
+        int8=calibration,
     )
     labelled = _labelled_split(config, options.check_split) if options.check_split else None
     measured = None

@@ -63,7 +63,7 @@ def training_batches(
         )
     local_batch = global_batch // count
     load = _image_loader(dataset)
-    objects_of = _object_lookup(dataset, _usable_objects(dataset, config))
+    objects_of = _object_lookup(dataset, config)
     lengths = tf.constant(padded_lengths(dataset.max_boxes))
     rows = tf.range(index * local_batch, (index + 1) * local_batch, dtype=tf.int64)
 
@@ -168,8 +168,8 @@ def image_order(num_images: int, seed: int, start: int = 0) -> tf.data.Dataset:
 
 def training_objects(dataset: DetectionDataset, config: Config) -> tuple[np.ndarray, np.ndarray]:
     """Returns the objects that training uses: boxes float32 [K, 4] and labels int32 [K], 1..C."""
-    usable = _usable_objects(dataset, config)
-    return dataset.boxes[usable], dataset.labels[usable]
+    boxes, labels, _ = _usable_objects(dataset, config)
+    return boxes, labels
 
 
 class PaddedObjects:
@@ -181,9 +181,7 @@ class PaddedObjects:
     """
 
     def __init__(self, dataset: DetectionDataset, config: Config) -> None:
-        usable = _usable_objects(dataset, config)
-        self._boxes, self._labels = dataset.boxes[usable], dataset.labels[usable]
-        self._offsets = np.concatenate([[0], np.cumsum(usable)])[dataset.offsets]
+        self._boxes, self._labels, self._offsets = _usable_objects(dataset, config)
 
     def of(self, image_indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the objects of images.
@@ -287,21 +285,26 @@ def _image_loader(dataset: DetectionDataset) -> Callable[[tf.Tensor], tf.Tensor]
     return load
 
 
-def _usable_objects(dataset: DetectionDataset, config: Config) -> np.ndarray:
-    """Returns which objects are trained on, bool [M]."""
+def _usable_objects(dataset: DetectionDataset, config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the objects that are trained on: boxes [K, 4], labels [K], and offsets [N + 1].
+
+    Those of image n are the rows from offsets[n] to offsets[n + 1].
+    """
+    usable = ~dataset.difficult
     if config.data.use_difficult and config.data.format != "coco":
-        return np.ones_like(dataset.difficult)
-    return ~dataset.difficult
+        usable = np.ones_like(dataset.difficult)
+    kept_before = np.concatenate([[0], np.cumsum(usable)])
+    return dataset.boxes[usable], dataset.labels[usable], kept_before[dataset.offsets]
 
 
 def _object_lookup(
-    dataset: DetectionDataset, usable: np.ndarray
+    dataset: DetectionDataset, config: Config
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """Makes the function that returns the boxes [K, 4] and labels [K] of an image's usable objects."""
-    kept_before = np.concatenate([[0], np.cumsum(usable)])
-    offsets = tf.constant(kept_before[dataset.offsets], tf.int64)
-    boxes = tf.constant(dataset.boxes[usable], tf.float32)
-    labels = tf.constant(dataset.labels[usable], tf.int32)
+    usable_boxes, usable_labels, first_rows = _usable_objects(dataset, config)
+    offsets = tf.constant(first_rows, tf.int64)
+    boxes = tf.constant(usable_boxes, tf.float32)
+    labels = tf.constant(usable_labels, tf.int32)
 
     def objects_of(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         rows = slice(offsets[index], offsets[index + 1])

@@ -130,7 +130,7 @@ def detect_share(
     detections = _run_replicas(replicas, batches, detect, indices, progress)
     if config.evaluation.soft_nms:
         limit = config.postprocess.max_detections
-        detections = _with_soft_nms(detections, dataset, limit)
+        detections = with_soft_nms(detections, dataset, limit)
     network, postprocessing = (
         sum(detector.seconds[stage] for detector in replicas.detectors) for stage in range(2)
     )
@@ -202,7 +202,7 @@ def detect_share_tiled(
     replicas = Replicas(model, lambda: TiledDetector(kind(model, config), config, tiling))
     detections = _detect_on_files(replicas, config, dataset, progress, part)
     if config.evaluation.soft_nms and not multi_scale:
-        detections = _with_soft_nms(detections, dataset, None)
+        detections = with_soft_nms(detections, dataset, None)
     seconds = sum(detector.seconds for detector in replicas.detectors)
     whole_seconds = sum(detector.whole_seconds for detector in replicas.detectors)
     views = sum(detector.views for detector in replicas.detectors)
@@ -245,7 +245,7 @@ def check_dataset(config: Config, dataset: DetectionDataset) -> None:
         )
 
 
-def _with_soft_nms(
+def with_soft_nms(
     detections: DatasetDetections, dataset: DetectionDataset, limit: int | None
 ) -> DatasetDetections:
     """Applies soft-NMS, and keeps the best `limit` detections of each image (None: all)."""

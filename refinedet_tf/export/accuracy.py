@@ -14,6 +14,7 @@ from refinedet_tf.evaluation.evaluator import (
     evaluate,
     read_batches,
     score_detections,
+    with_soft_nms,
 )
 from refinedet_tf.evaluation.results import EvaluationResult
 from refinedet_tf.evaluation.shares import join_images
@@ -21,7 +22,6 @@ from refinedet_tf.export.routes import int8_files
 from refinedet_tf.export.runtimes import ExportedFile, as_network
 from refinedet_tf.inference.compiled_detector import CompiledDetector
 from refinedet_tf.inference.detections import ImageDetections
-from refinedet_tf.inference.merging import merge_detections, soft_nms
 from refinedet_tf.progress import Progress
 
 NETWORK = "network"
@@ -82,8 +82,7 @@ def evaluate_file(
             progress(len(results), len(dataset), time.perf_counter() - start)
     detections = join_images(results, indices)
     if config.evaluation.soft_nms:
-        limit = config.postprocess.max_detections
-        detections = merge_detections(detections, dataset.image_sizes, soft_nms, limit, clip=False)
+        detections = with_soft_nms(detections, dataset, config.postprocess.max_detections)
     return score_detections(detections, dataset, config.evaluation.metric)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import tensorflow as tf
+from int8_heads import assert_int8_heads
 from test_export_forms import make_config, network_of
 
 import export_savedmodel
@@ -77,12 +78,7 @@ def test_heads_int8_onnx(heads_int8):
     model, config, folder = heads_int8
     images = np.random.default_rng(1).integers(0, 256, (3, 96, 128, 3)).astype(np.float32)
     outputs = OnnxFile(folder / "heads_int8.onnx")(images)
-    for name, head in model(images, training=False).items():
-        error = np.abs(outputs[name] - head.numpy())
-        assert 0 < error.mean() < 0.03 * np.abs(head).max(), name
-    boxes, scores = DetectionGraphs(model, config).candidates(outputs)
-    np.testing.assert_allclose(outputs["boxes"], boxes, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(outputs["scores"], scores, atol=1e-6)
+    assert_int8_heads(outputs, model, config, images)
 
     file = onnx.load(folder / "heads_int8.onnx")
     assert {prop.key: prop.value for prop in file.metadata_props} == {"model.json": '{"a": 1}'}

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from int8_heads import assert_int8_heads
 from stand_in_model import stand_in_config, stand_in_model
 from tensorflow.lite.python import schema_py_generated as schema
 from test_export_forms import make_config, network_of
@@ -68,13 +69,7 @@ def test_int8_heads_are_near(small, folder):
     model, config = small
     images = warp_image(images_of(2, 60, 80, seed=1), config.model.image_size)
     outputs = LiteRTFile(folder / "heads_int8.tflite")(images.numpy())
-    for name, head in model(images, training=False).items():
-        error = np.abs(outputs[name] - head.numpy())
-        assert 0 < error.mean() < 0.03 * np.abs(head).max(), name
-    boxes, scores = DetectionGraphs(model, config).candidates(outputs)
-    # What follows the heads is in float32.
-    np.testing.assert_allclose(outputs["boxes"], boxes, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(outputs["scores"], scores, atol=1e-6)
+    assert_int8_heads(outputs, model, config, images)
 
 
 def test_what_computes_in_int8(folder):
