@@ -27,6 +27,15 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.xdist_group(group))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session):
+    """Refuses to go on where the groups have no effect: shared fixtures would silently be made many times."""
+    if getattr(session.config.option, "loadgroup", False):
+        alone = [item.nodeid for item in session.items if "@" not in item.nodeid]
+        if alone:
+            raise pytest.UsageError(f"this version of pytest-xdist does not group tests, e.g. {alone[0]}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def float32_is_float32():
     """Forbids TensorFloat-32, which TensorFlow lets a GPU use by default and no tolerance here allows for."""

@@ -1,25 +1,20 @@
 """Training augmentation of one image with its boxes (paper, section 3.2).
 
 Expansion, crop, warp and flip are composed into one window on the original image. Only the part of
-the image that the window shows is resampled, once, to the size of its place in the output. The colours
-are distorted after resampling, at the size of the output, because that costs less. The result differs
-from distorting first only where interpolation mixes clipped or differently coloured pixels. The area
+the image that the window shows is decoded and resampled, once, to the size of its place in the output. The
+colours are distorted after resampling, at the size of the output, because that costs less. The result
+differs from distorting first only where interpolation mixes clipped or differently coloured pixels. The area
 beyond the image is filled last, so the fill colour is never distorted.
 """
-
-from collections.abc import Callable
 
 import tensorflow as tf
 
 from refinedet_tf.config import AugmentationConfig
-from refinedet_tf.data.color import Distortion, distort_color, draw_distortion
-from refinedet_tf.data.crop import boxes_in_window, sample_window
+from refinedet_tf.data.color import Distortion, distort_color
+from refinedet_tf.data.sample_draw import KERNELS, SampleDraw, draw_sample
 
 FILL_COLOR = (123, 117, 104)
 """The RGB colour beyond the edge of the image is the mean colour that the network subtracts, rounded."""
-
-_KERNELS = ("bilinear", "area", "nearest", "bicubic", "lanczos3")
-"""They correspond to OpenCV's LINEAR, AREA, NEAREST, CUBIC and LANCZOS4, from which the authors draw."""
 
 
 def augment(
@@ -35,7 +30,7 @@ def augment(
     Args:
         image: uint8 [H, W, 3], RGB.
         boxes: float32 [G, 4], normalised [ymin, xmin, ymax, xmax]; G may be 0.
-        labels: int32 [G].
+        labels: int32 [G], 1..C; 0 in padding rows, which are left out.
         seed: integer [2]; the sample depends only on the seed and the other arguments.
         size: (height, width) of the sample in pixels.
         augmentation_config: the probabilities and ranges of the augmentation.
@@ -46,92 +41,36 @@ def augment(
         sample.
     """
     image, boxes, labels = (tf.convert_to_tensor(value) for value in (image, boxes, labels))
-    window_seed, color_seed, kernel_seed, flip_seed = tf.unstack(tf.random.split(seed, 4))
-    window = sample_window(boxes, window_seed, augmentation_config)
-    source, target, window = _snap_to_pixels(window, tf.shape(image)[:2], size)
-    boxes, keep = boxes_in_window(boxes, window)
-    boxes, labels = tf.boolean_mask(boxes, keep), tf.boolean_mask(labels, keep)
-
-    visible = _resample(image, source, target, kernel_seed, augmentation_config)
-    canvas = _place(visible, target, size)
-    flip = tf.random.stateless_uniform([2], flip_seed, alg="philox") < [
-        augmentation_config.vertical_flip_probability,
-        augmentation_config.horizontal_flip_probability,
-    ]
-    image = _finish(canvas, target, draw_distortion(color_seed, augmentation_config), flip)
-    return image, _flip_boxes(boxes, flip), labels
+    drawn = draw_sample(boxes, labels, seed, tf.shape(image)[:2], size, augmentation_config)
+    source = drawn.source
+    boxes, labels = shown_objects(drawn)
+    return render_sample(image[source[0] : source[2], source[1] : source[3]], drawn, size), boxes, labels
 
 
-@tf.function(jit_compile=True, autograph=False)
-def _snap_to_pixels(
-    window: tf.Tensor, image_size: tf.Tensor, size: tuple[int, int]
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Rounds the visible part of a window to whole pixels, both of the image and of the sample.
+def shown_objects(drawn: SampleDraw) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the objects that a sample shows: boxes float32 [K, 4] and labels int32 [K], 1..C."""
+    rows = tf.where(drawn.labels > 0)[:, 0]
+    return tf.gather(drawn.boxes, rows), tf.gather(drawn.labels, rows)
+
+
+def render_sample(visible: tf.Tensor, drawn: SampleDraw, size: tuple[int, int]) -> tf.Tensor:
+    """Makes the pixels of a sample.
 
     Args:
-        window: float32 [4], as `sample_window` gives it.
-        image_size: int32 [2], height and width of the image in pixels.
+        visible: uint8 [h, w, 3], RGB, the part `drawn.source` of the image.
+        drawn: what `draw_sample` has drawn.
         size: (height, width) of the sample in pixels.
 
     Returns:
-        source int32 [4], the visible rows and columns of the image (ymin, xmin, ymax, xmax), never
-        empty; target int32 [4], the rows and columns of the sample that they fill, empty when the
-        window shows no part of the image; and the window, float32 [4], that maps the source exactly
-        onto the target, so that boxes do not suffer from the rounding.
+        uint8 [height, width, 3], RGB.
     """
-    image_size_float = tf.cast(image_size, tf.float32)
-    size_float = tf.constant(size, tf.float32)
-    origin, extent = window[:2], window[2:] - window[:2]
-    low, high = tf.maximum(window[:2], 0.0), tf.minimum(window[2:], 1.0)
-
-    source_low = tf.clip_by_value(_round(low * image_size_float), 0, image_size - 1)
-    source_high = tf.clip_by_value(_round(high * image_size_float), source_low + 1, image_size)
-    target_low = tf.clip_by_value(_round((low - origin) / extent * size_float), 0, size)
-    target_high = tf.clip_by_value(_round((high - origin) / extent * size_float), target_low, size)
-    # A target that is empty in one direction shows nothing, so it is made empty in both.
-    target_high = tf.where(tf.reduce_all(target_high > target_low), target_high, target_low)
-
-    shown = tf.cast(source_high - source_low, tf.float32) / image_size_float
-    share = tf.cast(tf.maximum(target_high - target_low, 1), tf.float32) / size_float
-    new_extent = shown / share
-    new_origin = tf.cast(source_low, tf.float32) / image_size_float
-    new_origin -= tf.cast(target_low, tf.float32) / size_float * new_extent
-    return (
-        tf.concat([source_low, source_high], axis=0),
-        tf.concat([target_low, target_high], axis=0),
-        tf.concat([new_origin, new_origin + new_extent], axis=0),
-    )
-
-
-def _round(values: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.round(values), tf.int32)
-
-
-def _resample(
-    image: tf.Tensor,
-    source: tf.Tensor,
-    target: tf.Tensor,
-    seed: tf.Tensor,
-    augmentation_config: AugmentationConfig,
-) -> tf.Tensor:
-    """Resizes the `source` part of the image to the size of `target`: float32, may overshoot 0..255."""
-    crop = image[source[0] : source[2], source[1] : source[3]]
-    shape = target[2:] - target[:2]
+    shape = drawn.target[2:] - drawn.target[:2]
     # A kernel writes at least one pixel; an empty target is cut to its size at the end.
     out_size = tf.maximum(shape, 1)
-
-    def with_kernel(name: str) -> Callable[[], tf.Tensor]:
-        return lambda: _resize(crop, out_size, name)
-
-    if augmentation_config.random_interpolation:
-        kernel = tf.random.stateless_uniform([], seed, 0, len(_KERNELS), tf.int32, alg="philox")
-        # Averaging over areas makes sense only when shrinking; OpenCV also interpolates otherwise.
-        enlarges = tf.reduce_any(out_size > tf.shape(crop)[:2])
-        kernel = tf.where(enlarges & (kernel == _KERNELS.index("area")), 0, kernel)
-        resampled = tf.switch_case(kernel, [with_kernel(name) for name in _KERNELS])
-    else:
-        resampled = with_kernel("bilinear")()
-    return tf.ensure_shape(resampled, [None, None, 3])[: shape[0], : shape[1]]
+    kernels = [lambda name=name: _resize(visible, out_size, name) for name in KERNELS]
+    resampled = tf.ensure_shape(tf.switch_case(drawn.kernel, kernels), [None, None, 3])
+    canvas = _place(resampled[: shape[0], : shape[1]], drawn.target, size)
+    return _finish(canvas, drawn.target, drawn.distortion, drawn.flip)
 
 
 def _resize(image: tf.Tensor, size: tf.Tensor, kernel: str) -> tf.Tensor:
@@ -173,24 +112,21 @@ def _place(visible: tf.Tensor, target: tf.Tensor, size: tuple[int, int]) -> tf.T
 def _finish(canvas: tf.Tensor, target: tf.Tensor, distortion: Distortion, flip: tf.Tensor) -> tf.Tensor:
     """Distorts the colours, fills all but `target` with `FILL_COLOR`, and flips: uint8 [height, width, 3].
 
-    XLA needs few passes over the pixels. It compiles once, because the canvas has the size of the sample,
-    and vectorises whole planes of one colour best. Random numbers are drawn elsewhere, because XLA draws
-    other ones than TensorFlow from the same seed.
+    XLA needs few passes over the pixels. It compiles once, because the canvas has the size of the sample. The
+    three values of a pixel are packed into one integer, so that they are written and mirrored together.
     """
     height, width, _ = canvas.shape
     planes = distort_color(tf.transpose(canvas, [2, 0, 1]), distortion)
-    planes = tf.cast(tf.round(planes), tf.uint8)
+    pixels = _pack(tf.cast(tf.round(planes), tf.int32))
     rows, columns = tf.range(height), tf.range(width)
     inside_rows = (rows >= target[0]) & (rows < target[2])
     inside_columns = (columns >= target[1]) & (columns < target[3])
-    fill = tf.constant(FILL_COLOR, tf.uint8)[:, None, None]
-    planes = tf.where(inside_rows[:, None] & inside_columns, planes, fill)
+    pixels = tf.where(inside_rows[:, None] & inside_columns, pixels, _pack(tf.constant(FILL_COLOR)))
     for axis in (0, 1):
-        planes = tf.cond(flip[axis], lambda x=planes, a=axis: tf.reverse(x, [a + 1]), lambda x=planes: x)
-    return tf.transpose(planes, [1, 2, 0])
+        pixels = tf.cond(flip[axis], lambda x=pixels, a=axis: tf.reverse(x, [a]), lambda x=pixels: x)
+    return tf.bitcast(pixels, tf.uint8)[..., :3]
 
 
-def _flip_boxes(boxes: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
-    """Mirrors boxes along y where flip[0], along x where flip[1]."""
-    mirrored = 1 - tf.concat([boxes[:, 2:], boxes[:, :2]], axis=1)
-    return tf.where(tf.tile(flip, [2]), mirrored, boxes)
+def _pack(channels: tf.Tensor) -> tf.Tensor:
+    """Packs int32 [3, ...], 0..255, into the lowest three bytes of int32 [...]."""
+    return channels[0] + 2**8 * channels[1] + 2**16 * channels[2]

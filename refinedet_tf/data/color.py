@@ -9,6 +9,9 @@ from refinedet_tf.config import AugmentationConfig
 _SECTORS_PER_HUE_UNIT = 6 / 180
 """OpenCV's 8-bit hue divides the circle into 180 units; here the circle has 6 sectors."""
 
+DISTORTION_NUMBERS = 9
+"""How many random numbers `draw_distortion` takes: two for each change, and one for the order."""
+
 
 class Distortion(NamedTuple):
     """What is done to the colours of one image; every field is a scalar."""
@@ -27,18 +30,17 @@ class Distortion(NamedTuple):
     """bool, whether saturation or hue changes."""
 
 
-def draw_distortion(seed: tf.Tensor, augmentation_config: AugmentationConfig) -> Distortion:
+def draw_distortion(uniform: tf.Tensor, augmentation_config: AugmentationConfig) -> Distortion:
     """Draws the distortion of one image.
 
     Each of the four changes happens with `distortion_probability`. Contrast comes before or after
     saturation and hue with equal probability.
 
     Args:
-        seed: integer [2].
+        uniform: float32 [DISTORTION_NUMBERS], uniform random numbers in 0..1, without 1.
         augmentation_config: `distortion_probability` and the ranges of the distortions are used.
     """
-    uniform = tf.unstack(tf.random.stateless_uniform([9], seed, alg="philox"))
-    happens = [value < augmentation_config.distortion_probability for value in uniform[:4]]
+    happens = uniform[:4] < augmentation_config.distortion_probability
 
     def draw(which: int, smallest: float, largest: float, neutral: float) -> tf.Tensor:
         value = smallest + uniform[4 + which] * (largest - smallest)

@@ -2,6 +2,9 @@
 
 A window is float32 `[ymin, xmin, ymax, xmax]` in units of the original image (0..1 is the image).
 After an expansion it reaches beyond the image.
+
+All randomness is an argument: numbers that are uniform in 0..1. So XLA may compile these functions, although
+it draws other random numbers than TensorFlow from the same seed.
 """
 
 import tensorflow as tf
@@ -10,6 +13,8 @@ from refinedet_tf.boxes import area, clip, pairwise_iou
 from refinedet_tf.config import AugmentationConfig
 
 _NO_LIMIT = float("-inf")
+_EXPANSION_NUMBERS = 4
+_TRIAL_NUMBERS = 4
 
 
 def into_window(boxes: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
@@ -45,35 +50,54 @@ def boxes_in_window(boxes: tf.Tensor, window: tf.Tensor) -> tuple[tf.Tensor, tf.
     return cut, inside & (area(cut) > 0)
 
 
-def sample_window(boxes: tf.Tensor, seed: tf.Tensor, augmentation_config: AugmentationConfig) -> tf.Tensor:
+def window_numbers(augmentation_config: AugmentationConfig) -> int:
+    """Returns how many random numbers `sample_window` takes."""
+    return _EXPANSION_NUMBERS + crop_numbers(augmentation_config)
+
+
+def crop_numbers(augmentation_config: AugmentationConfig) -> int:
+    """Returns how many random numbers `sample_crop` takes: those of every trial, and one for the choice."""
+    if not augmentation_config.crop_min_ious:
+        return 0
+    samplers = len(augmentation_config.crop_min_ious) + 1
+    return samplers * augmentation_config.crop_trials * _TRIAL_NUMBERS + 1
+
+
+def sample_window(
+    boxes: tf.Tensor, is_object: tf.Tensor, uniform: tf.Tensor, augmentation_config: AugmentationConfig
+) -> tf.Tensor:
     """Draws the window of one training sample: an expansion, then a crop of the expanded image.
 
     Args:
         boxes: float32 [G, 4], G may be 0.
-        seed: integer [2]; the window depends only on the seed, the boxes and the config.
+        is_object: bool [G]; the other rows are padding.
+        uniform: float32 [window_numbers(augmentation_config)], uniform random numbers in 0..1, without 1.
         augmentation_config: the `expand_` and `crop_` fields are used.
 
     Returns:
         float32 [4], the window.
     """
-    expansion_seed, crop_seed = tf.unstack(tf.random.split(seed, 2))
-    canvas = sample_expansion(expansion_seed, augmentation_config)
+    canvas = sample_expansion(uniform[:_EXPANSION_NUMBERS], augmentation_config)
     if not augmentation_config.crop_min_ious:
         return canvas
-    crop = sample_crop(into_window(boxes, canvas), crop_seed, augmentation_config)
+    boxes_on_canvas = into_window(boxes, canvas)
+    crop = sample_crop(boxes_on_canvas, is_object, uniform[_EXPANSION_NUMBERS:], augmentation_config)
     return out_of_window(crop, canvas)
 
 
-def sample_expansion(seed: tf.Tensor, augmentation_config: AugmentationConfig) -> tf.Tensor:
+def sample_expansion(uniform: tf.Tensor, augmentation_config: AugmentationConfig) -> tf.Tensor:
     """Draws the canvas on which the image is placed ("zoom out").
 
     With `expand_probability` the canvas is r times as high and wide as the image, where r is uniform
     in `expand_ratio`, and the image lies anywhere on it. Otherwise the canvas is the image.
 
+    Args:
+        uniform: float32 [4], uniform random numbers in 0..1, without 1.
+        augmentation_config: the `expand_` fields are used.
+
     Returns:
         float32 [4], a window that covers the image.
     """
-    uniform = tf.random.stateless_uniform([4], seed, alg="philox")
     smallest, largest = augmentation_config.expand_ratio
     ratio = smallest + uniform[1] * (largest - smallest)
     ratio = tf.where(uniform[0] < augmentation_config.expand_probability, ratio, 1.0)
@@ -81,7 +105,9 @@ def sample_expansion(seed: tf.Tensor, augmentation_config: AugmentationConfig) -
     return tf.concat([origin, origin + ratio], axis=0)
 
 
-def sample_crop(boxes: tf.Tensor, seed: tf.Tensor, augmentation_config: AugmentationConfig) -> tf.Tensor:
+def sample_crop(
+    boxes: tf.Tensor, is_object: tf.Tensor, uniform: tf.Tensor, augmentation_config: AugmentationConfig
+) -> tf.Tensor:
     """Draws a crop as SSD's batch sampler does.
 
     There is one sampler that proposes the whole image, one sampler per value of `crop_min_ious`, and
@@ -91,41 +117,44 @@ def sample_crop(boxes: tf.Tensor, seed: tf.Tensor, augmentation_config: Augmenta
 
     Args:
         boxes: float32 [G, 4] in units of the image that is cropped; they may lie anywhere.
-        seed: integer [2].
+        is_object: bool [G]; the other rows are padding.
+        uniform: float32 [crop_numbers(augmentation_config)], uniform random numbers in 0..1, without 1.
         augmentation_config: the `crop_` fields are used.
 
     Returns:
         float32 [4], a window inside 0..1 of the image that is cropped.
     """
-    trial_seed, choice_seed = tf.unstack(tf.random.split(seed, 2))
     min_ious = tf.constant([*augmentation_config.crop_min_ious, _NO_LIMIT])
-    trials = _sample_trials(min_ious.shape[0], trial_seed, augmentation_config)
+    shape = [min_ious.shape[0], augmentation_config.crop_trials, _TRIAL_NUMBERS]
+    trials = _sample_trials(tf.reshape(uniform[:-1], shape), augmentation_config)
     # The maximum over no objects is -inf, which fails every limit but the unconstrained one.
-    best_iou = tf.reduce_max(pairwise_iou(trials, boxes), axis=-1)
+    best_iou = tf.reduce_max(tf.where(is_object, pairwise_iou(trials, boxes), _NO_LIMIT), axis=-1)
     accepted = best_iou >= min_ious[:, None]
-    first = tf.argmax(accepted, axis=-1, output_type=tf.int32)
-    found = tf.reduce_any(accepted, axis=-1)
-    proposals = tf.boolean_mask(tf.gather(trials, first, batch_dims=1), found)
+    first = tf.argmax(tf.cast(accepted, tf.int32), axis=-1, output_type=tf.int32)
+    proposals = tf.gather(trials, first, batch_dims=1)
     proposals = tf.concat([[[0.0, 0.0, 1.0, 1.0]], proposals], axis=0)
-    count = tf.shape(proposals)[0]
-    return proposals[tf.random.stateless_uniform([], choice_seed, 0, count, tf.int32, alg="philox")]
+    proposes = tf.concat([[True], tf.reduce_any(accepted, axis=-1)], axis=0)
+    rank = tf.cumsum(tf.cast(proposes, tf.int32))
+    chosen_rank = 1 + tf.cast(uniform[-1] * tf.cast(rank[-1], tf.float32), tf.int32)
+    # Each rank is reached at a sampler that proposes. XLA would compile a slice anew for each index.
+    chosen = tf.argmax(tf.cast(rank == chosen_rank, tf.int32), output_type=tf.int32)
+    return tf.gather(proposals, chosen)
 
 
-def _sample_trials(num_samplers: int, seed: tf.Tensor, augmentation_config: AugmentationConfig) -> tf.Tensor:
-    """Draws candidate crops inside 0..1: float32 [num_samplers, crop_trials, 4].
+def _sample_trials(uniform: tf.Tensor, augmentation_config: AugmentationConfig) -> tf.Tensor:
+    """Draws candidate crops inside 0..1, float32 [..., 4], from random numbers [..., 4].
 
     `scale` is the square root of the crop's share of the image's area. The aspect ratio is limited so
     that no side of the crop is longer than that of the image.
     """
-    shape = [num_samplers, augmentation_config.crop_trials, 4]
-    uniform = tf.unstack(tf.random.stateless_uniform(shape, seed, alg="philox"), axis=-1)
+    scale_draw, aspect_draw, y_draw, x_draw = tf.unstack(uniform, axis=-1)
     smallest, largest = augmentation_config.crop_scale
-    scale = smallest + uniform[0] * (largest - smallest)
+    scale = smallest + scale_draw * (largest - smallest)
     narrowest = tf.maximum(augmentation_config.crop_aspect_ratio[0], tf.square(scale))
     widest = tf.minimum(augmentation_config.crop_aspect_ratio[1], 1 / tf.square(scale))
-    aspect_root = tf.sqrt(narrowest + uniform[1] * (widest - narrowest))
+    aspect_root = tf.sqrt(narrowest + aspect_draw * (widest - narrowest))
     height = tf.minimum(scale / aspect_root, 1.0)
     width = tf.minimum(scale * aspect_root, 1.0)
-    ymin = uniform[2] * (1 - height)
-    xmin = uniform[3] * (1 - width)
+    ymin = y_draw * (1 - height)
+    xmin = x_draw * (1 - width)
     return tf.stack([ymin, xmin, ymin + height, xmin + width], axis=-1)

@@ -11,6 +11,10 @@ from refinedet_tf.tensors import Tensor
 _GRAY_PALETTE = bytes(value for gray in range(256) for value in (gray, gray, gray, 0))
 _BMP_HEADER = 54
 """The bytes of a BMP's file header (14) and of its usual information header (40); the palette follows."""
+_END_OF_JPEG = b"\xff\xd9"
+_JPEG_MARGIN = 2
+"""libjpeg interpolates the colours of a column from its neighbours, so that the outermost columns of a part
+differ from those of the whole image. The margin is more than they need."""
 
 
 def decode_image(contents: Tensor) -> tf.Tensor:
@@ -40,6 +44,49 @@ def decode_image(contents: Tensor) -> tf.Tensor:
             lambda: tf.io.decode_image(contents, channels=3, expand_animations=False),
         )
     return tf.ensure_shape(image, [None, None, 3])
+
+
+def decode_window(contents: Tensor, window: Tensor, image_size: Tensor) -> tf.Tensor:
+    """Decodes the part of an image file that a window shows.
+
+    Of a JPEG only that part is decoded, which takes less time. A file that is cut off before its end is
+    decoded whole, so that it is refused whatever the window shows.
+
+    Args:
+        contents: string scalar, as `decode_image` takes it.
+        window: int32 [4], the rows and columns (ymin, xmin, ymax, xmax), not empty, within the image.
+        image_size: int32 [2], height and width of the image in pixels, as the annotation states them.
+
+    Returns:
+        uint8 [ymax - ymin, xmax - xmin, 3], RGB, the pixels of `decode_image`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the reasons of `decode_image`; or the image has another size.
+    """
+    is_complete_jpeg = tf.logical_and(
+        tf.io.is_jpeg(contents), tf.equal(tf.strings.substr(contents, -2, 2), _END_OF_JPEG)
+    )
+    ymin, xmin, ymax, xmax = tf.unstack(window)
+
+    def decode_part() -> tf.Tensor:
+        size = tf.io.extract_jpeg_shape(contents)[:2]
+        left, right = tf.maximum(xmin - _JPEG_MARGIN, 0), tf.minimum(xmax + _JPEG_MARGIN, image_size[1])
+        with tf.control_dependencies([_assert_size(size, image_size)]):
+            part = tf.stack([ymin, left, ymax - ymin, right - left])
+        columns = tf.io.decode_and_crop_jpeg(contents, part, channels=3, dct_method="INTEGER_ACCURATE")
+        return columns[:, xmin - left : xmax - left]
+
+    def decode_whole() -> tf.Tensor:
+        image = decode_image(contents)
+        with tf.control_dependencies([_assert_size(tf.shape(image)[:2], image_size)]):
+            return image[ymin:ymax, xmin:xmax]
+
+    return tf.ensure_shape(tf.cond(is_complete_jpeg, decode_part, decode_whole), [None, None, 3])
+
+
+def _assert_size(size: Tensor, annotated_size: Tensor) -> tf.Operation:
+    message = ["the annotation's image size (height, width)", annotated_size, "is not that of the file", size]
+    return tf.debugging.Assert(tf.reduce_all(size == annotated_size), message)
 
 
 def read_image(path: str, annotated_size: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.config import Config
-from refinedet_tf.data.augment import augment
+from refinedet_tf.data.augment import render_sample, shown_objects
 from refinedet_tf.data.dataset import DetectionDataset
-from refinedet_tf.data.images import decode_image, read_image, warp_image
+from refinedet_tf.data.images import decode_image, decode_window, read_image, warp_image
+from refinedet_tf.data.sample_draw import draw_sample
 from refinedet_tf.errors import InputError
 from refinedet_tf.tensors import Tensor
 
@@ -62,7 +63,7 @@ def training_batches(
             f"training.batch_size {global_batch} must be a multiple of the number of workers, {count}"
         )
     local_batch = global_batch // count
-    load = _image_loader(dataset)
+    paths, sizes = tf.constant(dataset.image_paths), tf.constant(dataset.image_sizes, tf.int32)
     objects_of = _object_lookup(dataset, config)
     lengths = tf.constant(padded_lengths(dataset.max_boxes))
     rows = tf.range(index * local_batch, (index + 1) * local_batch, dtype=tf.int64)
@@ -71,18 +72,18 @@ def training_batches(
         return step * global_batch + rows, tf.gather(images, rows)
 
     def sample(counter: tf.Tensor, image_index: tf.Tensor) -> dict[str, tf.Tensor]:
-        boxes, labels = objects_of(image_index)
+        boxes, labels = pad_objects(*objects_of(image_index), lengths)
         seed = tf.stack([tf.constant(config.training.seed, tf.int64), counter])
-        image, boxes, labels = augment(
-            load(image_index), boxes, labels, seed, image_size, config.augmentation
-        )
+        size = sizes[image_index]
+        drawn = draw_sample(boxes, labels, seed, size, image_size, config.augmentation)
+        visible = decode_window(tf.io.read_file(paths[image_index]), drawn.source, size)
+        image = render_sample(visible, drawn, image_size)
+        boxes, labels = shown_objects(drawn)
         return {"images": image, "boxes": boxes, "labels": labels, "image_indices": image_index}
 
     def lengthen(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        objects = tf.shape(batch["labels"])[1]
-        padding = [0, lengths[tf.searchsorted(lengths, [objects])[0]] - objects]
-        boxes = tf.pad(batch["boxes"], [[0, 0], padding, [0, 0]])
-        return {**batch, "boxes": boxes, "labels": tf.pad(batch["labels"], [[0, 0], padding])}
+        boxes, labels = pad_objects(batch["boxes"], batch["labels"], lengths)
+        return {**batch, "boxes": boxes, "labels": labels}
 
     order = image_order(len(dataset), config.training.seed, start_step * global_batch)
     images_of_steps = order.batch(global_batch, drop_remainder=True)
@@ -109,6 +110,14 @@ def padded_lengths(max_boxes: int) -> list[int]:
     longest = max(max_boxes, 1)
     lengths = [factor * 2**exponent for exponent in range(longest.bit_length()) for factor in (8, 12)]
     return [*(length for length in lengths if length < longest), longest]
+
+
+def pad_objects(boxes: tf.Tensor, labels: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Pads boxes [..., G, 4] and labels [..., G] with zeros to the smallest of `lengths` that holds G."""
+    objects = tf.shape(labels)[-1]
+    added = lengths[tf.searchsorted(lengths, [objects])[0]] - objects
+    batch_axes = [[0, 0]] * (labels.shape.rank - 1)
+    return tf.pad(boxes, [*batch_axes, [0, added], [0, 0]]), tf.pad(labels, [*batch_axes, [0, added]])
 
 
 def evaluation_batches(

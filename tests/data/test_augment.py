@@ -8,9 +8,15 @@ from config_of import PLAIN
 
 from refinedet_tf.config import AugmentationConfig
 from refinedet_tf.data import crop
-from refinedet_tf.data.augment import _KERNELS, FILL_COLOR, _resize, augment
-from refinedet_tf.data.color import adjust_saturation_and_hue, distort_color, draw_distortion
+from refinedet_tf.data.augment import FILL_COLOR, _resize, augment
+from refinedet_tf.data.color import (
+    DISTORTION_NUMBERS,
+    adjust_saturation_and_hue,
+    distort_color,
+    draw_distortion,
+)
 from refinedet_tf.data.images import warp_image
+from refinedet_tf.data.sample_draw import KERNELS, draw_sample
 
 DEFAULT = AugmentationConfig()
 BOXES = np.array([[0.1, 0.2, 0.5, 0.6], [0.3, 0.3, 0.9, 0.95], [0.6, 0.1, 0.7, 0.2]], np.float32)
@@ -26,6 +32,20 @@ def draw(function, count, dtype=tf.float32):
     seeds = tf.stack([tf.fill([count], tf.constant(7, tf.int64)), tf.range(count, dtype=tf.int64)], axis=1)
     mapped = tf.function(lambda s: tf.map_fn(function, s, fn_output_signature=dtype))(seeds)
     return tf.nest.map_structure(lambda t: t.numpy(), mapped)
+
+
+def uniform(seed, count):
+    return tf.random.stateless_uniform([count], seed, alg="philox")
+
+
+def sample_crop(boxes, seed, config, num_objects=None):
+    """A crop of which only the first objects are no padding; by default all."""
+    is_object = tf.range(len(boxes)) < (len(boxes) if num_objects is None else num_objects)
+    return crop.sample_crop(boxes, is_object, uniform(seed, crop.crop_numbers(config)), config)
+
+
+def distort(planes, seed, config):
+    return distort_color(planes, draw_distortion(uniform(seed, DISTORTION_NUMBERS), config))
 
 
 def iou(a, b):
@@ -56,7 +76,7 @@ def test_objects_stay_by_their_centers_and_are_cut(tf_test):
 
 
 def test_expansion_happens_with_its_probability_and_covers_the_image(tf_test):
-    windows = draw(lambda seed: crop.sample_expansion(seed, DEFAULT), 2000)
+    windows = draw(lambda seed: crop.sample_expansion(uniform(seed, 4), DEFAULT), 2000)
     height, width = (windows[:, 2:] - windows[:, :2]).T
     tf_test.assertAllClose(height, width, rtol=1e-5, atol=0)
     expanded = height > 1
@@ -70,7 +90,7 @@ def test_expansion_happens_with_its_probability_and_covers_the_image(tf_test):
 
 
 def test_trials_keep_scale_and_aspect_ratio_limits():
-    trials = crop._sample_trials(40, tf.constant([1, 2]), DEFAULT).numpy().reshape(-1, 4)
+    trials = crop._sample_trials(tf.reshape(uniform([1, 2], 8000), [2000, 4]), DEFAULT).numpy()
     height, width = (trials[:, 2:] - trials[:, :2]).T
     scale, aspect = np.sqrt(height * width), width / height
     assert trials.min() >= 0 and trials.max() <= 1 + 1e-6
@@ -81,8 +101,9 @@ def test_trials_keep_scale_and_aspect_ratio_limits():
 
 def test_crop_is_drawn_from_the_first_success_of_each_sampler():
     def sample(seed):
-        trials = crop._sample_trials(6, tf.random.split(seed, 2)[0], DEFAULT)
-        return crop.sample_crop(tf.constant(BOXES), seed, DEFAULT), trials
+        numbers = uniform(seed, crop.crop_numbers(DEFAULT))
+        trials = crop._sample_trials(tf.reshape(numbers[:-1], [6, 50, 4]), DEFAULT)
+        return sample_crop(tf.constant(BOXES), seed, DEFAULT), trials
 
     crops, trials = draw(sample, 300, (tf.float32, tf.float32))
     limits = [*DEFAULT.crop_min_ious, -1]
@@ -101,10 +122,14 @@ def test_crop_is_drawn_from_the_first_success_of_each_sampler():
     assert abs(np.mean(np.array(ranks) == 0) - expected_whole) < 0.06
 
 
-@pytest.mark.parametrize("boxes", [np.zeros((0, 4)), [[0.5, 0.5, 0.501, 0.501]]])
-def test_without_a_crop_that_fits_an_object_whole_or_unconstrained(boxes):
+@pytest.mark.parametrize(
+    ("boxes", "num_objects"),
+    [(np.zeros((0, 4)), 0), ([[0.5, 0.5, 0.501, 0.501]], 1), ([[0.5, 0.5, 0.501, 0.501], [0, 0, 1, 1]], 1)],
+    ids=["none", "small", "padded"],
+)
+def test_without_a_crop_that_fits_an_object_whole_or_unconstrained(boxes, num_objects):
     boxes = tf.constant(boxes, tf.float32)
-    crops = draw(lambda seed: crop.sample_crop(boxes, seed, DEFAULT), 400)
+    crops = draw(lambda seed: sample_crop(boxes, seed, DEFAULT, num_objects), 400)
     whole = (crops == [0, 0, 1, 1]).all(axis=1)
     assert abs(whole.mean() - 0.5) < 0.08
     assert (crops[~whole, 2:] - crops[~whole, :2]).min() > 0.2
@@ -112,7 +137,7 @@ def test_without_a_crop_that_fits_an_object_whole_or_unconstrained(boxes):
 
 def test_crop_probabilities_when_every_sampler_succeeds():
     config = change(DEFAULT, crop_min_ious=(0.0, 0.0))
-    crops = draw(lambda seed: crop.sample_crop(tf.constant(BOXES), seed, config), 1000)
+    crops = draw(lambda seed: sample_crop(tf.constant(BOXES), seed, config), 1000)
     assert abs((crops == [0, 0, 1, 1]).all(axis=1).mean() - 0.25) < 0.05
 
 
@@ -146,7 +171,7 @@ def test_each_distortion_keeps_its_range(tf_test):
     pixel = tf.constant([100.0, 80.0, 60.0])[:, None, None]
 
     def distorted(config):
-        return draw(lambda seed: distort_color(pixel, draw_distortion(seed, config))[:, 0, 0], 500)
+        return draw(lambda seed: distort(pixel, seed, config)[:, 0, 0], 500)
 
     added = distorted(only(brightness=32.0)) - [100, 80, 60]
     tf_test.assertAllClose(added, added[:, :1] * np.ones(3), rtol=1e-7, atol=1e-4)
@@ -164,7 +189,7 @@ def test_each_distortion_keeps_its_range(tf_test):
 def test_distortions_happen_with_their_probability_and_independently():
     gray = tf.fill([3, 1, 1], 100.0)
     config = change(only(brightness=32.0, contrast=(1.2, 1.2)), distortion_probability=0.5)
-    values = draw(lambda seed: distort_color(gray, draw_distortion(seed, config))[0, 0, 0], 2000)
+    values = draw(lambda seed: distort(gray, seed, config)[0, 0, 0], 2000)
     nothing, contrast_alone = np.isclose(values, 100).mean(), np.isclose(values, 120).mean()
     assert abs(nothing - 0.25) < 0.04 and abs(contrast_alone - 0.25) < 0.04
 
@@ -173,7 +198,7 @@ def test_contrast_comes_before_saturation_or_after_it_evenly():
     # Red clips at 255 when contrast comes first, so that saturation finds another colour.
     pixel = tf.constant([200.0, 100.0, 50.0])[:, None, None]
     config = only(contrast=(1.5, 1.5), saturation=(0.5, 0.5))
-    greens = draw(lambda seed: distort_color(pixel, draw_distortion(seed, config))[1, 0, 0], 1000)
+    greens = draw(lambda seed: distort(pixel, seed, config)[1, 0, 0], 1000)
     contrast_first = np.isclose(greens, 255 - (255 - 150) * 0.5)
     contrast_last = np.isclose(greens, (200 - (200 - 100) * 0.5) * 1.5)
     assert (contrast_first | contrast_last).all()
@@ -182,7 +207,7 @@ def test_contrast_comes_before_saturation_or_after_it_evenly():
 
 def test_values_are_clipped(tf_test):
     planes = tf.constant([-30.0, 300.0, 128.0])[:, None, None]
-    tf_test.assertAllEqual(distort_color(planes, draw_distortion([0, 0], PLAIN))[:, 0, 0], [0, 255, 128])
+    tf_test.assertAllEqual(distort(planes, [0, 0], PLAIN)[:, 0, 0], [0, 255, 128])
 
 
 # Whole samples
@@ -258,7 +283,7 @@ def test_kernels_differ_and_all_five_are_used():
     assert len({image.tobytes() for image in images}) == 5
 
 
-@pytest.mark.parametrize("kernel", _KERNELS)
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_kernels_have_the_values_of_tensorflow(tf_test, kernel):
     # Both are traced, because TensorFlow leaves out the kernel where it knows that the size stays.
     resize, of_tensorflow = tf.function(_resize), tf.function(tf.image.resize)
@@ -288,16 +313,14 @@ def plain_change(pixels, distortion):
 
 def test_compiled_colors_fill_and_flips_against_tensorflow_without_xla():
     """The window and the kernel are drawn alike, because they do not depend on the other settings."""
-    box, same_draws = BOXES[:1], {"expand_probability": 0.7}
+    box, same_draws = BOXES[:1], {"expand_probability": 0.7, "random_interpolation": False}
+    plain = change(DEFAULT, **same_draws, distortion_probability=0.0, horizontal_flip_probability=0.0)
+    changed = change(DEFAULT, **same_draws, vertical_flip_probability=0.5)
     for number in range(20):
-        plain = change(DEFAULT, **same_draws, distortion_probability=0.0, horizontal_flip_probability=0.0)
-        changed = change(DEFAULT, **same_draws, vertical_flip_probability=0.5, random_interpolation=False)
-        plain = change(plain, random_interpolation=False)
         before = augment(noise(), box, LABELS[:1], [3, number], (32, 40), plain)[0].numpy()
         found = augment(noise(), box, LABELS[:1], [3, number], (32, 40), changed)[0].numpy()
-        _, color_seed, _, flip_seed = tf.unstack(tf.random.split([3, number], 4))
-        expected = plain_change(before.astype(np.float32), draw_distortion(color_seed, changed))
-        flip = tf.random.stateless_uniform([2], flip_seed, alg="philox") < 0.5
+        drawn = draw_sample(box, LABELS[:1], [3, number], tf.constant([48, 64]), (32, 40), changed)
+        expected, flip = plain_change(before.astype(np.float32), drawn.distortion), drawn.flip
         filled = (before == FILL_COLOR).all(axis=-1, keepdims=True)
         expected = np.where(filled, before, expected)
         for axis in (0, 1):
@@ -338,9 +361,19 @@ def test_image_without_objects():
     assert (counts == 0).all()
 
 
+def test_padding_changes_nothing(tf_test):
+    boxes, labels = np.pad(BOXES, [[0, 5], [0, 0]]), np.pad(LABELS, [0, 5])
+    boxes[3:] = 0, 0, 1, 1
+    for number in range(20):
+        expected = augment(noise(), BOXES, LABELS, [5, number], (32, 40), DEFAULT)
+        padded = augment(noise(), boxes, labels, [5, number], (32, 40), DEFAULT)
+        for value, expected_value in zip(padded, expected, strict=True):
+            tf_test.assertAllEqual(value, expected_value)
+
+
 def test_window_that_shows_no_image(tf_test, monkeypatch):
     monkeypatch.setattr(
-        "refinedet_tf.data.augment.sample_window", lambda *_: tf.constant([-2.0, 0.0, -1.0, 1.0])
+        "refinedet_tf.data.sample_draw.sample_window", lambda *_: tf.constant([-2.0, 0.0, -1.0, 1.0])
     )
     image, boxes, labels = augment(noise(), BOXES, LABELS, [0, 0], (8, 8), PLAIN)
     tf_test.assertAllEqual(image, np.full((8, 8, 3), FILL_COLOR))

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from refinedet_tf.data.images import decode_image, warp_image
+from refinedet_tf.data.images import decode_image, decode_window, warp_image
 
 
 def quadrants():
@@ -72,6 +72,47 @@ def test_decodes_the_pixels_that_pillow_decodes(tf_test, mode, file_format):
         assert difference.mean() < 2
     else:
         assert difference.max() == 0
+
+
+@pytest.mark.parametrize(
+    ("file_format", "options"),
+    [
+        ("JPEG", {"subsampling": "4:4:4"}),
+        ("JPEG", {"subsampling": "4:2:2"}),
+        ("JPEG", {"subsampling": "4:2:0"}),
+        ("JPEG", {"subsampling": "4:2:0", "progressive": True}),
+        ("PNG", {}),
+    ],
+)
+def test_a_window_has_the_pixels_of_the_whole_image(tf_test, file_format, options):
+    generator = np.random.default_rng(1)
+    decode = tf.function(decode_window)
+    for height, width in ((64, 96), (61, 93), (7, 5), (1, 1)):
+        contents = tf.constant(encoded(Image.fromarray(photo(height, width)), file_format, **options))
+        whole = decode_image(contents)
+        for _ in range(40):
+            ymin, xmin = generator.integers(0, (height, width))
+            ymax, xmax = generator.integers((ymin, xmin), (height, width)) + 1
+            window = tf.constant([ymin, xmin, ymax, xmax], tf.int32)
+            part = decode(contents, window, tf.constant([height, width]))
+            tf_test.assertAllEqual(part, whole[ymin:ymax, xmin:xmax])
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_a_window_of_an_image_of_another_size_is_refused(file_format):
+    contents = encoded(Image.fromarray(quadrants()), file_format)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image size"):
+        decode_window(contents, tf.constant([0, 0, 8, 8]), tf.constant([40, 61]))
+
+
+def test_a_jpeg_that_is_cut_off_is_refused_although_the_window_is_there(tf_test):
+    contents = encoded(Image.fromarray(photo(200, 200)), "JPEG")
+    window, size = tf.constant([0, 0, 8, 8]), tf.constant([200, 200])
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode_window(contents[: len(contents) * 3 // 4], window, size)
+    # Some cameras and editors append bytes to a complete image.
+    appended = decode_window(contents + b"more", window, size)
+    tf_test.assertAllEqual(appended, decode_window(contents, window, size))
 
 
 def test_16_bit_png_keeps_the_high_byte(tf_test):
