@@ -7,6 +7,8 @@ differs from distorting first only where interpolation mixes clipped or differen
 beyond the image is filled last, so the fill colour is never distorted.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from refinedet_tf.config import AugmentationConfig
@@ -15,6 +17,11 @@ from refinedet_tf.data.sample_draw import KERNELS, SampleDraw, draw_sample
 
 FILL_COLOR = (123, 117, 104)
 """The RGB colour beyond the edge of the image is the mean colour that the network subtracts, rounded."""
+
+_KERNELS_BY_ROWS = {"bicubic": "keyscubic", "lanczos3": "lanczos3"}
+"""TensorFlow's names of the kernels that `_resize_rows` applies."""
+_MANY_TIMES = 6
+"""How many times larger than the result an image is too large for a conversion before it is resized."""
 
 
 def augment(
@@ -79,10 +86,15 @@ def _resize(image: tf.Tensor, size: tf.Tensor, kernel: str) -> tf.Tensor:
         shape = tf.shape(image)
         rows = tf.gather(image, _nearest_pixels(shape[0], size[0]))
         return tf.cast(tf.gather(rows, _nearest_pixels(shape[1], size[1]), axis=1), tf.float32)
-    if kernel == "lanczos3":
+    if kernel in _KERNELS_BY_ROWS:
         # TensorFlow's kernel is fast across rows only, so that the columns are made rows.
-        return _resize_rows(_resize_rows(image, size[0]), size[1])
-    return tf.cast(tf.image.resize(image, size, method=kernel), tf.float32)
+        return _resize_rows(_resize_rows(image, size[0], kernel), size[1], kernel)
+    # TensorFlow reads float32 faster than uint8. The conversion pays unless few pixels are read.
+    return tf.cond(
+        tf.reduce_prod(tf.shape(image)[:2]) < _MANY_TIMES * tf.reduce_prod(size),
+        lambda: tf.image.resize(tf.cast(image, tf.float32), size, method=kernel),
+        lambda: tf.cast(tf.image.resize(image, size, method=kernel), tf.float32),
+    )
 
 
 def _nearest_pixels(length: tf.Tensor, new_length: tf.Tensor) -> tf.Tensor:
@@ -92,20 +104,31 @@ def _nearest_pixels(length: tf.Tensor, new_length: tf.Tensor) -> tf.Tensor:
     return tf.minimum(tf.cast(tf.floor(centers), tf.int32), length - 1)
 
 
-def _resize_rows(image: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+def _resize_rows(image: tf.Tensor, length: tf.Tensor, kernel: str) -> tf.Tensor:
     """Resizes the first axis of [H, W, 3] and swaps the axes: float32 [W, length, 3]."""
     height, width = tf.unstack(tf.shape(image)[:2])
-    flat = tf.reshape(image, [height, 1, width * 3])
-    flat = tf.image.resize(flat, [length, 1], method="lanczos3")
-    return tf.transpose(tf.reshape(flat, [length, width, 3]), [1, 0, 2])
+    scale = tf.cast(length, tf.float32) / tf.cast(height, tf.float32)
+    # `tf.image.resize` offers this operation for Lanczos only.
+    resized = tf.raw_ops.ScaleAndTranslate(
+        images=tf.reshape(image, [1, height, 1, width * 3]),
+        size=tf.stack([length, 1]),
+        scale=tf.stack([scale, 1.0]),
+        translation=[0.0, 0.0],
+        kernel_type=_KERNELS_BY_ROWS[kernel],
+        antialias=False,
+    )
+    return tf.transpose(tf.reshape(resized, [length, width, 3]), [1, 0, 2])
 
 
 def _place(visible: tf.Tensor, target: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """Puts `visible` at `target` of an array of zeros: float32 [height, width, 3]."""
-    after = tf.constant(size) - target[2:]
-    padding = tf.pad(tf.stack([target[:2], after], axis=1), [[0, 1], [0, 0]])
-    canvas = tf.cond(tf.reduce_any(padding > 0), lambda: tf.pad(visible, padding), lambda: visible)
-    return tf.ensure_shape(canvas, [*size, 3])
+    height, width = size
+    ymin, xmin, ymax, xmax = tf.unstack(target)
+    # Few axes are padded much faster than many.
+    rows = tf.reshape(visible, [ymax - ymin, (xmax - xmin) * 3])
+    padding = tf.stack([[ymin, height - ymax], [xmin * 3, (width - xmax) * 3]])
+    canvas = tf.cond(tf.reduce_any(padding > 0), lambda: tf.pad(rows, padding), lambda: rows)
+    return tf.reshape(canvas, [height, width, 3])
 
 
 @tf.function(jit_compile=True, autograph=False)
@@ -116,17 +139,19 @@ def _finish(canvas: tf.Tensor, target: tf.Tensor, distortion: Distortion, flip: 
     three values of a pixel are packed into one integer, so that they are written and mirrored together.
     """
     height, width, _ = canvas.shape
-    planes = distort_color(tf.transpose(canvas, [2, 0, 1]), distortion)
-    pixels = _pack(tf.cast(tf.round(planes), tf.int32))
+    # Slices are faster than one transposition, because XLA makes them part of the arithmetic.
+    channels = distort_color([canvas[..., channel] for channel in range(3)], distortion)
+    pixels = _pack([tf.cast(tf.round(channel), tf.int32) for channel in channels])
     rows, columns = tf.range(height), tf.range(width)
     inside_rows = (rows >= target[0]) & (rows < target[2])
     inside_columns = (columns >= target[1]) & (columns < target[3])
-    pixels = tf.where(inside_rows[:, None] & inside_columns, pixels, _pack(tf.constant(FILL_COLOR)))
+    pixels = tf.where(inside_rows[:, None] & inside_columns, pixels, _pack(FILL_COLOR))
     for axis in (0, 1):
         pixels = tf.cond(flip[axis], lambda x=pixels, a=axis: tf.reverse(x, [a]), lambda x=pixels: x)
     return tf.bitcast(pixels, tf.uint8)[..., :3]
 
 
-def _pack(channels: tf.Tensor) -> tf.Tensor:
-    """Packs int32 [3, ...], 0..255, into the lowest three bytes of int32 [...]."""
-    return channels[0] + 2**8 * channels[1] + 2**16 * channels[2]
+def _pack(channels: Sequence[tf.Tensor | int]) -> tf.Tensor | int:
+    """Packs red, green and blue, each 0..255, into the lowest three bytes of an integer."""
+    red, green, blue = channels
+    return red + 2**8 * green + 2**16 * blue

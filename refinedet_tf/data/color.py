@@ -1,5 +1,6 @@
 """Photometric distortion (paper, section 3.2; the procedure is SSD's)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -56,48 +57,52 @@ def draw_distortion(uniform: tf.Tensor, augmentation_config: AugmentationConfig)
     )
 
 
-def distort_color(planes: tf.Tensor, distortion: Distortion) -> tf.Tensor:
+def distort_color(channels: Sequence[tf.Tensor], distortion: Distortion) -> list[tf.Tensor]:
     """Distorts the colours of one image.
 
     Values are clipped to 0..255 after each change. A turned hue goes round the circle; in the authors'
     code it stops at red where the 8-bit value would fall below 0.
 
     Args:
-        planes: float32 [3, H, W], RGB; values outside 0..255 (a cubic kernel overshoots) are clipped.
+        channels: red, green and blue, each float32 [H, W]; values outside 0..255 (a cubic kernel overshoots)
+            are clipped.
         distortion: the changes.
 
     Returns:
-        float32 [3, H, W], 0..255.
+        Red, green and blue, each float32 [H, W], 0..255.
     """
     contrast, contrast_first = distortion.contrast, distortion.contrast_first
-    planes = _clip(planes + distortion.brightness)
-    planes = _clip(planes * tf.where(contrast_first, contrast, 1.0))
-    planes = tf.cond(
+    factor_before = tf.where(contrast_first, contrast, 1.0)
+    factor_after = tf.where(contrast_first, 1.0, contrast)
+    changed = [_clip(_clip(channel + distortion.brightness) * factor_before) for channel in channels]
+    changed = tf.cond(
         distortion.changes_saturation_or_hue,
-        lambda: adjust_saturation_and_hue(planes, distortion.saturation, distortion.hue),
-        lambda: planes,
+        lambda: adjust_saturation_and_hue(changed, distortion.saturation, distortion.hue),
+        lambda: changed,
     )
-    return _clip(planes * tf.where(contrast_first, 1.0, contrast))
+    return [_clip(channel * factor_after) for channel in changed]
 
 
 def _clip(image: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(image, 0.0, 255.0)
 
 
-def adjust_saturation_and_hue(planes: tf.Tensor, saturation: tf.Tensor, hue: tf.Tensor) -> tf.Tensor:
+def adjust_saturation_and_hue(
+    channels: Sequence[tf.Tensor], saturation: tf.Tensor, hue: tf.Tensor
+) -> list[tf.Tensor]:
     """Scales the saturation and then turns the hue, both in HSV space; the value V does not change.
 
     Args:
-        planes: float32 [3, H, W], RGB, 0..255.
+        channels: red, green and blue, each float32 [H, W], 0..255.
         saturation: float32 scalar, the factor; the scaled saturation is at most 1.
         hue: float32 scalar, in OpenCV's 8-bit units (180 is the full circle).
 
     Returns:
-        float32 [3, H, W], 0..255.
+        Red, green and blue, each float32 [H, W], 0..255.
     """
-    # Arithmetic on whole colour planes is several times faster than TensorFlow's HSV kernels, which work
-    # pixel by pixel.
-    red, green, blue = tf.unstack(planes)
+    # Arithmetic on whole channels is several times faster than TensorFlow's HSV kernels, which work pixel by
+    # pixel.
+    red, green, blue = channels
     value = tf.maximum(tf.maximum(red, green), blue)
     chroma = value - tf.minimum(tf.minimum(red, green), blue)
     per_chroma = tf.math.reciprocal(tf.maximum(chroma, 1e-6))
@@ -113,4 +118,4 @@ def adjust_saturation_and_hue(planes: tf.Tensor, saturation: tf.Tensor, hue: tf.
     # A channel has its highest value within one sector of its hue (red 0, green 2, blue 4), and its
     # lowest value at a distance of two sectors or more; red's hue is both 0 and 6.
     below_peak = (2 - tf.abs(sector - 3), tf.abs(sector - 2) - 1, tf.abs(sector - 4) - 1)
-    return tf.stack([value - new_chroma * tf.clip_by_value(x, 0.0, 1.0) for x in below_peak])
+    return [value - new_chroma * tf.clip_by_value(x, 0.0, 1.0) for x in below_peak]
