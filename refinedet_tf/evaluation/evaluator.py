@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import keras
@@ -16,10 +16,9 @@ from refinedet_tf.data.pipeline import evaluation_batches, explain_failure
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import coco_ap, voc_ap
 from refinedet_tf.evaluation.ground_truth import GroundTruth
-from refinedet_tf.evaluation.loss import LossSums
 from refinedet_tf.evaluation.results import EvaluationResult, Throughput, mean_average_precision
 from refinedet_tf.evaluation.shares import Share, join_images, share_of
-from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
+from refinedet_tf.evaluation.timed_detector import TimedDetector
 from refinedet_tf.inference.detections import DatasetDetections, ImageDetections
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.merging import merge_detections, soft_nms
@@ -28,7 +27,6 @@ from refinedet_tf.inference.replicas import Replicas
 from refinedet_tf.inference.tiled_detector import TiledDetector
 from refinedet_tf.inference.tiles import Tiling
 from refinedet_tf.progress import Progress
-from refinedet_tf.tensors import Heads
 
 FileDetectorT = TypeVar("FileDetectorT", MultiScaleDetector, TiledDetector)
 DetectorT = TypeVar("DetectorT")
@@ -118,10 +116,10 @@ def detect_share(
         InputError: the reasons are those of `evaluate`.
     """
     check_dataset(config, dataset)
-    replicas = Replicas(model, lambda: _TimedDetector(model, config, dataset if with_loss else None))
+    replicas = Replicas(model, lambda: TimedDetector(model, config, dataset if with_loss else None))
     indices = share_of(len(dataset), config.evaluation.batch_size, *part)
 
-    def detect(detector: _TimedDetector, batch: dict[str, tf.Tensor]) -> list[ImageDetections]:
+    def detect(detector: TimedDetector, batch: dict[str, tf.Tensor]) -> list[ImageDetections]:
         image_indices = batch["image_indices"].numpy()
         return detector(batch["images"], image_indices, dataset.image_sizes[image_indices].tolist())
 
@@ -304,44 +302,3 @@ def read_batches(
             done += batch_size
     except tf.errors.OpError as error:
         raise explain_failure(dataset, error, indices[done:]) from error
-
-
-class _TimedDetector:
-    """A compiled detector that measures its two stages.
-
-    Attributes:
-        seconds: float64 [2], the seconds of the network and of the post-processing so far, without tracing.
-        loss: the loss on the images so far; None where there is no dataset with their objects.
-    """
-
-    def __init__(self, model: keras.Model, config: Config, dataset: DetectionDataset | None) -> None:
-        self.detector = CompiledDetector(inference_network(model), config)
-        self.loss = None if dataset is None else LossSums(config, dataset, self.detector.image_size)
-        self.seconds = np.zeros(2)
-        self._is_traced = False
-
-    def __call__(
-        self, images: tf.Tensor, image_indices: np.ndarray, sizes: Sequence[tuple[int, int]]
-    ) -> list[ImageDetections]:
-        """Returns the detections of a batch; `sizes` are those of the images before they were warped."""
-        images = tf.identity(images)  # It lies on the device of this replica, and the times leave that out.
-        if not self._is_traced:
-            self._run(images)  # The times do not include tracing and the choice of kernels.
-            self._is_traced = True
-        heads, outputs, seconds = self._run(images)
-        self.seconds += seconds
-        if self.loss is not None:
-            self.loss.add(heads, image_indices)
-        return self.detector.unpack(outputs, sizes)
-
-    def _run(self, images: tf.Tensor) -> tuple[Heads, dict[str, np.ndarray], tuple[float, float]]:
-        """Returns the heads, the dict of `postprocess` as arrays, and the seconds of the two stages."""
-        # Reading a number waits for the device that computes it.
-        images[0, 0, 0].numpy()
-        start = time.perf_counter()
-        heads = self.detector.heads(images)
-        for head in heads.values():
-            head[0, 0, 0].numpy()
-        middle = time.perf_counter()
-        outputs = {name: value.numpy() for name, value in self.detector.detections(heads).items()}
-        return heads, outputs, (middle - start, time.perf_counter() - middle)

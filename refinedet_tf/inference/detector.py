@@ -19,6 +19,10 @@ from refinedet_tf.inference.detections import ImageDetections
 ImageLike = str | os.PathLike | np.ndarray
 """An image file, or pixels uint8 [H, W, 3], RGB."""
 
+# Outside of a graph a broken image can make operations fail that another thread computes for other images on
+# another logical device.
+_decode = tf.function(decode_image, input_signature=[tf.TensorSpec([], tf.string)])
+
 
 class Detector:
     """A trained network with its post-processing, ready to be called on images.
@@ -111,7 +115,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     with explain_os_errors(f"image {path}", "cannot be read"):
         contents = Path(path).read_bytes()
     try:
-        return decode_image(contents).numpy()
+        return _decode(contents).numpy()
     except tf.errors.InvalidArgumentError:
         raise InputError(f"image {path} cannot be decoded: no whole JPEG, PNG, BMP or GIF file") from None
 

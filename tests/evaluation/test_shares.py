@@ -44,6 +44,10 @@ def test_any_number_of_replicas_sees_the_same_tiles(found):
     assert first >= 4 * 5 and several == [first, first]
 
 
+def test_errors_of_other_threads_stay_there(found):
+    assert found["errors of others"] == 0
+
+
 def test_detect_writes_the_same_and_says_who_did_what(found):
     first, *several = found["detect"]
     assert "1 of 13 images left out: image /broken.jpg cannot be decoded" in first["error"]

@@ -12,6 +12,7 @@ import io
 import json
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from refinedet_tf.commands import terminal  # noqa: F401 - sets TensorFlow's environment
@@ -27,6 +28,7 @@ from refinedet_tf.config import with_classes
 from refinedet_tf.config_files import load_config
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.errors import InputError
+from refinedet_tf.evaluation import timed_detector
 from refinedet_tf.evaluation.evaluator import detect_share, detect_share_multi_scale, detect_share_tiled
 from refinedet_tf.inference import multiscale
 from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
@@ -77,7 +79,9 @@ def main(config_file):
     }
     found["tiles"] = compared(shares)
     found["views"] = [share.views for share in shares.values()]
+    tf.config.run_functions_eagerly(False)
     found["detect"] = [detect(config, models[count], dataset) for count in REPLICAS]
+    found["errors of others"] = errors_of_others(models[4])
     print(json.dumps(found))
 
 
@@ -120,6 +124,33 @@ def devices_of_weights(model, config):
         return [sorted({handle.device for handle in detector.heads.get_concrete_function().captured_inputs})]
 
     return [devices for _, (devices,) in replicas.run(range(2), captured)]
+
+
+def errors_of_others(model):
+    """How many waits of four replicas fail while another thread tries to decode what is no image."""
+    stop = threading.Event()
+
+    def fail():
+        while not stop.is_set():
+            with contextlib.suppress(tf.errors.InvalidArgumentError):
+                tf.io.decode_jpeg(b"no image")
+
+    def wait_often(tensor, _):
+        errors = 0
+        for _ in range(1500):
+            try:
+                timed_detector._wait_for(tensor)
+            except tf.errors.OpError:  # noqa: PERF203 - all of them are counted
+                errors += 1
+        return [errors]
+
+    failing = threading.Thread(target=fail)
+    failing.start()
+    replicas = Replicas(model, lambda: tf.zeros([2, 32, 32, 3]))
+    errors = sum(count for _, (count,) in replicas.run(range(4), wait_often))
+    stop.set()
+    failing.join()
+    return errors
 
 
 def detect(config, model, dataset):
