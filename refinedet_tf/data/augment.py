@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from refinedet_tf.config import AugmentationConfig
 from refinedet_tf.data.color import Distortion, distort_color
+from refinedet_tf.data.images import decode_window
 from refinedet_tf.data.sample_draw import KERNELS, SampleDraw, draw_sample
 
 FILL_COLOR = (123, 117, 104)
@@ -25,52 +26,41 @@ _MANY_TIMES = 6
 
 
 def augment(
-    image: tf.Tensor,
+    contents: tf.Tensor,
+    image_size: tf.Tensor,
     boxes: tf.Tensor,
     labels: tf.Tensor,
     seed: tf.Tensor,
     size: tuple[int, int],
     augmentation_config: AugmentationConfig,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Makes one training sample from an image.
+    """Makes one training sample from an image file.
 
     Args:
-        image: uint8 [H, W, 3], RGB.
+        contents: string scalar, the bytes of the file, as `decode_image` takes them.
+        image_size: int32 [2], height and width of the image in pixels, as the annotation states them.
         boxes: float32 [G, 4], normalised [ymin, xmin, ymax, xmax]; G may be 0.
-        labels: int32 [G], 1..C; 0 in padding rows, which are left out.
+        labels: int32 [G], 1..C; 0 in padding rows, which are left out. XLA compiles for each G.
         seed: integer [2]; the sample depends only on the seed and the other arguments.
         size: (height, width) of the sample in pixels.
         augmentation_config: the probabilities and ranges of the augmentation.
 
     Returns:
         image uint8 [height, width, 3]; boxes float32 [K, 4], normalised [ymin, xmin, ymax, xmax] in
-        0..1 of the sample; labels int32 [K]. K <= G is the number of objects whose centre lies in the
+        0..1 of the sample; labels int32 [K], 1..C. K <= G is the number of objects whose centre lies in the
         sample.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the reasons are those of `decode_window`.
     """
-    image, boxes, labels = (tf.convert_to_tensor(value) for value in (image, boxes, labels))
-    drawn = draw_sample(boxes, labels, seed, tf.shape(image)[:2], size, augmentation_config)
-    source = drawn.source
-    boxes, labels = shown_objects(drawn)
-    return render_sample(image[source[0] : source[2], source[1] : source[3]], drawn, size), boxes, labels
+    drawn = draw_sample(boxes, labels, seed, image_size, size, augmentation_config)
+    visible = decode_window(contents, drawn.source, image_size)
+    shown = tf.where(drawn.labels > 0)[:, 0]
+    return _render(visible, drawn, size), tf.gather(drawn.boxes, shown), tf.gather(drawn.labels, shown)
 
 
-def shown_objects(drawn: SampleDraw) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the objects that a sample shows: boxes float32 [K, 4] and labels int32 [K], 1..C."""
-    rows = tf.where(drawn.labels > 0)[:, 0]
-    return tf.gather(drawn.boxes, rows), tf.gather(drawn.labels, rows)
-
-
-def render_sample(visible: tf.Tensor, drawn: SampleDraw, size: tuple[int, int]) -> tf.Tensor:
-    """Makes the pixels of a sample.
-
-    Args:
-        visible: uint8 [h, w, 3], RGB, the part `drawn.source` of the image.
-        drawn: what `draw_sample` has drawn.
-        size: (height, width) of the sample in pixels.
-
-    Returns:
-        uint8 [height, width, 3], RGB.
-    """
+def _render(visible: tf.Tensor, drawn: SampleDraw, size: tuple[int, int]) -> tf.Tensor:
+    """Makes the pixels of a sample, uint8 [height, width, 3], of those that the source of the draw holds."""
     shape = drawn.target[2:] - drawn.target[:2]
     # A kernel writes at least one pixel; an empty target is cut to its size at the end.
     out_size = tf.maximum(shape, 1)

@@ -12,10 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.config import Config
-from refinedet_tf.data.augment import render_sample, shown_objects
+from refinedet_tf.data.augment import augment
 from refinedet_tf.data.dataset import DetectionDataset
-from refinedet_tf.data.images import decode_image, decode_window, read_image, warp_image
-from refinedet_tf.data.sample_draw import draw_sample
+from refinedet_tf.data.images import decode_image, read_image, warp_image
 from refinedet_tf.errors import InputError
 from refinedet_tf.tensors import Tensor
 
@@ -74,11 +73,8 @@ def training_batches(
     def sample(counter: tf.Tensor, image_index: tf.Tensor) -> dict[str, tf.Tensor]:
         boxes, labels = pad_objects(*objects_of(image_index), lengths)
         seed = tf.stack([tf.constant(config.training.seed, tf.int64), counter])
-        size = sizes[image_index]
-        drawn = draw_sample(boxes, labels, seed, size, image_size, config.augmentation)
-        visible = decode_window(tf.io.read_file(paths[image_index]), drawn.source, size)
-        image = render_sample(visible, drawn, image_size)
-        boxes, labels = shown_objects(drawn)
+        contents, size = tf.io.read_file(paths[image_index]), sizes[image_index]
+        image, boxes, labels = augment(contents, size, boxes, labels, seed, image_size, config.augmentation)
         return {"images": image, "boxes": boxes, "labels": labels, "image_indices": image_index}
 
     def lengthen(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -7,8 +7,9 @@ import tensorflow as tf
 from config_of import PLAIN
 
 from refinedet_tf.config import AugmentationConfig
+from refinedet_tf.data import augment as augmentation
 from refinedet_tf.data import crop
-from refinedet_tf.data.augment import FILL_COLOR, _resize, augment
+from refinedet_tf.data.augment import FILL_COLOR, _resize
 from refinedet_tf.data.color import (
     DISTORTION_NUMBERS,
     adjust_saturation_and_hue,
@@ -32,6 +33,13 @@ def draw(function, count, dtype=tf.float32):
     seeds = tf.stack([tf.fill([count], tf.constant(7, tf.int64)), tf.range(count, dtype=tf.int64)], axis=1)
     mapped = tf.function(lambda s: tf.map_fn(function, s, fn_output_signature=dtype))(seeds)
     return tf.nest.map_structure(lambda t: t.numpy(), mapped)
+
+
+def augment(image, boxes, labels, *arguments):
+    """Augments the pixels of an image in a file that keeps them."""
+    contents, size = tf.io.encode_png(image), tf.constant(image.shape[:2])
+    boxes, labels = tf.convert_to_tensor(boxes), tf.convert_to_tensor(labels)
+    return augmentation.augment(contents, size, boxes, labels, *arguments)
 
 
 def uniform(seed, count):
