@@ -54,7 +54,7 @@ def draw_sample(
         size: (height, width) of the sample in pixels.
         augmentation_config: the probabilities and ranges of the augmentation.
     """
-    # They are drawn outside of what XLA compiles, which draws other numbers than TensorFlow from the same seed.
+    # They are drawn outside, because XLA draws other numbers than TensorFlow from the same seed.
     count = DISTORTION_NUMBERS + 1 + _FLIP_NUMBERS + window_numbers(augmentation_config)
     uniform = tf.random.stateless_uniform([count], seed, alg="philox")
     return _compiled_draw(boxes, labels, uniform, image_size, size, augmentation_config)

@@ -66,7 +66,6 @@ def main(config_file):
     shares = {count: detect_share(model, config, dataset) for count, model in models.items()}
     found["evaluation"] = compared(shares)
     found["weights"] = devices_of_weights(models[2], config)
-    tf.config.run_functions_eagerly(True)  # Multi-scale testing traces a graph for each size and replica.
     models = {count: replicated(free_size(config), count, models[count]) for count in REPLICAS}
     few = load_config(config_file, [*OVERRIDES, 'data.test=["2007/val"]', "evaluation.batch_size=1"])
     few = with_classes(few, dataset.class_names)
@@ -79,7 +78,6 @@ def main(config_file):
     }
     found["tiles"] = compared(shares)
     found["views"] = [share.views for share in shares.values()]
-    tf.config.run_functions_eagerly(False)
     found["detect"] = [detect(config, models[count], dataset) for count in REPLICAS]
     found["errors of others"] = errors_of_others(models[4])
     print(json.dumps(found))
