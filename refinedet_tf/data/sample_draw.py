@@ -1,5 +1,7 @@
 """What is drawn for one training sample: its window, colours, kernel and flips (paper, section 3.2)."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -57,11 +59,23 @@ def draw_sample(
     # They are drawn outside, because XLA draws other numbers than TensorFlow from the same seed.
     count = DISTORTION_NUMBERS + 1 + _FLIP_NUMBERS + window_numbers(augmentation_config)
     uniform = tf.random.stateless_uniform([count], seed, alg="philox")
-    return _compiled_draw(boxes, labels, uniform, image_size, size, augmentation_config)
+    return _compiled_draw(size, augmentation_config)(boxes, labels, uniform, image_size)
 
 
-@tf.function(jit_compile=True, autograph=False)
+@functools.cache
 def _compiled_draw(
+    size: tuple[int, int], augmentation_config: AugmentationConfig
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], SampleDraw]:
+    """Makes the compiled function, which all datasets of a process share."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def draw(boxes: tf.Tensor, labels: tf.Tensor, uniform: tf.Tensor, image_size: tf.Tensor) -> SampleDraw:
+        return _draw(boxes, labels, uniform, image_size, size, augmentation_config)
+
+    return draw
+
+
+def _draw(
     boxes: tf.Tensor,
     labels: tf.Tensor,
     uniform: tf.Tensor,
@@ -69,6 +83,7 @@ def _compiled_draw(
     size: tuple[int, int],
     augmentation_config: AugmentationConfig,
 ) -> SampleDraw:
+    """Draws what `draw_sample` returns from uniform random numbers in 0..1."""
     color_draw, kernel_draw, flip_draw, window_draw = tf.split(
         uniform, [DISTORTION_NUMBERS, 1, _FLIP_NUMBERS, window_numbers(augmentation_config)]
     )
