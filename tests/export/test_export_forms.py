@@ -44,7 +44,7 @@ def graph_text(folder):
     return (folder / "saved_model.pb").read_bytes()
 
 
-@pytest.mark.parametrize("design", ["tiled_anchors", "single_stage"])
+@pytest.mark.parametrize("design", ["tiled_anchors", pytest.param("single_stage", marks=pytest.mark.slow)])
 def test_designs(small_network, tmp_path, design):
     config = make_config(design=design)
     folder, comparisons = export_saved_model(
