@@ -1,5 +1,6 @@
 """Export as LiteRT files (.tflite), which TensorFlow's converter writes."""
 
+import gc
 import importlib.util
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -136,6 +137,8 @@ def _convert(
     Raises:
         InputError: the converter fails, or an operator is not built into the runtimes.
     """
+    # A conversion takes about 35 times the memory of the weights. What an earlier one has left is collected.
+    gc.collect()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.call.get_concrete_function()], module)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if calibration_inputs is not None:
