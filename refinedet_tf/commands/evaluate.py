@@ -96,6 +96,7 @@ def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Work
         detect_share,
         detect_share_multi_scale,
         detect_share_tiled,
+        timed_replicas,
     )
     from refinedet_tf.evaluation.report import make_report_folder
     from refinedet_tf.evaluation.server_files import check_server_files
@@ -138,7 +139,7 @@ def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Work
     elif options.multi_scale:
         share = detect_share_multi_scale(model, config, dataset, progress, part)
     else:
-        share = detect_share(model, config, dataset, progress, part)
+        share = detect_share(timed_replicas(model, config), config, dataset, progress, part)
     joined = gather_shares(share, workers)
     if joined is not None:
         _write(joined, config, dataset, options)

@@ -53,7 +53,8 @@ def evaluate(
         InputError: `model.image_size` or `data.classes` is null, the dataset is empty or has other
             classes than the config, an image cannot be read, or a detection is not finite.
     """
-    return score_share(detect_share(model, config, dataset, progress), config, dataset)
+    share = detect_share(timed_replicas(model, config), config, dataset, progress)
+    return score_share(share, config, dataset)
 
 
 def score_share(share: Share, config: Config, dataset: DetectionDataset) -> EvaluationResult:
@@ -87,36 +88,50 @@ def detect_all(
     Returns:
         The detections, in the order of the images, and the speed of the two stages.
     """
-    share = detect_share(model, config, dataset, progress)
+    share = detect_share(timed_replicas(model, config), config, dataset, progress)
     throughput = share.throughput(config)
     assert throughput is not None
     return share.detections, throughput
 
 
+def timed_replicas(
+    model: keras.Model, config: Config, dataset: DetectionDataset | None = None
+) -> Replicas[TimedDetector]:
+    """Compiles a detector for each device of a model; each one is traced when it is first used.
+
+    Args:
+        model: the network, as for `evaluate`. Its variables may change between two evaluations.
+        config: the config, as for `evaluate`.
+        dataset: the images and their objects, for the sums of the loss; None: the loss is not computed.
+    """
+    return Replicas(model, lambda: TimedDetector(model, config, dataset))
+
+
 def detect_share(
-    model: keras.Model,
+    replicas: Replicas[TimedDetector],
     config: Config,
     dataset: DetectionDataset,
     progress: Progress | None = None,
     part: tuple[int, int] = ALL,
-    with_loss: bool = False,
 ) -> Share:
     """Detects the objects on the images of one process, with soft-NMS if `evaluation.soft_nms` is true.
 
     Args:
-        model: the network, as for `evaluate`.
+        replicas: the result of `timed_replicas` with the same config. What it has measured before is
+            forgotten.
         config: the config, as for `evaluate`.
         dataset: the images of all processes.
         progress: is called after each batch with the numbers of this process; None: no progress is
             reported.
         part: the number of this process and the number of all processes; see `shares`.
-        with_loss: whether to compute the sums of the loss, too.
 
     Raises:
         InputError: the reasons are those of `evaluate`.
     """
     check_dataset(config, dataset)
-    replicas = Replicas(model, lambda: TimedDetector(model, config, dataset if with_loss else None))
+    replicas.restart()
+    for detector in replicas.detectors:
+        detector.restart()
     indices = share_of(len(dataset), config.evaluation.batch_size, *part)
 
     def detect(detector: TimedDetector, batch: dict[str, tf.Tensor]) -> list[ImageDetections]:

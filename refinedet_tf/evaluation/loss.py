@@ -40,6 +40,10 @@ class LossSums:
         self._config = config
         self._sums_of: Callable[[Heads, Tensor, Tensor], tf.Tensor] | None = None
 
+    def restart(self) -> None:
+        """Begins new sums."""
+        self.totals = np.zeros(len(NAMES))
+
     def add(self, heads: Heads, image_indices: np.ndarray) -> None:
         """Adds a batch.
 

@@ -29,6 +29,12 @@ class TimedDetector:
         self.seconds = np.zeros(2)
         self._is_traced = False
 
+    def restart(self) -> None:
+        """Forgets what was measured; the graphs are kept."""
+        self.seconds = np.zeros(2)
+        if self.loss is not None:
+            self.loss.restart()
+
     def __call__(
         self, images: tf.Tensor, image_indices: np.ndarray, sizes: Sequence[tuple[int, int]]
     ) -> list[ImageDetections]:

@@ -65,6 +65,10 @@ class Replicas(Generic[DetectorT]):
         self.devices = replica_devices(network)
         self._strategy = strategy_of(network)
         self.detectors = [make_detector() for _ in self.devices]
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets what each replica has done."""
         self._images = [0] * len(self.devices)
         self._seconds = [0.0] * len(self.devices)
 

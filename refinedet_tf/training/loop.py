@@ -245,7 +245,7 @@ class _Loop:
         """Does what `_validate` does with the values that the network has now."""
         run = self.run
         result, finished, told_to_stop = measure(
-            run.trainer.network, run.config, run.validation_set, stop, run.workers
+            run.validation_replicas, run.config, run.validation_set, stop, run.workers
         )
         if not finished:
             return False, told_to_stop

@@ -14,7 +14,10 @@ from refinedet_tf.data.acceptance import check_empty_classes, check_share_of_bad
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.pipeline import explain_failure, training_images
 from refinedet_tf.errors import InputError
+from refinedet_tf.evaluation.evaluator import timed_replicas
+from refinedet_tf.evaluation.timed_detector import TimedDetector
 from refinedet_tf.inference.detector import Detector
+from refinedet_tf.inference.replicas import Replicas
 from refinedet_tf.model import build_model
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.training.agreement import agree_on_weights, check_same_run, join_workers
@@ -88,6 +91,9 @@ class PreparedRun:
             check_same_run(load_config(folder.config), self.config)
         self.trainer = self._build_trainer(tile_anchors(image_size, config.model.anchors))
         self.detector = Detector(self.trainer.network, self.config)
+        self.validation_replicas: Replicas[TimedDetector] | None = None
+        if self.validation_set is not None:
+            self.validation_replicas = timed_replicas(self.trainer.network, self.config, self.validation_set)
         self.checkpoints = Checkpoints(folder.checkpoints, self.trainer, self.writes)
         self.state = self._restore_or_initialize(resume)
         self.start = self.state.step

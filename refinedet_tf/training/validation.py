@@ -3,13 +3,13 @@
 import dataclasses
 import math
 
-import keras
-
 from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.evaluation.evaluator import detect_share, score_detections
 from refinedet_tf.evaluation.loss import loss_terms
 from refinedet_tf.evaluation.shares import Share, join_shares
+from refinedet_tf.evaluation.timed_detector import TimedDetector
+from refinedet_tf.inference.replicas import Replicas
 from refinedet_tf.training.stop import StopRequest
 from refinedet_tf.training.workers import Workers
 
@@ -31,7 +31,7 @@ class _ValidationStopped(Exception):
 
 
 def measure(
-    network: keras.Model,
+    replicas: Replicas[TimedDetector] | None,
     config: Config,
     dataset: DetectionDataset | None,
     stop: StopRequest,
@@ -43,7 +43,7 @@ def measure(
     last digit and takes other weights for the best ones.
 
     Args:
-        network: the network, as `build_model(config)` makes it.
+        replicas: the detectors, with the loss on `dataset`; None if there is nothing to measure.
         config: the config of the run.
         dataset: the validation set; None: there is nothing to measure.
         stop: the signals to this process; the other workers learn of them.
@@ -65,10 +65,10 @@ def measure(
             raise _ValidationStopped
 
     share, finished = None, True
-    if dataset is not None:
+    if replicas is not None and dataset is not None:
         try:
             part = (workers.index, len(workers.names))
-            share = detect_share(network, config, dataset, stop_if_requested, part, with_loss=True)
+            share = detect_share(replicas, config, dataset, stop_if_requested, part)
         except _ValidationStopped:
             finished = False
     told = stop.requested is not None or workers.told_to_stop

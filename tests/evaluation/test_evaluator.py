@@ -16,7 +16,7 @@ from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import result_files
 from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES
-from refinedet_tf.evaluation.evaluator import detect_all, evaluate
+from refinedet_tf.evaluation.evaluator import detect_all, detect_share, evaluate, timed_replicas
 from refinedet_tf.evaluation.results import ClassResult, EvaluationResult, Throughput
 
 CLASSES = ("cat", "dog", "cow")
@@ -127,6 +127,17 @@ def test_detections_belong_to_their_images_and_nothing_is_traced_twice(tf_test, 
     tf_test.assertAllClose(detections.boxes[order], dataset.boxes, rtol=1e-7, atol=1e-5)
     assert oracle.num_traces == 1
     assert seen == [(3, 7), (6, 7), (7, 7)]
+
+
+def test_detectors_that_are_used_again_forget_what_they_measured_and_keep_their_graphs(tf_test, dataset):
+    """So do the validations of a run."""
+    oracle, config = Oracle(), make_config()
+    replicas = timed_replicas(oracle, config, dataset)
+    first, second = (detect_share(replicas, config, dataset) for _ in range(2))
+    assert oracle.num_traces == 1
+    tf_test.assertAllEqual(first.detections.boxes, second.detections.boxes)
+    assert first.loss_sums == second.loss_sums and sum(first.loss_sums) > 0
+    assert [work.images for work in second.work] == [NUM_IMAGES]
 
 
 def test_evaluation_is_silent_without_progress(dataset, capfd):

@@ -29,7 +29,12 @@ from refinedet_tf.config_files import load_config
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import timed_detector
-from refinedet_tf.evaluation.evaluator import detect_share, detect_share_multi_scale, detect_share_tiled
+from refinedet_tf.evaluation.evaluator import (
+    detect_share,
+    detect_share_multi_scale,
+    detect_share_tiled,
+    timed_replicas,
+)
 from refinedet_tf.inference import multiscale
 from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
 from refinedet_tf.inference.detector import Detector
@@ -63,7 +68,9 @@ def main(config_file):
     keras.utils.set_random_seed(0)
     models = {count: replicated(config, count) for count in REPLICAS}
     found = {"images": len(dataset)}
-    shares = {count: detect_share(model, config, dataset) for count, model in models.items()}
+    shares = {
+        count: detect_share(timed_replicas(model, config), config, dataset) for count, model in models.items()
+    }
     found["evaluation"] = compared(shares)
     found["weights"] = devices_of_weights(models[2], config)
     models = {count: replicated(free_size(config), count, models[count]) for count in REPLICAS}

@@ -19,7 +19,7 @@ from refinedet_tf.backbones import BACKBONES
 from refinedet_tf.config_files import load_config
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.images import decode_image, warp_image
-from refinedet_tf.evaluation.evaluator import detect_share
+from refinedet_tf.evaluation.evaluator import detect_share, timed_replicas
 from refinedet_tf.evaluation.loss import loss_terms
 from refinedet_tf.losses import COUNTS, TERMS
 from refinedet_tf.training import loop, preparation
@@ -52,7 +52,7 @@ def test_validation_loss_of_a_run(tf_test, interrupted, monkeypatch):
     dataset = read_dataset(config.data, "validation")
     expected = loss_image_by_image(network, config, dataset)
     logged = log_entries(interrupted.undisturbed)[-1]["validation"]
-    measured = loss_terms(detect_share(network, config, dataset, with_loss=True).loss_sums)
+    measured = loss_terms(detect_share(timed_replicas(network, config, dataset), config, dataset).loss_sums)
     for name in TERMS:
         tf_test.assertAllClose(logged["loss_terms"][name], expected[name], rtol=1e-4, atol=0, msg=name)
         tf_test.assertAllClose(measured[name], expected[name], rtol=1e-4, atol=0, msg=name)
