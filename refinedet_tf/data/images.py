@@ -46,6 +46,24 @@ def decode_image(contents: Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, [None, None, 3])
 
 
+def decode_annotated(contents: Tensor, image_size: Tensor) -> tf.Tensor:
+    """Decodes one image file whose size an annotation states.
+
+    Args:
+        contents: string scalar, as `decode_image` takes it.
+        image_size: int32 [2], height and width of the image in pixels, as the annotation states them.
+
+    Returns:
+        uint8 [H, W, 3], RGB, the pixels of `decode_image`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the reasons of `decode_image`; or the image has another size.
+    """
+    image = decode_image(contents)
+    with tf.control_dependencies([_assert_size(tf.shape(image)[:2], image_size)]):
+        return tf.identity(image)
+
+
 def decode_window(contents: Tensor, window: Tensor, image_size: Tensor) -> tf.Tensor:
     """Decodes the part of an image file that a window shows.
 
@@ -61,7 +79,7 @@ def decode_window(contents: Tensor, window: Tensor, image_size: Tensor) -> tf.Te
         uint8 [ymax - ymin, xmax - xmin, 3], RGB, the pixels of `decode_image`.
 
     Raises:
-        tf.errors.InvalidArgumentError: the reasons of `decode_image`; or the image has another size.
+        tf.errors.InvalidArgumentError: the reasons are those of `decode_annotated`.
     """
     is_complete_jpeg = tf.logical_and(
         tf.io.is_jpeg(contents), tf.equal(tf.strings.substr(contents, -2, 2), _END_OF_JPEG)
@@ -76,12 +94,10 @@ def decode_window(contents: Tensor, window: Tensor, image_size: Tensor) -> tf.Te
         columns = tf.io.decode_and_crop_jpeg(contents, part, channels=3, dct_method="INTEGER_ACCURATE")
         return columns[:, xmin - left : xmax - left]
 
-    def decode_whole() -> tf.Tensor:
-        image = decode_image(contents)
-        with tf.control_dependencies([_assert_size(tf.shape(image)[:2], image_size)]):
-            return image[ymin:ymax, xmin:xmax]
+    def cut_from_whole() -> tf.Tensor:
+        return decode_annotated(contents, image_size)[ymin:ymax, xmin:xmax]
 
-    return tf.ensure_shape(tf.cond(is_complete_jpeg, decode_part, decode_whole), [None, None, 3])
+    return tf.ensure_shape(tf.cond(is_complete_jpeg, decode_part, cut_from_whole), [None, None, 3])
 
 
 def _assert_size(size: Tensor, annotated_size: Tensor) -> tf.Operation:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from refinedet_tf.config import Config
 from refinedet_tf.data.augment import augment
 from refinedet_tf.data.dataset import DetectionDataset
-from refinedet_tf.data.images import decode_image, read_image, warp_image
+from refinedet_tf.data.images import decode_annotated, read_image, warp_image
 from refinedet_tf.errors import InputError
 from refinedet_tf.tensors import Tensor
 
@@ -62,7 +62,7 @@ def training_batches(
             f"training.batch_size {global_batch} must be a multiple of the number of workers, {count}"
         )
     local_batch = global_batch // count
-    paths, sizes = tf.constant(dataset.image_paths), tf.constant(dataset.image_sizes, tf.int32)
+    paths, sizes = _files(dataset)
     objects_of = _object_lookup(dataset, config)
     lengths = tf.constant(padded_lengths(dataset.max_boxes))
     rows = tf.range(index * local_batch, (index + 1) * local_batch, dtype=tf.int64)
@@ -139,10 +139,11 @@ def evaluation_batches(
             `training_batches` describes.
     """
     _check_not_empty(dataset)
-    load = _image_loader(dataset)
+    paths, sizes = _files(dataset)
 
     def sample(image_index: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"images": warp_image(load(image_index), image_size), "image_indices": image_index}
+        image = decode_annotated(tf.io.read_file(paths[image_index]), sizes[image_index])
+        return {"images": warp_image(image, image_size), "image_indices": image_index}
 
     samples = tf.data.Dataset.from_tensor_slices(np.arange(len(dataset)) if indices is None else indices)
     samples = samples.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -274,20 +275,9 @@ def _check_not_empty(dataset: DetectionDataset) -> None:
         raise InputError("the dataset holds no images")
 
 
-def _image_loader(dataset: DetectionDataset) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Makes the function that reads the image of an index: uint8 [H, W, 3], RGB."""
-    paths = tf.constant(dataset.image_paths)
-    sizes = tf.constant(dataset.image_sizes, tf.int32)
-
-    def load(index: tf.Tensor) -> tf.Tensor:
-        path = paths[index]
-        image = decode_image(tf.io.read_file(path))
-        message = ["the annotation's image size (height, width)", sizes[index], "is not that of", path]
-        is_annotated_size = tf.reduce_all(tf.shape(image)[:2] == sizes[index])
-        with tf.control_dependencies([tf.debugging.Assert(is_annotated_size, message)]):
-            return tf.identity(image)
-
-    return load
+def _files(dataset: DetectionDataset) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the paths, string [N], and the annotated sizes, int32 [N, 2], of the images."""
+    return tf.constant(dataset.image_paths), tf.constant(dataset.image_sizes, tf.int32)
 
 
 def _usable_objects(dataset: DetectionDataset, config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
