@@ -28,6 +28,7 @@ PARTS = {
     "test_anchors": "anchors",
     "test_layers": "network",
     "test_forward": "network",
+    "test_efficientnet_lite": "EfficientNet-Lite, against a published definition in PyTorch",
     "test_losses": "loss",
     "test_schedule_and_optimizer": "solver",
     "test_postprocessing": "detections",

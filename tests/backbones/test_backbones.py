@@ -24,6 +24,7 @@ from refinedet_tf.losses import TERMS
 from refinedet_tf.model import build_model
 
 resnext_module = importlib.import_module("refinedet_tf.backbones.resnext101")
+lite_module = importlib.import_module("refinedet_tf.backbones.efficientnet_lite")
 
 LEVELS = [level.number for level in DEFAULT_LEVELS]
 
@@ -32,6 +33,8 @@ LEVEL_LAYERS = {
     "inception_v3": ("mixed2", "mixed7", "mixed10"),
     "inception_resnet_v2": ("block35_10_ac", "block17_20_ac", "conv_7b_ac"),
     "mobilenet_v2": ("block_6_expand_relu", "block_13_expand_relu", "out_relu"),
+    # Lite1 and Lite2 differ in repeats and channels alone (test_efficientnet_lite.py).
+    "efficientnet_lite0": ("blocks_5_expand_relu", "blocks_11_expand_relu", "blocks_15_bn2"),
     "efficientnet_v2_s": ("block4a_expand_activation", "block6a_expand_activation", "top_activation"),
     # The additions that end stages 1 and 2 (3 + 3 blocks, and 9 more), and what Keras puts at the end.
     "convnext_tiny": ("add_5", "add_14", "layer_normalization"),
@@ -42,6 +45,7 @@ STRIDE_4_LAYERS = {
     "inception_v3": "activation_4",
     "inception_resnet_v2": "activation_4",
     "mobilenet_v2": "block_3_expand_relu",
+    "efficientnet_lite0": "blocks_3_expand_relu",
     "efficientnet_v2_s": "block2d_add",
     "convnext_tiny": "add_2",
 }
@@ -69,7 +73,8 @@ def built(request):
 
     keras.utils.set_random_seed(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(applications_module, "adapted", spy)
+        for module in (applications_module, lite_module):
+            patch.setattr(module, "adapted", spy)
         patch.setattr(resnext_module, "STAGES", THIN_STAGES)
         width = {"width_multiplier": 0.35} if request.param == "mobilenet_v2" else {}
         config = config_of(
@@ -89,7 +94,7 @@ def images_of(*shape):
 def test_every_name_of_the_config_has_a_backbone():
     (names,) = (f.type for f in dataclasses.fields(ModelConfig) if f.name == "backbone")
     assert set(names.__args__) == set(BACKBONES)
-    assert set(APPLICATIONS) == set(LEVEL_LAYERS)
+    assert {*APPLICATIONS, "efficientnet_lite0"} == set(LEVEL_LAYERS)
 
 
 def test_levels_of_every_network(built):
@@ -123,6 +128,7 @@ def test_preprocessing(tf_test, built):
         "inception_v3": keras.applications.inception_v3.preprocess_input(wide.copy()),
         "inception_resnet_v2": keras.applications.inception_resnet_v2.preprocess_input(wide.copy()),
         "mobilenet_v2": keras.applications.mobilenet_v2.preprocess_input(wide.copy()),
+        "efficientnet_lite0": (wide - 127) / 128,
         # Keras' own layer of EfficientNetV2-S; that of ConvNeXt is compared further down.
         "efficientnet_v2_s": wide / 128 - 1,
     }

@@ -110,5 +110,7 @@ def test_packages_that_do_not_hold_the_weights(change, message, monkeypatch):
 
 def test_keras_has_no_weights_of_it():
     config = ModelConfig(backbone="efficientnet_lite0", weights="efficientnet_lite0_notop.h5")
-    with pytest.raises(InputError, match=r'Keras has no weights of efficientnet_lite0; give "imagenet", a file'):
+    with pytest.raises(
+        InputError, match=r'Keras has no weights of efficientnet_lite0; give "imagenet", a file'
+    ):
         load_initial_weights(keras.Sequential(), config)

@@ -13,7 +13,7 @@ from refinedet_tf.model import build_model
 
 NAMES = typing.get_args({f.name: f.type for f in dataclasses.fields(ModelConfig)}["backbone"])
 
-LITERT = ("vgg16", "resnet101", "mobilenet_v2")
+LITERT = ("vgg16", "resnet101", "mobilenet_v2", "efficientnet_lite0")
 """The networks whose LiteRT files are compared too."""
 
 

@@ -1,8 +1,8 @@
 """Writes the features of EfficientNet-Lite that PyTorch computes from two photographs.
 
-`python tests/support/lite_features.py` writes tests/golden/efficientnet_lite.npz, astronaut.png and chelsea.png.
-It needs scikit-image 0.26.0, from which the photographs come (both in the public domain), torch 2.13.0,
-efficientnet_lite_pytorch 0.1.0, a published definition of the networks, and the packages of
+`python tests/support/lite_features.py` writes efficientnet_lite.npz, astronaut.png and chelsea.png into
+tests/golden/. It needs scikit-image 0.26.0, from which the photographs come (both in the public domain),
+torch 2.13.0, efficientnet_lite_pytorch 0.1.0, a published definition of the networks, and the packages of
 requirements-base.txt with their weights.
 """
 
@@ -44,8 +44,8 @@ def write_golden():
 def features_of(number, photo):
     """The levels [H, W, C] by stride, and the logits [1000].
 
-    The level of a stride is what enters the first layer with the next larger stride: the expansion in the first
-    block of a stage, after ReLU6; and the end of the last block.
+    The level of a stride is what enters the first layer with the next larger stride: the expansion in the
+    first block of a stage, after ReLU6; and the end of the last block.
     """
     import torch
     from efficientnet_lite_pytorch import EfficientNet
