@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 from caffe_writer import write_caffemodel
+from frozen_graph import graph_of, random_weights, thin_mobilenet
 from mutation import mutate_bytes, mutate_hdf5
 from random_layers import random_layers
 from small_network import BACKBONE, small_backbone
@@ -29,10 +30,10 @@ class Target:
         self.model = model
         self.before = model.get_weights()
 
-    def load(self, file):
+    def load(self, file, **options):
         """Loads a file and checks that the model was filled with finite values, or not changed."""
         try:
-            load_weights(self.model, file)
+            load_weights(self.model, file, **options)
         except InputError:
             assert all(
                 np.array_equal(*pair) for pair in zip(self.model.get_weights(), self.before, strict=True)
@@ -164,5 +165,27 @@ def test_files_of_a_whole_network(fuzz, tmp_path):
         number = rng.integers(len(files))
         files[number].write_bytes(mutate_bytes(rng, contents[number]))
         target.load(files[number])
+
+    fuzz(case, share=0.2)
+
+
+def test_frozen_graph(fuzz, tmp_path):
+    """A frozen graph fills the backbone, or leaves the model as it is."""
+    target = Target(thin_mobilenet())
+    weights = random_weights(target.model)
+    whole, file = graph_of(weights), tmp_path / "graph.pb"
+    names = [node.name.encode() for node in whole.node]
+    content = whole.SerializeToString()
+    # The beginnings of nodes, where everything but the values stands.
+    starts = [content.index(name) for name in names]
+
+    def case(rng):
+        if rng.random() < 0.3:
+            file.write_bytes(mutate_bytes(rng, content))
+        else:
+            start = int(rng.choice(starts))
+            end = start + 200
+            file.write_bytes(content[:start] + mutate_bytes(rng, content[start:end]) + content[end:])
+        target.load(file, transfer=True)
 
     fuzz(case, share=0.2)
