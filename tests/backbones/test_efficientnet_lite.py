@@ -51,9 +51,9 @@ def test_features(pretrained, photo, folded, compare):
     levels = levels_of(name, fold_batch_norm(network) if folded else network, photo)
     for stride, level in zip((4, 8, 16, 32), levels, strict=True):
         key = f"{name.removeprefix('efficientnet_')}_{photo}_{stride}"
-        on = f"{name}{', BatchNorm folded' if folded else ''}, two photographs, every {EVERY}th value"
+        on = f"{name}, two photographs, every {EVERY}th value{', BatchNorm folded' if folded else ''}"
         found, largest = np.asarray(level).reshape(-1)[::EVERY], float(golden[f"{key}_largest"])
-        compare(f"features of stride {stride}", on, found, golden[key], 1e-4, relative_to=largest)
+        compare("features of stride 4, 8, 16 and 32", on, found, golden[key], 1e-4, relative_to=largest)
 
 
 def test_class_of_a_photograph(pretrained, compare):
