@@ -216,6 +216,7 @@ def _repeated(dataset: "DetectionDataset", config: Config, num_images: int) -> "
         image_ids=tuple(str(number) for number in range(num_images)),
         image_paths=tuple(dataset.image_paths[row] for row in rows),
         image_sizes=dataset.image_sizes[rows],
+        orientations=dataset.orientations[rows],
         boxes=np.zeros((0, 4), np.float32),
         labels=np.zeros(0, np.int32),
         difficult=np.zeros(0, bool),

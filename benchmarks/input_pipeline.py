@@ -167,6 +167,7 @@ def with_random_objects(folder: Path) -> "DetectionDataset":
         image_ids=tuple(Path(path).stem for path in paths),
         image_paths=tuple(paths),
         image_sizes=np.array(sizes, np.int32),
+        orientations=np.ones(len(paths), np.uint8),
         boxes=boxes.astype(np.float32),
         labels=rng.integers(1, NUM_CLASSES + 1, len(boxes)).astype(np.int32),
         difficult=np.zeros(len(boxes), bool),

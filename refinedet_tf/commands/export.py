@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from refinedet_tf.commands.options import add_model_options, config_from, find_images
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.config import Config
-from refinedet_tf.data.reader import MAX_PIXELS
+from refinedet_tf.data.image_header import MAX_PIXELS
 from refinedet_tf.errors import InputError
 from refinedet_tf.progress import ProgressPrinter
 from refinedet_tf.run_folder import RunFolder

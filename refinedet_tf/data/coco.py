@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from refinedet_tf.data.reader import AnnotatedImage, FolderListings, name_without_ending, read_image_size
+from refinedet_tf.data.reader import AnnotatedImage, FolderListings, name_without_ending
 from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file
@@ -34,9 +34,9 @@ class CocoPart:
 
     Iterating yields one `AnnotatedImage` per entry of "images", in their order, with the entry's id as
     text. Boxes are x, y, width, height as in the file: pixels as floating-point numbers from 0. Crowd
-    regions are marked difficult. An entry without "width" and "height" gets the size of the image file.
-    An image must lie in `root` or in the part's image folder: a "file_name" that leaves both by ".." or as
-    an absolute path is refused.
+    regions are marked difficult. An entry with "width" and "height" states the size. An image must lie in
+    `root` or in the part's image folder: a "file_name" that leaves both by ".." or as an absolute path is
+    refused.
 
     Args:
         root: the folder that holds annotations/.
@@ -85,15 +85,11 @@ class CocoPart:
             if path not in listings:
                 raise InputError(f"{shortened_text(path)} does not exist, but {self.file} lists it")
             objects = annotations_of[image_id]
-            if "height" in image and "width" in image:
-                height, width = image["height"], image["width"]
-            else:
-                height, width = read_image_size(path)
+            states_size = "height" in image and "width" in image
             yield AnnotatedImage(
                 str(image_id),
                 str(path),
-                height,
-                width,
+                (image["height"], image["width"]) if states_size else None,
                 [tuple(annotation["bbox"]) for annotation in objects],
                 [self.categories[annotation["category_id"]] for annotation in objects],
                 [bool(annotation["iscrowd"]) for annotation in objects],

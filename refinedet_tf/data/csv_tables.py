@@ -9,13 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refinedet_tf.data.reader import (
-    AnnotatedImage,
-    FolderListings,
-    name_without_ending,
-    path_within,
-    read_image_size,
-)
+from refinedet_tf.data.reader import AnnotatedImage, FolderListings, name_without_ending, path_within
 from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
@@ -61,8 +55,7 @@ class CsvPart:
     part names.
 
     Iterating yields one `AnnotatedImage` per image, in the order of the first rows. Boxes are xmin, ymin,
-    xmax, ymax as in the file: pixels as floating-point numbers from 0. Without width and height, the size
-    is that of the image file.
+    xmax, ymax as in the file: pixels as floating-point numbers from 0.
 
     Args:
         root: the folder that holds the table.
@@ -105,13 +98,11 @@ class CsvPart:
                 raise InputError(f"{self.file}: {shortened(name)} leads out of data.root")
             if path not in listings:
                 raise InputError(f"{shortened_text(path)} does not exist, but {self.file} lists it")
-            height, width = self._sizes.get(name) or read_image_size(path)
             objects = [(row.box, row.class_name) for row in rows if row.box is not None]
             yield AnnotatedImage(
                 name_without_ending(name),
                 str(path),
-                height,
-                width,
+                self._sizes.get(name),
                 [box for box, _ in objects],
                 [class_name for _, class_name in objects],
                 [False] * len(objects),

@@ -27,6 +27,7 @@ from refinedet_tf.data.coco import CocoPart
 from refinedet_tf.data.csv_tables import CsvPart
 from refinedet_tf.data.reader import Reader
 from refinedet_tf.data.shares import Share, check_disjoint, split_share
+from refinedet_tf.data.upright import read_upright_images, turn_boxes
 from refinedet_tf.data.voc import VocPart
 from refinedet_tf.data.yolo import YoloPart
 from refinedet_tf.errors import InputError, shortened_text
@@ -62,9 +63,11 @@ class DetectionDataset:
     different images, both get a prefix, such as "2007/000005"."""
     image_paths: tuple[str, ...]
     image_sizes: np.ndarray
-    """int32 [N, 2], height and width in pixels, as stated in the annotation."""
+    """int32 [N, 2], height and width in pixels of the upright image."""
+    orientations: np.ndarray
+    """uint8 [N], 1..8, the EXIF orientation: the turn from the stored raster to the upright image."""
     boxes: np.ndarray
-    """float32 [M, 4], normalised ymin, xmin, ymax, xmax, 0 <= min < max <= 1."""
+    """float32 [M, 4], normalised ymin, xmin, ymax, xmax of the upright image, 0 <= min < max <= 1."""
     labels: np.ndarray
     """int32 [M], 1..C."""
     difficult: np.ndarray
@@ -77,8 +80,10 @@ class DetectionDataset:
     """`pycocotools.coco.COCO` of the validation and test splits, for the COCO metric; None for other
     formats, for the training split, and when several parts are joined."""
     labelled: bool = True
-    """False for a test split whose annotations are not published: M is 0 and nothing can be measured. The
-    sizes are then those of the image files, or those of COCO's list."""
+    """False for a test split whose annotations are not published: M is 0 and nothing can be measured."""
+    unclear_orientations: tuple[int, ...] = ()
+    """The indices of the images with another orientation than 1 whose boxes may refer to the upright image,
+    as is assumed, or to the stored raster (see `UprightImages.unclear`)."""
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -138,14 +143,19 @@ def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> D
     label_of_class = {name: label for label, name in enumerate(class_names, start=1)}
     label_of_name = np.array([label_of_class[name] for name in raw.names], np.int32)
 
-    box_sizes = raw.sizes[raw.image_of]
-    corners, has_area = parts[0].corners(raw.boxes, box_sizes)
+    images = read_upright_images(raw.paths, raw.stated_sizes, QUIET_SECONDS)
+    frame_sizes, box_sizes = images.frame_sizes[raw.image_of], images.sizes[raw.image_of]
+    file_corners, has_area = parts[0].corners(raw.boxes, frame_sizes)
+    corners, turned = file_corners.copy(), images.turned[raw.image_of]
+    corners[turned] = turn_boxes(
+        corners[turned], box_sizes[turned], images.orientations[raw.image_of[turned]]
+    )
     boxes, reasons = check_boxes(corners, has_area, box_sizes)
     if strict:
         _refuse_bad_boxes(raw, reasons)
     defects = find_defects(reasons, raw.boxes, raw.names, raw.name_of, raw.ids, raw.image_of)
     if defects.num_bad:
-        swapped = check_boxes(corners[:, [1, 0, 3, 2]], has_area, box_sizes)[1]
+        swapped = check_boxes(file_corners[:, [1, 0, 3, 2]], has_area, frame_sizes)[1]
         defects = dataclasses.replace(defects, num_bad_if_swapped=count_bad(swapped))
     kept = ~is_dropped(reasons)
     kept_per_image = np.bincount(raw.image_of[kept], minlength=len(raw.ids))
@@ -156,7 +166,8 @@ def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> D
         class_names=tuple(class_names),
         image_ids=tuple(raw.ids),
         image_paths=tuple(raw.paths),
-        image_sizes=raw.sizes,
+        image_sizes=images.sizes,
+        orientations=images.orientations,
         boxes=boxes[kept],
         labels=label_of_name[raw.name_of[kept]],
         difficult=raw.difficult[kept],
@@ -164,6 +175,7 @@ def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> D
         defects=defects,
         coco=coco,
         labelled=parts[0].labelled,
+        unclear_orientations=tuple(np.flatnonzero(images.unclear).tolist()),
     )
 
 
@@ -176,7 +188,7 @@ class _RawIndex:
         file_ids: the N image ids as the files have them.
         ids: the same ids, made unique (see `DetectionDataset.image_ids`).
         paths: the N image files.
-        sizes: int32 [N, 2], height and width in pixels.
+        stated_sizes: int32 [N, 2], height and width in pixels; 0 where the annotation does not state them.
         boxes: float64 [M, 4], in the convention of the format.
         difficult: bool [M].
         image_of: int64 [M], the image of each box.
@@ -209,7 +221,7 @@ class _RawIndex:
             ):
                 ids.append(image.image_id)
                 self.paths.append(image.path)
-                sizes.extend((image.height, image.width))
+                sizes.extend(image.size or (0, 0))
                 counts.append(len(image.boxes))
                 difficult.extend(image.difficult)
                 for box in image.boxes:
@@ -222,7 +234,7 @@ class _RawIndex:
                     name_of.append(index_of_name[name])
         self.names = list(index_of_name)
         self.file_ids = ids
-        self.sizes = np.array(sizes, np.int32).reshape(-1, 2)
+        self.stated_sizes = np.array(sizes, np.int32).reshape(-1, 2)
         self.boxes = np.array(boxes, np.float64).reshape(-1, 4)
         self.name_of = np.array(name_of, np.int32)
         self.difficult = np.array(difficult, bool)

@@ -1,23 +1,13 @@
 """The interface of the readers of all data formats."""
 
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.files import explain_os_errors, is_folder, list_folder
-
-MAX_PIXELS = 178_956_970
-"""The largest number of pixels of an image. Pillow refuses larger ones, because a small file may claim
-any number."""
-
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF")
-"""The formats of image files that can be decoded, as Pillow calls them."""
+from refinedet_tf.files import is_folder, list_folder
 
 
 class AnnotatedImage(NamedTuple):
@@ -25,10 +15,8 @@ class AnnotatedImage(NamedTuple):
 
     image_id: str
     path: str
-    height: int
-    """The height in pixels."""
-    width: int
-    """The width in pixels."""
+    size: tuple[int, int] | None
+    """Height and width in pixels where the annotation states them."""
     boxes: list[tuple[float, float, float, float]]
     """One box per object, in the numbers and the order of the format."""
     class_names: list[str]
@@ -38,7 +26,7 @@ class AnnotatedImage(NamedTuple):
 class Reader(Protocol):
     """One part of a dataset, such as a split of VOC or an annotation file of COCO.
 
-    Iterating yields one `AnnotatedImage` per image, in the order of the files.
+    Iterating yields one `AnnotatedImage` per image, in the order of the files. Image files are not opened.
     """
 
     name: str
@@ -69,7 +57,8 @@ class Reader(Protocol):
 
         Args:
             file_boxes: float64 [M, 4], in the numbers and the order of the format.
-            sizes: int32 [M, 2], height and width of each box's image, which relative coordinates need.
+            sizes: int32 [M, 2], height and width of each box's image, which relative coordinates need. Of an
+                image whose boxes refer to the stored raster, they are those of the raster.
 
         Returns:
             corners: float64 [M, 4], xmin, ymin, xmax, ymax.
@@ -112,33 +101,3 @@ class FolderListings:
 def name_without_ending(file_name: str) -> str:
     """Returns "street/000005" of "street/000005.jpg": what `Share.holds` takes."""
     return os.path.splitext(file_name)[0]  # noqa: PTH122
-
-
-def read_image_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Reads height and width in pixels from the header of an image file.
-
-    Raises:
-        InputError: the file cannot be read as a JPEG, PNG, BMP or GIF image, or its header claims more
-            than `MAX_PIXELS` pixels.
-    """
-    unreadable = f"{shortened_text(path)} cannot be read as an image"
-    too_many_pixels = f"{unreadable}: it has more than {MAX_PIXELS:,} pixels"
-    with explain_os_errors(path, "cannot be read"), Path(path).open("rb") as stream:
-        try:
-            with warnings.catch_warnings():
-                # They concern metadata, and sizes that are unusual but within the limit.
-                warnings.simplefilter("ignore")
-                with Image.open(stream, formats=IMAGE_FORMATS) as image:
-                    height, width = image.height, image.width
-        except Image.DecompressionBombError:
-            raise InputError(too_many_pixels) from None
-        except UnidentifiedImageError:
-            raise InputError(f"{unreadable}: it is no JPEG, PNG, BMP or GIF file") from None
-        except Exception as error:
-            # Pillow has no common class for the errors of damaged headers, metadata and limits.
-            raise InputError(f"{unreadable}: {shortened_text(error) or type(error).__name__}") from None
-    if height < 1 or width < 1:
-        raise InputError(f"{unreadable}: it is {width}x{height} pixels large")
-    if height * width > MAX_PIXELS:
-        raise InputError(too_many_pixels)
-    return height, width

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from refinedet_tf.data.reader import AnnotatedImage, path_within, read_image_size
+from refinedet_tf.data.reader import AnnotatedImage, path_within
 from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
@@ -37,15 +37,14 @@ class VocPart:
 
     Iterating yields one `AnnotatedImage` per line of the split file, in its order. Boxes are xmin, ymin,
     xmax, ymax as written in the XML: pixels that count from 1 and include both ends. Objects without
-    `difficult` count as not difficult. The size is that of the XML or, where that is missing or 0, that of
-    the image file. In the split of a class ("000005  -1"), every line stands for its image, whatever the
-    flag is.
+    `difficult` count as not difficult. A size that is missing or 0 is not stated. In the split of a class
+    ("000005  -1"), every line stands for its image, whatever the flag is.
 
     Args:
         root: the folder that holds VOC2007, VOC2012... or the flat folders.
         part: "year/split", "annotation_folder:image_folder" or "folder".
         may_be_unlabelled: accept a split that has no XML file at all, such as "2012/test". Its images
-            have no objects, and their sizes come from the headers of the image files.
+            have no objects.
         share: which images to read.
 
     Raises:
@@ -119,7 +118,7 @@ class VocPart:
             if self.labelled:
                 yield _read_annotation(self.annotation_file(image_id), image_id, image_path)
             else:
-                yield AnnotatedImage(image_id, image_path, *read_image_size(image_path), [], [], [])
+                yield AnnotatedImage(image_id, image_path, None, [], [], [])
 
     def annotation_file(self, image_id: str) -> Path:
         """Returns the XML file of an image."""
@@ -228,8 +227,8 @@ def _read_annotation(file: Path, image_id: str, image_path: str) -> AnnotatedIma
         class_names.append(name)
         difficult.append(node.find("difficult") is not None and _flag(node, "difficult", where))
 
-    height, width = _size(root.find("size"), file) or read_image_size(image_path)
-    return AnnotatedImage(image_id, image_path, height, width, boxes, class_names, difficult)
+    size = _size(root.find("size"), file)
+    return AnnotatedImage(image_id, image_path, size, boxes, class_names, difficult)
 
 
 def _size(node: ElementTree.Element | None, file: Path) -> tuple[int, int] | None:

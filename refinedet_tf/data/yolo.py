@@ -5,13 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from refinedet_tf.data.reader import (
-    AnnotatedImage,
-    FolderListings,
-    name_without_ending,
-    path_within,
-    read_image_size,
-)
+from refinedet_tf.data.reader import AnnotatedImage, FolderListings, name_without_ending, path_within
 from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.data.yolo_files import find_images, label_file, read_data_yaml
 from refinedet_tf.errors import InputError, shortened, shortened_text
@@ -41,7 +35,7 @@ class YoloPart:
 
     Iterating yields one `AnnotatedImage` per image. Boxes are centre x, centre y, width, height in fractions
     of the image's width and height. A line of a polygon, "class x1 y1 x2 y2 x3 y3 ...", gives the box that
-    encloses it. Sizes come from the headers of the image files.
+    encloses it. No size is stated.
 
     Args:
         root: the folder that holds data.yaml.
@@ -89,10 +83,9 @@ class YoloPart:
 
     def __iter__(self) -> Iterator[AnnotatedImage]:
         for image_id, (image, label) in self._images.items():
-            height, width = read_image_size(image)
             boxes, indices = ([], []) if label is None else self._read_labels(label)
             names = [self._names[index] for index in indices]
-            yield AnnotatedImage(image_id, str(image), height, width, boxes, names, [False] * len(boxes))
+            yield AnnotatedImage(image_id, str(image), None, boxes, names, [False] * len(boxes))
 
     @property
     def class_names(self) -> list[str]:

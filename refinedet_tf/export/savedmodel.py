@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from refinedet_tf.config import Config
-from refinedet_tf.data.reader import MAX_PIXELS
+from refinedet_tf.data.image_header import MAX_PIXELS
 from refinedet_tf.errors import InputError, shortened
 from refinedet_tf.export import calibration, card, litert_files, onnx_files
 from refinedet_tf.export.check import (

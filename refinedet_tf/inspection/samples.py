@@ -162,6 +162,7 @@ def _subset(dataset: DetectionDataset, indices: np.ndarray) -> DetectionDataset:
         image_ids=tuple(dataset.image_ids[index] for index in indices),
         image_paths=tuple(dataset.image_paths[index] for index in indices),
         image_sizes=dataset.image_sizes[indices],
+        orientations=dataset.orientations[indices],
         boxes=dataset.boxes[kept],
         labels=dataset.labels[kept],
         difficult=dataset.difficult[kept],

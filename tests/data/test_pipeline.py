@@ -33,6 +33,7 @@ def dataset(tmp_path):
         image_ids=tuple(path.stem for path in paths),
         image_paths=tuple(str(path) for path in paths),
         image_sizes=np.array([pixels_of(index).shape[:2] for index in range(len(paths))], np.int32),
+        orientations=np.ones(len(paths), np.uint8),
         boxes=np.concatenate([low, low + 0.4], axis=1).astype(np.float32),
         labels=(np.arange(count) % 2 + 1).astype(np.int32),
         difficult=np.arange(count) % 3 == 0,

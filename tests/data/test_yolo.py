@@ -250,7 +250,8 @@ def test_images_that_are_not_read(tmp_path):
 def test_image_that_is_none(tmp_path):
     write_yolo(tmp_path, a=CAT)
     (tmp_path / "images" / "a.jpg").write_bytes(b"text")
-    assert "images/a.jpg cannot be read as an image" in message_of(tmp_path)
+    with pytest.raises(InputError, match=r"images/a\.jpg cannot be read as an image"):
+        read_dataset(yolo_config(tmp_path), "train")
 
 
 def test_other_endings_and_links(tmp_path):

@@ -76,6 +76,7 @@ def dataset(tmp_path):
         image_ids=tuple(str(i) for i in range(NUM_IMAGES)),
         image_paths=tuple(str(path) for path in paths),
         image_sizes=sizes,
+        orientations=np.ones(NUM_IMAGES, np.uint8),
         boxes=np.array([box for _, _, box in OBJECTS], np.float32),
         labels=np.array([label for _, label, _ in OBJECTS], np.int32),
         difficult=np.zeros(len(OBJECTS), bool),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mutation import mutate_bytes
 
-from refinedet_tf.data.reader import MAX_PIXELS, read_image_size
+from refinedet_tf.data.image_header import MAX_PIXELS, read_image_header
 from refinedet_tf.inference.detector import read_image
 
 FILES = [contents for contents, _ in hostile_images.readable().values()]
@@ -18,8 +18,9 @@ def test_headers(fuzz, tmp_path):
 
     def case(rng):
         file.write_bytes(mutate_bytes(rng, FILES[rng.integers(len(FILES))]))
-        height, width = read_image_size(file)
-        assert height >= 1 and width >= 1 and height * width <= MAX_PIXELS
+        header = read_image_header(file)
+        assert header.height >= 1 and header.width >= 1 and header.height * header.width <= MAX_PIXELS
+        assert 1 <= header.orientation <= 8
 
     fuzz(case)
 

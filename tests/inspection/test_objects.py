@@ -27,6 +27,7 @@ def make_dataset(*images, class_names=("a", "b"), labelled=True):
         image_ids=tuple(map(str, range(len(images)))),
         image_paths=tuple(f"{number}.jpg" for number in range(len(images))),
         image_sizes=np.full((len(images), 2), (100, 200), np.int32),
+        orientations=np.ones(len(images), np.uint8),
         boxes=np.array([row[1:] for row in rows], np.float32).reshape(-1, 4),
         labels=np.array([row[0] for row in rows], np.int32),
         difficult=np.zeros(len(rows), bool),
