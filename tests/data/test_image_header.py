@@ -71,6 +71,8 @@ def tiff(kind, count, value):
         (3, 1, b"\x09\0"),
         (3, 1, b"\xff\xff"),
         (3, 0, b"\x06\0"),
+        (3, 2, b"\x06\0\x06\0"),
+        (4, 1, b"\x06\0\0\0"),
         (2, 2, b"6\0"),
         (11, 1, struct.pack("<f", 6)),
         (99, 1, b"\x06\0"),
@@ -81,6 +83,13 @@ def test_tags_that_are_no_orientation(header_of, kind, count, value):
     assert header_of(encoded(photo, "JPEG", exif=b"Exif\0\0" + tiff(3, 1, b"\x06\0"))).orientation == 6
     contents = encoded(photo, "JPEG", exif=b"Exif\0\0" + tiff(kind, count, value))
     assert header_of(contents) == ImageHeader(20, 30, 1)
+
+
+def test_the_order_of_the_bytes_and_further_tags(header_of):
+    other = struct.pack(">HHII", 0x0100, 4, 1, 30)
+    orientation = struct.pack(">HHIHH", 0x0112, 3, 1, 8, 0)
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + other + orientation
+    assert header_of(encoded(Image.new("RGB", (30, 20)), "JPEG", exif=exif)).orientation == 8
 
 
 def test_damaged_exif_data_is_ignored(header_of):
@@ -127,6 +136,13 @@ def test_size(size_of, name):
 def test_photo_with_a_second_picture(size_of):
     photo, depth = Image.new("RGB", (30, 20)), Image.new("RGB", (15, 10))
     assert size_of(encoded(photo, "MPO", save_all=True, append_images=[depth])) == (20, 30)
+
+
+def test_a_gif_has_the_size_of_its_screen_and_first_frame(size_of):
+    frames = [Image.new("P", (30, 20), color) for color in (1, 2)]
+    gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    for screen, size in (((40, 50), (50, 40)), ((10, 50), (50, 30)), ((5, 5), (20, 30))):
+        assert size_of(gif[:6] + struct.pack("<HH", *screen) + gif[10:]) == size
 
 
 def test_limit_of_pixels(size_of):
