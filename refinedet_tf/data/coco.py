@@ -4,14 +4,16 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from refinedet_tf.data.image_header import ImageHeader
 from refinedet_tf.data.reader import AnnotatedImage, FolderListings, name_without_ending
 from refinedet_tf.data.shares import WHOLE, Share
+from refinedet_tf.data.upright import turn_boxes
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file
 from refinedet_tf.json_files import read_json
@@ -121,12 +123,15 @@ class CocoPart:
             corners = np.concatenate([origin, origin + extent], axis=1)
         return corners, np.all(extent > 0, axis=1)
 
-    def ground_truth(self) -> Any:
+    def ground_truth(self, orientations: Mapping[int, int] | None = None) -> Any:
         """Makes the `pycocotools.coco.COCO` object of this part for the box metric, without masks.
 
         The areas are those of the file (the areas of the masks, which the official size ranges need),
         or width x height where the file gives none. Boxes without area are left out, as in the
         dataset, because no detection could ever match them.
+
+        Args:
+            orientations: the ids of the images that are turned with their boxes -> the orientation, 1..8.
         """
         from pycocotools.coco import COCO
 
@@ -147,6 +152,8 @@ class CocoPart:
                 for number, i in enumerate(usable, start=1)
             ],
         }
+        if orientations:
+            _turn(coco.dataset, orientations)
         with contextlib.redirect_stdout(io.StringIO()):
             coco.createIndex()
         return coco
@@ -222,6 +229,22 @@ class CocoPart:
             if entry.setdefault("iscrowd", 0) not in (0, 1):
                 raise InputError(f"{where}: iscrowd must be 0 or 1, got {shortened(entry['iscrowd'])}")
         return entries
+
+
+def _turn(tree: dict[str, Any], orientations: Mapping[int, int]) -> None:
+    """Turns the sizes and boxes of some images; the areas of objects stay as they are."""
+    sizes: dict[int, tuple[int, int]] = {}
+    for place, entry in enumerate(tree["images"]):
+        if (orientation := orientations.get(entry["id"], 1)) > 1:
+            size = ImageHeader(entry["height"], entry["width"], orientation).upright_size
+            sizes[entry["id"]] = size
+            tree["images"][place] = entry | dict(zip(("height", "width"), size, strict=True))
+    for entry in tree["annotations"]:
+        if entry["image_id"] in sizes:
+            corners, _ = CocoPart.corners(np.array([entry["bbox"]], np.float64))
+            upright, turn = (np.array([of[entry["image_id"]]]) for of in (sizes, orientations))
+            xmin, ymin, xmax, ymax = turn_boxes(corners, upright, turn)[0].tolist()
+            entry["bbox"] = [xmin, ymin, xmax - xmin, ymax - ymin]
 
 
 def _locate(root: Path, part: str) -> tuple[Path, Path]:

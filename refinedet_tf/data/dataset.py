@@ -81,6 +81,8 @@ class DetectionDataset:
     formats, for the training split, and when several parts are joined."""
     labelled: bool = True
     """False for a test split whose annotations are not published: M is 0 and nothing can be measured."""
+    turned: tuple[int, ...] = ()
+    """The indices of the images whose annotation refers to the stored raster, so that boxes were turned."""
     unclear_orientations: tuple[int, ...] = ()
     """The indices of the images with another orientation than 1 whose boxes may refer to the upright image,
     as is assumed, or to the stored raster (see `UprightImages.unclear`)."""
@@ -146,10 +148,8 @@ def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> D
     images = read_upright_images(raw.paths, raw.stated_sizes, QUIET_SECONDS)
     frame_sizes, box_sizes = images.frame_sizes[raw.image_of], images.sizes[raw.image_of]
     file_corners, has_area = parts[0].corners(raw.boxes, frame_sizes)
-    corners, turned = file_corners.copy(), images.turned[raw.image_of]
-    corners[turned] = turn_boxes(
-        corners[turned], box_sizes[turned], images.orientations[raw.image_of[turned]]
-    )
+    orientations = np.where(images.turned, images.orientations, 1)[raw.image_of]
+    corners = turn_boxes(file_corners, box_sizes, orientations)
     boxes, reasons = check_boxes(corners, has_area, box_sizes)
     if strict:
         _refuse_bad_boxes(raw, reasons)
@@ -161,7 +161,10 @@ def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> D
     kept_per_image = np.bincount(raw.image_of[kept], minlength=len(raw.ids))
     # Training has no use for the ground truth object, which holds the whole JSON in memory.
     only_part = parts[0] if split != "train" and len(parts) == 1 else None
-    coco = only_part.ground_truth() if isinstance(only_part, CocoPart) else None
+    coco = None
+    if isinstance(only_part, CocoPart):
+        turned = np.flatnonzero(images.turned)
+        coco = only_part.ground_truth({int(raw.file_ids[i]): int(images.orientations[i]) for i in turned})
     return DetectionDataset(
         class_names=tuple(class_names),
         image_ids=tuple(raw.ids),
@@ -175,6 +178,7 @@ def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> D
         defects=defects,
         coco=coco,
         labelled=parts[0].labelled,
+        turned=tuple(np.flatnonzero(images.turned).tolist()),
         unclear_orientations=tuple(np.flatnonzero(images.unclear).tolist()),
     )
 

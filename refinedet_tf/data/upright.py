@@ -14,6 +14,9 @@ from refinedet_tf.data.image_header import read_image_headers
 from refinedet_tf.errors import InputError
 from refinedet_tf.progress import ProgressPrinter, with_progress
 
+INVERSE_ORIENTATIONS = np.array([0, 1, 2, 3, 4, 5, 8, 7, 6], np.uint8)
+"""The turn from the upright image back to the stored raster; the index is the orientation, 1..8."""
+
 
 class UprightImages(NamedTuple):
     """N images and the frames of their boxes."""

@@ -5,6 +5,7 @@ can compute the accuracy, from these files. Coordinates are written in the serve
 also that of the project's metrics (`coco_ap`, `voc_ap`).
 """
 
+import dataclasses
 import functools
 import re
 import tarfile
@@ -16,6 +17,7 @@ import numpy as np
 
 from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
+from refinedet_tf.data.upright import INVERSE_ORIENTATIONS, turn_boxes
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation.ground_truth import GroundTruth, check_labels
 from refinedet_tf.files import explain_os_errors, write_aside
@@ -69,6 +71,7 @@ def write_server_files(
             `write_coco_results`.
     """
     check_server_files(dataset, config, folder)
+    detections, dataset = _as_annotated(detections, dataset)
     (part,) = config.data.test
     if config.data.format == "voc":
         year, _, image_set = part.partition("/")
@@ -103,6 +106,24 @@ def check_server_files(dataset: DetectionDataset, config: Config, folder: str | 
         _coco_category_ids(dataset)
     with explain_os_errors(f"folder {folder}", "cannot be made"):
         Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def _as_annotated(
+    detections: DatasetDetections, dataset: DetectionDataset
+) -> tuple[DatasetDetections, DetectionDataset]:
+    """Turns the detections on turned images back to the stored rasters, which the server's boxes refer to."""
+    if not dataset.turned:
+        return detections, dataset
+    orientations = np.ones_like(dataset.orientations)
+    turned = list(dataset.turned)
+    orientations[turned] = dataset.orientations[turned]
+    frames = dataset.image_sizes.copy()
+    frames[orientations >= 5] = frames[orientations >= 5, ::-1]
+    whole = np.ones((len(detections.boxes), 2))  # The boxes are normalised.
+    back = INVERSE_ORIENTATIONS[orientations[detections.images]]
+    corners = turn_boxes(detections.boxes[:, [1, 0, 3, 2]].astype(np.float64), whole, back)
+    boxes = corners[:, [1, 0, 3, 2]].astype(np.float32)
+    return dataclasses.replace(detections, boxes=boxes), dataclasses.replace(dataset, image_sizes=frames)
 
 
 def write_coco_results(

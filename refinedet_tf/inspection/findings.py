@@ -35,6 +35,7 @@ def find_all(report: DataReport) -> list[Finding]:
     """Returns the findings: problems first, then advice, then what was checked and is good."""
     checks: Sequence[Callable[[DataReport], list[Finding]]] = (
         _unusable_images,
+        _turned_images,
         _shared_images,
         _classes_without_objects,
         _rare_classes,
@@ -88,6 +89,28 @@ def _unusable_images(report: DataReport) -> list[Finding]:
             findings.append(Finding("problem", text))
     number = plural(sum(len(split.dataset) for split in report.splits.values()), "image file")
     return findings or [Finding("good", f"All {number} decode and have the annotated size.")]
+
+
+def _turned_images(report: DataReport) -> list[Finding]:
+    findings = []
+    for name, split in report.splits.items():
+        if not split.with_orientation:
+            continue
+        unclear, turned = split.dataset.unclear_orientations, split.dataset.turned
+        with_boxes = f" The boxes of {len(turned):,} refer to the stored pixels and are turned with them."
+        text = (
+            f"{plural(len(split.with_orientation), 'photograph')} of {name} turned upright by the EXIF "
+            f"orientation.{with_boxes if turned else ''}"
+        )
+        findings.append(Finding("good", text))
+        if unclear:
+            text = (
+                f"{plural(len(unclear), 'photograph')} of {name} with an EXIF orientation whose annotation "
+                f"does not tell whether it was made upright, as is assumed: {_files(split, unclear)}. If "
+                "boxes lie beside their objects, turn the pixels of these files and remove the tag."
+            )
+            findings.append(Finding("advice", text))
+    return findings
 
 
 def _shared_images(report: DataReport) -> list[Finding]:

@@ -49,6 +49,11 @@ class SplitReport:
     crowded: int
     """The number of objects that overlap another one of their class by more than `postprocess.nms_iou`."""
 
+    @property
+    def with_orientation(self) -> list[int]:
+        """The indices of the images whose EXIF orientation is not 1, so that they are turned upright."""
+        return np.flatnonzero(self.dataset.orientations > 1).tolist()
+
     def name(self, index: int) -> str:
         """Returns the name of an image file without its folder, for sentences."""
         return Path(self.dataset.image_paths[index]).name
@@ -192,6 +197,11 @@ def _split_to_json(split: SplitReport) -> dict[str, Any]:
         "unusable_images": [
             {"file": files(index), "problem": problem} for index, problem in split.scan.problems.items()
         ],
+        "images_with_orientation": [
+            {"file": files(index), "orientation": int(dataset.orientations[index])}
+            for index in split.with_orientation
+        ],
+        "images_with_unclear_orientation": [files(index) for index in dataset.unclear_orientations],
         "images_without_objects": [files(index) for index in split.without_objects],
         "images_without_usual_class": {
             name: [files(index) for index in indices] for name, indices in split.without_usual_class.items()

@@ -243,6 +243,9 @@ def _images(report: DataReport) -> list[Block]:
     for name, split in report.splits.items():
         problems = [[split.file(index), text] for index, text in split.scan.problems.items()]
         blocks += _list_of(f"Image files of {name} that cannot be used", ["file", "problem"], problems, 2)
+        blocks += _list_of(
+            f"Images of {name} with an EXIF orientation", ["file", "boxes refer to"], _turned(split), 2
+        )
     blocks += _same_images(report)
     for name, split in report.splits.items():
         empty = [[split.file(index)] for index in split.without_objects]
@@ -251,6 +254,14 @@ def _images(report: DataReport) -> list[Block]:
             lacking = [[split.file(index)] for index in indices]
             blocks += _list_of(f"Images of {name} without {class_name}", ["file"], lacking, 1)
     return blocks
+
+
+def _turned(split: SplitReport) -> list[list[str]]:
+    """Returns the images with an EXIF orientation and what their boxes refer to, unclear ones first."""
+    frames = dict.fromkeys(split.dataset.unclear_orientations, "the upright image, as is assumed")
+    frames |= dict.fromkeys(split.dataset.turned, "the stored pixels, with which they are turned")
+    frames |= {index: "the upright image" for index in split.with_orientation if index not in frames}
+    return [[split.file(index), frame] for index, frame in frames.items()]
 
 
 def _same_images(report: DataReport) -> list[Block]:

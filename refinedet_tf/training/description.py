@@ -1,9 +1,10 @@
 """What a run prints at its start, and the lists that it writes with it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from refinedet_tf.data.box_checks import write_defects
+from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import shortened, shortened_text
 from refinedet_tf.files import explain_os_errors
 from refinedet_tf.training.preparation import PreparedRun
@@ -45,8 +46,17 @@ def _describe_data(run: PreparedRun, say: Callable[[str], None]) -> None:
     if defects.issues and run.writes:
         write_defects(defects, run.folder.box_defects)
         say(f"these boxes are listed in {run.folder.box_defects}")
+    if line := turned_images({"training": run.train_set, "validation": run.validation_set}):
+        say(line)
     for note in run.notes:
         say(note)
+
+
+def turned_images(sets: Mapping[str, DetectionDataset | None]) -> str | None:
+    """Returns a line with the number of images of each set that are turned upright; None without any."""
+    counts = {name: int((dataset.orientations > 1).sum()) for name, dataset in sets.items() if dataset}
+    numbers = ", ".join(f"{count} of the {name} images" for name, count in counts.items() if count)
+    return f"turned upright by their EXIF orientation: {numbers}" if numbers else None
 
 
 def _describe_weights(run: PreparedRun, say: Callable[[str], None]) -> None:

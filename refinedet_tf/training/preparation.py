@@ -76,7 +76,7 @@ class PreparedRun:
         has_validation = bool(config.data.validation)
         if training_config.patience is not None and not has_validation:
             raise InputError("training.patience needs data.validation, which names no part")
-        self.validation_set = read_dataset(config.data, "validation", strict) if has_validation else None
+        self.validation_set = read_dataset(self.config.data, "validation", strict) if has_validation else None
         step = max(folder.saved_steps(), default=0) if resume else 0
         self.notes = self._check_data(config, is_new=not step)
         sets = {"training set": self.train_set, "validation set": self.validation_set}

@@ -14,6 +14,7 @@ from refinedet_tf.inspection.findings import find_all, percent, plural
 from refinedet_tf.inspection.image_scan import ImageScan, find_same_images
 from refinedet_tf.inspection.objects import count_objects, images_without_objects, overlaps
 from refinedet_tf.inspection.report import DataReport, SplitReport
+from refinedet_tf.training.description import turned_images
 
 IMAGE_SIZE = (320, 320)
 
@@ -69,6 +70,25 @@ def test_a_good_set_has_only_good_findings():
         "No box had to be dropped or clipped.",
         "The anchors reach 100 % of the training objects (IoU of at least 0.5).",
     ]
+
+
+def test_turned_images():
+    dataset = make_dataset(*good_images())
+    dataset.orientations[[2, 5, 7, 9]] = 6
+    turned = dataclasses.replace(dataset, turned=(5, 7), unclear_orientations=(9,))
+    report = report_on(train=turned, test=make_dataset(*good_images(3)))
+    assert (
+        "4 photographs of train turned upright by the EXIF orientation. The boxes of 2 refer to the "
+        "stored pixels and are turned with them." in texts(report, "good")
+    )
+    (advice,) = [text for text in texts(report, "advice") if "EXIF" in text]
+    assert advice.startswith(
+        "1 photograph of train with an EXIF orientation whose annotation does not tell whether it was made "
+        "upright, as is assumed: 9.jpg. If"
+    )
+    sets = {"training": turned, "validation": None}
+    assert turned_images(sets) == "turned upright by their EXIF orientation: 4 of the training images"
+    assert turned_images({"training": make_dataset(*good_images(3))}) is None
 
 
 @pytest.mark.parametrize(("bad", "level"), [(3, "advice"), (4, "problem")])

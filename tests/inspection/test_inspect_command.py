@@ -64,7 +64,11 @@ def test_defects(inspected):
     (broken,) = train["unusable_images"]
     assert broken["file"] == path_of(data_format, "broken")
     assert "broken.jpg cannot be decoded: it is truncated" in broken["problem"]
-    assert tree["splits"]["test"]["unusable_images"] == []
+    test, second = tree["splits"]["test"], path_of(data_format, "second", "test")
+    assert test["unusable_images"] == []
+    assert test["images_with_orientation"] == [{"file": second, "orientation": 3}]
+    assert test["images_with_unclear_orientation"] == [second]
+    assert train["images_with_orientation"] == train["images_with_unclear_orientation"] == []
     assert train["boxes"]["in_files"] == 11
     issues = {(issue["class"], issue["reason"]): issue["file"] for issue in train["boxes"]["issues"]}
     clipped = path_of(data_format, "clipped")
@@ -126,6 +130,8 @@ def test_findings(inspected):
         "advice: 2 classes without a single object in test: cat, bird.",
         "advice: Training starts from random weights (model.weights is null) with 8 images.",
         "advice: data.validation is empty",
+        "advice: 1 photograph of test with an EXIF orientation whose annotation does not tell whether it was",
+        "good: 1 photograph of test turned upright by the EXIF orientation.",
     ]
     for start in expected:
         assert sum(text.startswith(start) for text in texts) == 1, (start, texts)
@@ -160,6 +166,7 @@ def test_page_holds_the_numbers(inspected):
     images = page.tables["Images"]
     assert ["train", "8", "1", "1", "1.2", "3", "80x64", "80x64", "80x64"] in images
     assert [path_of(data_format, "empty")] in images
+    assert [path_of(data_format, "second", "test"), "the upright image, as is assumed"] in images
     broken = tree["splits"]["train"]["unusable_images"][0]
     assert [broken["file"], broken["problem"]] in images
     clipped = path_of(data_format, "clipped")

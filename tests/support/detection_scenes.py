@@ -30,6 +30,7 @@ def make_dataset(image_ids, sizes, class_names=CLASSES, objects=(), coco=None):
         difficult=np.array([row[3] for row in objects], bool),
         offsets=np.concatenate([[0], np.cumsum(np.bincount(images, minlength=len(image_ids)))]),
         coco=coco,
+        turned=(),
     )
 
 

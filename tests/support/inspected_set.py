@@ -29,6 +29,10 @@ TEST = ("second", "first-test")
 """The image of first-test equals that of "first", but is another file in another format."""
 
 
+UPSIDE_DOWN = 3
+"""The EXIF orientation of "second"."""
+
+
 def _image(name):
     seed = sum(map(ord, name.removesuffix("-test")))
     if name == "copied":
@@ -42,7 +46,10 @@ def _objects(name):
 
 def _save(name, path):
     # The reader tells the format by the bytes, so that every file can be called .jpg.
-    _image(name).save(path, "BMP" if name.endswith("-test") else "PNG")
+    exif = Image.Exif()
+    if name == "second":
+        exif[0x0112] = UPSIDE_DOWN
+    _image(name).save(path, "BMP" if name.endswith("-test") else "PNG", exif=exif)
     if name == "broken":
         path.write_bytes(path.read_bytes()[:200])
 
