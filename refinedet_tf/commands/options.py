@@ -8,11 +8,9 @@ from pathlib import Path
 
 from refinedet_tf.config import Config
 from refinedet_tf.config_files import load_config
+from refinedet_tf.data.image_folders import is_image
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.inference.tiles import Tiling
-
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-"""What is taken from a folder. Files that are named, also by a pattern, may have any ending."""
 
 
 def add_config_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -119,7 +117,8 @@ def check_score_threshold(score_threshold: float) -> None:
 def find_images(names: Sequence[str]) -> list[Path]:
     """The image files that `names` (files, folders, patterns with `*`, `?`, `[]`, `**`) stand for.
 
-    A folder stands for the image files directly in it. Each file comes once, in the given order.
+    A folder stands for the files directly in it that have an ending of an image (`is_image`); files that are
+    named, also by a pattern, may have any ending. Each file comes once, in the given order.
 
     Raises:
         InputError: a name stands for no image.
@@ -131,7 +130,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
         files = []
         for path in map(Path, matches):
             if path.is_dir():
-                inside = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_ENDINGS)
+                inside = (file for file in path.iterdir() if is_image(file.name))
                 files += sorted(file for file in inside if file.is_file())
             else:
                 files.append(path)

@@ -26,7 +26,7 @@ def check_share_of_bad_boxes(dataset: DetectionDataset, data_config: DataConfig,
     if swapped is not None and swapped < defects.num_bad / 2:
         hint = f"; with x and y swapped it would be {swapped}, so they may be in the wrong order"
     raise InputError(
-        f"data.{split}: of {defects.num_boxes} boxes {defects.num_bad} leave their image or have no area "
+        f"data.{split}: of {defects.num_boxes} boxes {defects.num_bad} are clipped or dropped "
         f"({defects.summary()}){hint}; correct the files, or accept this by "
         f"--set data.max_bad_boxes={np.ceil(100 * defects.num_bad / defects.num_boxes) / 100:g}"
     )

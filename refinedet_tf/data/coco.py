@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from refinedet_tf.data.image_header import ImageHeader
+from refinedet_tf.data.not_given import is_given, stated_size
 from refinedet_tf.data.reader import AnnotatedImage, FolderListings, name_without_ending
 from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.data.upright import turn_boxes
@@ -20,9 +21,6 @@ from refinedet_tf.json_files import read_json
 
 ID_LIMIT = 2**63
 """Ids are whole numbers of 64 bits with a sign, as those of the COCO metric."""
-
-SIDE_LIMIT = 2**31
-"""The sides of an image in pixels lie below this number, which 32 bits hold."""
 
 AREA_LIMIT = 2.0**62
 """An area in square pixels is at most that of the largest image."""
@@ -200,10 +198,10 @@ class CocoPart:
             where = f"{self.file}: images[{index}]"
             image_id = _id_field(entry, "id", where)
             _field(entry, "file_name", str, where)
-            for key in ("height", "width"):
-                if key in entry and not 1 <= _field(entry, key, int, where) < SIDE_LIMIT:
-                    limit = "at least 1" if entry[key] < 1 else f"below {SIDE_LIMIT}"
-                    raise InputError(f"{where}: {key} must be {limit}, got {shortened(entry[key])}")
+            entry["file_name"] = entry["file_name"].replace("\\", "/")
+            size = stated_size(entry.pop("height", None), entry.pop("width", None), where)
+            if size is not None:
+                entry["height"], entry["width"] = size
             if image_id in images:
                 raise InputError(f"{where} repeats the image id {image_id}")
             images[image_id] = entry
@@ -221,6 +219,9 @@ class CocoPart:
             box = _field(entry, "bbox", list, where)
             if len(box) != 4 or not all(_is_number(value) for value in box):
                 raise InputError(f"{where}: bbox must be [x, y, width, height], got {shortened(box)}")
+            for key in ("area", "iscrowd"):
+                if not is_given(entry.get(key)) or entry[key] == 0:
+                    entry.pop(key, None)
             area = entry.get("area", 0)
             if not _is_number(area):
                 raise InputError(f"{where}: area must be a number, got {shortened(area)}")

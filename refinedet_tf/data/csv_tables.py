@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refinedet_tf.data.not_given import is_given, stated_size
 from refinedet_tf.data.reader import AnnotatedImage, FolderListings, name_without_ending, path_within
 from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
@@ -50,12 +51,13 @@ class CsvPart:
     """A table with one row per object, e.g. "train.csv" or "train.csv:images".
 
     The header names the columns, as in `filename,width,height,class,xmin,ymin,xmax,ymax` (TensorFlow's
-    tutorials); without a header they are `path,x1,y1,x2,y2,class` (keras-retinanet). A row without box and
-    class stands for an image without objects. Images lie in the folder of the table or in the one that the
-    part names.
+    tutorials); without a header they are `path,x1,y1,x2,y2,class` (keras-retinanet). A row without class,
+    whose box is empty or 0, stands for an image without objects. Images lie in the folder of the table or in
+    the one that the part names.
 
     Iterating yields one `AnnotatedImage` per image, in the order of the first rows. Boxes are xmin, ymin,
-    xmax, ymax as in the file: pixels as floating-point numbers from 0.
+    xmax, ymax as in the file: pixels as floating-point numbers from 0. A size that is missing or 0 is not
+    stated.
 
     Args:
         root: the folder that holds the table.
@@ -157,17 +159,14 @@ class CsvPart:
         name = posixpath.normpath(values["image"].replace("\\", "/"))
         if name == ".":
             raise InputError(f"{where} names no image")
-        if values.get("width") and values.get("height"):
-            size = (_side(values, "height", where), _side(values, "width", where))
-            if self._sizes.setdefault(name, size) != size:
-                raise InputError(
-                    f"{where}: width and height differ from those of an earlier row of this image"
-                )
-        texts = [values[key] for key in WITHOUT_HEADER[1:]]
+        size = stated_size(values.get("height"), values.get("width"), where)
+        if size is not None and self._sizes.setdefault(name, size) != size:
+            raise InputError(f"{where}: width and height differ from those of an earlier row of this image")
         rows = self._rows.setdefault(name, [])
-        if not any(texts):
+        texts = [values[key] for key in WITHOUT_HEADER[1:5]]
+        if not is_given(values["class"]) and all(_float(text) == 0 for text in texts):
             return
-        if not all(texts):
+        if not all((*texts, values["class"])):
             raise InputError(f"{where}: box and class must all be there, or all be empty without an object")
         xmin, ymin, xmax, ymax = (_number(values, key, where) for key in WITHOUT_HEADER[1:5])
         rows.append(_Row((xmin, ymin, xmax, ymax), values["class"]))
@@ -195,13 +194,19 @@ def _locate(root: Path, part: str) -> tuple[Path, Path]:
 def _header(fields: list[str], where: str) -> dict[str, int] | None:
     """Returns the place of each column, or None if the first line is that of an object."""
     names = [field.strip().lower() for field in fields]
-    columns = {
-        column: names.index(name) for column, known in COLUMNS.items() for name in known if name in names
+    places = {
+        column: [place for place, name in enumerate(names) if name in known]
+        for column, known in COLUMNS.items()
     }
+    columns = {column: found[0] for column, found in places.items() if found}
     missing = [COLUMNS[column][0] for column in COLUMNS if column not in columns and column not in SIZE]
+    for column, found in places.items():
+        if len(found) > 1 and not missing:
+            both = " and ".join(shortened(fields[place].strip()) for place in found)
+            raise InputError(f"{where}: the columns {both} both mean the {column}; rename the one not meant")
     if not missing:
         return columns
-    if len(fields) == len(WITHOUT_HEADER) and all(map(_is_number_or_empty, fields[1:5])):
+    if len(fields) == len(WITHOUT_HEADER) and all(_float(field) is not None for field in fields[1:5]):
         return None
     raise InputError(
         f"{where}: write the header {','.join(COLUMNS[key][0] for key in COLUMNS)}, or rows "
@@ -209,12 +214,14 @@ def _header(fields: list[str], where: str) -> dict[str, int] | None:
     )
 
 
-def _is_number_or_empty(text: str) -> bool:
+def _float(text: str) -> float | None:
+    """Returns the number of a field, 0 where none is given, or None where the text is no number."""
+    if not is_given(text):
+        return 0.0
     try:
-        float(text.strip() or 0)
+        return float(text)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _number(values: dict[str, str], key: str, where: str) -> float:
@@ -222,10 +229,3 @@ def _number(values: dict[str, str], key: str, where: str) -> float:
         return float(values[key])
     except ValueError:
         raise InputError(f"{where}: {key} must be a number, got {shortened(values[key])}") from None
-
-
-def _side(values: dict[str, str], key: str, where: str) -> int:
-    number = _number(values, key, where)
-    if not (number.is_integer() and 1 <= number < 2**31):
-        raise InputError(f"{where}: {key} must be a whole number of pixels, got {shortened(values[key])}")
-    return int(number)

@@ -13,15 +13,15 @@ import numpy as np
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data.box_checks import (
-    DROPPED,
-    REASONS,
-    ROUNDED,
     BoxDefects,
+    are_fractions,
     check_boxes,
     count_bad,
     find_defects,
     format_box,
     is_dropped,
+    refuse_bad_box,
+    refuse_part_in_fractions,
 )
 from refinedet_tf.data.coco import CocoPart
 from refinedet_tf.data.csv_tables import CsvPart
@@ -150,12 +150,15 @@ def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> D
     file_corners, has_area = parts[0].corners(raw.boxes, frame_sizes)
     orientations = np.where(images.turned, images.orientations, 1)[raw.image_of]
     corners = turn_boxes(file_corners, box_sizes, orientations)
-    boxes, reasons = check_boxes(corners, has_area, box_sizes)
+    fractions = None if data_config.format == "yolo" else are_fractions(raw.boxes, frame_sizes)
+    boxes, reasons = check_boxes(corners, has_area, box_sizes, fractions)
+    part_names = [part.name for part in parts]
+    refuse_part_in_fractions(reasons, raw.part_of_box, part_names, data_config.format, raw.describe_box)
     if strict:
-        _refuse_bad_boxes(raw, reasons)
+        refuse_bad_box(reasons, raw.describe_box)
     defects = find_defects(reasons, raw.boxes, raw.names, raw.name_of, raw.ids, raw.image_of)
     if defects.num_bad:
-        swapped = check_boxes(file_corners[:, [1, 0, 3, 2]], has_area, frame_sizes)[1]
+        swapped = check_boxes(file_corners[:, [1, 0, 3, 2]], has_area, frame_sizes, fractions)[1]
         defects = dataclasses.replace(defects, num_bad_if_swapped=count_bad(swapped))
     kept = ~is_dropped(reasons)
     kept_per_image = np.bincount(raw.image_of[kept], minlength=len(raw.ids))
@@ -249,6 +252,18 @@ class _RawIndex:
         """Returns the part that holds the image of this index."""
         return self.parts[bisect.bisect_right(self.starts, image) - 1]
 
+    @property
+    def part_of_box(self) -> np.ndarray:
+        """int [M], the index of each box's part."""
+        return np.searchsorted(self.starts, self.image_of, side="right") - 1
+
+    def describe_box(self, box: int) -> str:
+        """Returns the file, the numbers, the class and the image of a box for a message."""
+        image = self.image_of[box]
+        file = self.part_of(image).annotation_file(self.file_ids[image])
+        name = shortened_text(self.names[self.name_of[box]], _LONGEST_NAME)
+        return f"{file}: the box {format_box(self.boxes[box])} ({name}) of image {self.file_ids[image]}"
+
     def _unique_ids(self) -> list[str]:
         """Returns the ids, with a prefix on those that different images of two parts share."""
         if len(set(self.file_ids)) == len(self.file_ids):
@@ -317,20 +332,6 @@ def _check_listed(parts: Sequence[Reader], class_names: Sequence[str], listed_na
                 f'class "{shown}" is no category of {shortened_text(" and ".join(files))}'
                 f"{_nearest(name, listed_names)}"
             )
-
-
-def _refuse_bad_boxes(raw: _RawIndex, reasons: np.ndarray) -> None:
-    bad = np.flatnonzero(reasons > REASONS.index(ROUNDED))
-    if not bad.size:
-        return
-    first = bad[0]
-    image = raw.image_of[first]
-    name, reason = shortened_text(raw.names[raw.name_of[first]], _LONGEST_NAME), REASONS[reasons[first]]
-    raise InputError(
-        f"{raw.part_of(image).annotation_file(raw.file_ids[image])}: the box {format_box(raw.boxes[first])} "
-        f"({name}) of image {raw.file_ids[image]} is {reason.removesuffix(', clipped')}; "
-        f"{'remove' if reason in DROPPED else 'correct'} it, or read without strict"
-    )
 
 
 def _unknown_class(part: Reader, image_id: str, name: str, class_names: Sequence[str]) -> str:

@@ -1,20 +1,19 @@
 """The reader for XML files of PASCAL VOC, in devkits and in flat folders."""
 
 import math
+import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
-from refinedet_tf.data.reader import AnnotatedImage, path_within
+from refinedet_tf.data.image_folders import IMAGE_ENDINGS, OTHER_IMAGE_ENDINGS, refuse_unreadable, walk
+from refinedet_tf.data.not_given import is_given, stated_size
+from refinedet_tf.data.reader import AnnotatedImage, name_without_ending, path_within
 from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-"""The accepted endings in JPEGImages, in upper or lower case. If an image exists with several of them, the
-first is used."""
 
 MAX_XML_BYTES = 2**24
 """The largest size of an annotation file, which holds some 50,000 objects."""
@@ -33,11 +32,14 @@ class VocPart:
         root/images/000005.jpg
 
     or one folder for both, e.g. "photos". A pair of folders, and "2007/all" where no file all.txt lists
-    the images, stand for every XML file and every image, in the order of their names.
+    the images, stand for every XML file and every image, in the order of their names. The images of a
+    folder may lie in folders below it: root/annotations/street/5.xml is that of root/images/street/5.jpg,
+    and "street/5" its id. If an image exists with several of `IMAGE_ENDINGS`, the first is used.
 
     Iterating yields one `AnnotatedImage` per line of the split file, in its order. Boxes are xmin, ymin,
     xmax, ymax as written in the XML: pixels that count from 1 and include both ends. Objects without
-    `difficult` count as not difficult. A size that is missing or 0 is not stated. In the split of a class
+    `difficult`, or with a word for "not given" there, count as not difficult. A size that is missing or 0 is
+    not stated. In the split of a class
     ("000005  -1"), every line stands for its image, whatever the flag is.
 
     Args:
@@ -67,6 +69,7 @@ class VocPart:
         else:
             self._open_flat_folders(Path(root), part)
         self._files = _image_files(self.image_folder)
+        """{image id: its file within the image folder}"""
         ids = self._all_ids() if self._split_file is None else self._read_split(self._split_file)
         self._ids = [image_id for image_id in ids if share.holds(image_id)]
         self.labelled = self._has_annotations(may_be_unlabelled)
@@ -115,6 +118,7 @@ class VocPart:
                 lister = self.name if self._split_file else self.annotation_file(image_id)
                 raise InputError(f"{file} does not exist, but {shortened_text(lister)} lists it")
             image_path = str(self.image_folder / self._files[image_id])
+            refuse_unreadable(image_path)
             if self.labelled:
                 yield _read_annotation(self.annotation_file(image_id), image_id, image_path)
             else:
@@ -143,8 +147,12 @@ class VocPart:
 
     def _all_ids(self) -> list[str]:
         """Returns the names of all images and of all XML files."""
-        files = list_folder(self._annotation_folder) if is_folder(self._annotation_folder) else []
-        return sorted({*self._files, *(name[:-4] for name in files if name.endswith(".xml"))})
+        return sorted({*self._files, *self._annotated_ids()})
+
+    def _annotated_ids(self) -> set[str]:
+        # One listing is read because opening every file takes long on a network disk.
+        folder = self._annotation_folder
+        return {name[:-4] for name in walk(folder) if name.endswith(".xml")} if is_folder(folder) else set()
 
     def _read_split(self, file: Path) -> list[str]:
         try:
@@ -155,14 +163,13 @@ class VocPart:
         for line in filter(None, map(str.strip, text.splitlines())):
             # The split of a class has a flag after each id.
             image_id, *flag = line.rsplit(maxsplit=1)
-            ids.append(image_id if flag in (["-1"], ["0"], ["1"]) and line not in self._files else line)
+            is_flag = flag in (["-1"], ["0"], ["1"]) and line not in self._files
+            ids.append(posixpath.normpath((image_id if is_flag else line).replace("\\", "/")))
         return ids
 
     def _has_annotations(self, may_be_unlabelled: bool) -> bool:
-        folder = self._annotation_folder
-        # One listing is read because opening every file takes long on a network disk.
-        files = set(list_folder(folder)) if is_folder(folder) else set()
-        missing = [image_id for image_id in self._ids if f"{image_id}.xml" not in files]
+        annotated = self._annotated_ids()
+        missing = [image_id for image_id in self._ids if image_id not in annotated]
         if not missing:
             return True
         if may_be_unlabelled and len(missing) == len(self._ids):
@@ -177,15 +184,15 @@ class VocPart:
 
 
 def _image_files(folder: Path) -> dict[str, str]:
-    """Returns {image id: file name}."""
+    """Returns {image id: path within the folder}; files of other formats come where there is no other."""
+    ranks = {ending: rank for rank, ending in enumerate((*IMAGE_ENDINGS, *OTHER_IMAGE_ENDINGS))}
     files: dict[str, tuple[int, str]] = {}
-    ranks = {suffix: rank for rank, suffix in enumerate(IMAGE_SUFFIXES)}
-    for name in sorted(list_folder(folder)):
-        stem, dot, suffix = name.rpartition(".")
-        rank = ranks.get(dot + suffix.lower())
-        if rank is not None and (stem not in files or rank < files[stem][0]):
-            files[stem] = (rank, name)
-    return {stem: name for stem, (_, name) in files.items()}
+    for name in walk(folder):
+        image_id = name_without_ending(name)
+        rank = ranks.get(name[len(image_id) :].lower())
+        if rank is not None and (image_id not in files or rank < files[image_id][0]):
+            files[image_id] = (rank, name)
+    return {image_id: name for image_id, (_, name) in files.items()}
 
 
 class _PlainTreeBuilder(ElementTree.TreeBuilder):
@@ -225,21 +232,10 @@ def _read_annotation(file: Path, image_id: str, image_path: str) -> AnnotatedIma
         xmin, ymin, xmax, ymax = (_number(box, tag, where) for tag in ("xmin", "ymin", "xmax", "ymax"))
         boxes.append((xmin, ymin, xmax, ymax))
         class_names.append(name)
-        difficult.append(node.find("difficult") is not None and _flag(node, "difficult", where))
+        difficult.append(is_given(node.findtext("difficult")) and _flag(node, "difficult", where))
 
-    size = _size(root.find("size"), file)
+    size = stated_size(root.findtext("size/height"), root.findtext("size/width"), f"{file}: <size>")
     return AnnotatedImage(image_id, image_path, size, boxes, class_names, difficult)
-
-
-def _size(node: ElementTree.Element | None, file: Path) -> tuple[int, int] | None:
-    """Returns height and width in pixels, or None where the XML does not state them."""
-    if node is None or node.find("height") is None or node.find("width") is None:
-        return None
-    size = tuple(_number(node, tag, f"{file}: <size>") for tag in ("height", "width"))
-    if not all(0 <= side < 2**31 for side in size):
-        raise InputError(f"{file}: <size> must be positive, got height {size[0]:g}, width {size[1]:g}")
-    height, width = (int(side) for side in size)
-    return (height, width) if height and width else None
 
 
 def _number(node: ElementTree.Element, tag: str, where: str) -> float:

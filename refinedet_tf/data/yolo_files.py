@@ -1,22 +1,16 @@
 """The files around YOLO's labels: data.yaml, lists of images, and the place of each label file."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from refinedet_tf.data.image_folders import is_image, refuse_unreadable, walk
 from refinedet_tf.data.reader import FolderListings, path_within
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
 from refinedet_tf.json_files import check_text
-
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-"""The endings of image files in folders, in upper or lower case."""
-
-OTHER_IMAGE_ENDINGS = (".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".dng", ".mpo")
-"""Other trainers read some of these, so that leaving them out would train on fewer images without a word."""
 
 MAX_YAML_BYTES = 2**18
 """The largest size of a data.yaml. The one of LVIS with 1,203 classes has 36 kB."""
@@ -77,7 +71,7 @@ def read_data_yaml(file: Path) -> DataYaml:
         raise InputError(f"{file}: path must be a folder, got {shortened(path)}")
     check_text(path, f"{file}: path")
     splits = {key: _paths(tree[key], f"{file}: {key}") for key in SPLITS if tree.get(key)}
-    return DataYaml(file, _names(tree, file), path, splits)
+    return DataYaml(file, _names(tree, file), path.replace("\\", "/"), splits)
 
 
 def _names(tree: dict[Any, Any], file: Path) -> dict[int, str]:
@@ -148,8 +142,8 @@ def find_images(root: Path, data_yaml: DataYaml, split: str) -> list[Path]:
         where = f"{data_yaml.file}: {split}"
         path = _existing(root, bases, entry, where)
         if is_folder(path):
-            inside = list(_walk(path))
-            _refuse_lonely_labels(root, inside)
+            inside = list(_find_below(path))
+            _refuse_orphan_labels(root, inside)
             images += inside
         elif path.suffix == ".txt":
             images += _read_list(root, [path.parent, *bases], path)
@@ -173,23 +167,12 @@ def _existing(
     raise InputError(f"{where}: {shortened_text(first)} does not exist")
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yields the images in a folder and in the folders below it; names that start with a dot are hidden."""
-    seen = set()
-    for current, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(current)
-        if real in seen:  # A link leads back.
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        names = sorted(name for name in files if not name.startswith("."))
-        images = [Path(current) / name for name in names if name.lower().endswith(IMAGE_ENDINGS)]
-        for name in names:
-            if name.lower().endswith(OTHER_IMAGE_ENDINGS):
-                file = shortened_text(Path(current) / name)
-                raise InputError(f"{file}: images must be JPEG, PNG, BMP or GIF files; convert or remove it")
-        yield from images
+def _find_below(folder: Path) -> Iterator[Path]:
+    """Yields the images in a folder and in the folders below it."""
+    for name in walk(folder):
+        refuse_unreadable(folder / name)
+        if is_image(name):
+            yield folder / name
 
 
 def _read_list(root: Path, bases: list[Path], file: Path) -> Iterator[Path]:
@@ -216,7 +199,7 @@ def label_file(root: Path, image: Path) -> Path:
     return (root / moved[1:]).with_suffix(".txt")
 
 
-def _refuse_lonely_labels(root: Path, images: list[Path]) -> None:
+def _refuse_orphan_labels(root: Path, images: list[Path]) -> None:
     """Refuses a label file in labels/ whose image is not there, as after a deletion or a wrong copy.
 
     Args:

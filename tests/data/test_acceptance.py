@@ -30,7 +30,7 @@ def test_more_than_a_tenth(tmp_path):
     with pytest.raises(InputError) as raised:
         check_share_of_bad_boxes(dataset, data_config, "validation")
     assert str(raised.value) == (
-        "data.validation: of 10 boxes 2 leave their image or have no area (1 box dropped: 1 without area, "
+        "data.validation: of 10 boxes 2 are clipped or dropped (1 box dropped: 1 without area, "
         "e.g. a cat [4, 4, 4, 4]; 1 box clipped, e.g. b dog [11, 6, 40, 10]); correct the files, or accept "
         "this by --set data.max_bad_boxes=0.2"
     )

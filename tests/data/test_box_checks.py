@@ -51,6 +51,42 @@ def test_kept_boxes_of_any_input_are_inside_and_have_area():
     assert (kept[:, 2:] > kept[:, :2]).all()
 
 
+@pytest.mark.parametrize(
+    ("box", "size", "expected"),
+    [
+        ((0.25, 0.5, 0.5, 1), (20, 40), True),
+        ((0, 0, 1, 1), (20, 40), True),
+        ((0, -1e-6, 1.0000001, 1), (20, 40), True),
+        ((0, 0, 1, 1), (1, 40), False),
+        ((0.5, 0.5, 1.5, 1), (20, 40), False),
+        ((3.25, 3.25, 3.5, 3.5), (20, 40), False),
+        ((0.25, np.nan, 0.5, 1), (20, 40), False),
+    ],
+)
+def test_boxes_in_fractions(box, size, expected):
+    assert box_checks.are_fractions(np.array([box], np.float64), np.array([size])).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("reasons", "refused"),
+    [
+        ([box_checks.FRACTIONS], "1 of the 1 in second"),
+        ([box_checks.FRACTIONS, "", box_checks.NO_AREA, box_checks.NOT_FINITE], "1 of the 2 in second"),
+        ([box_checks.FRACTIONS, "", box_checks.CLIPPED], None),
+        ([box_checks.NO_AREA], None),
+        ([], None),
+    ],
+)
+def test_a_part_is_in_fractions_if_half_of_its_boxes_are(reasons, refused):
+    codes = np.array([0, *map(box_checks.REASONS.index, reasons)], np.int8)
+    arguments = (codes, np.array([0, *[1] * len(reasons)]), ["first", "second"], "csv", "box {}".format)
+    if refused is None:
+        box_checks.refuse_part_in_fractions(*arguments)
+        return
+    with pytest.raises(InputError, match=f"^box 1 lies within 0..1, .*; so do {refused}; data.format csv"):
+        box_checks.refuse_part_in_fractions(*arguments)
+
+
 def test_no_boxes():
     boxes, reasons = box_checks.check_boxes(np.zeros((0, 4)), np.zeros(0, bool), np.zeros((0, 2), int))
     assert boxes.shape == (0, 4)

@@ -110,12 +110,6 @@ def test_file_names_with_folders(tmp_path, tree):
     assert images[0].path == str(tmp_path / "val2014" / "b.jpg")
 
 
-def test_size_that_is_not_stated(tmp_path, tree):
-    del tree["images"][1]["height"]
-    write_coco(tmp_path, tree)
-    assert list(CocoPart(tmp_path, "train2017"))[1].size is None
-
-
 def test_ground_truth_gives_full_ap_to_itself(tmp_path, tree, capsys):
     from pycocotools.cocoeval import COCOeval
 
@@ -148,6 +142,14 @@ def test_ground_truth_gives_full_ap_to_itself(tmp_path, tree, capsys):
     evaluation.summarize()
     assert evaluation.stats[0] == pytest.approx(1.0)
     assert evaluation.stats[3] == pytest.approx(1.0)  # The object of mask area 300 counts as small.
+
+
+@pytest.mark.parametrize("area", [0, "", None])
+def test_an_area_that_is_not_given_is_that_of_the_box(tmp_path, tree, area):
+    tree["annotations"][0]["area"] = area
+    write_coco(tmp_path, tree)
+    dataset = read_dataset(coco_config(tmp_path, test=("train2017",)), "test")
+    assert [entry["area"] for entry in dataset.coco.loadAnns(dataset.coco.getAnnIds())] == [800, 20000, 2500]
 
 
 def test_several_parts(tmp_path, tree):
@@ -236,13 +238,11 @@ def _delete(*path):
         (_delete("images", 1, "file_name"), r'images\[1\] has no "file_name"'),
         (_set("images", 1, "id", value="9"), r"images\[1\]: id must be a whole number, got '9'"),
         (_set("images", 1, "id", value=73), r"images\[1\] repeats the image id 73"),
-        (_set("images", 1, "width", value=0), r"images\[1\]: width must be at least 1, got 0"),
         (_delete("annotations", 2, "bbox"), r'annotations\[2\] has no "bbox"'),
         (_set("annotations", 2, "bbox", value=[1, 2, 3]), r"annotations\[2\]: bbox must be \[x, y, width"),
         (_set("annotations", 2, "bbox", 0, value="1"), r"bbox must be .*, got \['1', 0, 50, 50\]"),
         (_set("annotations", 2, "image_id", value=5), r'annotations\[2\]: image_id 5 is not in "images"'),
         (_set("annotations", 2, "category_id", value=2), r'category_id 2 is not in "categories"'),
-        (_set("annotations", 2, "area", value=None), r"annotations\[2\]: area must be a number, got None"),
         (_set("annotations", 2, "area", value=-1), r"annotations\[2\]: area must lie in 0\.\..*, got -1$"),
         (
             _set("annotations", 2, "area", value=1e308),
@@ -267,16 +267,14 @@ def _delete(*path):
         ),
         (_set("images", 1, "id", value=1e308), r"images\[1\]: id must be a whole number, got 1e\+308"),
         (_set("images", 1, "id", value="9" * 10**6), "id must be a whole number, got '999"),
-        (_set("images", 1, "height", value=2**31), "height must be below 2147483648, got 2147483648"),
-        (_set("images", 1, "width", value=10**400), "width must be below 2147483648, got 1000"),
-        (_set("images", 1, "width", value=-(10**400)), "width must be at least 1, got -1000"),
+        (_set("images", 1, "width", value=-(10**400)), r"images\[1\]: width must be a whole .*, got -1000"),
+        (_set("images", 1, "width", value=[40]), r"images\[1\]: width must be a whole .*, got \[40\]"),
         (_set("images", 1, "file_name", value="a\0.jpg"), "holds a null character: a.x00.jpg"),
         (_set("images", 1, "file_name", value="\ud800.jpg"), "holds half of a character: .ud800.jpg"),
         (_set("categories", 1, "name", value="\udcff"), "holds half of a character: .udcff"),
         (_set("categories", 1, "id", value=2**64), r"categories\[1\]: id must be .* at most 64 bits"),
         (_set("categories", 2, "name", value={"x" * 10**6: [1] * 10**6}), "name must be text, got {"),
         (_set("annotations", 2, "iscrowd", value=[0] * 10**6), r"iscrowd must be 0 or 1, got \[0"),
-        (_set("annotations", 2, "iscrowd", value="no"), r"annotations\[2\]: iscrowd must be 0 or 1"),
         (_set("annotations", 2, value=7), r'annotations\[2\] has no "image_id"'),
         (_set("categories", 2, "name", value="person"), r"categories\[2\] repeats .* name 'person'"),
         (_delete("categories", 2, "id"), r'categories\[2\] has no "id"'),
@@ -403,13 +401,6 @@ def test_very_many_categories_and_long_names(tmp_path, tree):
     with pytest.raises(InputError, match=r'"xxx.*xxy" is no category of .*the nearest is "xxx') as raised:
         read_dataset(coco_config(tmp_path, classes=("x" * 10**6 + "y",)), "train")
     assert len(str(raised.value)) < 1_000
-
-
-def test_missing_image(tmp_path, tree):
-    write_coco(tmp_path, tree)
-    (tmp_path / "train2017" / "a.jpg").unlink()
-    with pytest.raises(InputError, match=r"a\.jpg does not exist, but .*instances_train2017\.json lists it"):
-        list(CocoPart(tmp_path, "train2017"))
 
 
 def test_files_that_cannot_be_read(tmp_path):

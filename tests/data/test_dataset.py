@@ -92,8 +92,6 @@ def test_unknown_class(tmp_path):
         InputError, match=r'b\.xml: class "cat" is not in data\.classes; the nearest is "Cats"'
     ):
         read_dataset(data_config(tmp_path, classes=("dog", "Cats")), "train")
-    with pytest.raises(InputError, match=r'"cat" is not in data\.classes; there are dog$'):
-        read_dataset(data_config(tmp_path, classes=("dog",)), "train")
 
 
 def test_an_id_of_two_parts_gets_the_part_in_front(tmp_path):
@@ -106,12 +104,9 @@ def test_an_id_of_two_parts_gets_the_part_in_front(tmp_path):
 
 def test_an_image_listed_twice(tmp_path):
     write_voc(tmp_path, split="val", b=DOG)
-    folder = write_voc(tmp_path, a=DOG, b=DOG)
+    write_voc(tmp_path, a=DOG, b=DOG)
     with pytest.raises(InputError, match=r"image b is listed twice \(2007/train and 2007/val\)"):
         read_dataset(data_config(tmp_path, "2007/train", "2007/val"), "train")
-    (folder / "ImageSets" / "Main" / "train.txt").write_text("a\nb\na\n")
-    with pytest.raises(InputError, match=r"image a is listed twice \(2007/train\)"):
-        read_dataset(data_config(tmp_path), "train")
 
 
 @pytest.mark.parametrize(
@@ -141,14 +136,11 @@ def test_strict_lets_rounding_pass(tmp_path):
 
 
 def test_empty_splits(tmp_path):
-    folder = write_voc(tmp_path, a=DOG)
+    write_voc(tmp_path, a=DOG)
     with pytest.raises(InputError, match=r"data\.test is empty: name at least one part"):
         read_dataset(data_config(tmp_path), "test")
     with pytest.raises(InputError, match=r"data\.train is empty: .* as data\.classes is null"):
         read_dataset(DataConfig(root=str(tmp_path), test=("2007/train",)), "test")
-    (folder / "ImageSets" / "Main" / "train.txt").write_text("\n\n")
-    with pytest.raises(InputError, match=r"data\.train \(2007/train in .*\) holds no image"):
-        read_dataset(data_config(tmp_path), "train")
     with pytest.raises(InputError, match=r"data\.root: folder .*nowhere does not exist"):
         read_dataset(data_config(tmp_path / "nowhere"), "train")
 

@@ -128,7 +128,7 @@ def test_missing_data_yaml(tmp_path):
         ("path: ../datasets/mine\ntrain: images/train", ["train/a", "train/b"]),
         ("path: images\ntrain: train", ["train/a", "train/b"]),
         ("train: {root}/images/train", ["train/a", "train/b"]),
-        ("train: images\\train", ["train/a", "train/b"]),
+        ("path: .\\images\ntrain: .\\train", ["train/a", "train/b"]),
         ("train: lists/train.txt", ["train/b", "val/c"]),
         ("train: [lists/train.txt, images/train/more]", None),
     ],
@@ -172,19 +172,6 @@ def test_only_the_last_folder_of_that_name_is_replaced(tmp_path):
     assert YoloPart(root, "train").annotation_file("images/a") == root / "images" / "labels" / "a.txt"
 
 
-def test_a_list_that_names_a_missing_or_foreign_image(tmp_path):
-    write_yolo(tmp_path, "train: train.txt\nnames: [cat, dog]\n", a=CAT)
-    for line, message in (
-        ("images/b.jpg", "images/b.jpg does not exist"),
-        ("/etc/passwd", "'/etc/passwd' leads out of data.root"),
-    ):
-        (tmp_path / "train.txt").write_text(f"images/a.jpg\n{line}\n")
-        assert message_of(tmp_path).startswith(f"{tmp_path / 'train.txt'}, line 2: ")
-        assert message in message_of(tmp_path)
-    (tmp_path / "train.txt").write_text("images/a.jpg\n./images/a.jpg\n")
-    assert "a.jpg is listed twice (train)" in message_of(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -196,7 +183,6 @@ def test_a_list_that_names_a_missing_or_foreign_image(tmp_path):
         ("0 0.5 0.5 0.1", "write cx, cy, w, h or at least 3 corners x, y after the class, got 3 numbers"),
         ("0 0.5 0.5 0.1 0.1 0.9", "got 5 numbers; five may be a detection with its confidence"),
         ("0 1 2 3 4 5 6 7", "got 7 numbers"),
-        ("0 120 80 30 40", "coordinates are fractions of the image's sides, 0..1, got 120: pixels?"),
     ],
 )
 def test_mistakes_in_labels(tmp_path, line, message):
@@ -204,20 +190,6 @@ def test_mistakes_in_labels(tmp_path, line, message):
     expected = f"{tmp_path / 'labels' / 'a.txt'}, line 2: "
     assert message_of(tmp_path).startswith(expected)
     assert message.replace("{root}", str(tmp_path)) in message_of(tmp_path)
-
-
-def test_boxes_outside_are_clipped_and_dropped(tmp_path):
-    write_yolo(tmp_path, a="0 0.9 0.5 0.4 0.5\n0 0.5 0.5 0 0.5\n0 1.5 0.5 0.1 0.1\n1 nan 0.5 0.1 0.1\n" + DOG)
-    defects = read_dataset(yolo_config(tmp_path), "train").defects
-    assert defects.counts == {
-        "partly outside, clipped": 1,
-        "without area": 1,
-        "outside the image": 1,
-        "not finite": 1,
-    }
-    assert defects.issues[0].box == (0.9, 0.5, 0.4, 0.5)
-    with pytest.raises(InputError, match=r"labels/a\.txt: the box \[0\.9, 0\.5, 0\.4, 0\.5\] \(cat\)"):
-        read_dataset(yolo_config(tmp_path), "train", strict=True)
 
 
 def test_a_set_without_any_label_file(tmp_path):
@@ -230,28 +202,10 @@ def test_a_set_without_any_label_file(tmp_path):
     assert not dataset.labelled and len(dataset) == 2
 
 
-def test_a_label_file_without_image(tmp_path):
+def test_a_list_of_classes_is_no_label_file(tmp_path):
     write_yolo(tmp_path, a=CAT, b=CAT)
     (tmp_path / "labels" / "classes.txt").write_text("cat\ndog\n")
     assert ids(tmp_path) == ["a", "b"]
-    (tmp_path / "images" / "a.jpg").unlink()
-    assert f"{tmp_path / 'labels' / 'a.txt'} has no image" in message_of(tmp_path)
-
-
-def test_images_that_are_not_read(tmp_path):
-    write_yolo(tmp_path, a=CAT)
-    (tmp_path / "images" / ".hidden.webp").touch()
-    (tmp_path / "images" / "notes.md").touch()
-    assert ids(tmp_path) == ["a"]
-    (tmp_path / "images" / "photo.WEBP").touch()
-    assert "photo.WEBP: images must be JPEG, PNG, BMP or GIF files" in message_of(tmp_path)
-
-
-def test_image_that_is_none(tmp_path):
-    write_yolo(tmp_path, a=CAT)
-    (tmp_path / "images" / "a.jpg").write_bytes(b"text")
-    with pytest.raises(InputError, match=r"images/a\.jpg cannot be read as an image"):
-        read_dataset(yolo_config(tmp_path), "train")
 
 
 def test_other_endings_and_links(tmp_path):
@@ -272,5 +226,3 @@ def test_classes_of_the_config(tmp_path):
     )
     with pytest.raises(InputError, match=r'"cow" is no category of .*data\.yaml; there are cat, dog'):
         read_dataset(yolo_config(tmp_path, classes=("dog", "cat", "cow")), "train")
-    with pytest.raises(InputError, match=r'a\.txt: class "cat" is not in data\.classes; there are dog'):
-        read_dataset(yolo_config(tmp_path, classes=("dog",)), "train")

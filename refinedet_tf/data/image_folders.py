@@ -1,0 +1,84 @@
+"""The files in a folder of images and in the folders below it, and the endings that image files have."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.files import explain_os_errors
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp")
+"""The endings of the image files that are read, in lower case; the format itself is told by the bytes. Where
+an annotation names an image without its ending, the first of these that exists is taken."""
+
+OTHER_IMAGE_ENDINGS = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".dng", ".mpo")
+"""The endings of image files that are not read. Leaving them out would train on fewer images without a
+word."""
+
+
+def is_image(name: str) -> bool:
+    """Returns whether a file name has one of `IMAGE_ENDINGS`, in upper or lower case, and is not hidden."""
+    return name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
+
+
+def refuse_unreadable(file: str | os.PathLike) -> None:
+    """Refuses an image file of a format that is not read.
+
+    Raises:
+        InputError: the file has one of `OTHER_IMAGE_ENDINGS`.
+    """
+    if str(file).lower().endswith(OTHER_IMAGE_ENDINGS):
+        raise InputError(
+            f"{shortened_text(file)}: images must be JPEG, PNG, BMP, GIF or WebP files; convert or remove it"
+        )
+
+
+def walk(folder: str | os.PathLike) -> Iterator[str]:
+    """Yields the files in a folder and in the folders below it, as paths within it with slashes.
+
+    The files of a folder come in the order of their names, and after them those of each folder in it. Files
+    and folders whose names start with a dot are hidden, such as `.ipynb_checkpoints` and `._photo.jpg`, and
+    are left out. Links are followed, each folder once.
+
+    Raises:
+        InputError: a folder is missing or cannot be read, or a name is not UTF-8.
+    """
+    waiting = [(Path(folder), "")]
+    seen = set()
+    while waiting:
+        current, prefix = waiting.pop()
+        real = os.path.realpath(current)
+        if real in seen:  # A link leads back.
+            continue
+        seen.add(real)
+        files, folders = _list(current)
+        yield from (prefix + name for name in files)
+        waiting += [(current / name, f"{prefix}{name}/") for name in reversed(folders)]
+
+
+def _list(folder: Path) -> tuple[list[str], list[str]]:
+    """Returns the sorted names of the files and of the folders in a folder."""
+    files: list[str] = []
+    folders: list[str] = []
+    shown = f"folder {shortened_text(folder)}"
+    with explain_os_errors(shown, "cannot be read"), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not _is_unicode(entry.name):
+                raise InputError(
+                    f"{shown} holds the name {shortened_text(entry.name)}, which is not UTF-8; rename it"
+                )
+            # Whether a link leads to a folder takes a stat call, and a set may consist of links to files.
+            is_link_to_file = entry.name.lower().endswith((*IMAGE_ENDINGS, ".xml", ".txt"))
+            is_folder = entry.is_dir(follow_symlinks=not is_link_to_file)
+            (folders if is_folder else files).append(entry.name)
+    return sorted(files), sorted(folders)
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
