@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from refinedet_tf.data.identity import image_name
 from refinedet_tf.data.image_header import ImageHeader
 from refinedet_tf.data.not_given import is_given, stated_size
-from refinedet_tf.data.reader import AnnotatedImage, FolderListings, name_without_ending
+from refinedet_tf.data.reader import AnnotatedImage, FolderListings
 from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.data.upright import turn_boxes
 from refinedet_tf.errors import InputError, shortened, shortened_text
@@ -95,6 +96,10 @@ class CocoPart:
                 [bool(annotation["iscrowd"]) for annotation in objects],
             )
 
+    def image_files(self) -> Iterator[str]:
+        """Yields the image file of each image."""
+        return (str(self._image_path(image["file_name"])) for image in self._images.values())
+
     def annotation_file(self, image_id: str) -> Path:
         """Returns the file that holds the annotations of every image of this part."""
         return self.file
@@ -176,7 +181,7 @@ class CocoPart:
         self._images = {
             image_id: image
             for image_id, image in self._images.items()
-            if share.holds(name_without_ending(image["file_name"]))
+            if share.holds(image_name(self.image_folder, self._image_path(image["file_name"])))
         }
         self._annotations = [entry for entry in self._annotations if entry["image_id"] in self._images]
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import posixpath
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refinedet_tf.data.identity import distinct_ids, name_without_ending
 from refinedet_tf.data.not_given import is_given, stated_size
-from refinedet_tf.data.reader import AnnotatedImage, FolderListings, name_without_ending, path_within
+from refinedet_tf.data.reader import AnnotatedImage, FolderListings, path_within
 from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
@@ -63,7 +65,8 @@ class CsvPart:
         root: the folder that holds the table.
         part: "file.csv" or "file.csv:image_folder".
         may_be_unlabelled: has no effect, because a table always holds annotations.
-        share: which images to read, by `image_id`. The rows of the others are checked all the same.
+        share: which images to read, by their paths within the image folder. The rows of the others are
+            checked all the same.
 
     Raises:
         InputError: the table or an image is missing or broken; the message names the file and the line.
@@ -82,6 +85,8 @@ class CsvPart:
         self.file, self._folder = _locate(self._root, part)
         self.clash_prefix = name_without_ending(self.file.name)
         """This prefix goes before the image ids that another part also has."""
+        self._names: dict[str, str] = {}
+        """The path within the image folder of each spelling of a path in the table."""
         self._rows: dict[str, list[_Row]] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._read()
@@ -94,21 +99,25 @@ class CsvPart:
 
     def __iter__(self) -> Iterator[AnnotatedImage]:
         listings = FolderListings()
-        for name, rows in self._rows.items():
-            path = path_within(self._root, self._folder / name)
-            if path is None or path == self._root:
-                raise InputError(f"{self.file}: {shortened(name)} leads out of data.root")
+        short_names = [name_without_ending(name) for name in self._rows]
+        ids = distinct_ids(short_names, list(self._rows))
+        for image_id, (name, rows) in zip(ids, self._rows.items(), strict=True):
+            path = self._path(name)
             if path not in listings:
                 raise InputError(f"{shortened_text(path)} does not exist, but {self.file} lists it")
             objects = [(row.box, row.class_name) for row in rows if row.box is not None]
             yield AnnotatedImage(
-                name_without_ending(name),
+                image_id,
                 str(path),
                 self._sizes.get(name),
                 [box for box, _ in objects],
                 [class_name for _, class_name in objects],
                 [False] * len(objects),
             )
+
+    def image_files(self) -> Iterator[str]:
+        """Yields the image file of each image."""
+        return (str(self._path(name)) for name in self._rows)
 
     def annotation_file(self, image_id: str) -> Path:
         """Returns the table, which holds the annotations of every image of this part."""
@@ -156,9 +165,10 @@ class CsvPart:
 
     def _add(self, values: dict[str, str], where: str) -> None:
         """Adds a row, whose values are those of `COLUMNS`."""
-        name = posixpath.normpath(values["image"].replace("\\", "/"))
-        if name == ".":
-            raise InputError(f"{where} names no image")
+        spelled = values["image"]
+        name = self._names.get(spelled)
+        if name is None:
+            name = self._names[spelled] = self._name_within(spelled, where)
         size = stated_size(values.get("height"), values.get("width"), where)
         if size is not None and self._sizes.setdefault(name, size) != size:
             raise InputError(f"{where}: width and height differ from those of an earlier row of this image")
@@ -170,6 +180,22 @@ class CsvPart:
             raise InputError(f"{where}: box and class must all be there, or all be empty without an object")
         xmin, ymin, xmax, ymax = (_number(values, key, where) for key in WITHOUT_HEADER[1:5])
         rows.append(_Row((xmin, ymin, xmax, ymax), values["class"]))
+
+    def _name_within(self, spelled: str, where: str) -> str:
+        """Returns the path of an image within the image folder, which is the same for all spellings."""
+        name = posixpath.normpath(spelled.replace("\\", "/"))
+        if name == ".":
+            raise InputError(f"{where} names no image")
+        if name.startswith(("/", "..")):
+            path = path_within(self._root, self._folder / name)
+            return name if path is None else os.path.relpath(path, self._folder)
+        return name
+
+    def _path(self, name: str) -> Path:
+        path = path_within(self._root, self._folder / name)
+        if path is None or path == self._root:
+            raise InputError(f"{self.file}: {shortened(name)} leads out of data.root")
+        return path
 
 
 def _locate(root: Path, part: str) -> tuple[Path, Path]:

@@ -2,12 +2,11 @@
 
 import array
 import bisect
-import collections
 import dataclasses
 import difflib
 import itertools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -24,14 +23,12 @@ from refinedet_tf.data.box_checks import (
     refuse_part_in_fractions,
 )
 from refinedet_tf.data.coco import CocoPart
-from refinedet_tf.data.csv_tables import CsvPart
+from refinedet_tf.data.identity import distinct_ids, refuse_repeated_files
+from refinedet_tf.data.parts import check_common_files, open_parts
 from refinedet_tf.data.reader import Reader
-from refinedet_tf.data.shares import Share, check_disjoint, split_share
 from refinedet_tf.data.upright import read_upright_images, turn_boxes
-from refinedet_tf.data.voc import VocPart
 from refinedet_tf.data.yolo import YoloPart
 from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.files import is_folder
 from refinedet_tf.progress import ProgressPrinter, with_progress
 
 QUIET_SECONDS = 5.0
@@ -39,16 +36,6 @@ QUIET_SECONDS = 5.0
 
 _LONGEST_NAME = 100
 """Longer names of classes are cut in messages."""
-
-
-class MakeReader(Protocol):
-    """Opens a part, given `data.root`, its name, whether it may be without annotations, and its share."""
-
-    def __call__(self, root: str, part: str, may_be_unlabelled: bool, share: Share) -> Reader: ...
-
-
-READERS: dict[str, MakeReader] = {"voc": VocPart, "coco": CocoPart, "yolo": YoloPart, "csv": CsvPart}
-"""The reader of each `data.format`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,15 +112,16 @@ def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> D
             most a pixel is not bad).
 
     Raises:
-        InputError: there is no part or no image, a file is missing or broken (see the `READERS`), two
+        InputError: there is no part or no image, a file is missing or broken (see `parts.READERS`), two
             splits overlap, an image is listed twice, a class is unknown or, if strict, a box is bad. The
             message names the file and the image, class or box.
     """
-    parts = _open_parts(data_config, split)
+    parts = open_parts(data_config, split)
+    check_common_files(data_config, split, parts)
     listed_names = _listed_names(parts)
     class_names = data_config.classes
     if class_names is None and (listed_names is not None or split != "train"):
-        class_names = _find_classes(parts if split == "train" else _open_parts(data_config, "train"))
+        class_names = _find_classes(parts if split == "train" else open_parts(data_config, "train"))
     if class_names is not None and listed_names is not None:
         _check_listed(parts, class_names, listed_names)
 
@@ -246,6 +234,7 @@ class _RawIndex:
         self.name_of = np.array(name_of, np.int32)
         self.difficult = np.array(difficult, bool)
         self.image_of = np.repeat(np.arange(len(ids)), np.array(counts, np.int64))
+        refuse_repeated_files(self.paths, self._describe_image)
         self.ids = self._unique_ids()
 
     def part_of(self, image: int) -> Reader:
@@ -266,49 +255,17 @@ class _RawIndex:
 
     def _unique_ids(self) -> list[str]:
         """Returns the ids, with a prefix on those that different images of two parts share."""
-        if len(set(self.file_ids)) == len(self.file_ids):
-            return self.file_ids
-        images_of_id = collections.defaultdict(list)
+        prefixes: list[list[str]] = [[], []]
         for image, image_id in enumerate(self.file_ids):
-            images_of_id[image_id].append(image)
-        ids = list(self.file_ids)
-        for image_id, images in images_of_id.items():
-            if len(images) == 1:
-                continue
-            prefixed = {f"{self.part_of(image).clash_prefix}/{image_id}" for image in images}
-            if len(prefixed) < len(images):
-                listed = sorted({self.part_of(image).name for image in images})
-                raise InputError(f"image {image_id} is listed twice ({' and '.join(listed)}); list it once")
-            for image in images:
-                ids[image] = f"{self.part_of(image).clash_prefix}/{image_id}"
-        return ids
+            part = self.part_of(image)
+            prefixes[0].append(f"{part.clash_prefix}/{image_id}")
+            prefixes[1].append(f"{part.name}/{image_id}")
+        return distinct_ids(self.file_ids, *prefixes, self.paths)
 
-
-def _open_parts(data_config: DataConfig, split: str) -> list[Reader]:
-    names = {"train": data_config.train, "validation": data_config.validation, "test": data_config.test}[
-        split
-    ]
-    if not names:
-        needed = ", which names the classes as data.classes is null" if data_config.classes is None else ""
-        raise InputError(f"data.{split} is empty: name at least one part{needed}")
-    if not is_folder(data_config.root):
-        raise InputError(f"data.root: folder {shortened_text(data_config.root)} does not exist")
-    # Without annotations, images would be taken for images without objects, which must happen neither
-    # in training nor where validation chooses the best weights.
-    may_be_unlabelled = split == "test"
-    check_disjoint(data_config)
-    reader = READERS[data_config.format]
-    parts = []
-    for name in names:
-        part, share = split_share(name, data_config.split_seed)
-        parts.append(reader(data_config.root, part, may_be_unlabelled, share))
-    if len({part.labelled for part in parts}) > 1:
-        without = ", ".join(shortened_text(part.name) for part in parts if not part.labelled)
-        raise InputError(f"data.{split} joins parts with annotations and without ({without}); name one kind")
-    if not any(len(part) for part in parts):
-        listed = shortened_text(", ".join(names))
-        raise InputError(f"data.{split} ({listed} in {data_config.root}) holds no image")
-    return parts
+    def _describe_image(self, image: int) -> str:
+        return (
+            f"image {shortened_text(self.file_ids[image], 100)} of {shortened_text(self.part_of(image).name)}"
+        )
 
 
 def _listed_names(parts: Sequence[Reader]) -> tuple[str, ...] | None:

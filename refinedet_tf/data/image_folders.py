@@ -8,8 +8,7 @@ from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import explain_os_errors
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp")
-"""The endings of the image files that are read, in lower case; the format itself is told by the bytes. Where
-an annotation names an image without its ending, the first of these that exists is taken."""
+"""The endings of the image files that are read, in lower case; the format itself is told by the bytes."""
 
 OTHER_IMAGE_ENDINGS = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".dng", ".mpo")
 """The endings of image files that are not read. Leaving them out would train on fewer images without a

@@ -47,6 +47,10 @@ class Reader(Protocol):
 
     def __iter__(self) -> Iterator[AnnotatedImage]: ...
 
+    def image_files(self) -> Iterator[str]:
+        """Yields the image file of each image, without reading annotations."""
+        ...
+
     def annotation_file(self, image_id: str) -> Path:
         """Returns the file that holds the annotation of an image, which messages name."""
         ...
@@ -96,8 +100,3 @@ class FolderListings:
         if folder not in self._names:
             self._names[folder] = set(list_folder(folder)) if is_folder(folder) else set()
         return path.name in self._names[folder]
-
-
-def name_without_ending(file_name: str) -> str:
-    """Returns "street/000005" of "street/000005.jpg": what `Share.holds` takes."""
-    return os.path.splitext(file_name)[0]  # noqa: PTH122

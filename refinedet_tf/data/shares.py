@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import posixpath
 import re
 
 from refinedet_tf.config import DataConfig
@@ -40,8 +41,8 @@ class Share:
         """Says whether an image belongs to the share.
 
         Args:
-            name: the path of the image file within the image folder of its part, with slashes and without
-                the file's ending, such as "street/000005". It is the same in every format.
+            name: the path of the image file within the image folder of its part, as `image_name` returns
+                it, such as "street/000005". It is the same in every format.
         """
         if self.is_whole:
             return True
@@ -91,7 +92,8 @@ def split_share(part: str, seed: int) -> tuple[str, Share]:
 def check_disjoint(data_config: DataConfig) -> None:
     """Checks that training, validation and test set have no share of a part in common.
 
-    Parts without shares are not compared: whoever names a list of images twice does so on purpose.
+    Parts without shares are not compared: whoever names a list of images twice does so on purpose. The files
+    are not read: see `parts.check_common_files` for parts of the same files under different names.
 
     Raises:
         InputError: a share of one set overlaps one of another set, or the whole part.
@@ -102,10 +104,31 @@ def check_disjoint(data_config: DataConfig) -> None:
             name, share = split_share(part, data_config.split_seed)
             other_name, other_share = split_share(other_part, data_config.split_seed)
             both_whole = share.is_whole and other_share.is_whole
-            if name == other_name and not both_whole and share.overlaps(other_share):
-                raise InputError(
-                    f'data.{key} has "{shortened_text(part)}" and data.{other_key} has '
-                    f'"{shortened_text(other_part)}", which overlap; they must have no image in common, e.g. '
-                    f"[:80%] and [80%:] (to measure on the images of data.{key}, set data.{key} to [] for "
-                    "that command)"
-                )
+            is_same_part = _normalised(name) == _normalised(other_name)
+            if is_same_part and not both_whole and share.overlaps(other_share):
+                raise overlap_error((key, part), (other_key, other_part), "overlap")
+
+
+def may_hide_an_overlap(part: str, other_part: str, seed: int) -> bool:
+    """Says whether two parts of different splits have different names, so that only their files can tell.
+
+    It is False where both are whole.
+    """
+    (name, share), (other_name, other_share) = split_share(part, seed), split_share(other_part, seed)
+    both_whole = share.is_whole and other_share.is_whole
+    return not both_whole and _normalised(name) != _normalised(other_name)
+
+
+def overlap_error(first: tuple[str, str], second: tuple[str, str], problem: str) -> InputError:
+    """Returns the error of two parts, given as (split, part), that have images in common."""
+    (key, part), (other_key, other_part) = first, second
+    return InputError(
+        f'data.{key} has "{shortened_text(part)}" and data.{other_key} has "{shortened_text(other_part)}", '
+        f"which {problem}; they must have no image in common, e.g. [:80%] and [80%:] (to measure on the "
+        f"images of data.{key}, set data.{key} to [] for that command)"
+    )
+
+
+def _normalised(name: str) -> str:
+    """Returns the name of a part with its paths in their shortest form."""
+    return ":".join(posixpath.normpath(path) for path in name.replace("\\", "/").split(":"))

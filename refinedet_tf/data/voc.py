@@ -8,9 +8,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from refinedet_tf.data.identity import name_without_ending
 from refinedet_tf.data.image_folders import IMAGE_ENDINGS, OTHER_IMAGE_ENDINGS, refuse_unreadable, walk
 from refinedet_tf.data.not_given import is_given, stated_size
-from refinedet_tf.data.reader import AnnotatedImage, name_without_ending, path_within
+from refinedet_tf.data.reader import AnnotatedImage, path_within
 from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
@@ -34,7 +35,8 @@ class VocPart:
     or one folder for both, e.g. "photos". A pair of folders, and "2007/all" where no file all.txt lists
     the images, stand for every XML file and every image, in the order of their names. The images of a
     folder may lie in folders below it: root/annotations/street/5.xml is that of root/images/street/5.jpg,
-    and "street/5" its id. If an image exists with several of `IMAGE_ENDINGS`, the first is used.
+    and "street/5" its id. Of images whose
+    endings alone differ, the <filename> of the XML says which is meant.
 
     Iterating yields one `AnnotatedImage` per line of the split file, in its order. Boxes are xmin, ymin,
     xmax, ymax as written in the XML: pixels that count from 1 and include both ends. Objects without
@@ -69,7 +71,7 @@ class VocPart:
         else:
             self._open_flat_folders(Path(root), part)
         self._files = _image_files(self.image_folder)
-        """{image id: its file within the image folder}"""
+        """{image id: its files within the image folder}, several where only their endings differ"""
         ids = self._all_ids() if self._split_file is None else self._read_split(self._split_file)
         self._ids = [image_id for image_id in ids if share.holds(image_id)]
         self.labelled = self._has_annotations(may_be_unlabelled)
@@ -117,12 +119,16 @@ class VocPart:
                 file = shortened_text(self.image_folder / f"{image_id}.jpg")
                 lister = self.name if self._split_file else self.annotation_file(image_id)
                 raise InputError(f"{file} does not exist, but {shortened_text(lister)} lists it")
-            image_path = str(self.image_folder / self._files[image_id])
-            refuse_unreadable(image_path)
             if self.labelled:
-                yield _read_annotation(self.annotation_file(image_id), image_id, image_path)
+                yield self._read_annotation(image_id)
             else:
-                yield AnnotatedImage(image_id, image_path, None, [], [], [])
+                yield AnnotatedImage(image_id, self._image_path(image_id), None, [], [], [])
+
+    def image_files(self) -> Iterator[str]:
+        """Yields the image file of each image; of several with different endings, all."""
+        for image_id in self._ids:
+            for name in self._files.get(image_id, []):
+                yield str(self.image_folder / name)
 
     def annotation_file(self, image_id: str) -> Path:
         """Returns the XML file of an image."""
@@ -144,6 +150,48 @@ class VocPart:
         """
         has_area = np.all(file_boxes[:, 2:] > file_boxes[:, :2], axis=1)
         return file_boxes - np.array([1.0, 1.0, 0.0, 0.0]), has_area
+
+    def _read_annotation(self, image_id: str) -> AnnotatedImage:
+        file = self.annotation_file(image_id)
+        root = _parse_xml(file)
+        if root.tag != "annotation":
+            tag = shortened_text(root.tag, 100)
+            raise InputError(f"{file}: the outermost element must be <annotation>, not <{tag}>")
+
+        boxes, class_names, difficult = [], [], []
+        for index, node in enumerate(root.findall("object"), start=1):
+            where = f"{file}: object {index}"
+            name = (node.findtext("name") or "").strip()
+            if not name:
+                raise InputError(f"{where} has no <name>")
+            box = node.find("bndbox")
+            where = f"{where} ({shortened_text(name, 100)})"
+            if box is None:
+                raise InputError(f"{where} has no <bndbox>")
+            xmin, ymin, xmax, ymax = (_number(box, tag, where) for tag in ("xmin", "ymin", "xmax", "ymax"))
+            boxes.append((xmin, ymin, xmax, ymax))
+            class_names.append(name)
+            difficult.append(is_given(node.findtext("difficult")) and _flag(node, "difficult", where))
+
+        size = stated_size(root.findtext("size/height"), root.findtext("size/width"), f"{file}: <size>")
+        path = self._image_path(image_id, root.findtext("filename"))
+        return AnnotatedImage(image_id, path, size, boxes, class_names, difficult)
+
+    def _image_path(self, image_id: str, filename: str | None = None) -> str:
+        """Returns the image file; of several whose endings differ, the one that the annotation names."""
+        names = self._files[image_id]
+        if len(names) > 1:
+            stated = posixpath.basename((filename or "").strip().replace("\\", "/"))
+            names = [name for name in names if posixpath.basename(name) == stated] or names
+        if len(names) > 1:
+            paths = " and ".join(shortened_text(self.image_folder / name) for name in names)
+            raise InputError(
+                f"{paths} have the same annotation {shortened_text(self.annotation_file(image_id))}, whose "
+                "<filename> names none of them; remove one of the images, or rename it with its annotation"
+            )
+        path = str(self.image_folder / names[0])
+        refuse_unreadable(path)
+        return path
 
     def _all_ids(self) -> list[str]:
         """Returns the names of all images and of all XML files."""
@@ -183,16 +231,18 @@ class VocPart:
         )
 
 
-def _image_files(folder: Path) -> dict[str, str]:
-    """Returns {image id: path within the folder}; files of other formats come where there is no other."""
-    ranks = {ending: rank for rank, ending in enumerate((*IMAGE_ENDINGS, *OTHER_IMAGE_ENDINGS))}
-    files: dict[str, tuple[int, str]] = {}
+def _image_files(folder: Path) -> dict[str, list[str]]:
+    """Returns {image id: paths within the folder}; files of other formats come where there is no other."""
+    files: dict[str, list[str]] = {}
+    others: dict[str, list[str]] = {}
     for name in walk(folder):
         image_id = name_without_ending(name)
-        rank = ranks.get(name[len(image_id) :].lower())
-        if rank is not None and (image_id not in files or rank < files[image_id][0]):
-            files[image_id] = (rank, name)
-    return {image_id: name for image_id, (_, name) in files.items()}
+        ending = name[len(image_id) :].lower()
+        if ending in IMAGE_ENDINGS:
+            files.setdefault(image_id, []).append(name)
+        elif ending in OTHER_IMAGE_ENDINGS:
+            others.setdefault(image_id, []).append(name)
+    return others | files
 
 
 class _PlainTreeBuilder(ElementTree.TreeBuilder):
@@ -211,31 +261,6 @@ def _parse_xml(file: Path) -> ElementTree.Element:
         return parser.close()
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise InputError(f"{file} is not valid XML: {shortened_text(error)}") from None
-
-
-def _read_annotation(file: Path, image_id: str, image_path: str) -> AnnotatedImage:
-    root = _parse_xml(file)
-    if root.tag != "annotation":
-        tag = shortened_text(root.tag, 100)
-        raise InputError(f"{file}: the outermost element must be <annotation>, not <{tag}>")
-
-    boxes, class_names, difficult = [], [], []
-    for index, node in enumerate(root.findall("object"), start=1):
-        where = f"{file}: object {index}"
-        name = (node.findtext("name") or "").strip()
-        if not name:
-            raise InputError(f"{where} has no <name>")
-        box = node.find("bndbox")
-        where = f"{where} ({shortened_text(name, 100)})"
-        if box is None:
-            raise InputError(f"{where} has no <bndbox>")
-        xmin, ymin, xmax, ymax = (_number(box, tag, where) for tag in ("xmin", "ymin", "xmax", "ymax"))
-        boxes.append((xmin, ymin, xmax, ymax))
-        class_names.append(name)
-        difficult.append(is_given(node.findtext("difficult")) and _flag(node, "difficult", where))
-
-    size = stated_size(root.findtext("size/height"), root.findtext("size/width"), f"{file}: <size>")
-    return AnnotatedImage(image_id, image_path, size, boxes, class_names, difficult)
 
 
 def _number(node: ElementTree.Element, tag: str, where: str) -> float:

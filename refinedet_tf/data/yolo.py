@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from refinedet_tf.data.reader import AnnotatedImage, FolderListings, name_without_ending, path_within
+from refinedet_tf.data.identity import distinct_ids, image_name, name_without_ending
+from refinedet_tf.data.reader import AnnotatedImage, FolderListings, path_within
 from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.data.yolo_files import find_images, label_file, read_data_yaml
 from refinedet_tf.errors import InputError, shortened, shortened_text
@@ -41,7 +42,8 @@ class YoloPart:
         root: the folder that holds data.yaml.
         part: the part's name, as described above.
         may_be_unlabelled: accept a split without any label file. Its images have no objects.
-        share: which images to read, by `image_id`.
+        share: which images to read, by their paths within the folder that data.yaml names; where a list
+            names the images, by their paths below `root` without the last folder "images".
 
     Raises:
         InputError: data.yaml, an image or a label file is missing or broken; the message names the file and
@@ -57,7 +59,8 @@ class YoloPart:
         self.file = self._locate_yaml(file_name or "data.yaml", part)
         data_yaml = read_data_yaml(self.file)
         self._names = data_yaml.names
-        images = find_images(self._root, data_yaml, split)
+        listed = find_images(self._root, data_yaml, split)
+        images = [image.file for image in listed]
         self.clash_prefix = split
         """This prefix goes before the image ids that another part also has."""
         labels = [label_file(self._root, image) for image in images]
@@ -70,19 +73,23 @@ class YoloPart:
                 f"{shortened_text(labels[0])} does not exist, nor does the label file of any other of the "
                 f"{len(images)} images of {shortened_text(part)}"
             )
-        self._images: dict[str, tuple[Path, Path | None]] = {}
-        for image, label, exists in zip(images, labels, has_label, strict=True):
-            image_id = _image_id(self._root, image)
-            if image_id in self._images:
-                raise InputError(f"image {shortened_text(image)} is listed twice ({shortened_text(part)})")
-            if share.holds(image_id):
-                self._images[image_id] = (image, label if exists else None)
+        _refuse_shared_labels(images, labels, has_label)
+        names = [_short_name(self._root, image) for image in images]
+        ids = distinct_ids(names, [image.relative_to(self._root).as_posix() for image in images])
+        self._images: list[tuple[str, Path, Path | None]] = []
+        self._labels: dict[str, Path] = {}
+        for (image, folder), image_id, name, label, exists in zip(
+            listed, ids, names, labels, has_label, strict=True
+        ):
+            if share.holds(name if folder is None else image_name(folder, image)):
+                self._images.append((image_id, image, label if exists else None))
+                self._labels[image_id] = label
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __iter__(self) -> Iterator[AnnotatedImage]:
-        for image_id, (image, label) in self._images.items():
+        for image_id, image, label in self._images:
             boxes, indices = ([], []) if label is None else self._read_labels(label)
             names = [self._names[index] for index in indices]
             yield AnnotatedImage(image_id, str(image), None, boxes, names, [False] * len(boxes))
@@ -92,9 +99,13 @@ class YoloPart:
         """The names of data.yaml, used or not, in the order of their indices."""
         return list(self._names.values())
 
+    def image_files(self) -> Iterator[str]:
+        """Yields the image file of each image."""
+        return (str(image) for _, image, _ in self._images)
+
     def annotation_file(self, image_id: str) -> Path:
         """Returns the label file of an image."""
-        return label_file(self._root, self._images[image_id][0])
+        return self._labels[image_id]
 
     @staticmethod
     def corners(file_boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +160,19 @@ class YoloPart:
         return int(number)
 
 
-def _image_id(root: Path, image: Path) -> str:
+def _refuse_shared_labels(images: list[Path], labels: list[Path], has_label: list[bool]) -> None:
+    """Refuses two images whose names differ only in what their label file leaves out, such as the ending."""
+    image_of: dict[Path, Path] = {}
+    for image, label, exists in zip(images, labels, has_label, strict=True):
+        other = image_of.setdefault(label, image)
+        if exists and other != image:
+            raise InputError(
+                f"{shortened_text(other)} and {shortened_text(image)} have the same label file "
+                f"{shortened_text(label)}; remove one of the images, or rename it with its labels"
+            )
+
+
+def _short_name(root: Path, image: Path) -> str:
     """Returns the path below `root` without its last folder "images" and without the ending."""
     before, _, after = f"/{image.relative_to(root).as_posix()}".rpartition("/images/")
     return name_without_ending(f"{before}/{after.lstrip('/')}").lstrip("/")

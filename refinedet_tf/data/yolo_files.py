@@ -116,7 +116,15 @@ def _paths(value: Any, where: str) -> list[str]:
     return [path.replace("\\", "/") for path in paths]
 
 
-def find_images(root: Path, data_yaml: DataYaml, split: str) -> list[Path]:
+class ListedImage(NamedTuple):
+    """An image of a split."""
+
+    file: Path
+    folder: Path | None
+    """The folder of the split that the image was found in; None: a list names the image."""
+
+
+def find_images(root: Path, data_yaml: DataYaml, split: str) -> list[ListedImage]:
     """Lists the images of a split: those of its folders in the order of their paths, and those of its lists.
 
     Paths start at `path`, or at the folder of the data.yaml where `path` does not exist within `root`, as
@@ -137,16 +145,17 @@ def find_images(root: Path, data_yaml: DataYaml, split: str) -> list[Path]:
     moved = path_within(root, bases[0] / data_yaml.path)
     if data_yaml.path and moved is not None and is_folder(moved):
         bases.insert(0, moved)
-    images: list[Path] = []
+    images: list[ListedImage] = []
     for entry in data_yaml.splits[split]:
         where = f"{data_yaml.file}: {split}"
         path = _existing(root, bases, entry, where)
         if is_folder(path):
             inside = list(_find_below(path))
             _refuse_orphan_labels(root, inside)
-            images += inside
+            images += [ListedImage(image, path) for image in inside]
         elif path.suffix == ".txt":
-            images += _read_list(root, [path.parent, *bases], path)
+            listed = _read_list(root, [path.parent, *bases], path)
+            images += [ListedImage(image, None) for image in listed]
         else:
             raise InputError(f"{where} must be a folder or a .txt file, got {shortened(entry)}")
     return images

@@ -102,13 +102,6 @@ def test_an_id_of_two_parts_gets_the_part_in_front(tmp_path):
     assert dataset.defects.issues[0].image_id == "2012/a"
 
 
-def test_an_image_listed_twice(tmp_path):
-    write_voc(tmp_path, split="val", b=DOG)
-    write_voc(tmp_path, a=DOG, b=DOG)
-    with pytest.raises(InputError, match=r"image b is listed twice \(2007/train and 2007/val\)"):
-        read_dataset(data_config(tmp_path, "2007/train", "2007/val"), "train")
-
-
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

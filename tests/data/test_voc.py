@@ -54,13 +54,6 @@ def test_split_lines(tmp_path):
     assert len(part) == 5
 
 
-def test_jpg_comes_before_png(tmp_path):
-    folder = write_voc(tmp_path, a="")
-    for name in ("a.png", "a.txt", "a.bmp"):
-        (folder / "JPEGImages" / name).touch()
-    assert read_one(tmp_path).path.endswith("a.jpg")
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
