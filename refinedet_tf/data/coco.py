@@ -13,7 +13,7 @@ import numpy as np
 from refinedet_tf.data.identity import image_name
 from refinedet_tf.data.image_header import ImageHeader
 from refinedet_tf.data.not_given import is_given, stated_size
-from refinedet_tf.data.reader import AnnotatedImage, FolderListings
+from refinedet_tf.data.reader import AnnotatedImage, FolderListings, check_class_name
 from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.data.upright import turn_boxes
 from refinedet_tf.errors import InputError, shortened, shortened_text
@@ -191,6 +191,7 @@ class CocoPart:
         for index, entry in enumerate(entries):
             where = f"{self.file}: categories[{index}]"
             category_id, name = _id_field(entry, "id", where), _field(entry, "name", str, where)
+            check_class_name(name, where)
             if category_id in names or name in known:
                 raise InputError(f"{where} repeats the id {category_id} or the name {shortened(name)}")
             names[category_id] = name

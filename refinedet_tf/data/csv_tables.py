@@ -12,7 +12,7 @@ import numpy as np
 
 from refinedet_tf.data.identity import distinct_ids, name_without_ending
 from refinedet_tf.data.not_given import is_given, stated_size
-from refinedet_tf.data.reader import AnnotatedImage, FolderListings, path_within
+from refinedet_tf.data.reader import AnnotatedImage, FolderListings, check_class_name, path_within
 from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
@@ -178,6 +178,7 @@ class CsvPart:
             return
         if not all((*texts, values["class"])):
             raise InputError(f"{where}: box and class must all be there, or all be empty without an object")
+        check_class_name(values["class"], where)
         xmin, ymin, xmax, ymax = (_number(values, key, where) for key in WITHOUT_HEADER[1:5])
         rows.append(_Row((xmin, ymin, xmax, ymax), values["class"]))
 

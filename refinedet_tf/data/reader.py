@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from refinedet_tf.errors import InputError, shortened
 from refinedet_tf.files import is_folder, list_folder
 
 
@@ -100,3 +101,19 @@ class FolderListings:
         if folder not in self._names:
             self._names[folder] = set(list_folder(folder)) if is_folder(folder) else set()
         return path.name in self._names[folder]
+
+
+def check_class_name(name: str, where: str) -> None:
+    """Refuses the name of a class that is empty or has a line break.
+
+    No picture can show it, and labels.txt of an export has one name per line.
+
+    Args:
+        name: the name as the annotation has it.
+        where: the file and the entry, for the message.
+
+    Raises:
+        InputError: the name is not one line.
+    """
+    if len(name.splitlines()) != 1:
+        raise InputError(f"{where}: the name of a class must be one line of text, got {shortened(name)}")

@@ -11,7 +11,7 @@ import numpy as np
 from refinedet_tf.data.identity import name_without_ending
 from refinedet_tf.data.image_folders import IMAGE_ENDINGS, OTHER_IMAGE_ENDINGS, refuse_unreadable, walk
 from refinedet_tf.data.not_given import is_given, stated_size
-from refinedet_tf.data.reader import AnnotatedImage, path_within
+from refinedet_tf.data.reader import AnnotatedImage, check_class_name, path_within
 from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
@@ -164,6 +164,7 @@ class VocPart:
             name = (node.findtext("name") or "").strip()
             if not name:
                 raise InputError(f"{where} has no <name>")
+            check_class_name(name, where)
             box = node.find("bndbox")
             where = f"{where} ({shortened_text(name, 100)})"
             if box is None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from refinedet_tf.data.image_folders import is_image, refuse_unreadable, walk
-from refinedet_tf.data.reader import FolderListings, path_within
+from refinedet_tf.data.reader import FolderListings, check_class_name, path_within
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
 from refinedet_tf.json_files import check_text
@@ -97,6 +97,7 @@ def _names(tree: dict[Any, Any], file: Path) -> dict[int, str]:
                 f"{file}: names[{index}] must be text, got {shortened(name)}; write it between quotes"
             )
         check_text(name, f"{file}: names[{index}]")
+        check_class_name(name, f"{file}: names[{index}]")
         if index in names or name in names.values():
             raise InputError(f"{file}: names repeats the index {index} or the name {shortened(name)}")
         names[index] = name

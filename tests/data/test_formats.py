@@ -173,8 +173,9 @@ ROWS = [
         "an image listed twice",
         [A, dataclasses.replace(A, spelled="./a.jpg")],
         {
-            "devkit": "image a is listed twice (2007/train); list it once",
-            "yolo list": "image {images}/a.jpg is listed twice (train)",
+            "devkit": "is listed twice",
+            "coco": "images/a.jpg is listed twice",
+            "yolo list": "images/a.jpg is listed twice",
             "csv": {"a.jpg": [DOG, DOG]},
         },
     ),
@@ -186,6 +187,11 @@ ROWS = [
             "all": '{annotation}: class "cat" is not in data.classes; there are dog',
         },
         classes=("dog",),
+    ),
+    Row(
+        "a class name with a line break",
+        [A, Photo("b.jpg", (("traffic\nlight", CAT[1]),))],
+        {"all": "the name of a class must be one line of text, got 'traffic\\nlight'"},
     ),
     with_box("a box without area", (5, 5, 5, 9), NO_AREA),
     with_box("a box with swapped corners", (20, 12, 10, 4), NO_AREA),
