@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from refinedet_tf.data.identity import distinct_ids, image_name, name_without_ending
+from refinedet_tf.data.identity import distinct_ids, name_without_ending
 from refinedet_tf.data.reader import AnnotatedImage, FolderListings, path_within
 from refinedet_tf.data.shares import WHOLE, Share
 from refinedet_tf.data.yolo_files import find_images, label_file, read_data_yaml
@@ -42,8 +42,8 @@ class YoloPart:
         root: the folder that holds data.yaml.
         part: the part's name, as described above.
         may_be_unlabelled: accept a split without any label file. Its images have no objects.
-        share: which images to read, by their paths within the folder that data.yaml names; where a list
-            names the images, by their paths below `root` without the last folder "images".
+        share: which images to read, by their paths below the folder that data.yaml names, or below `root`
+            where a list names the images; the last folder "images" on the way is left out.
 
     Raises:
         InputError: data.yaml, an image or a label file is missing or broken; the message names the file and
@@ -81,7 +81,7 @@ class YoloPart:
         for (image, folder), image_id, name, label, exists in zip(
             listed, ids, names, labels, has_label, strict=True
         ):
-            if share.holds(name if folder is None else image_name(folder, image)):
+            if share.holds(name if folder is None else _short_name(folder, image)):
                 self._images.append((image_id, image, label if exists else None))
                 self._labels[image_id] = label
 
@@ -172,9 +172,9 @@ def _refuse_shared_labels(images: list[Path], labels: list[Path], has_label: lis
             )
 
 
-def _short_name(root: Path, image: Path) -> str:
-    """Returns the path below `root` without its last folder "images" and without the ending."""
-    before, _, after = f"/{image.relative_to(root).as_posix()}".rpartition("/images/")
+def _short_name(folder: Path, image: Path) -> str:
+    """Returns the path below a folder, without its last folder "images" and without the ending."""
+    before, _, after = f"/{image.relative_to(folder).as_posix()}".rpartition("/images/")
     return name_without_ending(f"{before}/{after.lstrip('/')}").lstrip("/")
 
 

@@ -216,9 +216,18 @@ def test_absolute_paths_and_detours_give_the_same_shares(tmp_path, kind, spellin
     assert shares_of(kind, f"{tmp_path}/./images/..") == expected_shares
 
 
-@pytest.mark.parametrize("folder", ["images/train", "train/images", "photos"])
-def test_the_folder_of_yolo_does_not_matter(tmp_path, folder, expected_shares):
-    yaml = f"train: {folder}\nnames: [cat, dog]\n"
+@pytest.mark.parametrize(
+    ("named", "folder"),
+    [
+        ("images/train", "images/train"),
+        ("train/images", "train/images"),
+        ("train", "train/images"),
+        (".", "images"),
+        ("photos", "photos"),
+    ],
+)
+def test_the_folder_of_yolo_does_not_matter(tmp_path, named, folder, expected_shares):
+    yaml = f"train: {named}\nnames: [cat, dog]\n"
     labels = folder.replace("images", "labels")
     objects = dict.fromkeys((name.removesuffix(".jpg") for name in NAMES), "0 0.5 0.5 0.5 0.5\n")
     write_yolo(tmp_path, yaml, images=folder, labels=labels, **objects)
