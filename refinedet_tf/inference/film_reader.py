@@ -53,7 +53,7 @@ class Frame(NamedTuple):
 
 
 class FilmReader:
-    """The frames of the first video track of a film; it is a context manager.
+    """The frames of the first video track of a film that is no cover image; it is a context manager.
 
     Attributes:
         path: the file.
@@ -68,7 +68,8 @@ class FilmReader:
         """Opens the film.
 
         Raises:
-            InputError: PyAV is not installed, the file is no film or has no pictures; the message names it.
+            InputError: PyAV is not installed, the file is no film, or has no video track but perhaps a cover
+                image; the message names it.
         """
         self._av = import_av()
         self.path = path
@@ -80,16 +81,26 @@ class FilmReader:
                 f"{self._name} cannot be read: {_reason(error)}; "
                 "it must be a whole film of a format that FFmpeg reads"
             ) from None
-        if not self._container.streams.video:
+        stream = self._video_track()
+        if stream is None:
+            has_cover = bool(self._container.streams.video)
             self._container.close()
-            raise InputError(f"{self._name} has no pictures")
-        self._stream = stream = self._container.streams.video[0]
+            what = "only a cover image, which is no video" if has_cover else "no pictures"
+            raise InputError(f"{self._name} has {what}")
+        self._stream = stream
         stream.thread_type = "AUTO"
+        self._is_avi = self._container.format.name == "avi"
         self.rate = Fraction(stream.average_rate or stream.guessed_rate or USUAL_RATE)
         self.time_base = Fraction(stream.time_base or 1 / self.rate)
         self.num_frames = self._count()
         self.pixel_aspect = Fraction(1)
         self.defects: list[str] = []
+
+    def _video_track(self) -> "av.VideoStream | None":
+        """Returns the first video track that is no cover image, which FFmpeg lists as a track, too."""
+        cover = self._av.stream.Disposition.attached_pic
+        tracks = self._container.streams.video
+        return next((track for track in tracks if not track.disposition & cover), None)
 
     def __enter__(self) -> "FilmReader":
         """Returns itself."""
@@ -111,11 +122,16 @@ class FilmReader:
             InputError: no frame at all can be decoded.
         """
         first = last = None
+        timed_number = timed_ticks = 0
         number = 0
         for frame in self._decoded():
-            ticks = frame.pts
+            # AVI has no times at which frames are shown, and what FFmpeg takes for them is wrong with
+            # B-frames. They follow from the times of decoding, which a frame gets when it is complete.
+            ticks = frame.dts if self._is_avi else frame.pts
             if ticks is None:
-                ticks = round((number / self.rate) / self.time_base) + (first or 0)
+                ticks = timed_ticks + round((number - timed_number) / self.rate / self.time_base)
+            else:
+                timed_number, timed_ticks = number, ticks
             if first is None:
                 first = ticks
             ticks -= first
@@ -147,8 +163,9 @@ class FilmReader:
             except (self._av.error.FFmpegError, OSError) as error:
                 self.defects.append(f"it cannot be read beyond {end:.2f} s ({_reason(error)})")
                 break
-            if packet.pts is not None and packet.time_base is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            ticks = packet.dts if self._is_avi else packet.pts
+            if ticks is not None and packet.time_base is not None:
+                end = max(end, float((ticks + (packet.duration or 0)) * packet.time_base))
             if packet.stream != self._stream:
                 continue
             num_packets += packet.size > 0
@@ -178,16 +195,20 @@ class FilmReader:
             num_frames: the number of frames.
             end: where the last packet of any track ends, in seconds.
         """
-        stated = self._stream.frames
+        stated, duration = self._stream.frames, self._container.duration
+        seconds = None
+        if duration is not None:
+            seconds = (duration + (self._container.start_time or 0)) / self._av.time_base
+        if self._is_avi:
+            # The header also counts frames that the recording has dropped; the index at the end does not.
+            seconds = float(stated * self.time_base) or seconds
+            is_cut = _is_cut_avi(self.path)
+            stated = 0 if is_cut else sum(entry.size > 0 for entry in self._stream.index_entries)
         if stated:
             if num_packets < stated:
                 self.defects.append(f"it ends after {num_frames} of {stated} frames")
-            return
-        duration = self._container.duration
-        if duration is not None:
-            seconds = duration / self._av.time_base + (self._container.start_time or 0) / self._av.time_base
-            if end < seconds - MISSING_SECONDS:
-                self.defects.append(f"it ends after {end:.2f} of {seconds:.2f} s")
+        elif seconds is not None and end < seconds - MISSING_SECONDS:
+            self.defects.append(f"it ends after {end:.2f} of {seconds:.2f} s")
 
     def _count(self) -> int | None:
         """Returns the number of frames by the header, or by length and rate, or None."""
@@ -199,6 +220,15 @@ class FilmReader:
             if self._container.duration is not None:
                 return max(1, round(self._container.duration / self._av.time_base * self.rate))
         return None
+
+
+def _is_cut_avi(path: Path) -> bool:
+    """Says whether an AVI file is shorter than the lengths of its RIFF chunks say."""
+    size, end = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while file.seek(end) < size and (head := file.read(8)).startswith(b"RIFF"):
+            end += 8 + int.from_bytes(head[4:], "little")
+    return end > size
 
 
 def _frames(number: int) -> str:

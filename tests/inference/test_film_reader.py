@@ -8,7 +8,7 @@ import pytest
 
 av = pytest.importorskip("av")
 
-from films import picture, write_film
+from films import picture, write_film, write_video_with_cover
 
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.film_reader import FilmReader
@@ -56,6 +56,54 @@ def test_rotated_frames_are_upright(tmp_path, rotation):
     _, frames = read(write_film(tmp_path / "a.mp4", range(4), size=(64, 96), rotation=rotation))
     expected = np.rot90(picture(2, 64, 96), rotation // 90)
     assert difference(frames[2].pixels, expected) < COMPRESSION
+
+
+def test_cover_image_is_not_taken_for_the_video(tmp_path):
+    path = write_video_with_cover(tmp_path / "a.mp4")
+    with av.open(str(path)) as film:
+        assert [stream.codec_context.name for stream in film.streams] == ["png", "h264"]
+    film, frames = read(path)
+    assert (film.num_frames, film.defects) == (12, [])
+    assert len(frames) == 12
+    assert difference(frames[6].pixels, picture(6)) < COMPRESSION
+
+
+@pytest.mark.parametrize("ticks", [range(12), [0, 1, 2, 5, 6, 7, 8, 9, 12, 13, 14, 15]])
+@pytest.mark.parametrize(
+    ("codec", "encoder"),
+    [
+        ("libx264", {"bf": "0"}),
+        ("libx264", {"bf": "3", "b_strategy": "0"}),
+        ("mpeg4", {"bf": "0"}),
+        ("mpeg4", {"bf": "2"}),
+    ],
+)
+def test_avi_with_b_frames_and_dropped_frames(tmp_path, codec, encoder, ticks):
+    film, frames = read(write_film(tmp_path / "a.avi", ticks, codec=codec, encoder=encoder))
+    assert film.defects == []
+    for number, frame in enumerate(frames):
+        assert difference(frame.pixels, picture(number)) < COMPRESSION
+    assert [round(10 * frame.seconds) for frame in frames] == list(ticks)
+
+
+def test_avi_that_lacks_frames(tmp_path):
+    whole = write_film(tmp_path / "a.avi", [*range(10), *range(20, 30)]).read_bytes()
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(whole[: whole.index(b"00dc", whole.index(b"movi") + 1200)])
+    film, frames = read(cut)
+    assert 2 < len(frames) < 12
+    assert film.defects == [f"it ends after {len(frames) / 10:.2f} of 3.00 s"]
+    fifth = [place for place in range(len(whole)) if whole.startswith(b"00dc", place)][4]
+    (tmp_path / "hole.avi").write_bytes(whole[:fifth] + bytes(4) + whole[fifth + 4 :])
+    film, frames = read(tmp_path / "hole.avi")
+    assert len(frames) == 19
+    assert film.defects[-1] == "it ends after 19 of 20 frames"
+    length = whole.index(b"strh") + 8 + 32  # The number of frames in the header of the track.
+    assert whole[length : length + 4] == (30).to_bytes(4, "little")
+    dropped_at_the_end = tmp_path / "dropped.avi"
+    dropped_at_the_end.write_bytes(whole[:length] + (60).to_bytes(4, "little") + whole[length + 4 :])
+    film, frames = read(dropped_at_the_end)
+    assert (film.num_frames, len(frames), film.defects) == (60, 20, [])
 
 
 def test_film_that_ends_in_the_middle(tmp_path):
@@ -108,6 +156,9 @@ def test_film_without_pictures(tmp_path):
         film.mux(stream.encode(sound))
     with pytest.raises(InputError, match=r"film .*sound\.mkv has no pictures"):
         FilmReader(tmp_path / "sound.mkv")
+    cover = write_video_with_cover(tmp_path / "cover.mp4", numbers=[])
+    with pytest.raises(InputError, match=r"film .*cover\.mp4 has only a cover image, which is no video"):
+        FilmReader(cover)
 
 
 def test_without_pyav(tmp_path, monkeypatch):

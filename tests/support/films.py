@@ -15,12 +15,23 @@ def picture(number, height=64, width=64):
 
 
 def write_film(
-    path, ticks, size=(64, 64), rate=10, time_base=None, rotation=None, codec="libx264", **options
+    path,
+    ticks,
+    size=(64, 64),
+    rate=10,
+    time_base=None,
+    rotation=None,
+    codec="libx264",
+    encoder=None,
+    **options,
 ):
-    """Writes one picture per entry of `ticks`, its time in units of `time_base`; returns the path."""
+    """Writes one picture per entry of `ticks`, its time in units of `time_base`; returns the path.
+
+    `encoder` holds options of the encoder, by default those for no B-frames.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=options) as film:
-        stream = film.add_stream(codec, rate=rate, options={"bf": "0"})
+        stream = film.add_stream(codec, rate=rate, options=encoder or {"bf": "0"})
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = time_base or Fraction(1, rate)
@@ -40,3 +51,26 @@ def read_film(path):
         stream = film.streams.video[0]
         frames = [(frame.to_ndarray(format="rgb24"), float(frame.time)) for frame in film.decode(stream)]
         return [pixels for pixels, _ in frames], [seconds for _, seconds in frames], stream.average_rate
+
+
+def write_video_with_cover(path, numbers=range(12)):
+    """Writes an MP4 video whose first track, as FFmpeg lists them, is a cover image; it may have no other."""
+    with av.open(str(path), "w") as film:
+        streams = [(film.add_stream("libx264", rate=10, options={"bf": "0"}), numbers)] if numbers else []
+        streams.append((film.add_stream("png"), [3]))
+        streams[-1][0].disposition = av.stream.Disposition.attached_pic
+        for stream, _ in streams:
+            stream.height, stream.width = 64, 64
+            stream.pix_fmt = "rgb24" if stream.codec.name == "png" else "yuv420p"
+        for stream, shown in reversed(streams):
+            for number in shown:
+                frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, 10)
+                film.mux(stream.encode(frame))
+            film.mux(stream.encode(None))
+    # FFmpeg writes the box with the cover at the end of "moov"; other programs write it first.
+    contents = path.read_bytes()
+    track = contents.index(b"trak", contents.rindex(b"moov")) - 4 if numbers else 0
+    cover = contents.rindex(b"udta") - 4 if numbers else 0
+    path.write_bytes(contents[:track] + contents[cover:] + contents[track:cover])
+    return path
