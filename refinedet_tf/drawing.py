@@ -5,9 +5,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from refinedet_tf.errors import InputError
+from refinedet_tf.fonts import PLAIN, Font, NameFont, name_font
 
 UNKNOWN_COLOR = (160, 160, 160)
 """The colour of labels that have no class name."""
@@ -71,16 +72,17 @@ def draw_detections(
                 f"box {row} is {box.tolist()}; [ymin, xmin, ymax, xmax] must be finite, min <= max"
             )
     order = list(range(len(boxes))) if scores is None else np.argsort(scores, kind="stable").tolist()
+    font = name_font(class_names)
     colors, texts = [], []
     for row in order:
         label = int(labels[row])
         known = 1 <= label <= len(class_names)
         colors.append(class_color(label) if known else UNKNOWN_COLOR)
-        texts.append([class_names[label - 1] if known else f"class {label}"])
+        texts.append([font.names[label - 1] if known else f"class {label}"])
         if scores is not None:
             score = f"{100 * float(scores[row]):.0f}"
             texts[-1] = [f"{texts[-1][0]} {score}", score]
-    return draw_boxes(image, boxes[order], colors, texts)
+    return draw_boxes(image, boxes[order], colors, texts, font)
 
 
 def draw_boxes(
@@ -88,6 +90,7 @@ def draw_boxes(
     boxes: np.ndarray,
     colors: Sequence[tuple[int, int, int]],
     texts: Sequence[Sequence[str]],
+    font: NameFont = PLAIN,
 ) -> np.ndarray:
     """Draws boxes in given colours on a copy of an image, in the given order.
 
@@ -97,6 +100,7 @@ def draw_boxes(
         colors: n RGB colours.
         texts: n lists of texts; the first that has a place stands at the box, and none at one with an empty
             list. The last box has the first choice of a place.
+        font: the font of the texts, by default for ASCII texts.
 
     Returns:
         uint8 [H, W, 3].
@@ -113,7 +117,7 @@ def draw_boxes(
     corners = corners.round().astype(int)[:, [1, 0, 3, 2]]  # left, top, right, bottom
     for box, color in zip(corners.tolist(), colors, strict=True):
         draw.rectangle(box, outline=color, width=line)
-    tags = _Tags(draw, corners, (width, height))
+    tags = _Tags(draw, corners, (width, height), font)
     for row in reversed(range(len(corners))):
         tags.draw(row, texts[row], colors[row])
     return np.asarray(canvas)
@@ -161,10 +165,14 @@ class _Tags:
         draw: draws on the picture.
         corners: int [n, 4], left, top, right, bottom of all boxes in pixels.
         image_size: (width, height) in pixels.
+        font: the font of the names.
     """
 
-    def __init__(self, draw: ImageDraw.ImageDraw, corners: np.ndarray, image_size: tuple[int, int]) -> None:
+    def __init__(
+        self, draw: ImageDraw.ImageDraw, corners: np.ndarray, image_size: tuple[int, int], font: NameFont
+    ) -> None:
         self.pen = draw
+        self.font = font
         self.corners = corners
         self.width, self.height = image_size
         self.areas = np.maximum((corners[:, 2:] - corners[:, :2]).prod(axis=1), 1)
@@ -175,17 +183,25 @@ class _Tags:
         usual = min(self.height - 2, max(self.height // 24, 12))
         for text in texts:
             for size in dict.fromkeys((usual, min(usual, _SMALLEST_FONT))):
-                font, shown = _fit_text(self.pen, text, self.width - 4, size)
+                font, shown = self._fit(text, size)
                 if shown and self._draw_at_best_place(row, shown, font, color):
                     return
 
-    def _draw_at_best_place(
-        self,
-        row: int,
-        text: str,
-        font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-        color: tuple[int, int, int],
-    ) -> bool:
+    def _fit(self, text: str, size: int) -> tuple[Font, str]:
+        """Returns a font of at most `size` in which a text fits the width of the picture, and the text.
+
+        If the smallest font is too wide, the end of the text is cut off.
+        """
+        width = self.width - 4
+        font = self.font.of_size(max(size, _SMALLEST_FONT))
+        length = self.pen.textlength(text, font=font)
+        if length > width:
+            font = self.font.of_size(max(int(size * width / length), _SMALLEST_FONT))
+        while text and self.pen.textlength(text, font=font) > width:
+            text = text[:-1]
+        return font, text
+
+    def _draw_at_best_place(self, row: int, text: str, font: Font, color: tuple[int, int, int]) -> bool:
         """Draws a tag where it hides the least; returns false if it hides too much everywhere."""
         _, text_top, text_right, text_bottom = self.pen.textbbox((0, 0), text, font=font)
         tag_width, tag_height = int(text_right) + 4, int(text_bottom - text_top) + 4
@@ -228,19 +244,3 @@ def _overlaps(places: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     first = np.maximum(places[:, None, :2], boxes[None, :, :2])
     last = np.minimum(places[:, None, 2:], boxes[None, :, 2:])
     return np.maximum(last - first, 0).prod(axis=-1)
-
-
-def _fit_text(
-    draw: ImageDraw.ImageDraw, text: str, width: int, size: int
-) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, str]:
-    """Returns a font of at most `size` in which `text` is at most `width` pixels wide, and the text.
-
-    If the smallest font is too wide, the end of the text is cut off.
-    """
-    font = ImageFont.load_default(max(size, _SMALLEST_FONT))
-    length = draw.textlength(text, font=font)
-    if length > width:
-        font = ImageFont.load_default(max(int(size * width / length), _SMALLEST_FONT))
-    while text and draw.textlength(text, font=font) > width:
-        text = text[:-1]
-    return font, text

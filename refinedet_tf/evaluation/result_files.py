@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
 from refinedet_tf.config import ExpectedConfig
 from refinedet_tf.evaluation.results import EvaluationResult, TilingCost
 from refinedet_tf.files import explain_os_errors
+from refinedet_tf.fonts import name_font
 
 METRIC_TITLES = {
     "voc07": "AP of PASCAL VOC 2007, 11 points, IoU > 0.5",
@@ -170,8 +172,11 @@ def write_curves(result: EvaluationResult, path: str | Path) -> None:
     figure = Figure(figsize=(max(2.3 * columns, 6.5), 2.3 * rows + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for panel, (name, class_result) in zip(panels, result.classes.items(), strict=False):
-        panel.set_title(f"{name}  {_percent(class_result.ap)}", fontsize=9)
+    font = name_font(list(result.classes))
+    for panel, name, class_result in zip(panels, font.names, result.classes.values(), strict=False):
+        title = f"{name}  {_percent(class_result.ap)}"
+        # A name with two dollar signs is no formula.
+        panel.set_title(title, font=FontProperties(fname=font.file, size=9), parse_math=False)
         panel.set(xlim=(0, 1), ylim=(0, 1.03))
         panel.tick_params(labelsize=7)
         panel.grid(color="0.9", linewidth=0.6)

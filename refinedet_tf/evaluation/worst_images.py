@@ -9,6 +9,7 @@ from refinedet_tf.drawing import draw_boxes
 from refinedet_tf.evaluation.confusion import kept_detections
 from refinedet_tf.evaluation.error_kinds import KINDS, ErrorKinds
 from refinedet_tf.evaluation.matched_detections import MatchedDetections
+from refinedet_tf.fonts import name_font
 
 OBJECT_COLOR, RIGHT_COLOR = (255, 255, 255), (40, 200, 90)
 WRONG_COLOR, NOT_FOUND_COLOR = (240, 60, 60), (255, 205, 40)
@@ -95,10 +96,11 @@ def draw_errors(
     here = np.flatnonzero((ground_truth.images == image_errors.image) & ~ground_truth.difficult)
     objects = np.setdiff1d(here, image_errors.not_found)
     wrong = image_errors.wrong[::-1]  # The highest score lies on top.
+    font = name_font(class_names)
     texts: list[list[str]] = [[] for _ in (*objects, *image_errors.right)]
-    texts += [[class_names[label - 1]] for label in ground_truth.labels[image_errors.not_found].tolist()]
+    texts += [[font.names[label - 1]] for label in ground_truth.labels[image_errors.not_found].tolist()]
     for row in wrong.tolist():
-        text = describe_error(row, matches, error_kinds, class_names)
+        text = describe_error(row, matches, error_kinds, font.names)
         texts.append([text, text.rpartition(" ")[0]])
     groups = (
         (ground_truth.boxes[objects], OBJECT_COLOR),
@@ -112,7 +114,7 @@ def draw_errors(
     scale = PICTURE_SIDE / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
-    return draw_boxes(resized, boxes, colors, texts)
+    return draw_boxes(resized, boxes, colors, texts, font)
 
 
 def describe_error(

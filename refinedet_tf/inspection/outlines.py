@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from refinedet_tf.drawing import class_color
+from refinedet_tf.fonts import name_font
 
 FONT_SIZE = 12
 PADDING = 2
@@ -43,10 +44,11 @@ def draw_outlines(
         draw.rectangle(_around(rectangle, line + 1), outline=(0, 0, 0))
     for rectangle, line, label in zip(rectangles, lines, labels, strict=True):
         draw.rectangle(_around(rectangle, line), outline=class_color(int(label)), width=line)
-    font = ImageFont.load_default(FONT_SIZE)
+    names = name_font(class_names)
+    font = names.of_size(FONT_SIZE)
     taken = list(rectangles)
     for rectangle, label in zip(rectangles, labels, strict=True):
-        name, color = class_names[int(label) - 1], class_color(int(label))
+        name, color = names.names[int(label) - 1], class_color(int(label))
         _, text_top, text_right, text_bottom = draw.textbbox((0, 0), name, font=font)
         size = math.ceil(text_right) + 2 * PADDING, math.ceil(text_bottom - text_top) + 2 * PADDING
         tag = _free_place(rectangle, size, canvas.size, taken)
