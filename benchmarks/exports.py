@@ -34,7 +34,7 @@ import timing
 from export_forms import has_openvino, network_forms, scenes, whole_forms, write_forms
 from export_runtimes import Form, load
 
-from refinedet_tf.commands.options import find_images
+from refinedet_tf.commands.image_files import find_images
 from refinedet_tf.commands.terminal import import_tensorflow, run
 from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError

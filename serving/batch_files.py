@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,9 @@ in pixels of the image; or {"image", "error"} for a file that cannot be read or 
 
 RESULT = "detections.jsonl"
 COCO_RESULT = "coco_results.json"
+
+ASIDE = re.compile(r"\.[0-9a-f]{32}-.*")
+"""The name of a file while `written_whole` writes it."""
 
 
 class BatchJobError(Exception):
@@ -37,7 +41,7 @@ class Plan:
     """What a job does. A job that is started again goes on only if its plan is the same.
 
     Attributes:
-        model_hash: the hash of the model's files.
+        model_hash: the hash of all files of the model that determine answers (`hash_of_model`).
         shard_size: the number of images per shard; the last shard may have fewer.
         images: the absolute paths of the image files, each of them once.
     """
@@ -97,6 +101,8 @@ class JobFolder:
                 "name a new folder"
             )
         if (self.folder / RESULT).exists():
+            # A job that was killed after its result was written had no time for this.
+            self._remove_leftovers()
             return True
         self.shards.mkdir(exist_ok=True)
         return False
@@ -128,7 +134,7 @@ class JobFolder:
                     file = self._shard_file(shard)
                     raise BatchJobStopped(f"{file} is missing or damaged: start the job again")
                 stream.writelines(f"{json.dumps(answer)}\n" for answer in answers)
-        shutil.rmtree(self.shards)
+        self._remove_leftovers()
 
     def write_coco(self, coco_ids: "CocoIds") -> None:
         """Writes the detections of a finished job in COCO's format of results."""
@@ -144,6 +150,14 @@ class JobFolder:
         """Reads the answers of a finished job."""
         with (self.folder / RESULT).open(encoding="ascii") as stream:
             yield from map(json.loads, stream)
+
+    def _remove_leftovers(self) -> None:
+        """Removes what a finished job no longer needs: the shards, and files that a killed job began."""
+        if self.shards.exists():
+            shutil.rmtree(self.shards)
+        for file in self.folder.iterdir():
+            if ASIDE.fullmatch(file.name):
+                file.unlink(missing_ok=True)
 
     def _shard_file(self, shard: int) -> Path:
         return self.shards / f"{shard:05d}.jsonl"
@@ -231,9 +245,13 @@ def written_whole(file: Path) -> Iterator[TextIO]:
 
 
 def hash_of_model(model: str) -> str:
-    """Returns the SHA-256 of a SavedModel's graph and weights."""
+    """Returns the SHA-256 of what determines a model's answers: its graph, weights, names and description."""
     folder, digest = Path(model), hashlib.sha256()
-    for file in (folder / "saved_model.pb", *sorted((folder / "variables").iterdir())):
+    files = [folder / "saved_model.pb"]
+    for part in ("variables", "assets"):
+        files += sorted(file for file in (folder / part).rglob("*") if file.is_file())
+    for file in files:
+        digest.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n".encode())
         with file.open("rb") as stream:
             while block := stream.read(2**20):
                 digest.update(block)

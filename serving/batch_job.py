@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import glob
 import os
 import re
 import sys
@@ -21,9 +20,7 @@ from batch_files import (
     hash_of_model,
     read_class_names,
 )
-
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-"""What is taken from a folder. Files that are named, also by a pattern, may have any ending."""
+from batch_images import describe, find_images
 
 ATTEMPTS = 4
 """How often Spark tries a shard on this machine before it gives up; the same as its default on a cluster."""
@@ -93,7 +90,9 @@ def run_job(options: argparse.Namespace) -> None:
     start = time.monotonic()
     model = os.path.abspath(options.model)  # noqa: PTH100
     class_names = read_class_names(model)
-    images = find_images(options.images)
+    images, left_out = find_images(options.images)
+    if left_out:
+        print(f"note: {describe(left_out)}", file=sys.stderr)
     coco_ids = CocoIds(options.coco, images, class_names) if options.coco else None
     plan = Plan(hash_of_model(model), options.shard, images)
     job = JobFolder(os.path.abspath(options.output))  # noqa: PTH100
@@ -165,7 +164,7 @@ def run_on_spark(
         raise BatchJobError(f"Spark does not start (it needs Java 17 or later): {_reason(error)}") from None
     try:
         folder = Path(__file__).resolve().parent
-        for module in ("batch_files.py", "batch_detector.py", "batch_job.py"):
+        for module in ("batch_files.py", "batch_images.py", "batch_detector.py", "batch_job.py"):
             context.addPyFile(str(folder / module))
         threads = int(context.getConf().get("spark.task.cpus", "1"))
         tasks = context.parallelize(shards, len(shards))
@@ -206,36 +205,6 @@ def answer_shards(
     for shard, images in shards:
         job.write_shard(shard, detector.answer(images, batch_size))
         yield f"{os.uname().nodename}:{os.getpid()}", len(images)
-
-
-def find_images(names: Sequence[str]) -> list[str]:
-    """Returns the absolute paths of the images that files, folders and patterns stand for.
-
-    Patterns have `*`, `?`, `[]` and `**`; a folder stands for the image files directly in it. A path comes
-    once, at its first place.
-
-    Raises:
-        BatchJobError: a name stands for no image.
-    """
-    images: dict[str, None] = {}
-    for name in names:
-        # A file may have the letters of a pattern in its name.
-        matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))  # noqa: PTH110, PTH207
-        files = []
-        for match in matches:
-            if os.path.isdir(match):  # noqa: PTH112
-                with os.scandir(match) as entries:
-                    files += sorted(
-                        entry.path
-                        for entry in entries
-                        if entry.name.lower().endswith(IMAGE_ENDINGS) and not entry.is_dir()
-                    )
-            else:
-                files.append(match)
-        if not files:
-            raise BatchJobError(f"no image found: {name}; name files, folders with images, or patterns")
-        images.update(dict.fromkeys(map(os.path.abspath, files)))
-    return list(images)
 
 
 def _local_master(processes: int) -> str | None:

@@ -14,7 +14,8 @@ from model_choice import DEFAULT_MODEL, ModelChoice
 from PIL import Image
 from rest_client import RestClient
 
-from refinedet_tf.commands.options import add_score_threshold_option, check_score_threshold, find_images
+from refinedet_tf.commands.image_files import find_images
+from refinedet_tf.commands.options import add_score_threshold_option, check_score_threshold
 from refinedet_tf.commands.terminal import run
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.detection_files import make_output_folder, write_detections

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from refinedet_tf.commands.image_files import find_images
 from refinedet_tf.commands.options import (
     add_model_options,
     add_multi_scale_option,
     add_score_threshold_option,
     add_tile_options,
     check_score_threshold,
-    find_images,
     tiling_from,
 )
 from refinedet_tf.commands.trained_model import load_model

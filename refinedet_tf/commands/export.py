@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refinedet_tf.commands.options import add_model_options, config_from, find_images
+from refinedet_tf.commands.image_files import find_images
+from refinedet_tf.commands.options import add_model_options, config_from
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.config import Config
 from refinedet_tf.data.image_header import MAX_PIXELS

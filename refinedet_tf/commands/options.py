@@ -1,15 +1,10 @@
 """Options and arguments that several commands have."""
 
 import argparse
-import glob
-import os
-from collections.abc import Sequence
-from pathlib import Path
 
 from refinedet_tf.config import Config
 from refinedet_tf.config_files import load_config
-from refinedet_tf.data.image_folders import is_image
-from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.errors import InputError
 from refinedet_tf.inference.tiles import Tiling
 
 
@@ -112,31 +107,3 @@ def check_score_threshold(score_threshold: float) -> None:
     """
     if not 0 <= score_threshold <= 1:
         raise InputError(f"--score-threshold must lie in 0..1, got {score_threshold}")
-
-
-def find_images(names: Sequence[str]) -> list[Path]:
-    """The image files that `names` (files, folders, patterns with `*`, `?`, `[]`, `**`) stand for.
-
-    A folder stands for the files directly in it that have an ending of an image (`is_image`); files that are
-    named, also by a pattern, may have any ending. Each file comes once, in the given order.
-
-    Raises:
-        InputError: a name stands for no image.
-    """
-    images: list[Path] = []
-    for name in names:
-        # Path.glob refuses absolute patterns, and Path.exists raises for a name that no file can have.
-        matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))  # noqa: PTH110, PTH207
-        files = []
-        for path in map(Path, matches):
-            if path.is_dir():
-                inside = (file for file in path.iterdir() if is_image(file.name))
-                files += sorted(file for file in inside if file.is_file())
-            else:
-                files.append(path)
-        if not files:
-            raise InputError(
-                f"no image found: {shortened_text(name)}; name files, folders with images, or patterns"
-            )
-        images += files
-    return list({os.path.realpath(path): path for path in reversed(images)}.values())[::-1]

@@ -7,10 +7,10 @@ from pathlib import Path
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import explain_os_errors
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".webp")
 """The endings of the image files that are read, in lower case; the format itself is told by the bytes."""
 
-OTHER_IMAGE_ENDINGS = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".dng", ".mpo")
+OTHER_IMAGE_ENDINGS = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".dng")
 """The endings of image files that are not read. Leaving them out would train on fewer images without a
 word."""
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from refinedet_tf.errors import InputError, TrainingStopped, first_line
+from refinedet_tf.errors import InputError, TrainingStopped, first_line, shortened
 from refinedet_tf.training.cluster import Cluster
 from refinedet_tf.training.link import Link, LinkBroken
 from refinedet_tf.training.meeting import call, dismiss, gather, listen, tell_chief
@@ -136,6 +136,7 @@ class Workers:
 
         Raises:
             InputError, TrainingStopped: another worker ended with that error.
+            TrainingStopped: the bytes of a worker did not arrive whole.
         """
         number = self.number + 1
         if self.index:
@@ -148,7 +149,11 @@ class Workers:
             return []
         others = range(1, len(self.names))
         everywhere = [data, *(b"".join(self.parts.pop((number, index), [])) for index in others)]
-        assert [len(there) for there in everywhere] == lengths
+        for name, there, length in zip(self.names, everywhere, lengths, strict=True):
+            if len(there) != length:
+                raise TrainingStopped(
+                    f"{len(there)} bytes came from {name} instead of {shortened(length)}; {self.remedy}"
+                )
         return everywhere
 
     def check(self) -> None:
@@ -241,9 +246,9 @@ class Workers:
             time.sleep(ALIVE_SECONDS)
 
     def _listen_to(self, index: int, link: Link) -> None:
-        """Obeys the messages of one worker until its end."""
+        """Obeys the messages of one worker until its end, or until one that no worker sends."""
         with contextlib.closing(link):
-            with contextlib.suppress(LinkBroken, TimeoutError):
+            with contextlib.suppress(LinkBroken, TimeoutError, KeyError, IndexError, TypeError, ValueError):
                 quiet = False
                 while True:
                     message = link.receive(START_SECONDS + LOST_SECONDS if quiet else LOST_SECONDS)
@@ -254,7 +259,11 @@ class Workers:
                 self._end_without(index)
 
     def _obey(self, sender: int, message: dict[str, Any]) -> None:
-        """Acts on a message."""
+        """Acts on a message.
+
+        Raises:
+            KeyError, IndexError, TypeError, ValueError: the message lacks something, or is of another kind.
+        """
         kind = message["kind"]
         if kind == "value":
             self._collect(sender, message["number"], message["value"])

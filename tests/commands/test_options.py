@@ -50,39 +50,6 @@ def test_score_threshold_at_its_limits():
         options.check_score_threshold(score_threshold)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A folder with images of several endings, another file, and an image one level down."""
-    for name in ("b.JPG", "a.bmp", "e[1].png", "notes.txt", "deep/c.jpeg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("names", "found"),
-    [
-        (["."], ["a.bmp", "b.JPG", "e[1].png"]),
-        (["deep", "b.JPG"], ["deep/c.jpeg", "b.JPG"]),
-        (["*.bmp"], ["a.bmp"]),
-        (["**/*.jp*"], ["deep/c.jpeg"]),
-        (["e[1].png"], ["e[1].png"]),
-        (["notes.txt"], ["notes.txt"]),
-        (["deep/c.jpeg", "deep", "*/c.*"], ["deep/c.jpeg"]),
-    ],
-)
-def test_images_of_names(folder, names, found):
-    paths = options.find_images([f"{folder}/{name}" for name in names])
-    assert [path.resolve().relative_to(folder.resolve()).as_posix() for path in paths] == found
-
-
-@pytest.mark.parametrize("name", ["gone.png", "*.gif", "empty"])
-def test_name_without_an_image(folder, name):
-    (folder / "empty").mkdir()
-    with pytest.raises(InputError, match="no image found: .*; name files, folders with images, or patterns"):
-        options.find_images([f"{folder}/a.bmp", f"{folder}/{name}"])
-
-
 def test_tiles():
     assert options.tiling_from(parse(options.add_tile_options)) is None
     assert options.tiling_from(parse(options.add_tile_options, "--tiles", "640")) == Tiling(640, 0.25)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from batch_detector import FileDetector, image_size
 from batch_files import BatchJobError, CocoIds, JobFolder, Plan, hash_of_model
+from batch_images import describe, find_images
 from image_files import save
 from PIL import Image
 
@@ -167,6 +168,39 @@ def test_a_folder_with_another_job_is_refused(without_engine, exported, images, 
         run(images[0], "--model", exported, "--output", images[0].parent)
 
 
+def test_swapped_class_names_are_another_model(without_engine, exported, images, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(exported, model)
+    arguments = [images[0], "--model", model, "--output", tmp_path / "job"]
+    hashes = [hash_of_model(str(model))]
+    run(*arguments)
+    for name in ("labels.txt", "model.json"):
+        file = model / "assets" / name
+        file.write_text(file.read_text(encoding="utf-8").replace("circle", "square"), encoding="utf-8")
+        hashes.append(hash_of_model(str(model)))
+        with pytest.raises(BatchJobError, match="holds a job with another model"):
+            run(*arguments)
+    assert len(set(hashes)) == 3
+
+
+def test_leftovers_of_a_job_that_was_killed_at_its_end(tmp_path):
+    job, plan = JobFolder(str(tmp_path / "job")), plan_of("/a")
+    job.start(plan)
+    job.write_shard(0, [{"image": "/a", "error": "x"}])
+    shards = list(job.shards.iterdir())
+    kept = shards[0].read_bytes()
+    for name in ("detections.jsonl", "plan.json"):
+        (job.folder / f".{'0a' * 16}-{name}").write_text("half")
+    (job.folder / ".mine").touch()
+    job.finish(plan)
+    assert sorted(path.name for path in job.folder.iterdir()) == [".mine", "detections.jsonl", "plan.json"]
+    # The kill came between the renaming of the result and the removal of the shards.
+    job.shards.mkdir()
+    shards[0].write_bytes(kept)
+    assert JobFolder(str(tmp_path / "job")).start(plan)
+    assert sorted(path.name for path in job.folder.iterdir()) == [".mine", "detections.jsonl", "plan.json"]
+
+
 def test_a_task_that_runs_twice_leaves_one_file(tmp_path):
     job, plan = JobFolder(str(tmp_path / "job")), plan_of("/a", "/b", "/c")
     assert not job.start(plan)
@@ -254,16 +288,28 @@ def test_images_are_found_once(images, tmp_path, monkeypatch):
     (tmp_path / "in" / "notes.txt").write_text("no image")
     (tmp_path / "in" / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
     save(tmp_path / "in" / "[odd].jpg")
-    listed = batch_job.find_images(["in/b*", "in", "./in/[odd].jpg", str(images[1])])
+    (tmp_path / "in" / "e.webp").touch()
+    (tmp_path / "in" / "f").write_bytes(images[0].read_bytes())
+    (tmp_path / "in" / "._a.jpg").touch()
+    for name in ("x.HEIC", "y.heic", "z.tif"):
+        (tmp_path / "in" / name).touch()
+    listed, left_out = find_images(["in/b*", "in", "./in/[odd].jpg", str(images[1])])
+    assert describe(left_out) == "left out: 2 .heic files, 1 .tif file; convert them to JPEG or PNG"
     assert [Path(path).relative_to(tmp_path / "in").as_posix() for path in listed] == [
         "b.png",
         "[odd].jpg",
         "a.jpg",
         "c.bmp",
+        "e.webp",
+        "f",
         "lost.jpg",
     ]
     with pytest.raises(BatchJobError, match="no image found: nothing"):
-        batch_job.find_images(["in", "nothing*"])
+        find_images(["in", "nothing*"])
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "x.HEIC").touch()
+    with pytest.raises(BatchJobError, match="no image found: phone; left out: 1 .heic file; convert"):
+        find_images(["phone"])
 
 
 @pytest.mark.parametrize("option", ["--processes", "--batch", "--shard"])

@@ -152,6 +152,37 @@ def test_the_chief_gathers_bytes_of_any_length(clusters, ended):
     assert not ended
 
 
+def test_bytes_that_arrive_incomplete_end_the_work(clusters, ended):
+    def work(workers):
+        if workers.index == 2:
+            link = workers.links[0]
+            link.send("part", number=workers.number + 1, data="AAAA")
+        return workers.gather_on_chief(b"abc")
+
+    results = on_all(clusters, work)
+    text = "6 bytes came from worker:2 instead of 3; restart all workers with --resume"
+    assert (type(results[0]), str(results[0])) == (TrainingStopped, text)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"kind": "value"},
+        {"kind": "part", "number": 1, "data": 7},
+        {"kind": "end", "index": 9, "text": "", "code": 1},
+    ],
+)
+def test_a_worker_that_sends_something_else_is_lost(clusters, ended, message):
+    def work(workers):
+        if workers.index == 2:
+            workers.links[0].send(**message)
+        time.sleep(1)
+        return workers.index
+
+    assert on_all(clusters, work) == [0, 1, 2]
+    assert (f"{clusters[0].tasks[2]} was lost; restart all workers with --resume", 1) in ended
+
+
 def test_long_work_ends_with_an_error_elsewhere(clusters, ended):
     def work(workers):
         if workers.index == 2:
