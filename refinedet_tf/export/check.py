@@ -1,7 +1,8 @@
 """The comparison of the exported files with the network from which they were made."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from refinedet_tf.config import Config
 from refinedet_tf.data.images import decode_image
 from refinedet_tf.data.shapes import make_image
 from refinedet_tf.export.routes import (
+    Answer,
     ExportMismatch,
     Route,
     Rows,
@@ -32,28 +34,35 @@ class Tolerance:
     Attributes:
         boxes: the difference of a coordinate, in units of the image's sides.
         scores: the difference of a score.
+        heads: the relative difference of a head, see `Comparison`.
         lost: the fraction of detections that only one side has. At a threshold, the last bit of a float
             decides whether a candidate passes and what it suppresses.
     """
 
     boxes: float
     scores: float
+    heads: float
     lost: float
 
 
 TOLERANCES = {
     # If there are fewer than 200 detections, none may be lost.
-    "float32": Tolerance(1e-3, 1e-4, 5e-3),
+    "float32": Tolerance(1e-3, 1e-4, 1e-3, 5e-3),
     # bfloat16 has three decimal digits, and XLA rounds at other places than TensorFlow's kernels.
-    "bfloat16": Tolerance(5e-2, 5e-2, 5e-2),
+    "bfloat16": Tolerance(5e-2, 5e-2, 5e-2, 5e-2),
 }
 """The tolerance for each precision, in which both sides compute."""
 
 SAME_OBJECT = 0.05
 """The largest difference of coordinates and score at which two detections of a class count as the same."""
 
+SMALLEST_HEAD = 1e-3
+"""The smallest root of the mean square by which the difference of a head is divided; offsets that a new
+network gives may be close to 0."""
+
 FILES_AT_ONCE = 4
-"""The number of images, of any sizes, per call of `serving_default`."""
+"""The number of images, of any sizes, per call of `serving_default`, and of those whose heads are compared at
+the beginning."""
 
 
 @dataclasses.dataclass
@@ -66,6 +75,8 @@ class Comparison:
         lost: the number of detections that only one side has.
         boxes: the largest difference of a coordinate, normalised.
         scores: the largest difference of a score.
+        heads: the largest relative difference of a head, which no threshold hides: the root of the mean
+            square of its difference by that of the network's head; None: the form does not give the heads.
     """
 
     name: str
@@ -73,18 +84,23 @@ class Comparison:
     lost: int = 0
     boxes: float = 0.0
     scores: float = 0.0
+    heads: float | None = None
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.name}: {self.detections} detections, {self.lost} not found again, boxes differ by at "
             f"most {self.boxes:.2g} (normalised), scores by {self.scores:.2g}"
         )
+        if not self.detections and not self.lost:
+            text = f"{self.name}: no detections to compare on these images"
+        return text if self.heads is None else f"{text}, heads by {self.heads:.2g} (relative)"
 
     def within(self, tolerance: Tolerance) -> bool:
         """Returns whether all differences are accepted."""
         return (
             self.boxes <= tolerance.boxes
             and self.scores <= tolerance.scores
+            and (self.heads or 0.0) <= tolerance.heads
             and self.lost <= tolerance.lost * self.detections
         )
 
@@ -123,6 +139,19 @@ class Comparison:
             self.scores = max(self.scores, float(scores[nearest]))
         self.lost += int(free.sum())
 
+    def add_heads(self, expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]) -> None:
+        """Compares the heads of an image, by name.
+
+        Raises:
+            ExportMismatch: a head is missing, of another shape or not finite.
+        """
+        for name, head in expected.items():
+            found = actual.get(name)
+            if found is None or found.shape != head.shape or not np.isfinite(found).all():
+                raise ExportMismatch(f"{self.name} gives no finite {name} of shape {list(head.shape)}")
+            size = max(_root_mean_square(head), SMALLEST_HEAD)
+            self.heads = max(self.heads or 0.0, _root_mean_square(found - head) / size)
+
 
 @full_float32()
 def check_export(
@@ -147,7 +176,7 @@ def check_export(
     Raises:
         ExportMismatch: a difference exceeds the tolerance.
     """
-    expected = [_result_rows(result) for result in detector([sample.pixels for sample in samples])]
+    expected = _expected(detector, samples)
     size = detector.image_size
     routes = saved_model_routes(folder, config, size) | file_routes(folder, config, size)
     comparisons = [_compare(name, route, samples, expected) for name, route in routes.items()]
@@ -155,7 +184,7 @@ def check_export(
     if wrong:
         raise ExportMismatch(
             "; ".join(map(str, wrong)) + f" (accepted: {tolerance.boxes:g} in boxes, {tolerance.scores:g} in "
-            f"scores, {tolerance.lost:.1%} not found again)"
+            f"scores, {tolerance.heads:g} in heads, {tolerance.lost:.1%} not found again)"
         )
     return comparisons
 
@@ -194,7 +223,7 @@ def check_int8(
     Raises:
         ExportMismatch: a box or a score of a file is not finite, or is not what its heads decode to.
     """
-    expected = [_result_rows(result) for result in detector([sample.pixels for sample in samples])]
+    expected = _expected(detector, samples)
     return [
         _compare(
             f"{name} compared with float32",
@@ -217,15 +246,32 @@ def generated_samples() -> list[Sample]:
     return [Sample(file.numpy(), decode_image(file).numpy()) for file in files]
 
 
-def _compare(name: str, route: Route, samples: Sequence[Sample], expected_rows: Sequence[Rows]) -> Comparison:
-    """Compares the detections of an exported form with the network's, `FILES_AT_ONCE` images at a time."""
+def _expected(detector: Detector, samples: Sequence[Sample]) -> list[Answer]:
+    """Returns the network's detections on each image, and its heads on the first `FILES_AT_ONCE`."""
+    rows = [_result_rows(result) for result in detector([sample.pixels for sample in samples])]
+    heads = detector.heads([sample.pixels for sample in samples[:FILES_AT_ONCE]])
+    of_images: list[dict[str, np.ndarray] | None] = [
+        {name: np.asarray(head[row], np.float32) for name, head in heads.items()}
+        for row in range(min(FILES_AT_ONCE, len(samples)))
+    ]
+    return list(itertools.zip_longest(rows, of_images))
+
+
+def _compare(name: str, route: Route, samples: Sequence[Sample], expected: Sequence[Answer]) -> Comparison:
+    """Compares the answers of an exported form with the network's, `FILES_AT_ONCE` images at a time."""
     comparison = Comparison(name)
     for first in range(0, len(samples), FILES_AT_ONCE):
         batch = slice(first, first + FILES_AT_ONCE)
-        for expected, actual in zip(expected_rows[batch], route(samples[batch]), strict=True):
-            comparison.add(expected, actual)
+        for (rows, heads), (found, found_heads) in zip(expected[batch], route(samples[batch]), strict=True):
+            comparison.add(rows, found)
+            if heads is not None and found_heads is not None:
+                comparison.add_heads(heads, found_heads)
     return comparison
 
 
 def _result_rows(result: ImageDetections) -> Rows:
     return result.normalized_boxes, result.scores, result.labels
+
+
+def _root_mean_square(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))

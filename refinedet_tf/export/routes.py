@@ -49,8 +49,11 @@ class Sample:
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 """The detections of an image: boxes [n, 4], normalised `[ymin, xmin, ymax, xmax]`, scores [n], labels [n]."""
 
-Route = Callable[[Sequence[Sample]], Iterable[Rows]]
-"""A function from samples to the detections of an exported form on each of them."""
+Answer = tuple[Rows, Mapping[str, np.ndarray] | None]
+"""The detections of an image, and the heads [A, ...] by name; None where the exported form gives no heads."""
+
+Route = Callable[[Sequence[Sample]], Iterable[Answer]]
+"""A function from samples to the answers of an exported form on each of them."""
 
 
 def saved_model_routes(folder: Path, config: Config, size: tuple[int, int]) -> dict[str, Route]:
@@ -61,17 +64,18 @@ def saved_model_routes(folder: Path, config: Config, size: tuple[int, int]) -> d
         # The function uses `loaded`, because this keeps the variables alive.
         return loaded.signatures[name](**inputs)
 
-    def serving_default(samples: Sequence[Sample]) -> list[Rows]:
+    def serving_default(samples: Sequence[Sample]) -> list[Answer]:
         outputs = call("serving_default", image_bytes=tf.constant([s.contents for s in samples]))
-        return [_served_rows(outputs, row) for row in range(len(samples))]
+        return [(_served_rows(outputs, row), None) for row in range(len(samples))]
 
-    def serving_tensor(samples: Sequence[Sample]) -> list[Rows]:
-        return [_served_rows(call("serving_tensor", images=tf.constant(s.pixels[None])), 0) for s in samples]
+    def serving_tensor(samples: Sequence[Sample]) -> list[Answer]:
+        outputs = (call("serving_tensor", images=tf.constant(sample.pixels[None])) for sample in samples)
+        return [(_served_rows(of_sample, 0), None) for of_sample in outputs]
 
-    def serving_heads(samples: Sequence[Sample]) -> list[Rows]:
+    def serving_heads(samples: Sequence[Sample]) -> list[Answer]:
         heads = call("serving_heads", images=tf.stack([warp_image(s.pixels, size) for s in samples]))
         outputs = postprocess(heads, anchors, config)
-        return [_served_rows(outputs, row) for row in range(len(samples))]
+        return [(_served_rows(outputs, row), _row_of(heads, row)) for row in range(len(samples))]
 
     return {
         "serving_default": serving_default,
@@ -86,10 +90,10 @@ def file_routes(folder: Path, config: Config, size: tuple[int, int]) -> dict[str
     heads = _load(folder, (onnx_files.HEADS, litert_files.HEADS))
 
     def detector_route(name: str, file: ExportedFile) -> Route:
-        def detect(sample: Sample) -> Rows:
+        def detect(sample: Sample) -> Answer:
             warped = name == litert_files.DETECTOR
             outputs = _call(file, warp_image(sample.pixels, size).numpy() if warped else sample.pixels)
-            return _served_rows(outputs, -1)
+            return _served_rows(outputs, -1), None
 
         return lambda samples: map(detect, samples)
 
@@ -102,7 +106,7 @@ def heads_route(name: str, file: ExportedFile, config: Config, size: tuple[int, 
     """Returns the route of a file without suppression."""
     anchors = tile_anchors(size, config.model.anchors)
 
-    def detect(sample: Sample) -> Rows:
+    def detect(sample: Sample) -> Answer:
         outputs = _call(file, warp_image(sample.pixels, size).numpy())
         for values, computed in zip(("boxes", "scores"), candidates(outputs, anchors, config), strict=True):
             # Boxes are not clipped here. The error is relative, because large numbers have no more digits
@@ -112,7 +116,7 @@ def heads_route(name: str, file: ExportedFile, config: Config, size: tuple[int, 
                 raise ExportMismatch(
                     f"{name}: {values} differ by up to {error.max():.2g} from those of its heads"
                 )
-        return _served_rows(postprocess(outputs, anchors, config), -1)
+        return _served_rows(postprocess(outputs, anchors, config), -1), _row_of(outputs, -1)
 
     return lambda samples: map(detect, samples)
 
@@ -146,3 +150,8 @@ def _served_rows(outputs: Mapping[str, Tensor], row: int) -> Rows:
         for name in ("boxes", "scores", "classes")
     )
     return boxes, scores, labels
+
+
+def _row_of(heads: Mapping[str, Tensor], row: int) -> dict[str, np.ndarray]:
+    """Returns the heads of one image of a batch."""
+    return {name: np.asarray(head[row]) for name, head in heads.items()}

@@ -1,8 +1,9 @@
 """Detection on images of any size: reading, warping, network, post-processing, boxes in pixels."""
 
 import functools
+import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -11,10 +12,11 @@ import tensorflow as tf
 
 from refinedet_tf.config import Config
 from refinedet_tf.data.images import decode_image, warp_image
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import explain_os_errors
 from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
 from refinedet_tf.inference.detections import ImageDetections
+from refinedet_tf.tensors import Heads
 
 ImageLike = str | os.PathLike | np.ndarray
 """An image file, or pixels uint8 [H, W, 3], RGB."""
@@ -79,12 +81,9 @@ class Detector:
 
         Raises:
             InputError: an image is of another kind or cannot be read (the message names it), `images`
-                is a single path, or `batch_size` is below 1.
+                is a single path, or `batch_size` is no whole number from 1.
         """
-        if isinstance(images, (str, os.PathLike)):
-            raise InputError(f"images must be a list of images, got the single path {images}")
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        check_call(images, batch_size)
         results: list[ImageDetections] = []
         warped: list[tf.Tensor] = []
         sizes: list[tuple[int, int]] = []
@@ -97,6 +96,14 @@ class Detector:
                 results += self._detect_batch(warped, sizes)
                 warped, sizes = [], []
         return results + self._detect_batch(warped, sizes)
+
+    def heads(self, images: Sequence[ImageLike]) -> Heads:
+        """Returns the heads of the network for at least one image, as `build_model` describes them.
+
+        The images, which are one batch, and the errors are those of a call.
+        """
+        (batch,) = pixel_batches(images, len(images))
+        return self._detector.heads(tf.stack([self._warp(pixels) for pixels in batch]))
 
     def _detect_batch(
         self, warped: Sequence[tf.Tensor], sizes: Sequence[tuple[int, int]]
@@ -118,6 +125,33 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         return _decode(contents).numpy()
     except tf.errors.InvalidArgumentError:
         raise InputError(f"image {path} cannot be decoded: no whole JPEG, PNG, BMP or GIF file") from None
+
+
+def check_call(images: object, batch_size: object) -> None:
+    """Checks the arguments with which a detector of any kind is called.
+
+    Raises:
+        InputError: `images` is a single path, or `batch_size` is no whole number from 1.
+    """
+    if isinstance(images, str | bytes | os.PathLike):
+        raise InputError(f"images must be a list of images, got the single path {shortened_text(images)}")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise InputError(f"batch_size must be a whole number of at least 1, got {shortened(batch_size)}")
+
+
+def pixel_batches(images: Iterable[ImageLike], batch_size: int) -> Iterator[list[np.ndarray]]:
+    """Reads images in batches of `batch_size`, the last of which may be smaller.
+
+    Yields:
+        The pixels of the images of a batch, as `as_pixels` returns them.
+
+    Raises:
+        InputError: the reasons are those of `Detector`.
+    """
+    check_call(images, batch_size)
+    numbered = enumerate(images)
+    while batch := [as_pixels(image, number) for number, image in itertools.islice(numbered, batch_size)]:
+        yield batch
 
 
 def as_pixels(image: ImageLike, number: int) -> np.ndarray:

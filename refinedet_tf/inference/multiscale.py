@@ -16,7 +16,7 @@ from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.compiled_detector import network_size
 from refinedet_tf.inference.detections import ImageDetections
-from refinedet_tf.inference.detector import Detector, ImageLike, as_pixels
+from refinedet_tf.inference.detector import Detector, ImageLike, pixel_batches
 from refinedet_tf.inference.merging import Merge, box_voting, soft_box_voting
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -139,13 +139,9 @@ class MultiScaleDetector:
         pass.
         """
         results: list[ImageDetections] = []
-        batch: list[np.ndarray] = []
-        for number, image in enumerate(images):
-            batch.append(as_pixels(image, number))
-            if len(batch) == batch_size:
-                results += self._detect(batch)
-                batch = []
-        return results + self._detect(batch)
+        for batch in pixel_batches(images, batch_size):
+            results += self._detect(batch)
+        return results
 
     def _detect(self, images: Sequence[np.ndarray]) -> list[ImageDetections]:
         """Returns the merged detections of each image of a batch."""

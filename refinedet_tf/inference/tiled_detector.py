@@ -5,16 +5,14 @@ size that they have in the photograph, or enlarged; the whole image shows the ob
 tile.
 """
 
-import os
 import time
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from refinedet_tf.config import Config
-from refinedet_tf.errors import InputError
 from refinedet_tf.inference.detections import ImageDetections
-from refinedet_tf.inference.detector import Detector, ImageLike, as_pixels
+from refinedet_tf.inference.detector import Detector, ImageLike, pixel_batches
 from refinedet_tf.inference.multiscale import MultiScaleDetector
 from refinedet_tf.inference.tiles import Tiling, seen_better_elsewhere, suppress_between_views
 from refinedet_tf.pixel_boxes import to_normalized
@@ -61,23 +59,13 @@ class TiledDetector:
         The tiles of up to `batch_size` images share batches of `batch_size` tiles. After the merging the
         number of detections is not limited again; `max_detections` holds for each tile.
         """
-        if isinstance(images, (str, os.PathLike)):
-            raise InputError(f"images must be a list of images, got the single path {images}")
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, got {batch_size}")
         results: list[ImageDetections] = []
-        batch: list[np.ndarray] = []
-        for number, image in enumerate(images):
-            batch.append(as_pixels(image, number))
-            if len(batch) == batch_size:
-                results += self._detect(batch, batch_size)
-                batch = []
-        return results + self._detect(batch, batch_size)
+        for batch in pixel_batches(images, batch_size):
+            results += self._detect(batch, batch_size)
+        return results
 
     def _detect(self, images: Sequence[np.ndarray], batch_size: int) -> list[ImageDetections]:
         """Returns the merged detections of each image of a batch."""
-        if not images:
-            return []
         if not self._is_traced:
             self._detector([images[0]], 1)  # The times do not include tracing.
             self._is_traced = True

@@ -1,6 +1,7 @@
 """The comparison that every export ends with."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -126,3 +127,33 @@ def test_every_form_is_looked_at(tmp_path):
     limits = dataclasses.replace(config.postprocess, nms_iou=0.6)
     whole = {"serving_default", "serving_tensor", "detector.onnx"}
     assert differing(model, dataclasses.replace(config, postprocess=limits)) == whole
+
+
+def test_a_threshold_without_detections_hides_no_difference(tmp_path):
+    config = stand_in_config((64, 64))
+    limits = dataclasses.replace(config.postprocess, score_threshold=0.999)
+    config = dataclasses.replace(config, postprocess=limits)
+    model = stand_in_model(config)
+    folder, comparisons = export_saved_model(model, config, tmp_path, options=ExportOptions(onnx=True))
+    assert [comparison.detections + comparison.lost for comparison in comparisons] == [0] * 5
+    for comparison in comparisons:
+        gives_heads = comparison.name in ("serving_heads", "heads.onnx")
+        assert (comparison.heads is not None) == gives_heads
+        assert (comparison.heads or 0) < 1e-5
+        assert str(comparison).startswith(f"{comparison.name}: no detections to compare on these images")
+    other = Detector(stand_in_model(config, seed=1), config)
+    with pytest.raises(ExportMismatch) as mismatch:
+        check_export(folder, other, config, generated_samples()[:2], TOLERANCES["float32"])
+    assert re.findall(r"(\S+): no detections", str(mismatch.value)) == ["serving_heads", "heads.onnx"]
+
+
+def test_heads_are_compared_by_their_size():
+    head = np.array([[3.0, -4.0], [0.0, 0.0]])
+    comparison = Comparison("form")
+    comparison.add_heads({"odm_loc": head}, {"odm_loc": head + [[0.01, 0.0], [0.0, 0.0]], "boxes": head})
+    assert comparison.heads == pytest.approx(0.01 / 5)
+    assert not comparison.within(TOLERANCES["float32"])
+    assert comparison.within(TOLERANCES["bfloat16"])
+    for wrong in ({}, {"odm_loc": head[:1]}, {"odm_loc": head * np.nan}):
+        with pytest.raises(ExportMismatch, match=r"form gives no finite odm_loc of shape \[2, 2\]"):
+            comparison.add_heads({"odm_loc": head}, wrong)

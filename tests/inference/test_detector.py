@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,7 +11,10 @@ from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.compiled_detector import network_size
 from refinedet_tf.inference.detector import Detector, read_image
+from refinedet_tf.inference.multiscale import MultiScaleDetector
 from refinedet_tf.inference.postprocessing import postprocess
+from refinedet_tf.inference.tiled_detector import TiledDetector
+from refinedet_tf.inference.tiles import Tiling
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +131,6 @@ def test_nothing_detected(tf_test, model, config):
         (np.zeros((8, 8), np.uint8), r"image 1 must be .* got uint8 \[8, 8\]"),
         (np.zeros((8, 8, 4), np.uint8), r"got uint8 \[8, 8, 4\]"),
         (np.zeros((0, 8, 3), np.uint8), r"got uint8 \[0, 8, 3\]"),
-        ("no/such.jpg", "no/such.jpg cannot be read: No such file"),
     ],
 )
 def test_wrong_images_are_named(detector, image, words):
@@ -134,9 +138,26 @@ def test_wrong_images_are_named(detector, image, words):
         detector([image_of(8, 8), image])
 
 
-def test_a_single_path_is_no_list(detector):
-    with pytest.raises(InputError, match="list of images, got the single path street.jpg"):
-        detector("street.jpg")
+@pytest.mark.parametrize(
+    ("images", "batch_size", "words"),
+    [
+        ("street.jpg", 1, "images must be a list of images, got the single path street.jpg"),
+        (Path("street.jpg"), 1, "images must be a list of images, got the single path street.jpg"),
+        (b"street.jpg", 1, "images must be a list of images, got the single path b'street.jpg'"),
+        *(
+            ([image_of(8, 8)], number, f"batch_size must be a whole number of at least 1, got {number}")
+            for number in (0, -1, 2.5, True)
+        ),
+        ([image_of(8, 8), "no/such.jpg"], 8, "no/such.jpg cannot be read: No such file"),
+        ([image_of(8, 8), np.zeros((3, 3))], 8, "image 1 must be"),
+    ],
+)
+def test_wrong_calls_of_every_detector(detector, model, config, images, batch_size, words):
+    detectors = (detector, MultiScaleDetector(model, config), TiledDetector(detector, config, Tiling(64)))
+    for any_detector in detectors:
+        with pytest.raises(InputError, match=words):
+            any_detector(images, batch_size)
+        assert any_detector([], 8) == []
 
 
 @pytest.mark.parametrize("contents", [b"", b"not an image", "truncated"])

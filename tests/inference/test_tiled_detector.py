@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from stand_in_model import stand_in_config, stand_in_model
 
-from refinedet_tf.errors import InputError
 from refinedet_tf.inference import multiscale
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.multiscale import MultiScaleDetector
@@ -153,14 +152,3 @@ def test_multi_scale_on_each_view(monkeypatch, config):
     assert len(result.scores) == len(scores) > 10
     np.testing.assert_allclose(result.scores, scores, rtol=1e-4)
     np.testing.assert_allclose(np.sort(result.boxes, axis=0), np.sort(boxes, axis=0), atol=0.01)
-
-
-def test_refusals(config, detector):
-    tiled = TiledDetector(detector, config, Tiling(SIDE))
-    with pytest.raises(InputError, match=r"the single path street\.jpg"):
-        tiled("street.jpg")
-    with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
-        tiled([noise(100, 100)], 0)
-    with pytest.raises(InputError, match="image 1 must be"):
-        tiled([noise(100, 100), np.zeros((3, 3))])
-    assert tiled([]) == []
