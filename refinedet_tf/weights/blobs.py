@@ -223,7 +223,7 @@ def _explain(
         file_classes, model_classes = class_counts[0]
         return (
             f"holds weights for {file_classes} classes, the model has {model_classes}: use the config that "
-            "they were trained with, or pick classes with python -m refinedet_tf.weights.class_subset"
+            "they were trained with, or pick classes with refinedet subset-classes"
         )
 
     def name(blob: Blob) -> str:

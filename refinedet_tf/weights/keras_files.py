@@ -53,6 +53,20 @@ def load_keras_weights(model: keras.Model, path: Path) -> list[str]:
     return [layer.name for layer in model.layers if layer.weights]
 
 
+def check_network(path: Path, network: keras.Model) -> None:
+    """Checks that a file holds the arrays of a network, without their values.
+
+    Args:
+        path: a `.weights.h5` or `.keras` file.
+        network: a network whose variables need no values.
+
+    Raises:
+        InputError: the file holds other arrays, or fewer bytes than its arrays have.
+    """
+    with _weights_file(path) as file:
+        _compare(path, _shapes_in(file, stored=True), network)
+
+
 def survey(path: Path, model: keras.Model) -> tuple[Description | None, int | None]:
     """Finds out what a file holds, without its values.
 
@@ -165,14 +179,22 @@ def save_weights(model: keras.Model, path: Path) -> None:
     write_aside(Path(path), write)
 
 
-def _shapes_in(path: Path) -> Counter[tuple[int, ...]]:
-    """Counts the shapes of the weights in a `.weights.h5` file, without those of an optimizer."""
+def _shapes_in(path: Path, stored: bool = False) -> Counter[tuple[int, ...]]:
+    """Counts the shapes of the weights in a `.weights.h5` file, without those of an optimizer.
+
+    Args:
+        path: the file.
+        stored: whether all their bytes must be in the file, as Keras writes them. HDF5 also has arrays that
+            are compressed or were never written.
+    """
     shapes: Counter[tuple[int, ...]] = Counter()
 
     def count(name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset) and "/vars/" in f"/{name}" and not name.startswith("optimizer"):
             if item.dtype.kind != "f" or item.shape is None:
                 raise TypeError(f"{name} holds no floating-point numbers")
+            if stored and item.id.get_storage_size() < item.nbytes:
+                raise TypeError(f"{name} is compressed, or its values are missing")
             shapes[tuple(item.shape)] += 1
 
     with h5py.File(path) as file:
@@ -189,8 +211,7 @@ def _compare(path: Path, found: Counter[tuple[int, ...]], model: keras.Model) ->
     if None not in (model_classes, file_classes) and sum(missing.values()) == sum(left_over.values()):
         raise InputError(
             f"{path} holds weights for {file_classes} classes, the model has {model_classes}: "
-            "use the config that they were trained with, or pick classes with "
-            "python -m refinedet_tf.weights.class_subset"
+            "use the config that they were trained with, or pick classes with refinedet subset-classes"
         )
     # Keras' files name layers by class and number, so that only shapes can be compared. A layer is
     # certainly missing if no array in the file has its shape.

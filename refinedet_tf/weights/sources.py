@@ -17,7 +17,7 @@ from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.weights.blobs import Blob, backbone_of, values_by_path
 from refinedet_tf.weights.class_names import known_set, pair_classes
 from refinedet_tf.weights.description import check_channel_order, describe
-from refinedet_tf.weights.keras_files import load_keras_weights, read_values, survey
+from refinedet_tf.weights.keras_files import check_network, load_keras_weights, read_values, survey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +100,8 @@ def keras_source(model: keras.Model, config: Config, path: Path) -> Source:
         path: the file.
 
     Raises:
-        InputError: the file is damaged, of another backbone or another order of the channels; or nothing
-            says which network it belongs to.
+        InputError: the file is damaged, of another backbone or another order of the channels, or of another
+            network than it says; or nothing says which network it belongs to.
     """
     description, num_classes = survey(path, model)
     note = ""
@@ -139,6 +139,8 @@ def keras_source(model: keras.Model, config: Config, path: Path) -> Source:
             model=dataclasses.replace(trained, image_size=None),
             data=DataConfig(classes=description.classes if description else placeholders),
         )
+        # What the file says of itself may ask for any amount of memory.
+        check_network(path, _without_values(source_config))
         network = build_model(source_config)
         load_keras_weights(network, path)
         values = {variable.path: np.asarray(variable) for variable in network.weights}
@@ -157,6 +159,16 @@ def num_anchors(values: Mapping[str, np.ndarray], level: str) -> int:
     """
     bias = values.get(f"odm_loc{level}/bias")
     return 0 if bias is None or bias.ndim != 1 else len(bias) // 4
+
+
+def _without_values(config: Config) -> keras.Model:
+    """Builds a network whose variables have shapes but no values, which takes no memory."""
+    if keras.backend.backend() != "tensorflow":
+        return build_model(config)
+    import tensorflow as tf
+
+    with tf.Graph().as_default():
+        return build_model(config)
 
 
 def _num_classes(values: Mapping[str, np.ndarray]) -> int:

@@ -85,31 +85,35 @@ def _read_zip(file: BinaryIO, file_size: int) -> dict[str, np.ndarray]:
             raise Defect("is a zip archive, but not a PyTorch checkpoint: it needs one NAME/data.pkl")
         folder = pickles[0].removesuffix("data.pkl")
 
+        num_read = 0
+
         def record(name: str) -> bytes:
+            nonlocal num_read
             info = archive.getinfo(folder + name)
-            # PyTorch does not compress records, so none is larger than the file.
-            if info.compress_type or max(info.file_size, info.compress_size) > file_size:
+            # PyTorch does not compress records, so that all of them together are smaller than the file.
+            num_read += max(info.file_size, info.compress_size)
+            if info.compress_type or num_read > file_size:
                 raise Defect(f"is damaged, or not written by torch.save: {name} is compressed or cut off")
             return archive.read(info)
 
         if f"{folder}byteorder" in archive.namelist():
             _check_byte_order(record("byteorder") == b"little")
-        content = unpickle(io.BytesIO(record("data.pkl")))
+        content = unpickle(io.BytesIO(record("data.pkl")), file_size)
         return _arrays(content, lambda storage: record(f"data/{storage.key}"), file_size)
 
 
 def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
-    stream = io.BytesIO(data)
-    if unpickle(stream) != LEGACY_MAGIC or unpickle(stream) != LEGACY_PROTOCOL:
+    stream, size = io.BytesIO(data), len(data)
+    if unpickle(stream, size) != LEGACY_MAGIC or unpickle(stream, size) != LEGACY_PROTOCOL:
         raise Defect("is a pickle, but not a PyTorch checkpoint")
-    _check_byte_order(unpickle(stream)["little_endian"])
+    _check_byte_order(unpickle(stream, size)["little_endian"])
     storages: dict[str, Storage] = {}
-    content, keys = unpickle(stream, storages), unpickle(stream)
+    content, keys = unpickle(stream, size, storages), unpickle(stream, size)
     whole, position, buffers = memoryview(data), stream.tell(), {}
     for key in keys:
-        size = int.from_bytes(whole[position : position + 8], "little")
+        num_elements = int.from_bytes(whole[position : position + 8], "little")
         position += 8
-        end = position + size * np.dtype(storages[key].kind).itemsize
+        end = position + num_elements * np.dtype(storages[key].kind).itemsize
         if end > len(data):
             raise Defect(f"is damaged or cut off: storage {key} needs {end} bytes of {len(data)}")
         buffers[key] = whole[position:end]

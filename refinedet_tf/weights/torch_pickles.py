@@ -6,7 +6,7 @@ torch/serialization.py and torch/_utils.py.
 """
 
 import pickletools
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -59,15 +59,15 @@ def _storage(saved_id: Any) -> Storage:
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorView:
     """Replaces PyTorch's functions; the further arguments, gradients and hooks, are ignored."""
-    if not isinstance(storage, Storage) or len(shape) != len(strides):
-        raise Defect("is damaged: a tensor has no storage, or not a stride for each axis")
+    if not isinstance(storage, Storage) or not len(shape) == len(strides) <= MAX_AXES:
+        raise Defect("is damaged: a tensor has no storage, too many axes or not a stride for each axis")
     _check_counts(offset, *shape, *strides)
     return TensorView(storage, offset, tuple(shape), tuple(strides))
 
 
-def _rebuild_dict(pairs: Iterable = ()) -> dict:
+def _rebuild_dict(pairs: Sequence = ()) -> dict:
     """Replaces OrderedDict, which Python 2 wrote with a list of pairs as its argument."""
-    return _set_items({}, [item for pair in pairs for item in pair])
+    return _set_items({}, [item for key, value in pairs for item in (key, value)])
 
 
 def _check_counts(*numbers: Any) -> None:
@@ -75,6 +75,9 @@ def _check_counts(*numbers: Any) -> None:
     if any(type(number) is not int or number < 0 for number in numbers):
         raise Defect("is damaged: a shape, stride, offset or size is not a whole number from 0")
 
+
+MAX_AXES = 64
+"""The largest number of axes of an array."""
 
 BFLOAT16 = "<u2"
 """numpy has no bfloat16, and PyTorch has no storages of uint16, whose name is used for it."""
@@ -107,7 +110,7 @@ LITERALS = NUMBERS | TEXTS | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}
 """The instructions that put their argument on the stack."""
 
 
-def unpickle(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
+def unpickle(stream: BinaryIO, file_size: int, storages: dict[str, Storage] | None = None) -> Any:
     """Returns the object of the pickle at the stream's position, and moves the stream to its end.
 
     Python's Unpickler would suffice for honest files. But a damaged file can make it reserve any amount
@@ -115,6 +118,8 @@ def unpickle(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> An
 
     Args:
         stream: a binary stream.
+        file_size: the number of bytes of the file. No more values than these are copied: an honest file
+            holds each of its values, and a malicious one can name the same list any number of times.
         storages: a dict to which the storages of the pickle are added by key.
 
     Raises:
@@ -125,6 +130,7 @@ def unpickle(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> An
     marks: list[int] = []
     memo: dict[int, Any] = {}
     argument: Any
+    num_copied = 0
 
     def since_mark() -> list[Any]:
         """Removes the items after the last mark from the stack and returns them."""
@@ -167,6 +173,10 @@ def unpickle(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> An
                 stack.append(_known(".".join((module, attribute))))
             case "REDUCE":
                 arguments, function = stack.pop(), stack.pop()
+                if function is _rebuild_dict and arguments:
+                    num_copied += len(arguments[0])
+                    if num_copied > file_size:
+                        raise Defect("is damaged: it makes more values than it has bytes")
                 stack.append(function(*arguments))
             case "BUILD":
                 # These are attributes of an OrderedDict, such as PyTorch's version numbers of layers.

@@ -224,9 +224,39 @@ def test_programs_are_refused_and_not_run(write, tmp_path):
     assert victim.exists()
 
 
+def memorised(number, program):
+    """The instructions that make an object and note it, and those that name it again."""
+    index = number.to_bytes(4, "little")
+    return program + b"r" + index, b"j" + index
+
+
+def many_times(reference, number=5000):
+    return b"](" + reference * number + b"e"
+
+
+LONG_LIST, AGAIN = memorised(500_000, many_times(b"K\x01"))
+PAIRS, PAIRS_AGAIN = memorised(
+    500_001, b"](" + b"".join(value(f"{key}") + b"N\x86" for key in range(2000)) + b"e"
+)
+DICT, DICT_AGAIN = memorised(500_002, named("collections", "OrderedDict"))
+STORAGE, STORAGE_AGAIN = memorised(500_003, FOUR)
+TENSOR, TENSOR_AGAIN = memorised(500_004, named("torch._utils", "_rebuild_tensor"))
+"""Objects of a few kilobytes, and instructions of a few bytes that name them again."""
+
+
 @pytest.mark.parametrize(
     "program",
     [
+        Instructions(b"(" + LONG_LIST + DICT + many_times(AGAIN, 1000) + b"\x85Rt"),
+        Instructions(PAIRS + DICT + many_times(DICT_AGAIN + PAIRS_AGAIN + b"\x85R", 5000) + b"\x87"),
+        Instructions(
+            b"("
+            + LONG_LIST
+            + STORAGE
+            + TENSOR
+            + (TENSOR_AGAIN + b"(" + STORAGE_AGAIN + b"K\x00" + AGAIN + AGAIN + b"tR") * 5000
+            + b"t"
+        ),
         tensor(FOUR, 0, (10**6, 10**6), (0, 0)),
         tensor(FOUR, 0, (0, 2**62), (1, 1)),
         tensor(storage("Float", "s", 2**60), 0, (2**50,), (1,)),
@@ -235,7 +265,10 @@ def test_programs_are_refused_and_not_run(write, tmp_path):
         Instructions(b"\x96" + (2**36).to_bytes(8, "little")),
         Instructions(b"r\xff\xff\xff\xff" + tensor(FOUR, 4, (4,), (1,))),
     ],
-    ids=["strides 0", "empty", "storage", "bytes", "number", "bytearray", "memo"],
+    ids=[
+        *("a list in pairs", "pairs in dicts", "a list as shape", "strides 0", "empty", "storage", "bytes"),
+        *("number", "bytearray", "memo"),
+    ],
 )
 def test_sizes_out_of_all_proportion_take_no_memory(program, write):
     file = write({"b": FEW, "a": program}, storages={"s": np.zeros(4, "f4")})

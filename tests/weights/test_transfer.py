@@ -1,10 +1,14 @@
 """Weights of a detector as the start of one with other classes."""
 
+import dataclasses
+import json
 import re
 import shutil
 
+import h5py
 import numpy as np
 import pytest
+import tensorflow as tf
 from caffe_writer import write_caffemodel
 from config_of import config_of
 from random_layers import random_layers
@@ -13,8 +17,9 @@ from thin_vgg import thin_vgg
 from refinedet_tf.config_files import config_to_json, load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.model import build_model, built_from
-from refinedet_tf.weights import load_initial_weights, load_weights, save_weights, transfer_weights
+from refinedet_tf.weights import load_initial_weights, load_weights, save_weights, sources, transfer_weights
 from refinedet_tf.weights.class_names import known_set, pair_classes
+from refinedet_tf.weights.description import ATTRIBUTE, describe
 
 VOC = load_config("voc320.json").class_names
 COCO = load_config("coco320.json").class_names
@@ -228,6 +233,34 @@ def test_refusals(build, tmp_path):
     (tmp_path / "run").mkdir()
     assert "holds no weights yet" in refusal(vgg, tmp_path / "run")
     assert "weights not found" in refusal(vgg, tmp_path / "gone.weights.h5")
+
+
+@pytest.mark.parametrize("arrays", ["those of a small network", "without values"])
+def test_a_description_of_a_giant_network_takes_no_memory(build, tmp_path, monkeypatch, arrays):
+    target, trained = build(("a",)), build(("a", "b"))
+    file = tmp_path / "small.weights.h5"
+    save_weights(trained, file)
+    giant = config_of(("a", "b"), model={"backbone": "mobilenet_v2", "tcb_channels": 10_000})
+    with h5py.File(file, "r+") as opened:
+        opened.attrs[ATTRIBUTE] = json.dumps(dataclasses.asdict(describe(giant)))
+        if arrays == "without values":
+            del opened["layers"]
+            with tf.Graph().as_default():
+                shapes = [variable.shape for variable in build_model(giant).weights]
+            for number, shape in enumerate(shapes):
+                opened.create_dataset(f"layers/{number}/vars/0", shape, "f4")
+    assert file.stat().st_size < 2e6
+
+    def planned(config):
+        assert not tf.executing_eagerly()
+        return build_model(config)
+
+    monkeypatch.setattr(sources, "build_model", planned)
+    expected = {
+        "those of a small network": "small.weights.h5 holds weights of another model: ",
+        "without values": "/vars/0 is compressed, or its values are missing",
+    }
+    assert expected[arrays] in refusal(target, file)
 
 
 def test_values_that_no_network_has(build, tmp_path):
