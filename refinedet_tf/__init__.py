@@ -5,7 +5,12 @@ network can run on another Keras backend where TensorFlow is not installed.
 """
 
 import importlib
+import os
 from typing import Any
+
+if os.name != "posix":
+    # Windows has no `fcntl` and no SIGHUP.
+    raise ImportError("refinedet_tf runs on Linux and macOS; on Windows, install it in WSL")
 
 __version__ = "0.1.0"
 

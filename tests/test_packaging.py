@@ -1,5 +1,7 @@
 """What `pip install .` installs: the package with its configs, and the command."""
 
+import importlib
+import os
 import shutil
 import subprocess
 import sys
@@ -7,6 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import refinedet_tf
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,3 +61,16 @@ def test_configs_are_found_by_name_from_another_folder(wheel, tmp_path):
     file, backbone, classes = result.stdout.split()
     assert Path(file).is_relative_to(tmp_path)
     assert (backbone, classes) == ("resnet101", "80")
+
+
+def test_other_systems_are_refused_in_one_line(wheel, monkeypatch):
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
+        assert "on Linux and macOS" in archive.read(metadata).decode().partition("\n\n")[0]
+    assert "## Install (Linux or macOS," in (ROOT / "README.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(os, "name", "nt")
+    try:
+        with pytest.raises(ImportError, match="^refinedet_tf runs on Linux and macOS; on Windows"):
+            importlib.reload(refinedet_tf)
+    finally:
+        monkeypatch.undo()

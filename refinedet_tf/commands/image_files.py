@@ -12,7 +12,8 @@ from refinedet_tf.errors import InputError, shortened_text
 LEFT_OUT_ENDINGS = (
     *OTHER_IMAGE_ENDINGS,
     *(".j2k", ".jxl", ".psd", ".svg", ".ico", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".exr", ".hdr", ".dds"),
-    *(".pcx", ".dib", ".eps", ".cr2", ".cr3", ".crw", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw"),
+    *(".pcx", ".dib", ".eps"),
+    *(".cr2", ".cr3", ".crw", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw"),
 )
 """The endings of images that cannot be read, which are named when they are left out of a folder."""
 

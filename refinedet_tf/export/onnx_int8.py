@@ -1,5 +1,6 @@
 """The ONNX file with int8 convolutions, which onnxruntime's quantization writes."""
 
+import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,12 +28,12 @@ def write_onnx_int8(heads_file: Path, images: np.ndarray, file: Path, batch: int
         file: the path of the result.
         batch: the number of images per call of `heads_file`; None: any number.
     """
-    import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+    with _restored_root_logger(), tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        import onnx
+        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    logging.getLogger("root").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        logging.getLogger().setLevel(logging.ERROR)  # After the import, which sets it.
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         # It fuses BatchNorm and constants into the convolutions. The shapes are known without its symbols.
         quant_pre_process(str(heads_file), str(prepared), skip_symbolic_shape=True)
@@ -54,6 +55,21 @@ def write_onnx_int8(heads_file: Path, images: np.ndarray, file: Path, batch: int
     del model.metadata_props[:]
     model.metadata_props.extend(onnx.load(heads_file).metadata_props)
     onnx.save(model, str(file))
+
+
+@contextlib.contextmanager
+def _restored_root_logger() -> Iterator[None]:
+    """Gives Python's root logger its level and handlers back at the end of the block.
+
+    onnxruntime configures the root logger when it is imported, and logs its warnings there.
+    """
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 class _Reader:

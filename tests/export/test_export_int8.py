@@ -1,6 +1,7 @@
 """Int8: the images of the calibration, heads_int8.onnx, and the options of the command."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,10 @@ def heads_int8(small_network, tmp_path):
     config = make_config()
     model = network_of(config)
     images = np.random.default_rng(0).integers(0, 256, (16, 96, 128, 3)).astype(np.float32)
+    root = logging.getLogger()
+    before = root.level, root.handlers[:]
     write_onnx(DetectionGraphs(model, config), '{"a": 1}', tmp_path / "onnx", None, images)
+    assert (root.level, root.handlers) == before
     return model, config, tmp_path / "onnx"
 
 
