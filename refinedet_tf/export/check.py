@@ -48,8 +48,9 @@ class Tolerance:
 TOLERANCES = {
     # If there are fewer than 200 detections, none may be lost.
     "float32": Tolerance(1e-3, 1e-4, 1e-3, 5e-3),
-    # bfloat16 has three decimal digits, and XLA rounds at other places than TensorFlow's kernels.
-    "bfloat16": Tolerance(5e-2, 5e-2, 5e-2, 5e-2),
+    # bfloat16 has three decimal digits, and XLA rounds at other places than TensorFlow's kernels. Heads of
+    # MobileNetV2 with random weights differ by 0.04, those of other weights by more than 1.
+    "bfloat16": Tolerance(5e-2, 5e-2, 0.2, 5e-2),
 }
 """The tolerance for each precision, in which both sides compute."""
 
