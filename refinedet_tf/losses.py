@@ -67,6 +67,8 @@ def loss_sums(
     heads = {name: ops.cast(value, "float32") for name, value in heads.items()}
     boxes = ops.cast(ground_truth["boxes"], "float32")
     labels = ops.cast(ground_truth["labels"], "int32")
+    if labels.shape[1] == 0:  # One row of padding, because an empty axis has no maximum.
+        boxes, labels = ops.pad(boxes, ((0, 0), (0, 1), (0, 0))), ops.pad(labels, ((0, 0), (0, 1)))
     anchors = ops.convert_to_tensor(anchors, "float32")
     odm_anchors = tiled_anchors = ops.broadcast_to(anchors, ops.shape(heads["odm_loc"]))
     odm_negatives_allowed = everywhere = ops.ones_like(tiled_anchors[..., 0], dtype="bool")

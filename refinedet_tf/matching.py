@@ -23,7 +23,7 @@ def match(iou: Tensor, valid: Tensor, positive_iou: float) -> Tensor:
     second step, every other anchor takes its best object if their IoU is at least `positive_iou`.
 
     Args:
-        iou: float32 [B, G, A], objects x anchors. In a graph, B and G may be unknown.
+        iou: float32 [B, G, A], objects x anchors, G at least 1. In a graph, B and G may be unknown.
         valid: bool [B, G], false for padding.
         positive_iou: the smallest IoU of the second step, 0.5 in the paper.
 

@@ -238,6 +238,18 @@ def test_gradients_without_objects_are_zero_in_a_mixed_batch(tf_test):
         assert gradient[1].any()
 
 
+@pytest.mark.parametrize("classification", ["mining", "focal"])
+def test_a_batch_whose_axis_of_objects_is_empty(tf_test, classification):
+    """It has the loss of a batch that holds nothing but padding."""
+    config = config_of(3, loss={"classification": classification})
+    heads = training_heads(2, len(SMALL), 3, seed=4)
+    outcomes = [loss_and_gradients(heads, padded([], 2, length), SMALL, config) for length in (0, 1, 8)]
+    for terms, gradients in outcomes[:2]:
+        assert terms == outcomes[2][0]
+        for name, gradient in gradients.items():
+            tf_test.assertAllEqual(gradient, outcomes[2][1][name])
+
+
 def test_the_odm_loss_does_not_reach_the_arm():
     heads = {name: tf.constant(value) for name, value in training_heads(1, len(SMALL), 3, seed=5).items()}
     with tf.GradientTape(persistent=True) as tape:

@@ -197,10 +197,10 @@ class PaddedObjects:
 
         Returns:
             Boxes float32 [B, G, 4], normalised `[ymin, xmin, ymax, xmax]`, and labels int32 [B, G], 1..C, 0
-            in padding rows. G is the largest number of objects on one of the images.
+            in padding rows. G is the largest number of objects on one of the images, or 1 if none has any.
         """
         starts, ends = self._offsets[image_indices], self._offsets[image_indices + 1]
-        most = max(ends - starts)
+        most = max(1, *(ends - starts))
         boxes = np.zeros((len(image_indices), most, 4), np.float32)
         labels = np.zeros((len(image_indices), most), np.int32)
         for row, (start, end) in enumerate(zip(starts, ends, strict=True)):

@@ -169,6 +169,26 @@ def test_data_without_any_object_still_has_a_padding_row(dataset):
     assert batch["boxes"].shape == (4, 1, 4) and not batch["boxes"].any() and not batch["labels"].any()
 
 
+@pytest.mark.parametrize(
+    ("images", "use_difficult", "labels"),
+    [
+        ([1], True, [[0]]),  # No object.
+        ([1, 3], False, [[0], [0]]),  # No object, and a difficult one.
+        ([1, 3], True, [[0], [2]]),
+        ([0, 1, 2], True, [[1, 2, 0], [0, 0, 0], [1, 2, 1]]),
+        ([0, 1, 2], False, [[2, 0], [0, 0], [1, 1]]),
+    ],
+)
+def test_objects_of_a_batch_without_augmentation(dataset, images, use_difficult, labels):
+    """A batch has at least one row, because an empty axis has no maximum."""
+    dataset = dataclasses.replace(dataset, difficult=np.array([1, 0, 0, 1, 0, 1, 0], bool))
+    config = make_config(data=DataConfig(use_difficult=use_difficult))
+    boxes, found = pipeline.PaddedObjects(dataset, config).of(np.array(images))
+    assert boxes.shape == (*found.shape, 4) and boxes.dtype == np.float32
+    assert found.tolist() == labels
+    assert not boxes[found == 0].any()
+
+
 @pytest.fixture
 def crowded(dataset):
     """The first image has 1,000 objects, the others have 9, 0, 1 and 20."""
