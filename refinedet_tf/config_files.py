@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -70,7 +71,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     file = _find(path, base=None)
     tree = _read_with_parents(file, seen=())
-    name = file.stem if file.name != "config.json" else file.parent.name
+    # A relative path such as "config.json" does not name its folder.
+    folder = os.path.basename(os.path.dirname(os.path.abspath(file)))  # noqa: PTH100, PTH119, PTH120
+    name = file.stem if file.name != "config.json" or not folder else folder
     # The bytes of a file name need not be text.
     tree.setdefault("name", name.encode("utf-8", "backslashreplace").decode())
     given: dict[str, Any] = {}

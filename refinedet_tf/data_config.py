@@ -1,5 +1,6 @@
 """The keys of the config's sections on the data: `data` and `augmentation`."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -7,6 +8,21 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from refinedet_tf.config_values import STRICT, Fraction, NotNegative, Range, Trials
+from refinedet_tf.errors import shortened
+
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def check_class_name(name: str) -> None:
+    """Refuses a class name that cannot be drawn, or written as one line of a file.
+
+    Raises:
+        ValueError: it is empty, or holds a line break or another control character.
+    """
+    if not name.strip() or _CONTROL_CHARACTER.search(name):
+        raise ValueError(
+            f"the class name {shortened(name)} must be one line of text, without control characters"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -46,6 +62,8 @@ class DataConfig:
                 raise ValueError("classes must name at least one class, or be null")
             if len(set(self.classes)) != len(self.classes):
                 raise ValueError("classes names a class twice")
+            for name in self.classes:
+                check_class_name(name)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from refinedet_tf.commands.train import default_output
 from refinedet_tf.config import (
     Config,
     DataConfig,
@@ -437,6 +438,32 @@ def test_name_of_a_file_that_is_not_text(tmp_path):
     assert load_config(file).name == "caf\\udce9"
     write(tmp_path, file.name, {"training": {"step": 3}})
     assert error_of(file).startswith("caf\\udce9.json: unknown key training.step")
+
+
+def test_the_name_of_a_config_in_its_own_folder(tmp_path, monkeypatch):
+    """`config.json` is named after its folder, however its path is written."""
+    folder = tmp_path / "cups"
+    (folder / "deeper").mkdir(parents=True)
+    write(folder, "config.json", {"training": {"steps": 3}})
+    monkeypatch.chdir(folder)
+    for path in (
+        "config.json",
+        ".",
+        "./config.json",
+        "deeper/../config.json",
+        folder,
+        folder / "config.json",
+    ):
+        assert load_config(path).name == "cups", path
+    monkeypatch.chdir(folder / "deeper")
+    assert load_config("..").name == load_config("../config.json").name == "cups"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../runs", "a/..", "../elsewhere"])
+def test_a_name_that_is_no_folder_in_runs(name):
+    with pytest.raises(InputError, match=r"^the config's name '.*' names no folder in runs: add --output"):
+        default_output(name)
+    assert default_output("cups") == "runs/cups" and default_output("cups/first") == "runs/cups/first"
 
 
 def test_a_long_chain_of_parents(tmp_path):

@@ -19,16 +19,7 @@ from refinedet_tf.run_folder import RunFolder
 
 
 def labels_text(class_names: Sequence[str]) -> str:
-    """Returns the text of labels.txt: one class name per line, label 1 first.
-
-    Raises:
-        InputError: a name is empty or has a line break.
-    """
-    broken = [name for name in class_names if len(name.splitlines()) != 1]
-    if broken:
-        raise InputError(
-            f"data.classes: {shortened(broken[0])} must be one line, as labels.txt has one name per line"
-        )
+    """Returns the text of labels.txt: one class name per line, label 1 first."""
     return "".join(f"{name}\n" for name in class_names)
 
 

@@ -1,8 +1,12 @@
 import itertools
+import json
 
 import numpy as np
 import pytest
+from coco_layout import write_coco
+from image_files import save
 from voc_layout import voc_object, write_unlabelled, write_voc
+from yolo_layout import write_yolo
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data import dataset as dataset_module
@@ -92,6 +96,42 @@ def test_unknown_class(tmp_path):
         InputError, match=r'b\.xml: class "cat" is not in data\.classes; the nearest is "Cats"'
     ):
         read_dataset(data_config(tmp_path, classes=("dog", "Cats")), "train")
+
+
+ONE_LINE = "must be one line of text, without control characters"
+
+
+@pytest.mark.parametrize("letter", ["\n", "\r", "\t", "\x7f", "\x85", "\u2028"])
+@pytest.mark.parametrize("layout", ["voc", "coco", "yolo", "csv"])
+def test_class_names_of_more_than_a_line(layout, letter, tmp_path):
+    """Every format, and the config, refuses what could not be drawn or written as a line."""
+    name = f"big{letter}cat"
+    part, source = "2007/train", "a.xml"
+    if layout == "voc":
+        write_voc(tmp_path, a=CAT.replace("cat", f"big&#{ord(letter)};cat"))
+    elif layout == "coco":
+        tree = {
+            "images": [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 20}],
+            "categories": [{"id": 1, "name": name}],
+            "annotations": [],
+        }
+        write_coco(tmp_path, tree, "train.json", "images")
+        part = source = "train.json:images"
+    elif layout == "yolo":
+        write_yolo(tmp_path, f"train: images\nnames: [{json.dumps(name)}]\n", a="0 .5 .5 .5 .5")
+        part = source = "train"
+    else:
+        save(tmp_path / "a.jpg")
+        (tmp_path / "train.csv").write_text(f'a.jpg,1,1,9,9,"{name}"\n', newline="")
+        part = source = "train.csv"
+    config = DataConfig(format=layout, root=str(tmp_path), train=(part,))
+    with pytest.raises(InputError) as refused:
+        read_dataset(config, "train")
+    message = str(refused.value)
+    assert source in message and message.isprintable(), message
+    assert message.endswith(f"the class name {name!r} {ONE_LINE}"), message
+    with pytest.raises(ValueError, match=ONE_LINE):
+        DataConfig(classes=("dog", name))
 
 
 def test_an_id_of_two_parts_gets_the_part_in_front(tmp_path):
