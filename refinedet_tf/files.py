@@ -38,6 +38,20 @@ def explain_os_errors(path: str | os.PathLike, problem: str = "cannot be written
     raise InputError(f"{shortened_text(path)} {problem}: {reason}")
 
 
+def check_utf8(path: str | os.PathLike) -> None:
+    """Refuses the path of a folder in which TensorFlow could write nothing.
+
+    Raises:
+        InputError: the bytes of the path are not UTF-8.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{shortened_text(path)} cannot be written: the name is not UTF-8; choose another"
+        ) from None
+
+
 def is_file(path: str | os.PathLike) -> bool:
     """Returns whether a file exists; `Path.is_file` raises an OSError for a name that is too long."""
     return os.path.isfile(path)  # noqa: PTH113

@@ -44,7 +44,9 @@ class BoxIssue:
     """One of `REASONS`."""
 
     def __str__(self) -> str:
-        return f"{self.image_id} {shortened_text(self.class_name, 100)} {format_box(self.box)}"
+        return (
+            f"{shortened_text(self.image_id)} {shortened_text(self.class_name, 100)} {format_box(self.box)}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Reading and decoding of image files, and the plain warp to the network's size."""
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -119,7 +120,7 @@ def read_image(path: str, annotated_size: Sequence[int] | np.ndarray) -> np.ndar
         InputError: the file does not exist, cannot be read or decoded, or has another size.
     """
     try:
-        contents = tf.io.read_file(path)
+        contents = tf.io.read_file(os.fsencode(path))
     except tf.errors.NotFoundError:
         raise InputError(
             f"image {path} does not exist (any more); restore it, or index the data again"

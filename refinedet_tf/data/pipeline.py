@@ -6,6 +6,7 @@ the N images; the seed and the counter determine the sample's augmentation. So a
 step, on any number of workers, sees exactly the samples that it would have seen without the interruption.
 """
 
+import os
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -277,7 +278,9 @@ def _check_not_empty(dataset: DetectionDataset) -> None:
 
 def _files(dataset: DetectionDataset) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the paths, string [N], and the annotated sizes, int32 [N, 2], of the images."""
-    return tf.constant(dataset.image_paths), tf.constant(dataset.image_sizes, tf.int32)
+    # The bytes of a file name need not be text.
+    paths = [os.fsencode(path) for path in dataset.image_paths]
+    return tf.constant(paths), tf.constant(dataset.image_sizes, tf.int32)
 
 
 def _usable_objects(dataset: DetectionDataset, config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -90,7 +90,8 @@ def _annotation(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _file_names(dataset: DetectionDataset) -> dict[int, str]:
     """Returns the path of each image below the folder that holds all of them, by index."""
-    paths = [Path(path) for path in dataset.image_paths]
+    # Some may be relative to the working directory and others absolute.
+    paths = [Path(os.path.abspath(path)) for path in dataset.image_paths]  # noqa: PTH100
     folder = os.path.commonpath([path.parent for path in paths])
     return {index: path.relative_to(folder).as_posix() for index, path in enumerate(paths)}
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import re
 import shutil
@@ -28,7 +29,7 @@ from refinedet_tf.export.check import (
 )
 from refinedet_tf.export.graphs import DetectionGraphs, in_bfloat16
 from refinedet_tf.export.warmup import write_warmup_requests
-from refinedet_tf.files import explain_os_errors
+from refinedet_tf.files import check_utf8, explain_os_errors
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.tensors import Heads
 
@@ -150,7 +151,8 @@ def export_saved_model(
         model: the network in float32, as `build_model(config)` makes it.
         config: the config of the network; `postprocess` becomes part of the graph.
         output: the folder of all versions of this model.
-        version: the number of the folder in `output`; None: one above the largest number there, or 1.
+        version: the number of the folder in `output`; None: one above the largest number there, or 1, when
+            the files are complete, so that several exports at once take successive numbers.
         image_size: (height, width) in pixels; it is needed only if `model.image_size` is null.
         options: what is written; None: only a SavedModel in float32.
         measured: the accuracy that model.json states; None: not known.
@@ -161,8 +163,8 @@ def export_saved_model(
         The path of the version's folder, and a comparison for each signature and file.
 
     Raises:
-        InputError: the version exists or is not positive, `output` cannot be written, a class name has a
-            line break, or the size or the class names are not known.
+        InputError: the version exists or is not positive, `output` cannot be written, or the size or the
+            class names are not known.
         ExportMismatch: the files do not detect what the network detects; they are deleted.
     """
     options = options or ExportOptions()
@@ -177,7 +179,7 @@ def export_saved_model(
         chosen = calibration.choose(options.int8)
         progress(f"calibrating int8 on {len(chosen)} of {len(options.int8)} images")
         images = calibration.read_images(chosen, graphs.image_size)
-    folder, aside = _make_folders(Path(output), version)
+    aside = _make_folder_aside(Path(output), version)
     written = aside / "model"
     try:
         with _explain_write_errors(output):
@@ -206,7 +208,7 @@ def export_saved_model(
             comparisons += check_int8(written, detector, config, samples)
         if served is not model:
             comparisons.append(check_precision(detector, Detector(model, config, image_size), samples))
-        written.rename(folder)
+        folder = _place(written, Path(output), version)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder, comparisons
@@ -227,17 +229,43 @@ def _asset(file: Path, text: str) -> tf.saved_model.Asset:
     return tf.saved_model.Asset(str(file))
 
 
-def _make_folders(output: Path, version: int | None) -> tuple[Path, Path]:
-    """Returns the path of the version's folder, which does not exist yet, and a new folder in `output`."""
+def _make_folder_aside(output: Path, version: int | None) -> Path:
+    """Checks the version, before the long work, and returns a new folder in `output`."""
+    check_utf8(output)
     with explain_os_errors(f"--output {output}"):
         output.mkdir(parents=True, exist_ok=True)
-        if version is None:
-            # Longer names are no versions for TensorFlow Serving.
-            names = [path.name for path in output.iterdir() if re.fullmatch(r"[0-9]{1,18}", path.name)]
-            version = max(map(int, names), default=0) + 1
-        if not 1 <= version <= LARGEST_VERSION:
-            raise InputError(f"--version must be in 1..{LARGEST_VERSION}, got {shortened(version)}")
-        folder = output / str(version)
-        if folder.exists():
-            raise InputError(f"version {version} exists in {output}: name another --version, or none")
-        return folder, Path(tempfile.mkdtemp(prefix=".exporting-", dir=output))
+        _free_folder(output, version)
+        return Path(tempfile.mkdtemp(prefix=".exporting-", dir=output))
+
+
+def _place(written: Path, output: Path, version: int | None) -> Path:
+    """Gives a complete model the name of its version, and returns its folder."""
+    with explain_os_errors(f"--output {output}"):
+        while True:
+            folder = _free_folder(output, version)
+            try:
+                # Nothing is replaced: a folder can only take the place of an empty one.
+                written.rename(folder)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                continue  # Another export has taken this version in the meantime.
+            return folder
+
+
+def _free_folder(output: Path, version: int | None) -> Path:
+    """Returns the path of the version's folder, which does not exist yet.
+
+    Raises:
+        InputError: the version exists or is no valid number.
+    """
+    if version is None:
+        # Longer names are no versions for TensorFlow Serving.
+        names = [path.name for path in output.iterdir() if re.fullmatch(r"[0-9]{1,18}", path.name)]
+        version = max(map(int, names), default=0) + 1
+    if not 1 <= version <= LARGEST_VERSION:
+        raise InputError(f"--version must be in 1..{LARGEST_VERSION}, got {shortened(version)}")
+    folder = output / str(version)
+    if folder.exists():
+        raise InputError(f"version {version} exists in {output}: name another --version, or none")
+    return folder

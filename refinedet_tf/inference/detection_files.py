@@ -14,6 +14,9 @@ from refinedet_tf.files import explain_os_errors
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.progress import ProgressPrinter
 
+LONGEST_JPEG_SIDE = 65_500
+"""libjpeg writes no longer side in pixels."""
+
 QUIET_SECONDS = 5.0
 """Work that takes less time shows no progress."""
 
@@ -65,8 +68,7 @@ def write_detections(
         file.write("[")
         try:
             for path, image, result in results:
-                ending = path.suffix if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
-                picture = free_name(path.stem, ending, names)
+                picture = free_name(path.stem, _ending(path, image), names)
                 entry = _json_entry(path, result, picture)
                 file.write(",\n" if len(names) > 1 else "\n")
                 file.write(json.dumps(entry, ensure_ascii=False))
@@ -90,6 +92,14 @@ def free_name(stem: str, ending: str, taken: set[str]) -> str:
         name, number = f"{stem}-{number}{ending}", number + 1
     taken.add(name.lower())
     return name
+
+
+def _ending(path: Path, image: np.ndarray) -> str:
+    """Returns the ending of the picture of an image: that of the image's file, where it can be written so."""
+    is_jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+    if path.suffix.lower() == ".png" or (is_jpeg and max(image.shape) <= LONGEST_JPEG_SIDE):
+        return path.suffix
+    return ".png"
 
 
 def _json_entry(path: Path, result: ImageDetections, picture: str) -> dict[str, object]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from refinedet_tf.data.dataset import DetectionDataset
@@ -40,7 +39,7 @@ def detection_pictures(
 ) -> list[np.ndarray]:
     """Draws the detections on the first images of a data set and returns them, uint8 [H, W, 3] each."""
     drawn = []
-    contents = [tf.io.read_file(path) for path in dataset.image_paths[:max_images]]
+    contents = [Path(path).read_bytes() for path in dataset.image_paths[:max_images]]
     images = [decode_image(content).numpy() for content in contents]
     for image, found in zip(images, detector(images), strict=True):
         shown = found.above(SHOWN_SCORE)

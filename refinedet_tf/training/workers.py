@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from refinedet_tf.errors import InputError, TrainingStopped, first_line, shortened
+from refinedet_tf.errors import InputError, TrainingStopped, first_line, shortened, shortened_text
 from refinedet_tf.training.cluster import Cluster
 from refinedet_tf.training.link import Link, LinkBroken
 from refinedet_tf.training.meeting import call, dismiss, gather, listen, tell_chief
@@ -225,7 +225,8 @@ class Workers:
         if error is None:
             return "", 0
         if isinstance(error, InputError | TrainingStopped):
-            return " ".join(str(error).split()), error.exit_code
+            # Bytes of a file name that are no text become printable, since no message holds them.
+            return shortened_text(" ".join(str(error).split()), 2_000), error.exit_code
         text = f"{type(error).__name__}: {first_line(error)}"
         return f"{text}; {self.remedy}", TrainingStopped.exit_code
 

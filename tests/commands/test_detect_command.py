@@ -114,6 +114,18 @@ def test_unreadable_images_are_named_and_the_others_kept(run, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "detections.json", "z.png"]
 
 
+def test_a_picture_too_long_for_jpeg_is_a_png(run, tmp_path):
+    """The file may be a PNG whatever its name says."""
+    widths = {"wide.jpg": 65_501, "long.JPEG": 65_500, "wide.jpeg": 65_502}
+    for name, width in widths.items():
+        pixels = np.full((3, width, 3), 90, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name, format="PNG")
+    entries = run(*(tmp_path / name for name in widths))
+    assert [entry["picture"] for entry in entries] == ["wide.png", "long.JPEG", "wide-2.png"]
+    for entry, width in zip(entries, widths.values(), strict=True):
+        assert Image.open(tmp_path / "out" / entry["picture"]).size == (width, 3)
+
+
 def test_only_unreadable_images_leave_an_empty_list(run, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match="1 of 1 images"):

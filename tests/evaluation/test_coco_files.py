@@ -48,6 +48,17 @@ def test_data_of_other_formats(tmp_path):
     ]
 
 
+def test_paths_from_the_root_and_from_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    detections, dataset = make_scene()
+    dataset = with_paths(dataset, "data/images")
+    _, *others = dataset.image_paths
+    dataset.image_paths = (f"{tmp_path}/data/more/../images/a..1.png", *others)
+    tree = json.loads(write_coco_files(detections, dataset, tmp_path / "found.json").read_text())
+    names = [entry["file_name"] for entry in tree["images"]]
+    assert names == ["a..1.png", *(f"{name}.jpg" for name in dataset.image_ids[1:])]
+
+
 def test_difficult_objects_become_crowd_regions(tmp_path):
     """The metric on the written files, read as COCO data, has pycocotools' numbers to the last digit."""
     detections, dataset = make_scene()

@@ -261,6 +261,27 @@ def test_versions(quick_save, model, config, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
+def test_two_exports_at_once(quick_save, monkeypatch, model, config, tmp_path):
+    """The slower one takes the next number; a number that was named is not replaced."""
+    exported = []
+
+    def export_meanwhile(*_):
+        monkeypatch.setattr(savedmodel, "check_export", lambda *_: [])
+        exported.append(export_saved_model(model, config, tmp_path)[0])
+        return []
+
+    for version in (None, 3):
+        monkeypatch.setattr(savedmodel, "check_export", export_meanwhile)
+        try:
+            exported.append(export_saved_model(model, config, tmp_path, version)[0])
+        except InputError as error:
+            exported.append(str(error))
+    refused = f"version 3 exists in {tmp_path}: name another --version, or none"
+    assert exported == [tmp_path / "1", tmp_path / "2", tmp_path / "3", refused]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3"]
+    assert all((tmp_path / name / "assets.extra").is_dir() for name in "123")
+
+
 @pytest.mark.parametrize("largest", [10, 1_000, 60_000])
 def test_a_full_disk_ends_in_one_line(model, config, tmp_path, largest):
     """The system refuses files above `largest` bytes, as a full disk refuses any."""
@@ -283,12 +304,6 @@ def test_nothing_is_left_after_a_failure(monkeypatch, model, config, tmp_path):
     with pytest.raises(RuntimeError, match="disk full"):
         export_saved_model(model, config, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_class_name_of_two_lines_is_refused(tmp_path):
-    config = stand_in_config(classes=("good", "bad\nname"))
-    with pytest.raises(InputError, match=r"'bad\\nname' must be one line"):
-        export_saved_model(stand_in_model(config), config, tmp_path)
 
 
 def test_output_that_is_a_file(quick_save, model, config, tmp_path):
