@@ -7,15 +7,15 @@ from pathlib import Path
 
 from refinedet_tf.config import MAX_STEPS, Config
 from refinedet_tf.config_files import config_to_json
-from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.files import explain_os_errors, is_file, is_folder, write_aside
+from refinedet_tf.errors import InputError, listed, shortened_text
+from refinedet_tf.files import check_utf8, explain_os_errors, is_file, is_folder, write_aside
 from refinedet_tf.json_files import parse_json
 
 STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]{0,17})")
 """The name of the folder of a checkpoint."""
 
-EARLIER_NAMES = ("dropped_boxes.txt",)
-"""Files that earlier versions wrote."""
+MARK = "A training of refinedet made this folder. Without a checkpoint and weights, it may be begun anew.\n"
+"""The content of the file that marks a run folder."""
 
 
 class RunFolder:
@@ -33,7 +33,11 @@ class RunFolder:
     best.weights.h5        the weights of the best validation so far
     final.weights.h5       the weights after the last step
     .lock                  while a process trains: which one
+    .refinedet-run         the mark of a run folder
     ```
+
+    The mark is written before everything else, into a folder that holds none of these files, or by a resume.
+    So everything of these names in a marked folder comes from runs.
 
     Args:
         path: the run folder, which need not exist.
@@ -52,6 +56,7 @@ class RunFolder:
         self.best_weights = self.path / "best.weights.h5"
         self.final_weights = self.path / "final.weights.h5"
         self.lock = self.path / ".lock"
+        self.mark = self.path / ".refinedet-run"
 
     def saved_steps(self) -> list[int]:
         """Returns the steps of the checkpoints in ascending order."""
@@ -60,28 +65,45 @@ class RunFolder:
     def check(self, resume: bool) -> None:
         """Checks that a run may use the folder, and changes nothing.
 
-        What a start leaves that ended before its first checkpoint is no obstacle.
+        What a start leaves that ended before its first checkpoint is no obstacle in a folder with the mark.
 
         Args:
-            resume: whether the folder may hold an earlier part of the run.
+            resume: whether the folder may hold an earlier part of the run, and files of others.
 
         Raises:
-            InputError: the folder cannot be read, it holds something else or the results of a run and
-                `resume` is false, or something else stands in the place of one of its files or folders.
+            InputError: the folder cannot be read; or something else stands in the place of one of its files
+                or folders. Without a checkpoint: it holds files of a run, and weights or no mark. Without
+                `resume`: it holds a checkpoint, or files of others.
         """
+        check_utf8(self.path)
         self._check_kinds()
         with explain_os_errors(self.path):
             try:
-                names = [path.name for path in self.path.iterdir()]
+                names = {path.name for path in self.path.iterdir()}
             except FileNotFoundError:
                 return
-        if resume:
-            return
-        known = {path.name for path in self._remains()} | {self.lock.name, self.checkpoints.name}
-        foreign = [name for name in names if name not in known and not name.startswith(".writing-")]
-        if foreign or self.saved_steps():
+        has_checkpoint, is_marked = bool(self.saved_steps()), self.mark.name in names
+        if has_checkpoint and not resume:
             raise InputError(
-                f"{self.path} is not empty: continue that run with --resume, or name another --output"
+                f"{shortened_text(self.path)} is not empty: continue that run with --resume, or name another "
+                "--output"
+            )
+        if has_checkpoint:
+            return
+        of_runs = names & {path.name for path in (*self._remains(), self.best_weights, self.final_weights)}
+        weights = {name for name in names if name.endswith(".weights.h5")}
+        if of_runs and (weights or not is_marked):
+            why = "" if weights else f" and no mark of a training ({self.mark.name})"
+            raise InputError(
+                f"{shortened_text(self.path)} holds {listed(sorted(weights or of_runs))}, but no checkpoint "
+                f"to continue from{why}; nothing of it is replaced: name another --output"
+            )
+        without_value = {self.lock.name, self.mark.name, self.checkpoints.name}
+        others = {name for name in names - of_runs - without_value if not name.startswith(".writing-")}
+        if others and not resume:
+            raise InputError(
+                f"{shortened_text(self.path)} is not empty, it holds {listed(sorted(others))}: name another "
+                "--output"
             )
 
     def create(self, config: Config, resume: bool) -> None:
@@ -89,7 +111,7 @@ class RunFolder:
 
         Args:
             config: the run's config with its class names.
-            resume: whether the folder may hold an earlier part of the run.
+            resume: whether the folder may hold an earlier part of the run, and files of others.
 
         Raises:
             InputError: the folder cannot be written, or the reasons are those of `check`.
@@ -99,13 +121,14 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             if not self.saved_steps():
                 self._clear()
+            if not is_file(self.mark):
+                write_aside(self.mark, lambda file: file.write_text(MARK, encoding="utf-8"))
             write_aside(self.config, lambda file: file.write_text(config_to_json(config), encoding="utf-8"))
 
     def _remains(self) -> list[Path]:
         """Returns what a run writes before its first checkpoint, without its folder of checkpoints."""
-        earlier = [self.path / name for name in EARLIER_NAMES]
-        written = [self.config, self.log, self.initial_weights, self.box_defects, self.augmented, self.curves]
-        return [*written, self.tensorboard, *earlier]
+        files = [self.config, self.log, self.initial_weights, self.box_defects, self.augmented, self.curves]
+        return [*files, self.tensorboard]
 
     def _clear(self) -> None:
         for path in self._remains():
@@ -116,16 +139,8 @@ class RunFolder:
 
     def _check_kinds(self) -> None:
         """Refuses anything else in the place of a file or folder, before a training spends hours on it."""
-        files = (
-            self.config,
-            self.log,
-            self.initial_weights,
-            self.box_defects,
-            self.augmented,
-            self.curves,
-            self.lock,
-        )
-        for path in (*files, self.best_weights, self.final_weights):
+        *files, _ = self._remains()
+        for path in (*files, self.lock, self.mark, self.best_weights, self.final_weights):
             if os.path.lexists(path) and not is_file(path):
                 raise InputError(
                     f"{shortened_text(path)} is not a file, but a run keeps one there: remove it"

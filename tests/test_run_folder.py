@@ -1,7 +1,10 @@
 """The files of a run: what is read from a log that something has damaged, and what stands in their places."""
 
+import contextlib
+import itertools
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -108,12 +111,16 @@ def test_there_may_be_no_log(tmp_path):
     assert not run.path.exists()
 
 
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_what_a_failed_start_left_is_no_obstacle(tmp_path):
     """Such a folder holds no checkpoint and no weights, and what it holds is replaced."""
     run = RunFolder(tmp_path)
     run.create(config_of(2), resume=False)
     run.log.write_text('{"step": 1}\n')
-    for file in (run.augmented, run.box_defects, run.path / "dropped_boxes.txt"):
+    for file in (run.augmented, run.box_defects):
         file.touch()
     run.tensorboard.mkdir()
     (run.tensorboard / "events").touch()
@@ -122,23 +129,100 @@ def test_what_a_failed_start_left_is_no_obstacle(tmp_path):
     for resume in (False, True):
         run.create(config_of(3), resume)
         assert load_config(tmp_path).num_classes == 3
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoints", "config.json"]
+        assert names(tmp_path) == [".lock", ".refinedet-run", "checkpoints", "config.json"]
 
 
-@pytest.mark.parametrize("name", ["best.weights.h5", "final.weights.h5", "notes.txt", "checkpoints/step-4"])
-def test_results_and_files_of_others_are_kept(name, tmp_path):
+def test_a_kill_at_any_moment_of_a_start(tmp_path, monkeypatch):
+    """The next start clears what is left, because the mark comes first and stays to the last."""
+    run = RunFolder(tmp_path / "run")
+    seen = set()
+    for operation in range(20):
+        for name, (owner, function) in {
+            "unlink": (Path, Path.unlink),
+            "rmtree": (shutil, shutil.rmtree),
+            "replace": (Path, Path.replace),
+        }.items():
+            monkeypatch.setattr(owner, name, killed_at(operation, function))
+        with contextlib.suppress(KeyboardInterrupt):
+            run.create(config_of(2), resume=False)
+        monkeypatch.undo()
+        seen.add(tuple(names(run.path)))
+        run.create(config_of(2), resume=operation % 2 == 1)
+        run.log.touch()
+        run.tensorboard.mkdir()
+    assert len(seen) > 3, seen
+
+
+def killed_at(number, function):
+    """A function that does nothing at its call of that number, as the process is killed before it."""
+    calls = itertools.count()
+
+    def called(*arguments, **options):
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        return function(*arguments, **options)
+
+    return called
+
+
+OF_OTHERS = {
+    "a config, a log and TensorBoard of others": ["config.json", "log.jsonl", "tensorboard/events"],
+    "a start of an older version": ["config.json", "tensorboard/"],
+    "a finished run without checkpoints": [".refinedet-run", "config.json", "log.jsonl", "best.weights.h5"],
+    "one of an older version": ["config.json", "log.jsonl", "final.weights.h5"],
+    "weights alone": ["best.weights.h5"],
+    "other weights": [".refinedet-run", "log.jsonl", "mine.weights.h5"],
+    "curves": ["curves.png", "notes.txt"],
+}
+"""What a folder holds that no run may clear or replace."""
+
+
+@pytest.mark.parametrize("files", OF_OTHERS.values(), ids=OF_OTHERS)
+def test_what_no_run_may_replace(files, tmp_path):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).write_text(name)
+    before = {path: path.is_dir() or path.read_text() for path in tmp_path.rglob("*")}
+    run = RunFolder(tmp_path)
+    for use in (run.check, lambda resume: run.create(config_of(3), resume)):
+        for resume in (False, True):
+            with pytest.raises(InputError) as refused:
+                use(resume=resume)
+            line = str(refused.value)
+            assert line.startswith(f"{tmp_path} holds ") and "but no checkpoint to continue from" in line
+            assert line.endswith("; nothing of it is replaced: name another --output")
+            assert ("no mark of a training (.refinedet-run)" in line) == ("weights" not in "".join(files))
+    assert before == {path: path.is_dir() or path.read_text() for path in tmp_path.rglob("*")}
+
+
+def test_files_of_others_next_to_those_of_a_run(tmp_path):
+    """A log of the terminal may lie in the folder before the first start with --resume."""
+    (tmp_path / "terminal.txt").touch()
+    run = RunFolder(tmp_path)
+    with pytest.raises(InputError, match=r"is not empty, it holds terminal.txt: name another --output$"):
+        run.check(resume=False)
+    for num_classes in (2, 3):
+        run.create(config_of(num_classes), resume=True)
+        assert load_config(tmp_path).num_classes == num_classes
+    assert names(tmp_path) == [".refinedet-run", "config.json", "terminal.txt"]
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_run_with_a_checkpoint_is_kept_and_marked(marked, tmp_path):
+    """A run of an older version has no mark before its first resume."""
     run = RunFolder(tmp_path)
     run.create(config_of(2), resume=False)
-    (tmp_path / name).mkdir(parents=True) if "/" in name else (tmp_path / name).touch()
-    before = run.config.read_text()
-    for use in (run.check, lambda resume: run.create(config_of(3), resume)):
-        with pytest.raises(
-            InputError, match="is not empty: continue that run with --resume, or name another"
-        ):
-            use(resume=False)
-    assert run.config.read_text() == before
+    if not marked:
+        run.mark.unlink()
+    (run.checkpoints / "step-4").mkdir(parents=True)
+    for file in (run.log, run.best_weights):
+        file.touch()
+    with pytest.raises(InputError, match="is not empty: continue that run with --resume, or name another"):
+        run.create(config_of(3), resume=False)
+    assert load_config(tmp_path).num_classes == 2
     run.create(config_of(3), resume=True)
-    assert (tmp_path / name).exists()
+    assert load_config(tmp_path).num_classes == 3
+    assert run.log.exists() and run.best_weights.exists() and run.mark.exists()
 
 
 def test_a_check_writes_nothing(tmp_path):
@@ -149,7 +233,7 @@ def test_a_check_writes_nothing(tmp_path):
 @pytest.mark.parametrize(
     "name",
     ["config.json", "log.jsonl", "box_defects.json", "augmented.png", "best.weights.h5", "final.weights.h5"]
-    + ["curves.png", ".lock"],
+    + ["curves.png", ".lock", ".refinedet-run"],
 )
 @pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)])
 def test_something_else_in_the_place_of_a_file(name, put, tmp_path):

@@ -34,6 +34,9 @@ FREE_ON_RESUME = (
 """The keys of the config that may change when a run is resumed. `training.steps` may not with the cosine
 schedule, where the learning rate of every step depends on it."""
 
+FACTS_VERSION = 1
+"""Is raised when this program finds other facts in the same files. Facts of two versions are not compared."""
+
 FREE_BETWEEN_WORKERS = (
     "name",
     "description",
@@ -163,9 +166,9 @@ def config_facts(config: Config) -> dict[str, Any]:
 
 
 def data_facts(name: str, dataset: DetectionDataset | None) -> dict[str, Any]:
-    """Returns the numbers and digests in which all workers must agree.
+    """Returns the numbers and digests in which all workers, and all parts of a resumed run, must agree.
 
-    The paths of the images are left out, because the data may lie elsewhere on another machine.
+    The paths of the images are left out, because the data may lie elsewhere on another machine or later.
 
     Args:
         name: what messages call the set, such as "training set".
@@ -173,15 +176,33 @@ def data_facts(name: str, dataset: DetectionDataset | None) -> dict[str, Any]:
     """
     if dataset is None:
         return {name: None}
+    # The bytes of a file name need not be text.
+    ids = "\0".join(dataset.image_ids).encode("utf-8", "surrogatepass")
     return {
+        "version of the facts": FACTS_VERSION,
         f"number of images of the {name}": len(dataset),
         f"number of objects of the {name}": len(dataset.labels),
-        f"digest of image ids of the {name}": _digest(
-            [np.frombuffer("\0".join(dataset.image_ids).encode(), np.uint8)]
-        ),
-        f"digest of boxes of the {name}": _digest([dataset.image_sizes, dataset.offsets, dataset.boxes]),
+        f"digest of image ids of the {name}": _digest([np.frombuffer(ids, np.uint8)]),
+        f"digest of image sizes of the {name}": _digest([dataset.image_sizes]),
+        f"digest of boxes of the {name}": _digest([dataset.offsets, dataset.boxes]),
         f"digest of labels of the {name}": _digest([dataset.labels, dataset.difficult]),
     }
+
+
+def changed_data(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
+    """Says in which facts a set is not what it was; "" where it is, or where that is not known.
+
+    Args:
+        before: the result of `data_facts` in a checkpoint, from which values may be missing; or None.
+        now: the result of `data_facts` for the set of the same name.
+    """
+    if before is None or before.get("version of the facts") != now.get("version of the facts"):
+        return ""
+    return "; ".join(
+        f"{key} was {shortened(before[key])}, is {shortened(value)}"
+        for key, value in now.items()
+        if key in before and before[key] != value
+    )
 
 
 def _digest(arrays: Iterable[np.ndarray]) -> str:

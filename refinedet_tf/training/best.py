@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from refinedet_tf.config import Config
 from refinedet_tf.errors import shortened_text
 from refinedet_tf.run_folder import is_average_precision, is_step
+from refinedet_tf.training.agreement import changed_data
 
 
 def measured_by(config: Config) -> dict[str, Any]:
@@ -31,16 +33,20 @@ def is_best(value: object) -> bool:
         and is_average_precision(value.get("mAP"))
         and is_step(value.get("step"))
         and isinstance(value.get("measured_by", {}), dict)
+        and isinstance(value.get("data"), dict | None)
     )
 
 
-def comparable_best(best: dict[str, Any] | None, config: Config) -> tuple[dict[str, Any] | None, str | None]:
+def comparable_best(
+    best: dict[str, Any] | None, config: Config, data: Mapping[str, Any]
+) -> tuple[dict[str, Any] | None, str | None]:
     """Decides whether later validations can be compared with the best one of a checkpoint.
 
     Args:
-        best: "mAP", "step" and "measured_by" of the best validation so far, which checkpoints of earlier
-            versions hold without "measured_by"; or None.
+        best: "mAP", "step", "measured_by" and "data" of the best validation so far, of which checkpoints of
+            earlier versions do not hold the last two; or None.
         config: the config of the resumed run.
+        data: the facts of its validation set (`agreement.data_facts`).
 
     Returns:
         `best` and None; or None and a line that says what has changed.
@@ -54,11 +60,12 @@ def comparable_best(best: dict[str, Any] | None, config: Config) -> tuple[dict[s
         for key, value in before.items()
         if value != now.get(key)
     ]
-    if not changed:
+    how = "; ".join(changed) or changed_data(best.get("data"), data)
+    if not how:
         return best, None
     line = (
         f"the best validation so far (mAP {best['mAP']:.4f} at step {best['step']}) was measured otherwise: "
-        f"{'; '.join(changed)}; the next validation replaces it"
+        f"{how}; the next validation replaces it"
     )
     return None, line
 

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from refinedet_tf.errors import InputError, TrainingStopped, first_line, shortened_text
-from refinedet_tf.files import flush
+from refinedet_tf.files import flush, write_aside
 from refinedet_tf.json_files import read_json
 from refinedet_tf.run_folder import saved_steps
 from refinedet_tf.training.trainer import RefineDetTrainer
@@ -40,7 +40,10 @@ class Checkpoints:
         self.variables = tf.train.Checkpoint(**tracked)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Writes a checkpoint to a temporary folder, renames it, and removes old checkpoints.
+        """Writes a checkpoint under another name, renames it, and removes old checkpoints.
+
+        If there is a checkpoint of this step, only its state is replaced. The variables are functions of the
+        step, so that they are the same ones; and no moment is without a checkpoint.
 
         Args:
             step: the number of finished steps.
@@ -52,16 +55,12 @@ class Checkpoints:
         if not self.writes:
             return
         final = self.folder / f"step-{step}"
-        aside = self.folder / f".writing-{final.name}"
+        text = json.dumps({**state, "step": step})
         try:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-            self.variables.write(str(aside / "variables"))
-            (aside / "state.json").write_text(json.dumps({**state, "step": step}), encoding="utf-8")
-            for file in aside.iterdir():
-                flush(file)
-            shutil.rmtree(final, ignore_errors=True)
-            aside.rename(final)
+            if final.is_dir():
+                write_aside(final / "state.json", lambda file: file.write_text(text, encoding="utf-8"))
+            else:
+                self._write_new(final, text)
             flush(self.folder)
         except (OSError, tf.errors.OpError) as error:
             reason = getattr(error, "strerror", None) or str(getattr(error, "message", error))
@@ -70,10 +69,22 @@ class Checkpoints:
                 f"checkpoint of step {step} cannot be written to {self.folder}: {reason[:200]}; "
                 f"{kept or 'there is no other'}"
             ) from None
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
         for old in self.steps()[:-KEEP]:
             shutil.rmtree(self.folder / f"step-{old}", ignore_errors=True)
+
+    def _write_new(self, final: Path, state: str) -> None:
+        """Writes variables and state to a temporary folder, and renames it to `final`."""
+        aside = self.folder / f".writing-{final.name}"
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            self.variables.write(str(aside / "variables"))
+            (aside / "state.json").write_text(state, encoding="utf-8")
+            for file in aside.iterdir():
+                flush(file)
+            aside.rename(final)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
     def steps(self) -> list[int]:
         """Returns the steps of the checkpoints on disk in ascending order."""

@@ -37,7 +37,13 @@ STEP_INPUTS = ("images", "boxes", "labels")
 """What the training step takes of a batch."""
 
 
-def train(config: Config, output: str | Path, resume: bool = False, strict: bool = False) -> RunFolder:
+def train(
+    config: Config,
+    output: str | Path,
+    resume: bool = False,
+    strict: bool = False,
+    accept_changed_data: bool = False,
+) -> RunFolder:
     """Trains from the config's initial weights, or continues a run that stopped.
 
     Args:
@@ -47,6 +53,7 @@ def train(config: Config, output: str | Path, resume: bool = False, strict: bool
             of a run that did not stop. Neither a file nor a download of `model.weights` is needed then.
             A run that has no checkpoint yet starts from the beginning, with the given config.
         strict: whether to fail on an unusable box instead of dropping it.
+        accept_changed_data: whether to continue although the training set is not that of the checkpoint.
 
     Returns:
         The run folder.
@@ -70,7 +77,7 @@ def train(config: Config, output: str | Path, resume: bool = False, strict: bool
         with RunLock(folder.path, needed=workers.index == 0) as lock, sums_in_fixed_order():
             if workers.index == 0:
                 folder.check(resume)
-            run = PreparedRun(config, image_size, folder, workers, resume, strict)
+            run = PreparedRun(config, image_size, folder, workers, resume, strict, accept_changed_data)
             if run.writes:
                 lock.take()
                 folder.create(run.config, resume)
@@ -91,7 +98,7 @@ class _Loop:
             run.folder, run.config, run.start, run.writes, run.state.validation_is_due
         )
         describe_start(run, self.progress.say)
-        best, changed = comparable_best(run.state.best, run.config)
+        best, changed = comparable_best(run.state.best, run.config, run.validation_facts)
         self.state = run.state
         if changed:
             self.state = dataclasses.replace(run.state, best=best, without_gain=0)
@@ -109,9 +116,10 @@ class _Loop:
         run, start = self.run, self.run.start
         if self.state.validation_is_due:
             self._after_step(start, stop, told_to_stop=False)
+        elif self.patience_is_over or start == training_config.steps:
+            # The file may be missing or that of another step, since a resume may change both keys.
+            self._save_weights(self.folder.final_weights, start)
         if self.patience_is_over:
-            if not self.folder.final_weights.is_file():
-                self._save_weights(self.folder.final_weights, start)
             self._say_patience_is_over(start)
             return
         element_spec = run.distributed.element_spec
@@ -137,7 +145,7 @@ class _Loop:
             if self.patience_is_over:
                 self._say_patience_is_over(done)
                 return
-        if start >= training_config.steps:
+        if start == training_config.steps:
             self.progress.say(f"all {training_config.steps} steps are done already")
 
     def _after_step(self, done: int, stop: StopRequest, told_to_stop: bool) -> None:
@@ -152,7 +160,11 @@ class _Loop:
         training_config, workers = self.config.training, self.run.workers
         last = done == training_config.steps
         validation_is_due = last or done % training_config.validate_every == 0 or self.state.validation_is_due
+        self.state = dataclasses.replace(self.state, validation_is_due=validation_is_due, step=done)
         if validation_is_due:
+            if not self.run.checkpoints.steps():
+                # Weights without a checkpoint would be neither continued nor replaced after a kill.
+                self.run.checkpoints.save(done, dataclasses.asdict(self.state))
             workers.told_to_stop |= told_to_stop
             finished_validation, told_to_stop = self._validate(done, stop)
             validation_is_due = not finished_validation
@@ -160,7 +172,7 @@ class _Loop:
         if finished and not validation_is_due:
             # This comes before the checkpoint, after which a resumed run would have nothing left to do.
             self._save_weights(self.folder.final_weights, done)
-        self.state = dataclasses.replace(self.state, validation_is_due=validation_is_due, step=done)
+        self.state = dataclasses.replace(self.state, validation_is_due=validation_is_due)
         # It is read once, since a signal that comes later must not name a checkpoint that does not exist.
         stopped_by = stop.requested
         if not workers.alone:
@@ -256,6 +268,7 @@ class _Loop:
             without_gain = 0 if is_new_best else self.state.without_gain + 1
             if is_new_best:
                 best = {"mAP": mean_ap, "step": done, "measured_by": measured_by(run.config)}
+                best["data"] = run.validation_facts
                 self._write_weights(self.folder.best_weights, done)
             self.state = dataclasses.replace(self.state, best=best, without_gain=without_gain)
             self.progress.validation(done, mean_ap, result.class_ap, result.loss_terms, is_new_best)

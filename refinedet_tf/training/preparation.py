@@ -13,14 +13,20 @@ from refinedet_tf.config_files import load_config
 from refinedet_tf.data.acceptance import check_empty_classes, check_share_of_bad_boxes
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.pipeline import explain_failure, training_images
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.evaluation.evaluator import timed_replicas
 from refinedet_tf.evaluation.timed_detector import TimedDetector
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.replicas import Replicas
 from refinedet_tf.model import build_model
 from refinedet_tf.run_folder import RunFolder
-from refinedet_tf.training.agreement import agree_on_weights, check_same_run, join_workers
+from refinedet_tf.training.agreement import (
+    agree_on_weights,
+    changed_data,
+    check_same_run,
+    data_facts,
+    join_workers,
+)
 from refinedet_tf.training.checkpoints import Checkpoints
 from refinedet_tf.training.freezing import freeze_layers
 from refinedet_tf.training.optimizer import CaffeSGD
@@ -42,9 +48,11 @@ class PreparedRun:
         workers: all workers, each of which prepares the same run.
         resume: whether to continue from the newest checkpoint, if there is one.
         strict: whether to fail on an unusable box instead of dropping it.
+        accept_changed_data: whether to continue although the training set is not that of the checkpoint.
 
     Attributes:
         config: the experiment with class names, and with its training in steps.
+        validation_facts: what `data_facts` says about the validation set.
         notes: what the terminal should say about the data.
         writes: whether this process writes the files of the run.
         initial_weights: what the network has taken from a file; None if it continues a checkpoint.
@@ -66,6 +74,7 @@ class PreparedRun:
         workers: Workers,
         resume: bool,
         strict: bool,
+        accept_changed_data: bool = False,
     ) -> None:
         self.folder, self.workers = folder, workers
         self.train_set = read_dataset(config.data, "train", strict)
@@ -82,6 +91,12 @@ class PreparedRun:
         sets = {"training set": self.train_set, "validation set": self.validation_set}
         step_fact = {"the last step in --output, which workers must share,": step}
         join_workers(workers, self.config, sets, step_fact)
+        if step > training_config.steps:
+            raise InputError(
+                f"training.steps is {training_config.steps}, but the run in {shortened_text(folder.path)} "
+                f"has done {step} steps: give {step} to end there, or more"
+            )
+        self.validation_facts = data_facts("validation set", self.validation_set)
         with workers.starting_tensorflow():
             self.strategy = make_strategy(config)
         self.writes = is_chief(self.strategy)
@@ -95,7 +110,7 @@ class PreparedRun:
         if self.validation_set is not None:
             self.validation_replicas = timed_replicas(self.trainer.network, self.config, self.validation_set)
         self.checkpoints = Checkpoints(folder.checkpoints, self.trainer, self.writes)
-        self.state = self._restore_or_initialize(resume)
+        self.state = self._restore_or_initialize(resume, accept_changed_data)
         self.start = self.state.step
         agree_on_weights(workers, dataclasses.asdict(self.state), self.checkpoints.all_variables)
         self._open_batches()
@@ -131,15 +146,36 @@ class PreparedRun:
             trainer.compile(optimizer=optimizer)
         return trainer
 
-    def _restore_or_initialize(self, resume: bool) -> LoopState:
+    def _restore_or_initialize(self, resume: bool, accept_changed_data: bool) -> LoopState:
         """Loads the newest checkpoint or, if there is none, the initial weights; returns the loop's state."""
+        data = data_facts("training set", self.train_set)
         values = self.checkpoints.restore_latest() if resume else None
-        if values is not None:
-            return loop_state(values, self.folder.checkpoints)
-        self.initial_weights = load_initial_weights(self.trainer.network, self.config.model)
-        if self.trainer.average is not None:
-            self.trainer.average.restart()
-        return LoopState()
+        if values is None:
+            self.initial_weights = load_initial_weights(self.trainer.network, self.config.model)
+            if self.trainer.average is not None:
+                self.trainer.average.restart()
+            return LoopState(data=data)
+        state = loop_state(values, self.folder.checkpoints)
+        if changes := changed_data(state.data, data):
+            if not accept_changed_data:
+                raise InputError(
+                    f"--resume with other training data: {changes}; bring back what was there, or continue "
+                    "on the data as it is now by --accept-changed-data"
+                )
+            self.notes.append(
+                f"note: the training data has changed: {changes}; the steps after {state.step} are those of "
+                "the data as it is now"
+            )
+        is_due = state.validation_is_due or self._lacks_its_last_validation(state.step)
+        return dataclasses.replace(state, validation_is_due=is_due, data=data)
+
+    def _lacks_its_last_validation(self, step: int) -> bool:
+        """Says whether the run ends at this step, which became its last one by a resume."""
+        if step != self.config.training.steps or self.validation_set is None:
+            return False
+        entries = self.folder.log_entries() if self.workers.index == 0 else []
+        validated = any(entry["step"] == step and "validation" in entry for entry in entries)
+        return not self.workers.exchange(validated)[0]
 
     def _open_batches(self) -> None:
         """Makes the training batches and waits for the first, since its images may be unusable."""

@@ -21,14 +21,16 @@ class LoopState:
     """The number of validations in a row that were no better than the best one."""
     step: int = 0
     """The number of finished steps."""
+    data: dict[str, Any] | None = None
+    """The facts of the training set (`agreement.data_facts`); None in checkpoints of earlier versions."""
 
 
 def loop_state(values: dict[str, Any], checkpoints: Path) -> LoopState:
     """Checks the state that a checkpoint holds.
 
     Args:
-        values: the result of `Checkpoints.restore_latest`. Checkpoints of earlier versions have neither
-            "validation_is_due" nor "without_gain".
+        values: the result of `Checkpoints.restore_latest`. Checkpoints of earlier versions have no
+            "validation_is_due", "without_gain" or "data".
         checkpoints: the folder of the checkpoints.
 
     Raises:
@@ -37,13 +39,16 @@ def loop_state(values: dict[str, Any], checkpoints: Path) -> LoopState:
     best = values.get("best", "missing")
     validation_is_due = values.get("validation_is_due", False)
     without_gain = values.get("without_gain", 0)
+    data = values.get("data")
     if not is_best(best):
         wrong = f'"best" must be null or hold mAP and step, got {shortened(values.get("best"))}'
     elif not isinstance(validation_is_due, bool):
         wrong = f'"validation_is_due" must be true or false, got {shortened(validation_is_due)}'
     elif not is_step(without_gain):
         wrong = f'"without_gain" must be a number of validations, got {shortened(without_gain)}'
+    elif not isinstance(data, dict | None):
+        wrong = f'"data" must hold the facts of the training set, got {shortened(data)}'
     else:
-        return LoopState(best, validation_is_due, without_gain, values["step"])
+        return LoopState(best, validation_is_due, without_gain, values["step"], data)
     file = checkpoints / f"step-{values['step']}" / "state.json"
     raise InputError(f"{file}: {wrong}; remove that checkpoint to continue from the one before")

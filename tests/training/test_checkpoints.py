@@ -1,9 +1,11 @@
 """Checkpoints: whole or not at all, and what a resumed run makes of damaged ones."""
 
 import json
+import os
 import resource
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -83,14 +85,42 @@ def test_the_newest_stay(trainer, tmp_path):
     assert values_in(trainer) == {100}
 
 
-def test_saving_a_step_again_replaces_it(trainer, tmp_path):
+def test_saving_a_step_again_replaces_its_state(trainer, tmp_path):
     checkpoints = Checkpoints(tmp_path, trainer)
-    for value in (1, 2):
-        fill(trainer, value)
-        checkpoints.save(5, {})
+    fill(trainer, 1)
+    for without_gain in (1, 2):
+        checkpoints.save(5, {"without_gain": without_gain})
     fill(trainer, 9)
-    checkpoints.restore_latest()
-    assert names(tmp_path) == ["step-5"] and values_in(trainer) == {2}
+    assert checkpoints.restore_latest() == {"step": 5, "without_gain": 2}
+    assert names(tmp_path) == ["step-5"] and values_in(trainer) == {1}
+    assert names(tmp_path / "step-5") == ["state.json", "variables.data-00000-of-00001", "variables.index"]
+
+
+CHANGES = [(Path, "replace"), (Path, "rename"), (Path, "unlink"), (shutil, "rmtree"), (os, "fsync")]
+"""What changes the files of a run."""
+
+
+def test_a_kill_while_a_step_is_saved_again(trainer, tmp_path, monkeypatch):
+    """Before each change of a file, there is a whole checkpoint of that step."""
+    checkpoints = Checkpoints(tmp_path, trainer)
+    fill(trainer, 1)
+    checkpoints.save(5, {"without_gain": 1})
+    seen = []
+
+    def seen_before(function):
+        def called(*arguments, **options):
+            seen.append((checkpoints.steps(), json.loads((tmp_path / "step-5" / "state.json").read_text())))
+            return function(*arguments, **options)
+
+        return called
+
+    for owner, name in CHANGES:
+        monkeypatch.setattr(owner, name, seen_before(getattr(owner, name)))
+    checkpoints.save(5, {"without_gain": 2})
+    monkeypatch.undo()
+    assert {tuple(steps) for steps, _ in seen} == {(5,)}
+    assert [state["without_gain"] for _, state in seen] == sorted(state["without_gain"] for _, state in seen)
+    assert seen[0][1]["without_gain"] == 1 and seen[-1][1]["without_gain"] == 2
 
 
 def test_other_workers_leave_no_files(trainer, tmp_path):

@@ -181,6 +181,58 @@ def test_another_measurement_begins_a_new_count(config_file, command, scripted, 
     assert (state["best"]["step"], state["best"]["mAP"], state["without_gain"]) == (4, 0.4, 3)
 
 
+def found(mean_ap):
+    """Stands in for a validation that finds this mAP."""
+    return lambda *_: (Validation(mean_ap, {}, dict.fromkeys(TERMS, 1.0)), True, False)
+
+
+def test_a_kill_between_the_first_weights_and_their_entry(
+    config_file, command, scripted, monkeypatch, tmp_path
+):
+    """There is a checkpoint before there are weights, and the validation is done again."""
+    scripted([0.5])
+    arguments = [*patient(config_file, tmp_path / "run", steps=2), "--set", "training.checkpoint_every=100"]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.ProgressLog, "validation", killed)
+        assert command(train, *arguments).code == 130
+    assert (tmp_path / "run" / "best.weights.h5").exists()
+    assert state_after(tmp_path / "run", 1)["validation_is_due"] is True
+    monkeypatch.setattr(loop, "measure", found(0.5))
+    result = command(train, *arguments, "--resume")
+    assert result.code == 0, result.err
+    assert [entry["step"] for entry in log_entries(tmp_path / "run")] == [1, 1, 2, 2]
+
+
+def test_a_resume_that_ends_a_run_where_it_was_stopped(config_file, command, scripted, monkeypatch, tmp_path):
+    """That step is validated once, and its weights replace those of an earlier end."""
+    folder = tmp_path / "run"
+
+    def run(steps, *options, every=100):
+        arguments = patient(config_file, folder, patience=9, steps=steps)
+        return command(train, *arguments, "--set", f"training.validate_every={every}", *options)
+
+    scripted([None, 0.3])
+    assert run(2).code == 0
+    scripted([], signal_after=4)
+    assert "stopped by SIGTERM after step 4" in run(9, "--resume").err
+    weights = (folder / "final.weights.h5").read_bytes()
+    (folder / "final.weights.h5").write_bytes(b"those of step 2")
+    monkeypatch.setattr(loop, "measure", found(0.2))
+    for validated in (True, False):
+        result = run(4, "--resume")
+        assert result.code == 0 and "all 4 steps are done already" in result.out, result.err
+        assert ("validation at step 4: mAP 0.2000" in result.out) == validated
+        assert (folder / "final.weights.h5").read_bytes() == weights
+        (folder / "final.weights.h5").unlink()
+    assert [entry["step"] for entry in log_entries(folder)] == [1, 2, 2, 3, 4, 4]
+    assert state_after(folder, 4)["validation_is_due"] is False
+    assert state_after(folder, 4)["without_gain"] == 1
+
+
 @pytest.mark.parametrize("value", ["-1", '"x"', "true", "1.5"])
 def test_another_count_in_the_checkpoint(config_file, interrupted, refused, small_network, tmp_path, value):
     folder = shutil.copytree(interrupted.undisturbed, tmp_path / "run")

@@ -73,6 +73,7 @@ def test_terminal_shows_progress(interrupted):
 def test_files_of_a_run(interrupted):
     folder = interrupted.undisturbed
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".refinedet-run",
         "augmented.png",
         "best.weights.h5",
         "checkpoints",
@@ -181,6 +182,7 @@ def test_resume_does_not_need_the_initial_weights(config_file, command, eagerly,
     assert [entry["step"] for entry in log_entries(folder)] == [1, 2]
 
     shutil.rmtree(folder / "checkpoints")
+    (folder / "final.weights.h5").unlink()
     result = command(train, *arguments, "--set", "training.steps=2", "--resume")
     assert result.code == 2
     assert result.err == f"error: weights not found: {file}\n"
@@ -203,6 +205,78 @@ def test_a_resumed_run_keeps_its_own_steps(config_file, command, eagerly, tmp_pa
     assert load_config(tmp_path / "run").training.steps == 2
     assert [entry["step"] for entry in log_entries(tmp_path / "run")] == [1, 2]
     assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_resume_with_fewer_steps_than_are_done(finished, config_file, refused, small_network):
+    before = (finished / "config.json").read_text()
+    line = refused(
+        *(train, "--config", config_file, "--resume", "--output", finished, "--set", "training.steps=4")
+    )
+    what = f"training.steps is 4, but the run in {finished} has done 6 steps"
+    assert line == f"error: {what}: give 6 to end there, or more"
+    assert (finished / "config.json").read_text() == before
+
+
+def with_one_more_image(devkit, root):
+    """A copy of the devkit with one image more in 2007/train, which shows what its first one shows."""
+    shutil.copytree(devkit, root)
+    folder = root / "VOC2007"
+    split = folder / "ImageSets" / "Main" / "train.txt"
+    first = split.read_text().split()[0]
+    shutil.copy(folder / "JPEGImages" / f"{first}.jpg", folder / "JPEGImages" / "more.jpg")
+    shutil.copy(folder / "Annotations" / f"{first}.xml", folder / "Annotations" / "more.xml")
+    split.write_text(split.read_text() + "more\n")
+    return root
+
+
+def test_resume_with_other_data(finished, devkit, config_file, command, eagerly, tmp_path):
+    """It is refused and changes nothing, unless it is accepted."""
+    more = with_one_more_image(devkit, tmp_path / "more")
+    arguments = ["--config", config_file, "--resume", "--output", finished]
+    for override in ("data.validation=[]", "training.steps=7", f"data.root={more}"):
+        arguments += ["--set", override]
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    result = command(train, *arguments)
+    assert result.code == 2
+    prefix = "error: --resume with other training data: number of images of the training set was 8, is 9; "
+    assert result.err.startswith(prefix + "number of objects of the training set was ")
+    assert result.err.endswith(
+        "; bring back what was there, or continue on the data as it is now by --accept-changed-data\n"
+    )
+    assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+
+    result = command(train, *arguments, "--accept-changed-data")
+    assert result.code == 0 and "step 7/7  " in result.out, result.err
+    assert "note: the training data has changed: number of images of the training set was 8, " in result.out
+    assert "; the steps after 6 are those of the data as it is now" in result.out
+    state = json.loads((finished / "checkpoints" / "step-7" / "state.json").read_text())
+    assert state["data"]["number of images of the training set"] == 9
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_a_folder_of_others_as_output(devkit, config_file, refused, monkeypatch, resume, tmp_path):
+    """`--output .` next to a config written by hand and the logs of other trainings."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(config_file, tmp_path / "config.json")
+    (tmp_path / "log.jsonl").write_text("of another run")
+    (tmp_path / "tensorboard" / "others").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    line = refused(train, "--config", "config.json", "--output", ".", *resume)
+    assert line == (
+        "error: . holds config.json, log.jsonl, tensorboard, but no checkpoint to continue from and no mark "
+        "of a training (.refinedet-run); nothing of it is replaced: name another --output"
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "config.json").read_text() == config_file.read_text()
+
+
+def test_a_finished_run_without_its_checkpoints(finished, config_file, refused):
+    """It was copied without them: its history and its weights stay."""
+    shutil.rmtree(finished / "checkpoints")
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    line = refused(train, "--config", config_file, "--resume", "--output", finished)
+    assert "finished holds best.weights.h5, final.weights.h5, but no checkpoint to continue from; " in line
+    assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -242,7 +316,7 @@ def test_resume_with_the_same_measurement(finished, config_file, command, eagerl
     state = json.loads(state_file.read_text())
     state["best"]["mAP"] = 1.0
     if earlier_version:
-        del state["best"]["measured_by"], state["validation_is_due"]
+        del state["best"]["measured_by"], state["best"]["data"], state["validation_is_due"], state["data"]
     state_file.write_text(json.dumps(state))
     before = (finished / "best.weights.h5").read_bytes()
     arguments = ["--config", config_file, "--set", "training.steps=7", "--resume", "--output", finished]

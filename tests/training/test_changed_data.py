@@ -1,0 +1,102 @@
+"""The facts by which a resumed run and other workers recognise the data, wherever it lies."""
+
+import dataclasses
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from config_of import config_of
+
+from refinedet_tf.config import DataConfig
+from refinedet_tf.data.dataset import read_dataset
+from refinedet_tf.errors import InputError
+from refinedet_tf.training.agreement import changed_data, data_facts
+from refinedet_tf.training.best import comparable_best, measured_by
+from refinedet_tf.training.state import loop_state
+
+NAME = "training set"
+
+
+@pytest.fixture(scope="module")
+def dataset(devkit):
+    return read_dataset(DataConfig(root=str(devkit), train=("2007/train",)), "train")
+
+
+def changed(dataset, **changes):
+    return dataclasses.replace(dataset, **changes)
+
+
+def test_the_same_data_elsewhere(dataset, devkit, tmp_path):
+    root = shutil.copytree(devkit, tmp_path / "moved")
+    moved = read_dataset(DataConfig(root=str(root), train=("2007/train",)), "train")
+    assert moved.image_paths != dataset.image_paths
+    assert data_facts(NAME, moved) == data_facts(NAME, dataset)
+
+
+CHANGES = {
+    "number of objects": lambda d: {
+        "boxes": d.boxes[:-1],
+        "labels": d.labels[:-1],
+        "difficult": d.difficult[:-1],
+        "offsets": np.minimum(d.offsets, len(d.labels) - 1),
+    },
+    "digest of image ids": lambda d: {"image_ids": (*d.image_ids[:-1], "other")},
+    "the order of the images": lambda d: {"image_ids": d.image_ids[::-1]},
+    "digest of image sizes": lambda d: {"image_sizes": d.image_sizes + 1},
+    "digest of boxes": lambda d: {"boxes": d.boxes * np.float32(1.0001)},
+    "digest of labels": lambda d: {"labels": d.labels % 6 + 1},
+    "difficult objects": lambda d: {"difficult": ~d.difficult},
+}
+"""What differs -> the fields with that difference."""
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_each_difference_is_named(dataset, change):
+    facts = data_facts(NAME, dataset)
+    line = changed_data(facts, data_facts(NAME, changed(dataset, **CHANGES[change](dataset))))
+    key = {"the order of the images": "digest of image ids", "difficult objects": "digest of labels"}
+    first = f"{key.get(change, change)} of the {NAME}"
+    assert line.startswith(f"{first} was {facts[first]!r}, is ")
+
+
+def test_facts_that_cannot_be_compared(dataset):
+    """Those of a checkpoint of an earlier version are missing, or mean something else."""
+    facts = data_facts(NAME, dataset)
+    assert json.loads(json.dumps(facts)) == facts
+    assert changed_data(None, facts) == ""
+    assert changed_data({}, facts) == ""
+    of_another_version = {**facts, "version of the facts": 0, f"number of images of the {NAME}": 1}
+    assert changed_data(of_another_version, facts) == ""
+    without = {key: value for key, value in facts.items() if "digest" not in key}
+    assert changed_data(without, facts) == ""
+
+
+def test_names_that_are_not_text(dataset):
+    names = tuple(os.fsdecode(f"caf\xe9{number}".encode("latin-1")) for number in range(len(dataset)))
+    facts = data_facts(NAME, changed(dataset, image_ids=names))
+    assert "digest of image ids" in changed_data(facts, data_facts(NAME, dataset))
+
+
+def test_the_best_validation_of_other_data(dataset):
+    """It cannot be compared with the validations that follow."""
+    config = config_of(data={"validation": ("2007/val",)})
+    facts = data_facts("validation set", dataset)
+    best = {"mAP": 0.5, "step": 4, "measured_by": measured_by(config), "data": facts}
+    assert comparable_best(best, config, facts) == (best, None)
+    fewer = {**facts, "number of images of the validation set": 7}
+    assert comparable_best(best, config, fewer) == (
+        None,
+        "the best validation so far (mAP 0.5000 at step 4) was measured otherwise: number of images of the "
+        "validation set was 8, is 7; the next validation replaces it",
+    )
+    of_an_earlier_version = {key: best[key] for key in ("mAP", "step", "measured_by")}
+    assert comparable_best(of_an_earlier_version, config, fewer) == (of_an_earlier_version, None)
+
+
+@pytest.mark.parametrize("data", [7, "x", [], True])
+def test_other_values_in_the_checkpoint(data, tmp_path):
+    with pytest.raises(InputError, match=r'state.json: "data" must hold the facts of the training set, got '):
+        loop_state({"step": 3, "best": None, "data": data}, tmp_path)
+    assert loop_state({"step": 3, "best": None}, tmp_path).data is None
