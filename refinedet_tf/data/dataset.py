@@ -28,7 +28,6 @@ from refinedet_tf.data.parts import check_common_files, open_parts
 from refinedet_tf.data.reader import Reader
 from refinedet_tf.data.upright import read_upright_images, turn_boxes
 from refinedet_tf.data.yolo import YoloPart
-from refinedet_tf.data_config import check_class_name
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.progress import ProgressPrinter, with_progress
 
@@ -224,7 +223,6 @@ class _RawIndex:
                     boxes.extend(box)
                 for name in image.class_names:
                     if name not in index_of_name:
-                        _check_class_name(name, part.annotation_file(image.image_id))
                         if class_names is not None and known_names is not None and name not in known_names:
                             raise InputError(_unknown_class(part, image.image_id, name, class_names))
                         index_of_name[name] = len(index_of_name)
@@ -273,17 +271,7 @@ class _RawIndex:
 def _listed_names(parts: Sequence[Reader]) -> tuple[str, ...] | None:
     """Returns the names of all classes that the files of the parts list, or None if they list none."""
     lists = [part.class_names for part in parts if part.class_names is not None]
-    for part in parts:
-        for name in part.class_names or ():
-            _check_class_name(name, part.name)
     return tuple(dict.fromkeys(itertools.chain.from_iterable(lists))) if lists else None
-
-
-def _check_class_name(name: str, source: object) -> None:
-    try:
-        check_class_name(name)
-    except ValueError as error:
-        raise InputError(f"{shortened_text(source)}: {error}") from None
 
 
 def _find_classes(parts: Sequence[Reader]) -> tuple[str, ...]:

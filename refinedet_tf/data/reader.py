@@ -7,7 +7,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from refinedet_tf.errors import InputError, shortened
+from refinedet_tf import data_config
+from refinedet_tf.errors import InputError
 from refinedet_tf.files import is_folder, list_folder
 
 
@@ -104,16 +105,16 @@ class FolderListings:
 
 
 def check_class_name(name: str, where: str) -> None:
-    """Refuses the name of a class that is empty or has a line break.
-
-    No picture can show it, and labels.txt of an export has one name per line.
+    """Refuses a class name that is empty, or holds a line break or another control character.
 
     Args:
         name: the name as the annotation has it.
         where: the file and the entry, for the message.
 
     Raises:
-        InputError: the name is not one line.
+        InputError: the name is not one line of text.
     """
-    if len(name.splitlines()) != 1:
-        raise InputError(f"{where}: the name of a class must be one line of text, got {shortened(name)}")
+    try:
+        data_config.check_class_name(name)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None

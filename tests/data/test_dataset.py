@@ -116,10 +116,10 @@ def test_class_names_of_more_than_a_line(layout, letter, tmp_path):
             "annotations": [],
         }
         write_coco(tmp_path, tree, "train.json", "images")
-        part = source = "train.json:images"
+        part, source = "train.json:images", "train.json"
     elif layout == "yolo":
         write_yolo(tmp_path, f"train: images\nnames: [{json.dumps(name)}]\n", a="0 .5 .5 .5 .5")
-        part = source = "train"
+        part, source = "train", "data.yaml"
     else:
         save(tmp_path / "a.jpg")
         (tmp_path / "train.csv").write_text(f'a.jpg,1,1,9,9,"{name}"\n', newline="")

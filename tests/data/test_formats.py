@@ -191,7 +191,7 @@ ROWS = [
     Row(
         "a class name with a line break",
         [A, Photo("b.jpg", (("traffic\nlight", CAT[1]),))],
-        {"all": "the name of a class must be one line of text, got 'traffic\\nlight'"},
+        {"all": "the class name 'traffic\\nlight' must be one line of text"},
     ),
     with_box("a box without area", (5, 5, 5, 9), NO_AREA),
     with_box("a box with swapped corners", (20, 12, 10, 4), NO_AREA),
