@@ -14,6 +14,7 @@ from refinedet_tf.anchors import DEFAULT_LEVELS, AnchorLevel, check_levels
 from refinedet_tf.config_values import (
     MAX_STEPS,
     STRICT,
+    Anchors,
     Candidates,
     CandidatesOfClass,
     Channels,
@@ -136,6 +137,10 @@ class LossConfig:
     """The smallest IoU of an anchor with its object, unless it is the object's best anchor."""
     negatives_per_positive: NotNegative = 3.0
     """The largest number of negatives per positive of an image in hard negative mining."""
+    background_negatives: Anchors = 0
+    """The number of negatives of an image without objects, which so teaches what is no object; it counts like
+    an image with `background_negatives` / `negatives_per_positive` positives. With 0, as in the paper, such
+    images have no loss. The focal loss, to which all anchors count, does not use this key."""
     objectness_threshold: Fraction = 0.01
     """Anchors to which the ARM gives less are not negatives of the ODM. It is 1 - theta, where theta is 0.99
     in the paper."""
@@ -145,6 +150,10 @@ class LossConfig:
     """The weight of positives in the focal loss; that of negatives is 1 - alpha."""
     focal_gamma: NotNegative = 2.0
     """The exponent of the focal loss."""
+
+    def __post_init__(self) -> None:
+        if self.background_negatives and not self.negatives_per_positive:
+            raise ValueError("background_negatives needs negatives_per_positive above 0")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

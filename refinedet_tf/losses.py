@@ -12,8 +12,12 @@ from refinedet_tf.tensors import Heads, Tensor
 TERMS = ("arm_loc", "arm_conf", "odm_loc", "odm_conf")
 """The names of the loss terms."""
 
-COUNTS = ("num_arm_positives", "num_odm_positives")
-"""The names of the numbers of positives."""
+COUNTS = ("num_arm_positives", "num_odm_positives", "num_backgrounds")
+"""The names of the numbers by which the sums are divided: positives, and images without objects."""
+
+LEFT_OUT = -1
+"""The label of an object that takes no part in the loss, for example a crowd region. An image that has one
+is no background."""
 
 SMALLEST_DISTANCE = 1e-12
 """The lower bound of 1 - p_t in the focal loss."""
@@ -24,46 +28,63 @@ def refinedet_loss(
 ) -> dict[str, Tensor]:
     """Computes the four loss terms of a batch; the total loss is their sum.
 
-    A batch without positives has no loss and no gradient, because mining chooses negatives in
-    proportion to the positives of the same image. The focal loss (`loss.classification`) has no such
-    rule: with it, the negatives of an image without objects count like all others.
+    Mining chooses negatives in proportion to the positives of the same image, so that an image without
+    objects, a background, has no loss and no gradient (paper, section 3.3). With
+    `loss.background_negatives` K, it has its K negatives of largest loss, and counts in N like an image
+    with K / `loss.negatives_per_positive` positives. The weight of its negatives so is that of all other
+    negatives, whatever else the batch holds. The focal loss (`loss.classification`) needs no such rule:
+    with it, the negatives of all images count.
     The ODM matches the refined anchors, and in the designs "tiled_anchors" and "single_stage" the
     tiled ones. In "single_stage" the ARM's terms and its count are 0, and no negative is filtered.
 
     Args:
         heads: float32 logits and offsets by name, as `build_model` describes them for the design.
         ground_truth: "boxes" float32 [B, G, 4], normalised `[ymin, xmin, ymax, xmax]`; "labels"
-            integer [B, G], 1..C, and 0 for padding.
+            integer [B, G], 1..C, 0 for padding, and `LEFT_OUT`.
         anchors: float32 [A, 4], the result of `tile_anchors`.
         config: `loss` and `model.design` are used.
 
     Returns:
         "arm_loc", "arm_conf", "odm_loc" and "odm_conf", float32 scalars: each is a sum over the batch
-        divided by its module's number of positives in the whole batch, or by 1 if there are none.
-        "num_arm_positives" and "num_odm_positives", float32 scalars.
+        divided by its module's N, the number of positives in the whole batch (and what its backgrounds
+        count), or by 1 if that is less.
+        "num_arm_positives", "num_odm_positives" and "num_backgrounds", the number of images without
+        objects, float32 scalars.
     """
     sums = loss_sums(heads, ground_truth, anchors, config)
-    return normalize(sums, {name: sums[name] for name in COUNTS})
+    return normalize(sums, {name: sums[name] for name in COUNTS}, config)
 
 
-def normalize(sums: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def normalize(sums: Mapping[str, Tensor], counts: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
     """Divides loss sums by the numbers of positives.
 
     Args:
         sums: the result of `loss_sums`.
-        counts: "num_arm_positives" and "num_odm_positives"; with several replicas, their totals.
+        counts: the numbers of `COUNTS`; with several replicas, their totals.
+        config: `loss` is used.
 
     Returns:
         The same as `refinedet_loss`.
     """
-    terms = {name: sums[name] / ops.maximum(counts[f"num_{name[:3]}_positives"], 1.0) for name in TERMS}
+    of_backgrounds = counts["num_backgrounds"] * _positives_of_background(config.loss)
+    terms = {
+        name: sums[name] / ops.maximum(counts[f"num_{name[:3]}_positives"] + of_backgrounds, 1.0)
+        for name in TERMS
+    }
     return {**terms, **counts}
+
+
+def _positives_of_background(loss_config: LossConfig) -> float:
+    """Returns the number of positives as which an image without objects counts."""
+    if loss_config.background_negatives == 0 or loss_config.classification == "focal":
+        return 0.0
+    return loss_config.background_negatives / loss_config.negatives_per_positive
 
 
 def loss_sums(
     heads: Heads, ground_truth: Mapping[str, Tensor], anchors: Tensor, config: Config
 ) -> dict[str, Tensor]:
-    """Computes what `refinedet_loss` computes, without the division by the number of positives."""
+    """Computes what `refinedet_loss` computes, without the division by N."""
     heads = {name: ops.cast(value, "float32") for name, value in heads.items()}
     boxes = ops.cast(ground_truth["boxes"], "float32")
     labels = ops.cast(ground_truth["labels"], "int32")
@@ -105,7 +126,13 @@ def loss_sums(
         "odm_conf": odm_conf,
         "num_arm_positives": num_arm,
         "num_odm_positives": num_odm,
+        "num_backgrounds": ops.sum(ops.cast(_is_background(labels), "float32")),
     }
+
+
+def _is_background(labels: Tensor) -> Tensor:
+    """Returns which images have no object, bool [B], of labels [B, G]."""
+    return ops.logical_not(ops.any(labels != 0, axis=1))
 
 
 def _module_sums(
@@ -125,7 +152,7 @@ def _module_sums(
         class_logits: float32 [B, A, C + 1], background first.
         anchors: float32 [B, A, 4].
         boxes: float32 [B, G, 4].
-        labels: int32 [B, G], 0 for padding.
+        labels: int32 [B, G], 0 for padding, and `LEFT_OUT`.
         negatives_allowed: bool [B, A], false for anchors that cannot be negatives.
         loss_config: the config's `loss`.
     """
@@ -153,7 +180,11 @@ def _module_sums(
     else:
         classification = cross_entropy
         negative = mine_hard_negatives(
-            ops.stop_gradient(cross_entropy), negative, num_positives, loss_config.negatives_per_positive
+            ops.stop_gradient(cross_entropy),
+            negative,
+            num_positives,
+            loss_config.negatives_per_positive,
+            ops.where(_is_background(labels), loss_config.background_negatives, 0),
         )
     chosen = ops.logical_or(positive, negative)
     # This is `where` and not a product, so that an infinite loss of an anchor that was not chosen does not

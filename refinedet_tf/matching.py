@@ -86,7 +86,11 @@ def _bipartite(iou: Tensor) -> Tensor:
 
 
 def mine_hard_negatives(
-    loss: Tensor, candidates: Tensor, num_positives: Tensor, negatives_per_positive: float
+    loss: Tensor,
+    candidates: Tensor,
+    num_positives: Tensor,
+    negatives_per_positive: float,
+    further_negatives: Tensor | int = 0,
 ) -> Tensor:
     """Chooses the negatives of largest loss in each image (paper, section 3.3, "Hard Negative Mining").
 
@@ -95,7 +99,9 @@ def mine_hard_negatives(
         candidates: bool [B, A], anchors that may be chosen.
         num_positives: int32 [B], the number of positives of each image.
         negatives_per_positive: the largest number of negatives per positive of the image, 3 in the
-            paper. An image without positives therefore has no negatives.
+            paper. An image without positives therefore has no negatives but the following.
+        further_negatives: int32 [B] or a number, the largest number of negatives of each image that do not
+            depend on its positives, 0 in the paper.
 
     Returns:
         bool [B, A]. Among equal losses the first anchors are chosen.
@@ -103,6 +109,7 @@ def mine_hard_negatives(
     num_candidates = ops.sum(ops.cast(candidates, "float32"), axis=1)
     # Both bounds come before the cast, since a large product would not fit into int32.
     wanted = ops.cast(num_positives, "float32") * min(negatives_per_positive, MOST_NEGATIVES)
+    wanted = wanted + ops.cast(further_negatives, "float32")
     wanted = ops.expand_dims(ops.cast(ops.minimum(wanted, num_candidates), "int32"), -1)
     score = ops.where(candidates, loss, -1.0)
     descending = -ops.sort(-score, axis=1)

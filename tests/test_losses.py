@@ -11,7 +11,7 @@ from random_heads import training_heads
 
 from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.boxes import decode, pairwise_iou
-from refinedet_tf.losses import TERMS, loss_sums, refinedet_loss, smooth_l1
+from refinedet_tf.losses import LEFT_OUT, TERMS, loss_sums, refinedet_loss, smooth_l1
 from refinedet_tf.matching import match
 
 GOLDEN = np.load(GOLDEN_FOLDER / "loss.npz")
@@ -248,6 +248,78 @@ def test_a_batch_whose_axis_of_objects_is_empty(tf_test, classification):
         assert terms == outcomes[2][0]
         for name, gradient in gradients.items():
             tf_test.assertAllEqual(gradient, outcomes[2][1][name])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"background_negatives": 20},
+        {"background_negatives": 7, "negatives_per_positive": 1.5},
+        {"background_negatives": 20, "objectness_threshold": 0.6},
+        {"background_negatives": 10**6},
+    ],
+)
+@pytest.mark.parametrize("with_objects", [True, False])
+def test_backgrounds_against_loops(tf_test, settings, with_objects):
+    """Images 1 and 3 are backgrounds; image 2 has an object that is left out, and is none.
+
+    A threshold of 0.6 leaves fewer than 20 negatives to the ODM.
+    """
+    heads = training_heads(4, len(SMALL), 3, seed=2)
+    objects = [(0, 2, *BOX)] if with_objects else [(0, LEFT_OUT, *BOX)]
+    ground_truth = padded([*objects, (2, LEFT_OUT, *OTHER_BOX)], batch=4, max_objects=2)
+    terms, gradients = loss_and_gradients(heads, ground_truth, SMALL, config_of(3, loss=settings))
+
+    negatives = settings.get("background_negatives", 0)
+    ratio, threshold = settings.get("negatives_per_positive", 3), settings.get("objectness_threshold", 0.01)
+    images = [(0, BOX if with_objects else None, 0), (1, None, negatives), (3, None, negatives)]
+    expected = [
+        single_object_loss(
+            {name: value[image] for name, value in heads.items()},
+            box,
+            2,
+            SMALL,
+            ratio,
+            threshold,
+            0.5,
+            number,
+        )
+        for image, box, number in images
+    ]
+    for module in ("arm", "odm"):
+        positives = sum(terms[f"num_{module}_positives"] for terms in expected)
+        assert (positives > 0) == with_objects
+        assert terms[f"num_{module}_positives"] == positives
+        divisor = max(positives + 2 * negatives / ratio, 1)
+        for part in ("loc", "conf"):
+            wanted = sum(terms[f"{module}_{part}"] for terms in expected) / divisor
+            tf_test.assertAllClose(terms[f"{module}_{part}"], wanted, rtol=1e-4, atol=0)
+        chosen = gradients[f"{module}_conf"].any(axis=-1).sum(axis=-1)
+        assert not chosen[2] and not gradients[f"{module}_loc"][1:].any()
+        assert (chosen[1] > 0) == (chosen[3] > 0) == (negatives > 0)
+        assert chosen[1] <= min(negatives, len(SMALL))
+    assert terms["num_backgrounds"] == 2
+
+
+def test_a_background_weighs_the_same_in_every_batch(tf_test):
+    """Its loss alone is that of a batch of copies of it, with which N grows as the sum does."""
+    heads = training_heads(1, len(SMALL), 3, seed=2)
+    config = config_of(3, loss={"background_negatives": 30})
+    alone = refinedet_loss(heads, padded([], 1, 1), SMALL, config)
+    copies = {name: np.repeat(value, 5, axis=0) for name, value in heads.items()}
+    assert float(alone["arm_conf"]) > 0 and float(alone["odm_conf"]) > 0
+    found = refinedet_loss(copies, padded([], 5, 1), SMALL, config)
+    for name in TERMS:
+        tf_test.assertAllClose(found[name], alone[name], rtol=1e-5, atol=0)
+
+
+def test_the_focal_loss_does_not_use_background_negatives(tf_test):
+    heads = training_heads(2, len(SMALL), 3, seed=2)
+    ground_truth = padded([(0, 2, *BOX)], 2, 1)
+    focal = [{"classification": "focal", "background_negatives": number} for number in (0, 30)]
+    found, wanted = (refinedet_loss(heads, ground_truth, SMALL, config_of(3, loss=loss)) for loss in focal)
+    tf_test.assertAllEqual([found[name] for name in TERMS], [wanted[name] for name in TERMS])
 
 
 def test_the_odm_loss_does_not_reach_the_arm():

@@ -152,6 +152,7 @@ def _write(
     from refinedet_tf.evaluation import result_files
     from refinedet_tf.evaluation.coco_files import write_coco_files
     from refinedet_tf.evaluation.evaluator import score_share
+    from refinedet_tf.evaluation.limits import reached_limits, too_crowded
     from refinedet_tf.evaluation.report import write_report
     from refinedet_tf.evaluation.server_files import write_server_files
 
@@ -170,6 +171,11 @@ def _write(
             )
     result = score_share(share, config, dataset)
     print(result_files.to_text(result, config.expected, options.all_classes))
+    for line in (
+        *reached_limits(share.limited, len(dataset), config),
+        *too_crowded(dataset, config.evaluation),
+    ):
+        print(f"note: {line}")
     if options.json:
         result_files.write_json(result, options.json)
         print(f"numbers written to {options.json}")

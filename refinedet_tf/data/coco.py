@@ -1,7 +1,5 @@
 """The reader for COCO annotation files."""
 
-import contextlib
-import io
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from refinedet_tf.data.coco_ground_truth import indexed
 from refinedet_tf.data.identity import image_name
 from refinedet_tf.data.image_header import ImageHeader
 from refinedet_tf.data.not_given import is_given, stated_size
@@ -136,15 +135,12 @@ class CocoPart:
         Args:
             orientations: the ids of the images that are turned with their boxes -> the orientation, 1..8.
         """
-        from pycocotools.coco import COCO
-
         file_boxes = np.array([entry["bbox"] for entry in self._annotations], np.float64).reshape(-1, 4)
         corners, has_area = self.corners(file_boxes)
         usable = np.flatnonzero(has_area & np.isfinite(corners).all(axis=1))
         with np.errstate(over="ignore", invalid="ignore"):
             areas = np.minimum(file_boxes[:, 2] * file_boxes[:, 3], AREA_LIMIT)
-        coco = COCO()
-        coco.dataset = {
+        tree = {
             "info": {},
             "images": list(self._images.values()),
             "categories": [{"id": key, "name": name} for key, name in sorted(self.categories.items())],
@@ -156,10 +152,8 @@ class CocoPart:
             ],
         }
         if orientations:
-            _turn(coco.dataset, orientations)
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco.createIndex()
-        return coco
+            _turn(tree, orientations)
+        return indexed(tree)
 
     def _image_path(self, file_name: str) -> Path:
         """Returns the path of an image, or raises an `InputError` if it lies elsewhere or is no file's."""

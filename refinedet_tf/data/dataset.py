@@ -23,10 +23,11 @@ from refinedet_tf.data.box_checks import (
     refuse_part_in_fractions,
 )
 from refinedet_tf.data.coco import CocoPart
+from refinedet_tf.data.coco_ground_truth import join_ground_truths
 from refinedet_tf.data.identity import distinct_ids, refuse_repeated_files
 from refinedet_tf.data.parts import check_common_files, open_parts
 from refinedet_tf.data.reader import Reader
-from refinedet_tf.data.upright import read_upright_images, turn_boxes
+from refinedet_tf.data.upright import UprightImages, read_upright_images, turn_boxes
 from refinedet_tf.data.yolo import YoloPart
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.progress import ProgressPrinter, with_progress
@@ -64,8 +65,8 @@ class DetectionDataset:
     defects: BoxDefects = dataclasses.field(default_factory=BoxDefects)
     """The boxes that were dropped or clipped, with the reasons."""
     coco: Any = None
-    """`pycocotools.coco.COCO` of the validation and test splits, for the COCO metric; None for other
-    formats, for the training split, and when several parts are joined."""
+    """`pycocotools.coco.COCO` of the validation and test splits, for the COCO metric; None for other formats
+    and for the training split."""
     labelled: bool = True
     """False for a test split whose annotations are not published: M is 0 and nothing can be measured."""
     turned: tuple[int, ...] = ()
@@ -151,11 +152,7 @@ def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> D
     kept = ~is_dropped(reasons)
     kept_per_image = np.bincount(raw.image_of[kept], minlength=len(raw.ids))
     # Training has no use for the ground truth object, which holds the whole JSON in memory.
-    only_part = parts[0] if split != "train" and len(parts) == 1 else None
-    coco = None
-    if isinstance(only_part, CocoPart):
-        turned = np.flatnonzero(images.turned)
-        coco = only_part.ground_truth({int(raw.file_ids[i]): int(images.orientations[i]) for i in turned})
+    coco = None if split == "train" else _coco_ground_truth(raw, images)
     return DetectionDataset(
         class_names=tuple(class_names),
         image_ids=tuple(raw.ids),
@@ -266,6 +263,19 @@ class _RawIndex:
         return (
             f"image {shortened_text(self.file_ids[image], 100)} of {shortened_text(self.part_of(image).name)}"
         )
+
+
+def _coco_ground_truth(raw: _RawIndex, images: UprightImages) -> Any:
+    """Returns the ground truth of all parts as one `pycocotools.coco.COCO`; None for other formats."""
+    truths = []
+    ends = [*raw.starts[1:], len(raw.ids)]
+    for part, start, end in zip(raw.parts, raw.starts, ends, strict=True):
+        if isinstance(part, CocoPart):
+            turned = start + np.flatnonzero(images.turned[start:end])
+            truths.append(
+                part.ground_truth({int(raw.file_ids[i]): int(images.orientations[i]) for i in turned})
+            )
+    return join_ground_truths(truths, raw.ids, raw.paths) if len(truths) > 1 else next(iter(truths), None)
 
 
 def _listed_names(parts: Sequence[Reader]) -> tuple[str, ...] | None:

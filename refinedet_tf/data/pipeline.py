@@ -17,6 +17,7 @@ from refinedet_tf.data.augment import augment
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.images import decode_annotated, read_image, warp_image
 from refinedet_tf.errors import InputError
+from refinedet_tf.losses import LEFT_OUT
 from refinedet_tf.tensors import Tensor
 
 _PREFETCH_STEPS = 16
@@ -42,7 +43,8 @@ def training_batches(
 
     Returns:
         tf.data.Dataset of {"images": uint8 [b, height, width, 3], "boxes": float32 [b, G, 4]
-        normalised [ymin, xmin, ymax, xmax], "labels": int32 [b, G], 1..C, 0 in padding rows,
+        normalised [ymin, xmin, ymax, xmax], "labels": int32 [b, G], 1..C, 0 in padding rows, and one
+        `LEFT_OUT` in a sample that shows no object of an image that has some,
         "image_indices": int64 [b]}. b is batch_size / count. G differs between batches: it is the
         smallest of the `padded_lengths` that holds all objects of each image of the batch. All other
         axes are static.
@@ -65,6 +67,7 @@ def training_batches(
     local_batch = global_batch // count
     paths, sizes = _files(dataset)
     objects_of = _object_lookup(dataset, config)
+    has_objects = tf.constant(np.diff(dataset.offsets) > 0)
     lengths = tf.constant(padded_lengths(dataset.max_boxes))
     rows = tf.range(index * local_batch, (index + 1) * local_batch, dtype=tf.int64)
 
@@ -76,6 +79,10 @@ def training_batches(
         seed = tf.stack([tf.constant(config.training.seed, tf.int64), counter])
         contents, size = tf.io.read_file(paths[image_index]), sizes[image_index]
         image, boxes, labels = augment(contents, size, boxes, labels, seed, image_size, config.augmentation)
+        # Its objects are difficult, or cut off and partly shown, so that it is no background.
+        left_out = tf.cast(has_objects[image_index] & (tf.size(labels) == 0), tf.int32)
+        boxes = tf.pad(boxes, [[0, left_out], [0, 0]])
+        labels = tf.pad(labels, [[0, left_out]], constant_values=LEFT_OUT)
         return {"images": image, "boxes": boxes, "labels": labels, "image_indices": image_index}
 
     def lengthen(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -189,6 +196,7 @@ class PaddedObjects:
 
     def __init__(self, dataset: DetectionDataset, config: Config) -> None:
         self._boxes, self._labels, self._offsets = _usable_objects(dataset, config)
+        self._has_objects = np.diff(dataset.offsets) > 0
 
     def of(self, image_indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the objects of images.
@@ -198,12 +206,14 @@ class PaddedObjects:
 
         Returns:
             Boxes float32 [B, G, 4], normalised `[ymin, xmin, ymax, xmax]`, and labels int32 [B, G], 1..C, 0
-            in padding rows. G is the largest number of objects on one of the images, or 1 if none has any.
+            in padding rows, and one `LEFT_OUT` in an image that has only objects that training does not
+            use. G is the largest number of objects on one of the images, at least 1.
         """
         starts, ends = self._offsets[image_indices], self._offsets[image_indices + 1]
-        most = max(1, *(ends - starts))
+        most = max(1, *(ends - starts).tolist())
         boxes = np.zeros((len(image_indices), most, 4), np.float32)
         labels = np.zeros((len(image_indices), most), np.int32)
+        labels[self._has_objects[image_indices] & (starts == ends), 0] = LEFT_OUT
         for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
             boxes[row, : end - start] = self._boxes[start:end]
             labels[row, : end - start] = self._labels[start:end]

@@ -8,6 +8,7 @@ import numpy as np
 
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.evaluation.coco_ap import evaluate_coco
+from refinedet_tf.evaluation.coco_trees import coco_objects
 from refinedet_tf.evaluation.confusion import confusion_matrix
 from refinedet_tf.evaluation.curves import (
     RECALL_LEVELS,
@@ -18,7 +19,6 @@ from refinedet_tf.evaluation.curves import (
     interpolated_precision,
 )
 from refinedet_tf.evaluation.error_kinds import KINDS, ErrorKinds, error_costs, find_error_kinds
-from refinedet_tf.evaluation.ground_truth import GroundTruth
 from refinedet_tf.evaluation.matched_detections import DifficultRule, MatchedDetections, match_detections
 from refinedet_tf.evaluation.results import EvaluationResult, SizeResult
 from refinedet_tf.evaluation.worst_images import ImageErrors, worst_images
@@ -87,7 +87,7 @@ def analyse(
     """
     sizes = evaluate_coco(detections, dataset)[2] if result.sizes is None else result.sizes
     rule = difficult_rule(result.metric, dataset)
-    matches = match_detections(detections, GroundTruth.from_dataset(dataset), rule)
+    matches = match_detections(detections, coco_objects(dataset), rule)
     num_classes = len(dataset.class_names)
     curves = class_curves(matches, num_classes)
     best = [best_threshold(curve) for curve in curves]

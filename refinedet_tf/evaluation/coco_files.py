@@ -5,10 +5,10 @@ work for a dataset of any format, and come with the objects that the detections 
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from refinedet_tf.data.coco_ground_truth import names_below_common_folder
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.evaluation.coco_trees import coco_ground_truth, detection_annotations
 from refinedet_tf.evaluation.ground_truth import GroundTruth, check_labels
@@ -57,23 +57,23 @@ def write_coco_files(detections: DatasetDetections, dataset: DetectionDataset, p
 def ground_truth_tree(dataset: DetectionDataset) -> dict[str, Any]:
     """Returns the ground truth of a dataset as the tree of a COCO annotation file.
 
-    A dataset of one COCO file keeps that file's ids, names and areas, without masks, classes that it leaves
-    out, and boxes without area. For others, image ids are 0..N-1, category ids the labels, and "file_name"
-    is the path of the image below the folder that holds all of them. COCO knows no difficult objects; they
-    are marked as crowd regions, which every tool ignores: then a detection on one is ignored if half of its
-    own area lies inside, whereas the project's metrics compare by IoU.
+    A dataset of COCO files keeps their ids, names and areas (see `join_ground_truths`), without masks,
+    classes that it leaves out, and boxes without area. For others, image ids are 0..N-1, category ids the
+    labels, and "file_name" is the path of the image below the folder that holds all of them. COCO knows no
+    difficult objects; they are marked as crowd regions, which every tool ignores: then a detection on one is
+    ignored if half of its own area lies inside, whereas the project's metrics compare by IoU.
 
     Raises:
         InputError: a class or an image of the dataset is not in its COCO ground truth.
     """
     coco, image_ids, category_ids = coco_ground_truth(dataset)
     kept = set(category_ids.tolist())
-    names = {} if dataset.coco is not None else _file_names(dataset)
+    images = coco.dataset["images"]
+    if dataset.coco is None:
+        names = names_below_common_folder(dataset.image_paths)
+        images = [entry | {"file_name": name} for entry, name in zip(images, names, strict=True)]
     return {
-        "images": [
-            {**entry, **({"file_name": names[entry["id"]]} if names else {})}
-            for entry in coco.dataset["images"]
-        ],
+        "images": images,
         "categories": [entry for entry in coco.dataset["categories"] if entry["id"] in kept],
         "annotations": [
             _annotation(entry) for entry in coco.dataset["annotations"] if entry["category_id"] in kept
@@ -86,14 +86,6 @@ def _annotation(entry: dict[str, Any]) -> dict[str, Any]:
     crowd = int(bool(entry["iscrowd"] or entry.get("difficult", False)))
     left_out = ("ignore", "_ignore", "difficult")
     return {key: value for key, value in entry.items() if key not in left_out} | {"iscrowd": crowd}
-
-
-def _file_names(dataset: DetectionDataset) -> dict[int, str]:
-    """Returns the path of each image below the folder that holds all of them, by index."""
-    # Some may be relative to the working directory and others absolute.
-    paths = [Path(os.path.abspath(path)) for path in dataset.image_paths]  # noqa: PTH100
-    folder = os.path.commonpath([path.parent for path in paths])
-    return {index: path.relative_to(folder).as_posix() for index, path in enumerate(paths)}
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,18 +1,17 @@
 """The ground truth and the detections of a dataset in the form of COCO's files, as pycocotools takes them."""
 
-import contextlib
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
 
+from refinedet_tf.data.coco_ground_truth import NAME_KEY, indexed
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation.ground_truth import GroundTruth
 from refinedet_tf.inference.detections import DatasetDetections
-from refinedet_tf.pixel_boxes import coco_pixels
+from refinedet_tf.pixel_boxes import coco_pixels, to_normalized
 
 
 def coco_ground_truth(dataset: DetectionDataset) -> tuple[COCO, np.ndarray, np.ndarray]:
@@ -31,6 +30,38 @@ def coco_ground_truth(dataset: DetectionDataset) -> tuple[COCO, np.ndarray, np.n
         coco = dataset.coco
         image_ids = _image_ids(coco, dataset.image_ids)
     return coco, image_ids, _category_ids(coco, dataset.class_names)
+
+
+def coco_objects(dataset: DetectionDataset) -> GroundTruth:
+    """Returns the objects that the COCO metric compares with.
+
+    Those of `dataset.coco` have float64 boxes as the files give them, which may reach beyond the image, and
+    include boxes outside of it, which no detection can match. A dataset without it has its own objects.
+
+    Raises:
+        InputError: a class or an image of the dataset is not in `dataset.coco`.
+    """
+    if dataset.coco is None:
+        return GroundTruth.from_dataset(dataset)
+    coco, image_ids, category_ids = coco_ground_truth(dataset)
+    index_of = {image: index for index, image in enumerate(image_ids.tolist())}
+    label_of = {category: label for label, category in enumerate(category_ids.tolist(), start=1)}
+    entries = [
+        entry
+        for entry in coco.dataset["annotations"]
+        if entry["image_id"] in index_of and entry["category_id"] in label_of
+    ]
+    images = np.array([index_of[entry["image_id"]] for entry in entries], np.int64)
+    corners = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    sizes = dataset.image_sizes[images]
+    return GroundTruth(
+        images=images,
+        labels=np.array([label_of[entry["category_id"]] for entry in entries], np.int32),
+        boxes=to_normalized(corners[:, [1, 0, 3, 2]], sizes),
+        difficult=np.array([bool(entry["iscrowd"]) for entry in entries], bool),
+        image_sizes=dataset.image_sizes,
+    )
 
 
 def ground_truth_from_boxes(ground_truth: GroundTruth, class_names: Sequence[str]) -> COCO:
@@ -115,18 +146,9 @@ def detection_annotations(
     ]
 
 
-def indexed(tree: dict[str, Any]) -> COCO:
-    """Makes a `COCO` of the content of an annotation file."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        result = COCO()
-        result.dataset = tree
-        result.createIndex()
-    return result
-
-
 def _image_ids(coco: COCO, names: Sequence[str]) -> np.ndarray:
     """Returns the ids of the dataset's images in the ground truth: int64 [N]."""
-    ids = {str(image_id): image_id for image_id in coco.imgs}
+    ids = {entry.get(NAME_KEY, str(number)): number for number, entry in coco.imgs.items()}
     missing = [str(name) for name in names if str(name) not in ids]
     if missing:
         raise InputError(f"image {missing[0]} is not in the COCO ground truth")

@@ -153,6 +153,7 @@ def detect_share(
         (network, postprocessing),
         replicas.work,
         loss_sums=tuple(np.sum(loss_sums, axis=0).tolist()) if loss_sums else (),
+        limited=tuple(np.sum([detector.limited for detector in replicas.detectors], axis=0).tolist()),
     )
 
 

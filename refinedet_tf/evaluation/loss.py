@@ -23,7 +23,7 @@ class LossSums:
     by the numbers of positives of all images, so that the loss does not depend on the batches.
 
     Attributes:
-        totals: float64 [6], the sums so far, in the order of `NAMES`.
+        totals: float64 [7], the sums so far, in the order of `NAMES`.
     """
 
     def __init__(self, config: Config, dataset: DetectionDataset, image_size: tuple[int, int]) -> None:
@@ -71,8 +71,8 @@ class LossSums:
         return sums_of
 
 
-def loss_terms(totals: Sequence[float]) -> dict[str, float]:
+def loss_terms(totals: Sequence[float], config: Config) -> dict[str, float]:
     """Returns the loss terms by name, whose sum is the loss, of sums in the order of `NAMES`."""
     sums = dict(zip(NAMES, totals, strict=True))
-    terms = normalize(sums, {name: sums[name] for name in COUNTS})
+    terms = normalize(sums, {name: sums[name] for name in COUNTS}, config)
     return {name: float(terms[name]) for name in TERMS}

@@ -12,15 +12,13 @@ from typing import Literal, TypeAlias
 import numpy as np
 from pycocotools import mask
 
+from refinedet_tf.data.coco_ground_truth import MAX_DETECTIONS
 from refinedet_tf.evaluation.ground_truth import GroundTruth
 from refinedet_tf.inference.detections import DatasetDetections
 from refinedet_tf.pixel_boxes import coco_pixels
 
 MATCH_IOU = 0.5
 """The IoU that a detection and its object must reach."""
-
-MAX_DETECTIONS_PER_CLASS = 100
-"""COCO counts so many detections per image and class, those of the highest scores."""
 
 DifficultRule: TypeAlias = Literal["crowd", "once", "always"]
 """How detections on difficult objects are ignored, which depends on the metric.
@@ -37,7 +35,7 @@ class MatchedDetections:
 
     Attributes:
         detections: D detections, by image, then by descending score; of each image and class the best
-            `MAX_DETECTIONS_PER_CLASS`.
+            `MAX_DETECTIONS`.
         ground_truth: the M objects.
         objects: int64 [D], the row of the object in `ground_truth`; -1 without one.
         ignored: bool [D], whether the detection lies on a difficult object, so that it is neither right
@@ -142,7 +140,7 @@ def _counted(detections: DatasetDetections) -> DatasetDetections:
     is_first[1:] = (group[:, 1:] != group[:, :-1]).any(axis=0)
     first = np.maximum.accumulate(np.where(is_first, np.arange(len(by_class)), 0))
     counts = np.zeros(len(order), bool)
-    counts[by_class] = np.arange(len(by_class)) - first < MAX_DETECTIONS_PER_CLASS
+    counts[by_class] = np.arange(len(by_class)) - first < MAX_DETECTIONS
     kept = order[counts[order]]
     return DatasetDetections(
         detections.images[kept], detections.labels[kept], detections.scores[kept], detections.boxes[kept]

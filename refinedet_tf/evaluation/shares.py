@@ -32,6 +32,8 @@ class Share:
             for a single scale.
         views: the number of whole images and tiles; 0 without tiles.
         loss_sums: the sums of the loss, as `evaluation.loss.loss_terms` takes them; () without them.
+        limited: the numbers of images that reach each limit of `postprocess_and_limits`; 0 in multi-scale
+            testing and with tiles, where they are not counted.
     """
 
     detections: DatasetDetections
@@ -40,6 +42,7 @@ class Share:
     passes: int = 0
     views: int = 0
     loss_sums: tuple[float, ...] = ()
+    limited: tuple[int, ...] = (0, 0)
 
     @property
     def num_images(self) -> int:
@@ -72,7 +75,8 @@ class Share:
     def facts(self) -> dict[str, Any]:
         """Returns everything but the detections, in values that JSON can hold."""
         work = [dataclasses.astuple(work) for work in self.work]
-        return {"seconds": self.seconds, "work": work, "views": self.views, "loss_sums": self.loss_sums}
+        numbers = {"views": self.views, "loss_sums": self.loss_sums, "limited": self.limited}
+        return {"seconds": self.seconds, "work": work, **numbers}
 
     def to_bytes(self) -> bytes:
         """Returns the detections as rows of `ROW`."""
@@ -143,5 +147,8 @@ def join_shares(
     ]
     first, second = (sum(there["seconds"][stage] for there in facts) for stage in range(2))
     views = sum(there["views"] for there in facts)
-    loss_sums = tuple(map(sum, zip(*(there["loss_sums"] for there in facts), strict=True)))
-    return Share(detections, (first, second), tuple(work), passes, views, loss_sums)
+    loss_sums, limited = (
+        tuple(map(sum, zip(*(there[name] for there in facts), strict=True)))
+        for name in ("loss_sums", "limited")
+    )
+    return Share(detections, (first, second), tuple(work), passes, views, loss_sums, limited)

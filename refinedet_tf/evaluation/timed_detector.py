@@ -20,6 +20,7 @@ class TimedDetector:
 
     Attributes:
         seconds: float64 [2], the seconds of the network and of the post-processing so far, without tracing.
+        limited: int64 [2], the number of images so far that reach each limit of `postprocess_and_limits`.
         loss: the loss on the images so far; None where there is no dataset with their objects.
     """
 
@@ -27,11 +28,13 @@ class TimedDetector:
         self.detector = CompiledDetector(inference_network(model), config)
         self.loss = None if dataset is None else LossSums(config, dataset, self.detector.image_size)
         self.seconds = np.zeros(2)
+        self.limited = np.zeros(2, np.int64)
         self._is_traced = False
 
     def restart(self) -> None:
         """Forgets what was measured; the graphs are kept."""
         self.seconds = np.zeros(2)
+        self.limited = np.zeros(2, np.int64)
         if self.loss is not None:
             self.loss.restart()
 
@@ -43,22 +46,24 @@ class TimedDetector:
         if not self._is_traced:
             self._run(images)  # The times do not include tracing and the choice of kernels.
             self._is_traced = True
-        heads, outputs, seconds = self._run(images)
+        heads, outputs, limits, seconds = self._run(images)
         self.seconds += seconds
+        self.limited += limits.sum(axis=0)
         if self.loss is not None:
             self.loss.add(heads, image_indices)
         return self.detector.unpack(outputs, sizes)
 
-    def _run(self, images: tf.Tensor) -> tuple[Heads, dict[str, np.ndarray], tuple[float, float]]:
-        """Returns the heads, the dict of `postprocess` as arrays, and the seconds of the two stages."""
+    def _run(self, images: tf.Tensor) -> tuple[Heads, dict[str, np.ndarray], np.ndarray, tuple[float, float]]:
+        """Returns the heads, the results of `postprocess_and_limits`, and the seconds of the two stages."""
         _wait_for(images)
         start = time.perf_counter()
         heads = self.detector.heads(images)
         for head in heads.values():
             _wait_for(head)
         middle = time.perf_counter()
-        outputs = {name: value.numpy() for name, value in self.detector.detections(heads).items()}
-        return heads, outputs, (middle - start, time.perf_counter() - middle)
+        detections, limits = self.detector.detections_and_limits(heads)
+        outputs = {name: value.numpy() for name, value in detections.items()}
+        return heads, outputs, limits.numpy(), (middle - start, time.perf_counter() - middle)
 
 
 def _wait_for(tensor: tf.Tensor) -> None:

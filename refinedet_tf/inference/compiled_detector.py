@@ -11,7 +11,7 @@ from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.detections import ImageDetections
-from refinedet_tf.inference.postprocessing import candidates, postprocess
+from refinedet_tf.inference.postprocessing import candidates, postprocess, postprocess_and_limits
 from refinedet_tf.tensors import Heads, Tensor
 
 Network = Callable[[Tensor], Heads]
@@ -21,8 +21,9 @@ Network = Callable[[Tensor], Heads]
 class CompiledDetector:
     """Turns images of the network's size into detections.
 
-    A call traces the network and the post-processing once for all batch sizes. If `detections` is called
-    by itself, it is traced once for the first batch size and once more for all others.
+    A call traces the network and the post-processing once for all batch sizes. If `detections` or
+    `detections_and_limits` is called by itself, it is traced once for the first batch size and once more for
+    all others.
 
     Attributes:
         image_size: (height, width) of the network's input in pixels.
@@ -30,6 +31,7 @@ class CompiledDetector:
         class_names: the C names, label 1 first.
         heads: the compiled `Network`.
         detections: a function from the heads of a batch to the dict of `postprocess`.
+        detections_and_limits: a function from the heads of a batch to what `postprocess_and_limits` returns.
         candidates: a function from the heads of a batch to (boxes, scores); see
             `postprocessing.candidates`.
     """
@@ -63,6 +65,9 @@ class CompiledDetector:
         self.heads = tf.function(network, input_signature=[batch], jit_compile=jit_compile or None)
         self.detections = tf.function(
             lambda heads: postprocess(heads, anchors, config), reduce_retracing=True
+        )
+        self.detections_and_limits = tf.function(
+            lambda heads: postprocess_and_limits(heads, anchors, config), reduce_retracing=True
         )
         self.candidates = lambda heads: candidates(heads, anchors, config)
         self._signature = [batch]

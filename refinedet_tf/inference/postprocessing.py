@@ -36,26 +36,49 @@ def postprocess(heads: Heads, anchors: Tensor, config: Config) -> dict[str, tf.T
         "detection_scores" float32 [B, K]; "detection_classes" float32 [B, K], 1..C;
         "num_detections" int32 [B].
     """
+    return postprocess_and_limits(heads, anchors, config)[0]
+
+
+def postprocess_and_limits(
+    heads: Heads, anchors: Tensor, config: Config
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """Returns what `postprocess` returns, and where its limits on the number of candidates were reached.
+
+    The arguments are those of `postprocess`. A graph that does not use the second value does not compute it.
+
+    Returns:
+        The dict of `postprocess`, and bool [B, 2], whether the image has at least `pre_nms_per_image`
+        candidates, and one of its classes at least `pre_nms_per_class`. A limit that no image can exceed
+        is never reached.
+    """
     postprocess_config = config.postprocess
     scores = _candidate_scores(heads, config)
     anchors = tf.convert_to_tensor(anchors, tf.float32)
+    all_candidates, all_of_class = scores.shape[1] * scores.shape[2], scores.shape[1]
+    image_is_full = class_is_full = tf.zeros([tf.shape(scores)[0]], tf.bool)
     if postprocess_config.pre_nms_per_class is None and postprocess_config.pre_nms_per_image is not None:
         scores, rows, labels = _best_of_image(scores, postprocess_config.pre_nms_per_image)
     else:
         # If both limits are null, every candidate of a class enters the suppression.
-        per_class = postprocess_config.pre_nms_per_class or scores.shape[1]
+        per_class = postprocess_config.pre_nms_per_class or all_of_class
         scores, rows, labels = _best_of_each_class(scores, per_class)
+        if per_class < all_of_class:
+            class_is_full = tf.reduce_any(scores[..., -1] > 0, axis=1)
         if postprocess_config.pre_nms_per_image is not None:
             scores, best = _top_k(_merge_axes(scores), postprocess_config.pre_nms_per_image)
             rows, labels = (tf.gather(_merge_axes(value), best, batch_dims=1) for value in (rows, labels))
     boxes = _decode(heads, anchors, rows, config.model.design)
     if postprocess_config.pre_nms_per_image is not None:
+        if postprocess_config.pre_nms_per_image < all_candidates:
+            # The scores are sorted, and 0 where there is no candidate.
+            image_is_full = scores[:, -1] > 0
         scores = _non_maximum_suppression(boxes, scores, postprocess_config.nms_iou, labels)
     else:
         scores = _suppress_within_classes(boxes, scores, postprocess_config.nms_iou)
         boxes = tf.reshape(boxes, [tf.shape(boxes)[0], -1, 4])
         scores, labels = _merge_axes(scores), _merge_axes(labels)
-    return _best_detections(boxes, scores, labels, postprocess_config.max_detections)
+    detections = _best_detections(boxes, scores, labels, postprocess_config.max_detections)
+    return detections, tf.stack([image_is_full, class_is_full], axis=1)
 
 
 def candidates(heads: Heads, anchors: Tensor, config: Config) -> tuple[tf.Tensor, tf.Tensor]:

@@ -272,6 +272,8 @@ class _Loop:
                 self._write_weights(self.folder.best_weights, done)
             self.state = dataclasses.replace(self.state, best=best, without_gain=without_gain)
             self.progress.validation(done, mean_ap, result.class_ap, result.loss_terms, is_new_best)
+            for note in result.notes:
+                self.progress.say(f"note: {note}")
         if run.writes:
             draw_curves(self.folder.log_entries(), self.folder.curves)
             shown = run.validation_set or run.train_set

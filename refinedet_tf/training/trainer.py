@@ -18,8 +18,9 @@ from refinedet_tf.weights.blobs import STATISTICS
 class RefineDetTrainer(keras.Model):
     """A RefineDet network with its own `train_step`, for use under any `tf.distribute` strategy.
 
-    The numbers of positives are summed over the replicas before the loss is divided by them, and
-    gradients are summed, so the update does not depend on the number of replicas that share the batch.
+    The numbers of positives and of backgrounds are summed over the replicas before the loss is divided
+    by them, and gradients are summed, so the update does not depend on the number of replicas that share
+    the batch.
 
     With `training.accumulation_steps` n, each replica divides its share into n micro-batches and
     holds the activations of one at a time. The numbers of positives are those of the whole batch here,
@@ -70,7 +71,7 @@ class RefineDetTrainer(keras.Model):
             told_to_stop: float32 scalar, 1 if the process of this replica was told to stop, otherwise 0.
 
         Returns:
-            The loss terms and numbers of positives of the whole batch, float32 scalars that are equal
+            The loss terms and the numbers of `COUNTS` of the whole batch, float32 scalars that are equal
             on all replicas; "bad_gradients" float32 [V], the number of replicas whose gradient is not
             finite for each of the V trainable variables; "told_to_stop" float32, the number of replicas
             that were told to stop, which is the same on all of them; "statistics", the list of the BatchNorm
@@ -111,7 +112,7 @@ class RefineDetTrainer(keras.Model):
 
         Args:
             batch: as in `train_step`.
-            counts: the numbers of positives of the whole batch. If they are not given, the images are
+            counts: the numbers of `COUNTS` of the whole batch. If they are not given, the images are
                 this replica's share, and those of all replicas are counted.
 
         Returns:
@@ -125,7 +126,7 @@ class RefineDetTrainer(keras.Model):
             heads = self(batch["images"], training=True)
             sums = loss_sums(heads, batch, self.anchors, self.config)
             counts = self._over_replicas([sums[name] for name in COUNTS]) if counts is None else counts
-            terms = normalize(sums, counts)
+            terms = normalize(sums, counts, self.config)
             term_values = [terms[name] for name in TERMS]
             loss = tf.add_n(term_values)
         return tape.gradient(loss, variables), term_values, counts
@@ -163,7 +164,7 @@ class RefineDetTrainer(keras.Model):
 
     @staticmethod
     def _over_replicas(counts: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Sums the numbers of positives, which are in the order of `COUNTS`, over the replicas."""
+        """Sums the numbers that are in the order of `COUNTS` over the replicas."""
         replica = tf.distribute.get_replica_context()
         totals = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack(counts))
         return dict(zip(COUNTS, tf.unstack(totals), strict=True))

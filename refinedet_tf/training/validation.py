@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.evaluation.evaluator import detect_share, score_detections
+from refinedet_tf.evaluation.limits import reached_limits
 from refinedet_tf.evaluation.loss import loss_terms
 from refinedet_tf.evaluation.shares import Share, join_shares
 from refinedet_tf.evaluation.timed_detector import TimedDetector
@@ -24,6 +26,8 @@ class Validation:
     """The AP by class name; None for a class without objects."""
     loss_terms: dict[str, float]
     """The loss terms by name, whose sum is the loss, without augmentation."""
+    notes: Sequence[str] = ()
+    """Lines for the terminal on limits that the detections have reached."""
 
 
 class _ValidationStopped(Exception):
@@ -108,7 +112,8 @@ def _score_on_chief(
     if share is not None:
         result = score_detections(share.detections, dataset, config.evaluation.metric)
         class_ap = {name: _or_none(class_result.ap) for name, class_result in result.classes.items()}
-        numbers = [_or_none(result.mean_ap), class_ap, loss_terms(share.loss_sums)]
+        notes = reached_limits(share.limited, len(dataset), config)
+        numbers = [_or_none(result.mean_ap), class_ap, loss_terms(share.loss_sums, config), notes]
     return Validation(*workers.exchange(numbers)[0])
 
 

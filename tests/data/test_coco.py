@@ -156,7 +156,7 @@ def test_several_parts(tmp_path, tree):
     write_coco(tmp_path, tree)
     write_coco(tmp_path, tree, "annotations/instances_val2017.json", "val2017")
     dataset = read_dataset(coco_config(tmp_path, test=("train2017", "val2017")), "test")
-    assert dataset.coco is None
+    assert [entry["dataset_id"] for entry in dataset.coco.loadImgs(range(6))] == list(dataset.image_ids)
     assert dataset.image_ids == tuple(f"{part}2017/{i}" for part in ("train", "val") for i in (73, 9, 11))
     assert len(dataset.boxes) == 6
 

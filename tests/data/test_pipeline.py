@@ -12,6 +12,7 @@ from refinedet_tf.data import pipeline
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
+from refinedet_tf.losses import LEFT_OUT
 
 OBJECTS_PER_IMAGE = (2, 0, 3, 1, 1)
 
@@ -155,6 +156,22 @@ def test_difficult_objects(tf_test, dataset, data, drops):
             tf_test.assertAllClose(batch["boxes"][row][real], boxes[kept], rtol=1e-7, atol=1e-6)
     assert counts.keys() == set(range(5))
     assert sum(counts.values()) == (4 if drops else 7)
+
+
+def test_only_an_image_without_objects_is_a_background(tf_test, dataset):
+    """Image 1 has no object, image 3 only a crowd region. Crops cut off the objects of other images."""
+    dataset = dataclasses.replace(dataset, difficult=np.arange(7) == 5)
+    config = make_config({"crop_min_ious": (0.1,), "crop_scale": (0.3, 0.5)}, {"format": "coco"})
+    cut_off = set()
+    for batch in take(pipeline.training_batches(dataset, config), 30):
+        labels, indices = batch["labels"], batch["image_indices"]
+        tf_test.assertAllEqual((labels == 0).all(axis=1), indices == 1)
+        shown = (labels > 0).any(axis=1)
+        tf_test.assertAllEqual((labels == LEFT_OUT).sum(axis=1), ~shown & (indices != 1))
+        cut_off |= set(indices[~shown].tolist())
+    assert {1, 3, 4} <= cut_off
+    _, labels = pipeline.PaddedObjects(dataset, config).of(np.arange(5))
+    tf_test.assertAllEqual(labels, [[1, 2, 0], [0, 0, 0], [1, 2, 1], [LEFT_OUT, 0, 0], [1, 0, 0]])
 
 
 def test_data_without_any_object_still_has_a_padding_row(dataset):

@@ -12,12 +12,13 @@ import evaluate as command
 from refinedet_tf import boxes as box_ops
 from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.commands import evaluate as evaluate_command
-from refinedet_tf.config import ExpectedConfig
+from refinedet_tf.config import EvaluationConfig, ExpectedConfig, PostprocessConfig
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import result_files
 from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES
 from refinedet_tf.evaluation.evaluator import detect_all, detect_share, evaluate, timed_replicas
+from refinedet_tf.evaluation.limits import reached_limits, too_crowded
 from refinedet_tf.evaluation.results import ClassResult, EvaluationResult, Throughput
 
 CLASSES = ("cat", "dog", "cow")
@@ -242,14 +243,53 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
             write(make_result(), tmp_path / "missing" / "file")
 
 
+@pytest.mark.parametrize(
+    "key,limit,images,line",
+    [
+        ("pre_nms_per_image", 1, 5, "5 of 7 images have 1 or more candidates before NMS"),
+        ("pre_nms_per_image", 2, 1, "1 of 7 images have 2 or more candidates before NMS"),
+        ("pre_nms_per_image", 3, 0, None),
+        ("pre_nms_per_class", 1, 5, "5 of 7 images have 1 or more candidates of a class before NMS"),
+        ("pre_nms_per_class", 2, 0, None),
+    ],
+)
+def test_reached_limits_are_counted_and_named(dataset, key, limit, images, line):
+    limits = {"pre_nms_per_image": None, key: limit}
+    config = dataclasses.replace(make_config(), postprocess=PostprocessConfig(**limits))
+    replicas = timed_replicas(Oracle(), config, dataset)
+    # Detectors that are used again count anew.
+    share, again = (detect_share(replicas, config, dataset) for _ in range(2))
+    expected = (images, 0) if key == "pre_nms_per_image" else (0, images)
+    assert share.limited == again.limited == expected
+    lines = reached_limits(share.limited, NUM_IMAGES, config)
+    assert len(lines) == (line is not None)
+    assert all(text.startswith(line) and f"a larger postprocess.{key} uses more" in text for text in lines)
+
+
+def test_images_with_more_objects_than_coco_counts_are_named(dataset):
+    crowded = dataclasses.replace(
+        dataset,
+        boxes=np.tile(np.float32([0, 0, 1, 1]), (402, 1)),
+        labels=np.repeat(np.int32([1, 2, 1, 2]), (100, 100, 101, 101)),
+        difficult=np.arange(402) >= 301,
+        offsets=np.array([0, 200, 301, 402, 402, 402, 402, 402]),
+    )
+    (line,) = too_crowded(crowded, EvaluationConfig(metric="coco"))
+    assert line.startswith("1 of 7 images have more than 100 objects of a class, but COCO's metric counts")
+    assert too_crowded(crowded, EvaluationConfig(metric="voc")) == []
+    assert too_crowded(dataset, EvaluationConfig(metric="coco")) == []
+
+
 def test_command_prints_and_writes(dataset, tmp_path, monkeypatch, capsys):
     config = make_config("coco", expected=ExpectedConfig(metric="AP", value=0.9, source="a paper"))
+    config = dataclasses.replace(config, postprocess=PostprocessConfig(pre_nms_per_image=2))
     monkeypatch.setattr(evaluate_command, "load_model", lambda *_, **__: (config, Oracle()))
     monkeypatch.setattr("refinedet_tf.data.dataset.read_dataset", lambda *args, **kwargs: dataset)
     files = tmp_path / "numbers.json", tmp_path / "curves.png"
     command.main(["--config", "any", "--json", str(files[0]), "--curves", str(files[1])])
     printed = capsys.readouterr().out
     assert "measured 100.00, expected 90.00 (AP; a paper)" in printed
+    assert "note: 1 of 7 images have 2 or more candidates before NMS" in printed
     assert all(f"written to {file}" in printed for file in files)
     tree = json.loads(files[0].read_text())
     assert tree["mAP"] == pytest.approx(1.0)

@@ -88,13 +88,19 @@ def test_joined_shares_are_those_of_one_process():
         kept = np.isin(images, share_of(9, 5, index, 3))
         part = DatasetDetections(images[kept], *(column[kept] for column in rows), boxes[kept])
         shares.append(
-            Share(part, (1.0, 0.25), (ReplicaWork("replica 0", (5, 4, 0)[index], 1.5),), views=10 * index)
+            Share(
+                part,
+                (1.0, 0.25),
+                (ReplicaWork("replica 0", (5, 4, 0)[index], 1.5),),
+                views=10 * index,
+                limited=(index, 0),
+            )
         )
     facts = json.loads(json.dumps([share.facts() for share in shares]))
     joined = join_shares(["worker:0", "worker:1", "worker:2"], facts, [s.to_bytes() for s in shares], 0)
     assert joined.to_bytes() == whole.to_bytes()
     assert joined.seconds == (3.0, 0.75)
-    assert joined.views == whole.views
+    assert (joined.views, joined.limited) == (whole.views, (3, 0))
     assert joined.tiling_cost() == TilingCost(30 / 9, 1, 3.0 / 9, 0.75 / 9)
     assert joined.multi_scale_cost() is None and joined.throughput(Config()) is None
     assert [str(work) for work in joined.work] == [

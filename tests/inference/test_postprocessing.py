@@ -4,10 +4,11 @@ import tensorflow as tf
 from config_of import config_of
 from detections_by_loops import detect_by_loops, rows_of
 from golden_arrays import GOLDEN_FOLDER
+from loss_by_loops import softmax
 from random_heads import detection_heads
 
 from refinedet_tf.anchors import tile_anchors
-from refinedet_tf.inference.postprocessing import postprocess
+from refinedet_tf.inference.postprocessing import postprocess, postprocess_and_limits
 
 GOLDEN = GOLDEN_FOLDER / "detection_output.npz"
 ANCHORS = tile_anchors((64, 64))
@@ -47,6 +48,35 @@ def test_limits_bite_in_the_random_cases():
             detect_by_loops(first, ANCHORS, limited.postprocess),
             detect_by_loops(first, ANCHORS, free.postprocess),
         )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_reached_limits_are_told_and_change_no_bit(tf_test, mode):
+    heads = detection_heads(2, len(ANCHORS), 5, seed=5)
+    heads["odm_conf"][1, :, 0] += 12  # Image 1 has few candidates.
+    config = config_of(5, postprocess=MODES[mode])
+    detections, limits = postprocess_and_limits(heads, ANCHORS, config)
+    for name, value in postprocess(heads, ANCHORS, config).items():
+        assert value.numpy().tobytes() == detections[name].numpy().tobytes()
+    settings = config.postprocess
+    for image in range(2):
+        objectness, scores = (softmax(heads[name][image]) for name in ("arm_conf", "odm_conf"))
+        allowed = objectness[:, 1:] >= settings.objectness_threshold
+        of_class = (allowed & (scores[:, 1:] > settings.score_threshold)).sum(axis=0)
+        per_class = settings.pre_nms_per_class or np.inf
+        expected = [
+            np.minimum(of_class, per_class).sum() >= (settings.pre_nms_per_image or np.inf),
+            (of_class >= per_class).any(),
+        ]
+        tf_test.assertAllEqual(limits[image], expected)
+    assert limits.numpy()[0].any() == (mode != "no limit") and not limits.numpy()[1].any()
+
+
+def test_a_limit_above_all_candidates_is_never_reached(tf_test):
+    heads = heads_of_scores([1.0] * len(ANCHORS), [[0.5, 0.4]] * len(ANCHORS))
+    settings = {"pre_nms_per_image": 2 * len(ANCHORS), "pre_nms_per_class": len(ANCHORS)}
+    config = config_of(2, postprocess=settings)
+    tf_test.assertAllEqual(postprocess_and_limits(heads, ANCHORS, config)[1], [[False, False]])
 
 
 def test_result_shapes_and_dtypes(tf_test):

@@ -1,4 +1,4 @@
-"""The loss of an image with a single object, computed with loops in float64.
+"""The loss of an image with a single object or none, computed with loops in float64.
 
 It is independent of `refinedet_tf.losses` and `refinedet_tf.matching`.
 """
@@ -28,15 +28,19 @@ def offsets_by_hand(box, anchor):
     ]
 
 
-def single_object_loss(heads, box, label, anchors, ratio=3, threshold=0.01, positive_iou=0.5):
+def single_object_loss(
+    heads, box, label, anchors, ratio=3, threshold=0.01, positive_iou=0.5, background_negatives=0
+):
     """The sums and numbers of positives of both modules for one image.
 
     Args:
         heads: the outputs of the network for one image, without the batch axis.
-        box: normalised `[ymin, xmin, ymax, xmax]` of the object. label: its class, 1..C.
+        box: normalised `[ymin, xmin, ymax, xmax]` of the object; None: the image has no object.
+        label: its class, 1..C.
         anchors: float32 [A, 4].
         ratio: negatives per positive. threshold: objectness that a negative of the ODM needs.
         positive_iou: IoU from which an anchor is positive.
+        background_negatives: negatives of an image without an object.
 
     Returns:
         "arm_loc", "arm_conf", "odm_loc", "odm_conf": sums, not divided by the number of positives;
@@ -50,12 +54,14 @@ def single_object_loss(heads, box, label, anchors, ratio=3, threshold=0.01, posi
         "odm": (refined, label, objectness >= threshold),
     }
     for module, (boxes, positive_label, allowed) in modules.items():
-        iou = np.asarray(pairwise_iou(boxes, np.array([box], np.float32)))[:, 0]
-        positive = iou >= positive_iou
-        positive[iou.argmax()] |= iou.max() > 1e-6
+        positive = np.zeros(len(anchors), bool)
+        if box is not None:
+            iou = np.asarray(pairwise_iou(boxes, np.array([box], np.float32)))[:, 0]
+            positive = iou >= positive_iou
+            positive[iou.argmax()] |= iou.max() > 1e-6
         cross_entropy = -np.log(softmax(heads[f"{module}_conf"]))
         negatives = sorted(np.flatnonzero(~positive & allowed), key=lambda a: -cross_entropy[a, 0])
-        negatives = negatives[: int(ratio * positive.sum())]
+        negatives = negatives[: background_negatives if box is None else int(ratio * positive.sum())]
         of_positives, of_negatives = cross_entropy[positive, positive_label], cross_entropy[negatives, 0]
         terms[f"{module}_conf"] = of_positives.sum() + of_negatives.sum()
         loc = 0.0

@@ -112,16 +112,22 @@ def make_step(trainer, strategy, in_graph):
 def compare_accumulation(config_file, statistics, several_replicas, single_replica):
     """Compares two micro-batches per replica with one replica, which has the whole batch at once.
 
-    Where the statistics of BatchNorm are those of the micro-batches, the single replica has two as well.
+    Images without objects have a loss, and the last step has no others. Where the statistics of BatchNorm
+    are those of the micro-batches, the single replica has two as well.
     """
-    overrides = [CLASSES_OVERRIDE, f"model.batch_norm_statistics={statistics}", "training.warmup_steps=0"]
+    overrides = [
+        CLASSES_OVERRIDE,
+        f"model.batch_norm_statistics={statistics}",
+        "training.warmup_steps=0",
+        "loss.background_negatives=30",
+    ]
     accumulated = load_config(config_file, [*overrides, "training.accumulation_steps=2"])
     whole = load_config(config_file, overrides)
     return compare_replicas(
         accumulated,
         several_replicas,
         single_replica,
-        [(*HALVES[0], *HALVES[2]), (*HALVES[1], *HALVES[3])],
+        [(*HALVES[0], *HALVES[2]), (*HALVES[1], *HALVES[3]), (0,) * 8],
         in_graph=True,
         single_config=whole if statistics == "frozen" else accumulated,
         make_network=trunk_model,

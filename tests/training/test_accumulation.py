@@ -100,6 +100,7 @@ def test_micro_batches_of_vgg16_equal_the_batch(tf_test, config):
         ("model.design=tiled_anchors",),
         ("model.design=single_stage",),
         ("loss.classification=focal",),
+        ("loss.background_negatives=30",),
     ],
 )
 def test_designs_and_losses(tf_test, config, overrides):

@@ -10,6 +10,7 @@ from training_config import CLASSES_OVERRIDE
 
 from refinedet_tf.config_files import load_config
 from refinedet_tf.errors import InputError
+from refinedet_tf.losses import COUNTS
 from refinedet_tf.training.freezing import freeze_layers
 
 ADDED = ["conv6_1", "conv6_2", "conv5_3_norm", "conv4_3_norm"]
@@ -130,9 +131,7 @@ def test_frozen_layers_have_no_backward_pass(config):
     config = config("training.freeze=all_but_heads")
     trainer = make_trainer(config)
     batch = {name: tf.constant(value) for name, value in random_batch(config).items()}
-    step = tf.function(
-        lambda batch: trainer._gradients(batch, {"num_arm_positives": 1.0, "num_odm_positives": 1.0})[0]
-    )
+    step = tf.function(lambda batch: trainer._gradients(batch, dict.fromkeys(COUNTS, 1.0))[0])
     kinds = [operation.type for operation in step.get_concrete_function(batch).graph.get_operations()]
     assert kinds.count("Conv2DBackpropFilter") == 16
     # The three deconvolutions of the transfer blocks are of this kind, too.

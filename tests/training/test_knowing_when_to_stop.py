@@ -52,7 +52,8 @@ def test_validation_loss_of_a_run(tf_test, interrupted, monkeypatch):
     dataset = read_dataset(config.data, "validation")
     expected = loss_image_by_image(network, config, dataset)
     logged = log_entries(interrupted.undisturbed)[-1]["validation"]
-    measured = loss_terms(detect_share(timed_replicas(network, config, dataset), config, dataset).loss_sums)
+    share = detect_share(timed_replicas(network, config, dataset), config, dataset)
+    measured = loss_terms(share.loss_sums, config)
     for name in TERMS:
         tf_test.assertAllClose(logged["loss_terms"][name], expected[name], rtol=1e-4, atol=0, msg=name)
         tf_test.assertAllClose(measured[name], expected[name], rtol=1e-4, atol=0, msg=name)

@@ -1,0 +1,166 @@
+"""What photographs without objects teach: python benchmarks/backgrounds.py VOCDEVKIT
+
+Takes the photographs of a VOC devkit, and of its classes one. Trains own_data.json at 160 x 160 from random
+weights on photographs that show the class and on photographs that do not, for each seed once without
+`loss.background_negatives` and once with it. Prints one JSON line per training: the false positives with a
+score above 0.5 on other photographs that do not show the class, and recall and AP on others that do. The last
+two lines give the means.
+
+A run that is in the folder already is not trained again, so that a stopped benchmark goes on.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from refinedet_tf.commands.terminal import import_tensorflow, run
+from refinedet_tf.config_files import load_config
+from refinedet_tf.files import is_file
+from refinedet_tf.run_folder import RunFolder
+
+SCORE = 0.5
+"""The score from which a detection is shown to people."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line, trains, measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("voc", type=Path, help="the folder that holds VOC2007")
+    parser.add_argument("--train-split", default="trainval", help="default: trainval")
+    parser.add_argument("--test-split", default="test", help="default: test")
+    parser.add_argument("--class-name", default="cat", help="the class to detect (default: cat)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/backgrounds"), help="of the runs")
+    parser.add_argument("--images", type=int, default=150, help="photographs with the class to train on")
+    parser.add_argument("--backgrounds", type=int, default=400, help="photographs without it, half to train")
+    parser.add_argument("--steps", type=int, default=500, help="of each training (default: 500)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
+    parser.add_argument("--negatives", type=int, default=30, help="background_negatives (default: 30)")
+    options = parser.parse_args(arguments)
+    import_tensorflow()
+
+    write_devkit(options)
+    results: dict[int, list[dict[str, float]]] = {0: [], options.negatives: []}
+    for seed in range(options.seeds):
+        for negatives, found in results.items():
+            found.append(train_and_measure(options, seed, negatives))
+            print(json.dumps({"background_negatives": negatives, "seed": seed, **found[-1]}), flush=True)
+    for negatives, found in results.items():
+        means = {name: round(float(np.mean([numbers[name] for numbers in found])), 4) for name in found[0]}
+        print(json.dumps({"background_negatives": negatives, "means": means}), flush=True)
+
+
+def write_devkit(options: argparse.Namespace) -> None:
+    """Writes a devkit whose annotations name the class alone, with the splits of the benchmark.
+
+    The split "train" holds the photographs to train on. "background" holds those without the class that no
+    training sees, and "test" all others that show the class, so that recall has many objects.
+    """
+    source, target = options.voc.resolve() / "VOC2007", options.folder / "devkit/VOC2007"
+    shows: dict[str, bool] = {}
+    for name in ("Annotations", "ImageSets/Main"):
+        (target / name).mkdir(parents=True, exist_ok=True)
+    if not (target / "JPEGImages").exists():
+        (target / "JPEGImages").symlink_to(source / "JPEGImages")
+
+    def read_split(split: str) -> list[str]:
+        ids = (source / f"ImageSets/Main/{split}.txt").read_text(encoding="utf-8").split()
+        for image_id in ids:
+            text = (source / f"Annotations/{image_id}.xml").read_text(encoding="utf-8")
+            # Parts of people, which VOC annotates inside an object, have a name as well.
+            objects = re.findall(r"<object>.*?</object>", text, re.DOTALL)
+            named = [re.search(r"<name>(.*?)</name>", part) for part in objects]
+            kept = [
+                part
+                for part, name in zip(objects, named, strict=True)
+                if name is not None and name.group(1) == options.class_name
+            ]
+            size = re.findall(r"<size>.*?</size>", text, re.DOTALL)
+            content = f"<annotation>{''.join(size + kept)}</annotation>\n"
+            (target / f"Annotations/{image_id}.xml").write_text(content, encoding="utf-8")
+            shows[image_id] = bool(kept)
+        return ids
+
+    train, test = read_split(options.train_split), read_split(options.test_split)
+    with_class = [image_id for image_id in train if shows[image_id]]
+    without = [image_id for image_id in train if not shows[image_id]][: options.backgrounds]
+    half = len(without) // 2
+    splits = {
+        "train": sorted(with_class[: options.images] + without[:half]),
+        "background": without[half:],
+        "test": with_class[options.images :] + [image_id for image_id in test if shows[image_id]],
+    }
+    for split, ids in splits.items():
+        (target / f"ImageSets/Main/{split}.txt").write_text("\n".join(ids) + "\n", encoding="utf-8")
+    print(json.dumps({"photographs": {split: len(ids) for split, ids in splits.items()}}), flush=True)
+
+
+def train_and_measure(options: argparse.Namespace, seed: int, negatives: int) -> dict[str, float]:
+    """Trains, unless the folder holds the weights already.
+
+    Returns:
+        "false_positives", a number; at IoU 0.5, "recall" of all detections, "recall_at_0.5" of those above
+        `SCORE`, and "ap", all 0..1.
+    """
+    import keras
+
+    from refinedet_tf.data.dataset import read_dataset
+    from refinedet_tf.evaluation.evaluator import detect_share, score_detections, timed_replicas
+    from refinedet_tf.evaluation.ground_truth import GroundTruth
+    from refinedet_tf.evaluation.matched_detections import match_detections
+    from refinedet_tf.model import build_model
+    from refinedet_tf.training.loop import train
+    from refinedet_tf.weights import load_weights
+
+    config = load_config(
+        "own_data.json",
+        [
+            f"data.root={options.folder / 'devkit'}",
+            'data.train=["2007/train"]',
+            'data.test=["2007/test"]',
+            f"data.classes={json.dumps([options.class_name])}",
+            "model.image_size=[160, 160]",
+            f"loss.background_negatives={negatives}",
+            f"training.steps={options.steps}",
+            f"training.warmup_steps={options.steps // 10}",
+            f"training.seed={seed}",
+            "training.log_every=50",
+        ],
+    )
+    keras.backend.clear_session()
+    output = options.folder / f"negatives{negatives}_seed{seed}"
+    folder = RunFolder(output)
+    if not is_file(folder.final_weights):
+        with contextlib.redirect_stdout(sys.stderr):
+            train(config, output, resume=output.exists())
+    network = build_model(config)
+    load_weights(network, folder.final_weights)
+
+    test_set = read_dataset(config.data, "test")
+    backgrounds = read_dataset(dataclasses.replace(config.data, test=("2007/background",)), "test")
+    replicas = timed_replicas(network, config)
+    detections, on_backgrounds = (
+        detect_share(replicas, config, dataset).detections for dataset in (test_set, backgrounds)
+    )
+    matched = match_detections(detections, GroundTruth.from_dataset(test_set), "always")
+    found = matched.true_positive
+    objects = int((~test_set.difficult).sum())
+    numbers = {
+        "recall": found.sum() / objects,
+        "recall_at_0.5": (found & (matched.detections.scores > SCORE)).sum() / objects,
+        "ap": score_detections(detections, test_set, "voc").mean_ap,
+    }
+    return {
+        "false_positives": int((on_backgrounds.scores > SCORE).sum()),
+        **{name: round(float(value), 4) for name, value in numbers.items()},
+    }
+
+
+if __name__ == "__main__":
+    run(main)

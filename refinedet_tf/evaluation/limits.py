@@ -1,0 +1,42 @@
+"""The limits that a result has met: sentences that name them, for the terminal."""
+
+from collections.abc import Sequence
+
+from refinedet_tf.config import Config, EvaluationConfig
+from refinedet_tf.data.coco_ground_truth import MAX_DETECTIONS, count_too_crowded
+from refinedet_tf.data.dataset import DetectionDataset
+
+
+def reached_limits(limited: Sequence[int], num_images: int, config: Config) -> list[str]:
+    """Returns a line for each limit on the candidates before NMS that images have reached.
+
+    Args:
+        limited: the number of images that reach each limit of `postprocess_and_limits`.
+        num_images: the number of all images.
+        config: `postprocess` is used.
+    """
+    postprocess_config = config.postprocess
+    limits = {
+        "pre_nms_per_image": (postprocess_config.pre_nms_per_image, ""),
+        "pre_nms_per_class": (postprocess_config.pre_nms_per_class, " of a class"),
+    }
+    return [
+        f"{number:,} of {num_images:,} images have {limit:,} or more candidates{of_class} before NMS, and "
+        f"only the best {limit:,} are used: a larger postprocess.{key} uses more, which may find more objects"
+        for number, (key, (limit, of_class)) in zip(limited, limits.items(), strict=True)
+        if number
+    ]
+
+
+def too_crowded(dataset: DetectionDataset, evaluation_config: EvaluationConfig) -> list[str]:
+    """Returns a line if the metric is COCO's and images have more objects than it counts detections."""
+    if evaluation_config.metric != "coco":
+        return []
+    number = count_too_crowded(dataset.offsets, dataset.labels, dataset.difficult)
+    if not number:
+        return []
+    return [
+        f"{number:,} of {len(dataset):,} images have more than {MAX_DETECTIONS} objects of a class, but "
+        f"COCO's metric counts the {MAX_DETECTIONS} best detections of an image and class, so that not all "
+        "can be found; evaluation.metric voc counts all"
+    ]
