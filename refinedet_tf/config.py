@@ -26,7 +26,7 @@ from refinedet_tf.config_values import (
     Positive,
 )
 from refinedet_tf.data_config import AugmentationConfig, DataConfig
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened
 from refinedet_tf.training_config import IN_EPOCHS, TrainingConfig
 
 __all__ = [
@@ -194,12 +194,21 @@ class ExpectedConfig:
     metric: str
     """The name of the number and the data, such as "voc07 mAP on VOC 2007 test"."""
     value: Fraction
-    """The number, 0..1."""
+    """The number, 0..1; with a spread, the mean."""
+    spread: tuple[Fraction, Fraction] | None = None
+    """The lowest and the highest number of several trainings; null: there was one, or the source does not
+    say."""
+    seeds: Annotated[int, Field(ge=2, le=10_000)] | None = None
+    """The number of seeds of these trainings."""
     source: str
     """The publication or measurement that gives the value."""
     hours: Positive | None = None
     """The hours that the training takes on two cores of an AMD EPYC server (AVX-512) without a GPU; null
     where the source does not say."""
+
+    def __post_init__(self) -> None:
+        if self.spread is not None and not self.spread[0] <= self.value <= self.spread[1]:
+            raise ValueError(f"spread {shortened(list(self.spread))} must hold the value {self.value}")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -134,6 +134,7 @@ def test_all_wrong_keys_are_told_at_once():
         ("training.precision=float16", "training.precision: .*bfloat16.*float16"),
         ("loss.positive_iou=1.5", "loss.positive_iou: .*less than or equal to 1.*1.5"),
         ("loss.negatives_per_positive=-1", "loss.negatives_per_positive: .*greater than or equal to 0"),
+        ("loss.background_negatives=-1", "loss.background_negatives: .*greater than or equal to 0"),
         ("postprocess.pre_nms_per_image=0", "postprocess.pre_nms_per_image: "),
         (
             "postprocess.pre_nms_per_image=2147483648",
@@ -316,14 +317,30 @@ def test_overrides_leave_the_expectation(tmp_path):
 
 
 def test_config_of_an_older_run_is_read(tmp_path):
-    """It holds every key of its time: neither `command` nor `expected.hours`."""
-    config = load_config("shapes.json")
+    """It holds every key of its time: neither `command` nor `expected.hours`, and others."""
+    config = load_config("shapes.json", ["loss.background_negatives=30"])
     tree = json.loads(config_to_json(config))
-    del tree["command"], tree["expected"]["hours"]
+    newer = ("hours", "spread", "seeds")
+    del tree["command"], tree["loss"]["background_negatives"]
+    for key in newer:
+        del tree["expected"][key]
     older = load_config(write(tmp_path, "run/config.json", tree).parent)
-    assert older.command is None
-    assert older.expected.hours is None
-    assert differences(older, config).keys() == {"command", "expected.hours"}
+    assert older.command is older.expected.hours is older.expected.spread is older.expected.seeds is None
+    assert older.loss.background_negatives == 0
+    changed = {"command", "loss.background_negatives", *(f"expected.{key}" for key in newer)}
+    assert differences(older, config).keys() == changed
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"loss": {"background_negatives": 1, "negatives_per_positive": 0}}, "needs negatives_per_positive"),
+        ({"expected": PARENT["expected"] | {"spread": [0.6, 0.4]}}, "must hold the value 0.5"),
+        ({"expected": PARENT["expected"] | {"spread": [0.51, 0.6]}}, "must hold the value 0.5"),
+    ],
+)
+def test_keys_that_contradict_each_other(section, message, tmp_path):
+    assert message in error_of(write(tmp_path, "bad.json", section))
 
 
 @pytest.mark.parametrize("hours", [0, -1, "2"])

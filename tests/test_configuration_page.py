@@ -35,7 +35,7 @@ def test_every_key_has_a_meaning_and_a_row(generator):
         names = {field.name for field in dataclasses.fields(section)}
         assert generator.docstrings_of_keys(section).keys() == names, section
     keys = dataclasses.asdict(Config())
-    keys["expected"] = {"metric": 0, "value": 0, "source": 0, "hours": 0}
+    keys["expected"] = {"metric": 0, "value": 0, "spread": 0, "seeds": 0, "source": 0, "hours": 0}
     for key, value in keys.items():
         for row in [f"{key}.{name}" for name in value] if isinstance(value, dict) else [key]:
             assert page.count(f"\n| `{row}` | ") == 1, row

@@ -1,8 +1,8 @@
-"""The defects of a whole data set that stop a command, unless the config accepts them."""
+"""The defects of a whole data set that stop a command unless the config accepts them, or that it tells."""
 
 import numpy as np
 
-from refinedet_tf.config import DataConfig
+from refinedet_tf.config import DataConfig, LossConfig
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import InputError, listed, shortened_text
 
@@ -62,4 +62,19 @@ def check_empty_classes(dataset: DetectionDataset, data_config: DataConfig) -> s
     raise InputError(
         f"data.classes names {names}, of which data.train ({parts}) has no object; leave it out, or accept "
         "this by --set data.accept_empty_classes=true"
+    )
+
+
+def use_of_backgrounds(loss_config: LossConfig) -> str:
+    """Returns a sentence on what training does with images without objects."""
+    if loss_config.classification == "focal":
+        return "The focal loss counts all of their anchors as negatives."
+    if loss_config.background_negatives:
+        return (
+            f"Training takes {loss_config.background_negatives} negatives of each of them "
+            "(loss.background_negatives)."
+        )
+    return (
+        "Training learns nothing from them, as in the paper; with loss.background_negatives, for example 30, "
+        "it does."
     )

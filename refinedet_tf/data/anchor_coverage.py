@@ -1,7 +1,7 @@
 """How well the tiled anchors reach the objects of a data set.
 
-The ARM matches an anchor to an object if their IoU is at least 0.5; an object that no anchor reaches gets
-only its best one (paper, section 3.2).
+The ARM matches an anchor to an object if their IoU is at least `loss.positive_iou`, 0.5 in the paper; an
+object that no anchor reaches gets only its best one (paper, section 3.2).
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ SIZE_LIMITS = (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 1.0)
 """The limits of the size buckets: relative sizes, where 1 is the size of the image. At 320 pixels the inner
 limits are objects of 8, 16, 32, 64 and 128 pixels."""
 
-REACHED_IOU = 0.5
-"""The IoU from which an anchor reaches an object; the default of `loss.positive_iou`."""
+PAPERS_IOU = 0.5
+"""The default of `loss.positive_iou`."""
 
 BOXES_AT_ONCE = 2**16
 """The number of boxes whose overlaps are in memory at the same time."""
@@ -32,7 +32,7 @@ class SizeCoverage:
             bucket.
         largest: the largest relative size, which belongs to the next bucket.
         objects: the number of objects of these sizes.
-        share_below: the share of them, 0..1, whose best IoU is below `REACHED_IOU`; None without objects.
+        share_below: the share of them, 0..1, whose best IoU is below `positive_iou`; None without objects.
         mean_best_iou: the mean of their best IoUs; None without objects.
     """
 
@@ -49,7 +49,7 @@ class Coverage:
 
     Attributes:
         objects: the number of objects.
-        share_below: the share of them, 0..1, whose best IoU is below `REACHED_IOU`; None without objects.
+        share_below: the share of them, 0..1, whose best IoU is below `positive_iou`; None without objects.
         mean_best_iou: the mean of their best IoUs; None without objects.
         sizes: the same per size bucket, between each two of `SIZE_LIMITS`, smallest first.
     """
@@ -61,16 +61,22 @@ class Coverage:
 
 
 def coverage(
-    boxes: np.ndarray, image_size: tuple[int, int], anchor_levels: Sequence[AnchorLevel] | None = None
+    boxes: np.ndarray,
+    image_size: tuple[int, int],
+    anchor_levels: Sequence[AnchorLevel] | None = None,
+    positive_iou: float = PAPERS_IOU,
 ) -> Coverage:
-    """Summarises `best_ious`, whose arguments it takes. `dataclasses.asdict` makes it fit for JSON."""
+    """Summarises `best_ious`, whose arguments it takes. `dataclasses.asdict` makes it fit for JSON.
+
+    `positive_iou` is the IoU from which an anchor reaches an object, the value of `loss.positive_iou`.
+    """
     ious, sizes = best_ious(boxes, image_size, anchor_levels), relative_sizes(boxes)
     # Larger objects than the image do not exist; the last bucket takes whatever rounding makes of 1.
     buckets = np.clip(np.digitize(sizes, SIZE_LIMITS) - 1, 0, len(SIZE_LIMITS) - 2)
     by_size = []
     for bucket, (smallest, largest) in enumerate(itertools.pairwise(SIZE_LIMITS)):
-        by_size.append(SizeCoverage(smallest, largest, *_summary(ious[buckets == bucket])))
-    return Coverage(*_summary(ious), tuple(by_size))
+        by_size.append(SizeCoverage(smallest, largest, *_summary(ious[buckets == bucket], positive_iou)))
+    return Coverage(*_summary(ious, positive_iou), tuple(by_size))
 
 
 def best_ious(
@@ -131,8 +137,8 @@ def relative_sizes(boxes: np.ndarray) -> np.ndarray:
     return np.sqrt(np.prod(sides, axis=1))
 
 
-def _summary(ious: np.ndarray) -> tuple[int, float | None, float | None]:
-    """Returns the number of objects, their share below `REACHED_IOU` and their mean IoU."""
+def _summary(ious: np.ndarray, positive_iou: float) -> tuple[int, float | None, float | None]:
+    """Returns the number of objects, their share below `positive_iou` and their mean IoU."""
     if not len(ious):
         return 0, None, None
-    return len(ious), float(np.mean(ious < REACHED_IOU)), float(np.mean(ious))
+    return len(ious), float(np.mean(ious < positive_iou)), float(np.mean(ious))

@@ -18,7 +18,7 @@ from refinedet_tf.anchors import (
     check_levels,
     level_grids,
 )
-from refinedet_tf.data.anchor_coverage import REACHED_IOU, best_ious, level_ious, relative_sizes
+from refinedet_tf.data.anchor_coverage import PAPERS_IOU, best_ious, level_ious, relative_sizes
 
 Levels: TypeAlias = tuple[AnchorLevel, ...]
 
@@ -45,7 +45,11 @@ GAIN_PER_STEP = 1e-4
 
 
 def fit_anchors(
-    boxes: np.ndarray, image_size: tuple[int, int], stride_4: bool = False, max_scales: int = 2
+    boxes: np.ndarray,
+    image_size: tuple[int, int],
+    stride_4: bool = False,
+    max_scales: int = 2,
+    positive_iou: float = PAPERS_IOU,
 ) -> Levels | None:
     """Suggests scales and aspect ratios per level that reach more objects than the paper's.
 
@@ -58,11 +62,12 @@ def fit_anchors(
         image_size: (height, width) of the network's input in pixels.
         stride_4: whether the network has a finer level of stride 4.
         max_scales: the largest number of scales of a level, at least 1.
+        positive_iou: the IoU from which an anchor reaches an object, the value of `loss.positive_iou`.
 
     Returns:
         A value of `model.anchors`, which `anchors_as_json` writes. None stands for the paper's anchors:
-        there are no boxes, or nothing was found that has both as many objects of a best IoU of 0.5 and as
-        large a mean of the best IoUs, and gains in one of them.
+        there are no boxes, or nothing was found that reaches as many objects, has as large a mean of the
+        best IoUs, and gains in one of them.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     boxes = boxes[relative_sizes(boxes) > 0]
@@ -79,17 +84,18 @@ def fit_anchors(
         for parts in ([sample[:0]] * len(strides), _objects_by_level(sample, image_size, strides))
     ]
     default = best_ious(boxes, image_size)
-    best, best_score = None, _score(default) + SMALLEST_GAIN
+    best, best_score = None, _score(default, positive_iou) + SMALLEST_GAIN
     for start in starts:
         try:
             check_levels(start, image_size)
         except ValueError:
             continue
-        levels = _Search(sample, image_size, max_scales).improve(start)
+        levels = _Search(sample, image_size, max_scales, positive_iou).improve(start)
         ious = best_ious(boxes, image_size, levels)
-        is_no_worse = np.mean(ious) >= np.mean(default) and _reached(ious) >= _reached(default)
-        if is_no_worse and _score(ious) >= best_score:
-            best, best_score = levels, _score(ious)
+        reached, reached_before = (_reached(values, positive_iou) for values in (ious, default))
+        is_no_worse = np.mean(ious) >= np.mean(default) and reached >= reached_before
+        if is_no_worse and _score(ious, positive_iou) >= best_score:
+            best, best_score = levels, _score(ious, positive_iou)
     return best
 
 
@@ -101,13 +107,13 @@ def anchors_as_json(anchor_levels: Sequence[AnchorLevel] | None) -> str:
     return '"anchors": [\n  ' + ",\n  ".join(lines) + "\n]"
 
 
-def _reached(ious: np.ndarray) -> float:
-    return float(np.mean(ious >= REACHED_IOU))
+def _reached(ious: np.ndarray, positive_iou: float) -> float:
+    return float(np.mean(ious >= positive_iou))
 
 
-def _score(ious: np.ndarray) -> float:
+def _score(ious: np.ndarray, positive_iou: float) -> float:
     """Returns what the search maximises: the share of objects that are reached plus the mean IoU."""
-    return _reached(ious) + float(np.mean(ious))
+    return _reached(ious, positive_iou) + float(np.mean(ious))
 
 
 def _objects_by_level(
@@ -146,10 +152,14 @@ class _Search:
         boxes: float64 [N, 4], normalised.
         image_size: (height, width) in pixels.
         max_scales: the largest number of scales of a level.
+        positive_iou: the IoU from which an anchor reaches a box.
     """
 
-    def __init__(self, boxes: np.ndarray, image_size: tuple[int, int], max_scales: int) -> None:
-        self.boxes, self.image_size, self.max_scales = boxes, image_size, max_scales
+    def __init__(
+        self, boxes: np.ndarray, image_size: tuple[int, int], max_scales: int, positive_iou: float
+    ) -> None:
+        self.boxes, self.image_size = boxes, image_size
+        self.max_scales, self.positive_iou = max_scales, positive_iou
 
     def improve(self, levels: Levels) -> Levels:
         """Changes the scales and aspect ratios, and adds a scale at a time where it gains most."""
@@ -177,7 +187,7 @@ class _Search:
             The levels and their score.
         """
         ious = [self._level_ious(level) for level in levels]
-        score = _score(np.max(ious, axis=0))
+        score = _score(np.max(ious, axis=0), self.positive_iou)
         for factor in FACTORS:
             for _ in range(MAX_SWEEPS):
                 before = score
@@ -210,7 +220,7 @@ class _Search:
             if level is None or not self._are_valid(changed):
                 continue
             row = self._level_ious(level)
-            found = _score(np.maximum(rest, row))
+            found = _score(np.maximum(rest, row), self.positive_iou)
             if found > score + GAIN_PER_STEP:
                 levels, score, ious[number] = changed, found, row
         return levels, score

@@ -23,7 +23,7 @@ ADVICE = {
     "both": "these boxes lie near objects of other classes; the worst images show them",
     "duplicate": "a smaller postprocess.nms_iou suppresses more boxes on the same object",
     "background": "look at the worst images for objects that the annotations leave out; if there are none, "
-    "add images without objects to the training data",
+    "add images without objects to the training data, with loss.background_negatives",
     "missed": "look for a common size or look of the missed objects; small ones need a larger input size or "
     "finer anchors",
 }

@@ -67,7 +67,7 @@ def to_text(
     if expected is not None:
         lines.append(
             f"measured {_percent(result.mean_ap)}, expected {_percent(expected.value)} "
-            f"({expected.metric}; {expected.source})"
+            f"({expected.metric}; {expected.source}){_place_in_spread(result.mean_ap, expected)}"
         )
     if result.coco is not None:
         lines.append("  ".join(f"{name} {_percent(value)}" for name, value in result.coco.items()))
@@ -91,6 +91,17 @@ def to_text(
     if len(result.work) > 1:
         lines += map(str, result.work)
     return "\n".join(lines)
+
+
+def _place_in_spread(mean_ap: float, expected: ExpectedConfig) -> str:
+    """Returns a text such as ": within the spread of 3 seeds, 79.30 to 83.90"; nothing without a spread."""
+    if expected.spread is None or math.isnan(mean_ap):
+        return ""
+    # Both are compared in the digits that are shown.
+    lowest, highest, measured = (round(value, 4) for value in (*expected.spread, mean_ap))
+    place = "below" if measured < lowest else "above" if measured > highest else "within"
+    seeds = f" of {expected.seeds} seeds" if expected.seeds else ""
+    return f": {place} the spread{seeds}, {_percent(lowest)} to {_percent(highest)}"
 
 
 def to_json(result: EvaluationResult) -> dict[str, Any]:

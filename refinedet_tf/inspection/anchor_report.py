@@ -6,7 +6,7 @@ import numpy as np
 
 from refinedet_tf.anchors import AnchorLevel
 from refinedet_tf.config import Config
-from refinedet_tf.data.anchor_coverage import REACHED_IOU, Coverage, best_ious, coverage
+from refinedet_tf.data.anchor_coverage import Coverage, best_ious, coverage
 from refinedet_tf.data.anchor_fit import fit_anchors
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.pipeline import training_objects
@@ -36,7 +36,8 @@ class AnchorReport:
     choices: tuple[AnchorChoice, ...]
     """The configured anchors first."""
     advised: AnchorChoice | None
-    """The choice that is clearly better than the configured anchors; None: keep those."""
+    """The choice that is clearly better than the configured anchors, and reaches no fewer objects; None: keep
+    those."""
     not_reached: dict[str, float | None]
     """Each class -> the share of its objects, 0..1, that the configured anchors do not reach; None: it has
     no object."""
@@ -47,34 +48,37 @@ def inspect_anchors(dataset: DetectionDataset, config: Config, image_size: tuple
 
     Args:
         dataset: the training images and their objects.
-        config: `model.anchors` and `data` are used.
+        config: `model.anchors`, `loss.positive_iou` and `data` are used.
         image_size: height and width of the network's input in pixels.
     """
     boxes, labels = training_objects(dataset, config)
-    model_config = config.model
-    configured = AnchorChoice(
-        "configured", model_config.anchors, coverage(boxes, image_size, model_config.anchors)
-    )
-    choices = [configured]
-    fitted = _fit("fitted", boxes, image_size, model_config.has_stride_4)
-    choices.append(fitted)
+    model_config, positive_iou = config.model, config.loss.positive_iou
+
+    def choice(name: str, levels: tuple[AnchorLevel, ...] | None) -> AnchorChoice:
+        return AnchorChoice(name, levels, coverage(boxes, image_size, levels, positive_iou))
+
+    def fit(name: str, stride_4: bool) -> AnchorChoice:
+        return choice(name, fit_anchors(boxes, image_size, stride_4, positive_iou=positive_iou))
+
+    configured, fitted = choice("configured", model_config.anchors), fit("fitted", model_config.has_stride_4)
+    choices = [configured, fitted]
     if not model_config.has_stride_4:
-        finer = _fit("fitted with stride 4", boxes, image_size, stride_4=True)
+        finer = fit("fitted with stride 4", stride_4=True)
         if _share(fitted) - _share(finer) >= WORTH_A_FINER_LEVEL:
             choices.append(finer)
-    best = choices[-1]
-    gain = max(_share(configured) - _share(best), _mean(best) - _mean(configured))
-    reached = best_ious(boxes, image_size, model_config.anchors) >= REACHED_IOU
+    better = [other for other in choices[1:] if _is_better(other, configured)]
+    reached = best_ious(boxes, image_size, model_config.anchors) >= positive_iou
     not_reached = {
         name: float(np.mean(~reached[labels == label])) if (labels == label).any() else None
         for label, name in enumerate(dataset.class_names, start=1)
     }
-    return AnchorReport(tuple(choices), best if gain >= WORTH_CHANGING else None, not_reached)
+    return AnchorReport(tuple(choices), better[-1] if better else None, not_reached)
 
 
-def _fit(name: str, boxes: np.ndarray, image_size: tuple[int, int], stride_4: bool) -> AnchorChoice:
-    levels = fit_anchors(boxes, image_size, stride_4)
-    return AnchorChoice(name, levels, coverage(boxes, image_size, levels))
+def _is_better(choice: AnchorChoice, configured: AnchorChoice) -> bool:
+    """Says whether a choice is no worse than the configured anchors in both numbers, and better in one."""
+    gains = _share(configured) - _share(choice), _mean(choice) - _mean(configured)
+    return min(gains) >= 0 and max(gains) >= WORTH_CHANGING
 
 
 def _share(choice: AnchorChoice) -> float:

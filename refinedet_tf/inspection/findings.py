@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from refinedet_tf.data.acceptance import empty_classes
+from refinedet_tf.data.acceptance import empty_classes, use_of_backgrounds
 from refinedet_tf.data.box_checks import CLIPPED, DROPPED
+from refinedet_tf.data.coco_ground_truth import MAX_DETECTIONS as COCO_DETECTIONS
+from refinedet_tf.data.coco_ground_truth import count_too_crowded
 from refinedet_tf.errors import listed
 from refinedet_tf.inspection.image_scan import repeated_images, shared_images
 from refinedet_tf.inspection.objects import TWICE_IOU, object_sides
@@ -196,6 +198,16 @@ def _crowded_images(report: DataReport) -> list[Finding]:
                 f"{split.dataset.max_boxes:,}. Not all can be found: raise postprocess.max_detections."
             )
             findings.append(Finding("problem", text))
+        if report.config.evaluation.metric != "coco":
+            continue
+        dataset = split.dataset
+        if images := count_too_crowded(dataset.offsets, dataset.labels, dataset.difficult):
+            text = (
+                f"{plural(images, 'image')} of {name} with more than {COCO_DETECTIONS} objects of a class. "
+                f"COCO's metric counts the {COCO_DETECTIONS} best detections of an image and class, so that "
+                "even a perfect detector has an AP below 100: evaluation.metric voc counts all."
+            )
+            findings.append(Finding("problem" if name != "train" else "advice", text))
     return findings
 
 
@@ -211,12 +223,15 @@ def _anchors(report: DataReport) -> list[Finding]:
         if value is not None and value >= LARGE_SHARE and class_counts[name].objects >= FEW_OBJECTS
     }
     if share < NOTABLE_SHARE and not worst:
-        text = f"The anchors reach {percent(1 - share)} of the training objects (IoU of at least 0.5)."
+        text = (
+            f"The anchors reach {percent(1 - share)} of the training objects (IoU of at least "
+            f"{report.config.loss.positive_iou:g})."
+        )
         return [Finding("good", text)]
     classes = listed([f"{name} {percent(value)}" for name, value in worst.items()], NAMED)
     text = (
         f"{percent(share)} of the training objects{f' ({classes})' if worst else ''} overlap no anchor by an "
-        "IoU of 0.5, so that the network learns little from them."
+        f"IoU of {report.config.loss.positive_iou:g}, so that the network learns little from them."
     )
     if anchors.advised is None:
         text += " Other anchors would not help much; a larger model.image_size may."
@@ -264,6 +279,8 @@ def _images_without_objects(report: DataReport) -> list[Finding]:
         f"Images without an object: {', '.join(counts)}; the section Images lists them. They stand for "
         "background: make sure that nobody forgot to annotate them."
     )
+    if report.splits["train"].without_objects:
+        text += f" {use_of_backgrounds(report.config.loss)}"
     return [Finding("advice", text)]
 
 

@@ -130,8 +130,8 @@ def report_to_json(report: DataReport) -> dict[str, Any]:
         "config" (its name), "image_size" [height, width], "classes", "size_limits" (relative sizes) and
         "aspect_ratio_limits" (width / height; the last bucket has no upper limit), to which the histograms
         refer; "splits" {name: see `_split_to_json`}; "same_images", one list of {"split", "file"} per image
-        that occurs more than once; "anchors", the choices with their coverage, and "advised", the name of
-        the better one or null.
+        that occurs more than once; "anchors", the choices with their coverage, "advised", the name of the
+        better one or null, and "positive_iou", the IoU from which an anchor reaches an object.
     """
     return {
         "config": report.config.name,
@@ -158,6 +158,7 @@ def report_to_json(report: DataReport) -> dict[str, Any]:
             ],
             "advised": None if report.anchors.advised is None else report.anchors.advised.name,
             "not_reached": report.anchors.not_reached,
+            "positive_iou": report.config.loss.positive_iou,
         },
     }
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from refinedet_tf.data.anchor_coverage import REACHED_IOU, Coverage, SizeCoverage
+from refinedet_tf.data.anchor_coverage import Coverage, SizeCoverage
 from refinedet_tf.data.anchor_fit import anchors_as_json
 from refinedet_tf.data.box_checks import format_box
 from refinedet_tf.inspection.findings import percent, plural, split_title
@@ -97,7 +97,7 @@ def _classes(report: DataReport) -> list[Block]:
             "For each split, the number of objects and in brackets the number of images with them. The sizes "
             "are those of train, smallest - median - largest: the square root of the area, in pixels after "
             f"the image was warped to {_size(report)}. The last column is the share of the training objects "
-            f"that no anchor reaches (IoU below {REACHED_IOU:g})."
+            f"that no anchor reaches (IoU below {report.config.loss.positive_iou:g})."
         ),
         Table(header, rows),
     ]
@@ -163,7 +163,8 @@ def _anchors(report: DataReport) -> list[Block]:
         return [Text("Training has no object.")]
     names = [choice.name for choice in anchors.choices]
     header = ["size, pixels", "objects"]
-    header += [f"{what}, {name}" for what in (f"below {REACHED_IOU:g}", "mean IoU") for name in names]
+    positive_iou = report.config.loss.positive_iou
+    header += [f"{what}, {name}" for what in (f"below {positive_iou:g}", "mean IoU") for name in names]
     scale = _scale(report)
     rows = []
     for number, size in enumerate(coverages[0].sizes):
@@ -173,7 +174,7 @@ def _anchors(report: DataReport) -> list[Block]:
     blocks: list[Block] = [
         Text(
             "For each training object, the anchor that overlaps it most: the share of objects whose best IoU "
-            f"is below {REACHED_IOU:g}, which are matched with that anchor only, and the mean of the best "
+            f"is below {positive_iou:g}, which are matched with that anchor only, and the mean of the best "
             "IoUs. Augmentation changes the sizes further."
         ),
         Table(header, rows),

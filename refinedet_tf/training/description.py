@@ -3,6 +3,9 @@
 import math
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
+from refinedet_tf.data.acceptance import use_of_backgrounds
 from refinedet_tf.data.box_checks import write_defects
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import shortened, shortened_text
@@ -43,6 +46,8 @@ def _describe_data(run: PreparedRun, say: Callable[[str], None]) -> None:
     """Prints the size of the training set and what is to be said about it, and lists its bad boxes."""
     defects = run.train_set.defects
     say(f"training images: {len(run.train_set)}, objects: {len(run.train_set.labels)}; {defects.summary()}")
+    if backgrounds := int((np.diff(run.train_set.offsets) == 0).sum()):
+        say(f"{backgrounds} training images without an object. {use_of_backgrounds(run.config.loss)}")
     if defects.issues and run.writes:
         write_defects(defects, run.folder.box_defects)
         say(f"these boxes are listed in {run.folder.box_defects}")

@@ -205,6 +205,23 @@ def test_table_shows_every_class_the_mean_the_claim_and_the_speed():
     assert "expected" not in result_files.to_text(make_result())
 
 
+@pytest.mark.parametrize(
+    ("spread", "seeds", "end"),
+    [
+        ((0.37496, 0.5), 3, ": within the spread of 3 seeds, 37.50 to 50.00"),
+        ((0.3, 0.375), None, ": within the spread, 30.00 to 37.50"),
+        ((0.376, 0.5), 3, ": below the spread of 3 seeds, 37.60 to 50.00"),
+        ((0.3, 0.3749), 2, ": above the spread of 2 seeds, 30.00 to 37.49"),
+    ],
+)
+def test_table_says_where_the_result_lies_in_the_spread(spread, seeds, end):
+    expected = ExpectedConfig(metric="mAP", value=spread[1], spread=spread, seeds=seeds, source="a paper")
+    (line,) = [
+        line for line in result_files.to_text(make_result(), expected).splitlines() if "expected" in line
+    ]
+    assert line.endswith(f"(mAP; a paper){end}")
+
+
 def test_long_table_is_short_unless_all_classes_are_asked_for():
     """Of 30 classes the five of the lowest AP and the five of the highest are shown; the mean is over all."""
     empty = np.zeros(0)

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 from test_objects import make_dataset
 
-from refinedet_tf.anchors import DEFAULT_LEVELS
-from refinedet_tf.config import Config, DataConfig, ModelConfig, PostprocessConfig
+from refinedet_tf.anchors import DEFAULT_LEVELS, AnchorLevel
+from refinedet_tf.config import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    LossConfig,
+    ModelConfig,
+    PostprocessConfig,
+)
 from refinedet_tf.data.box_checks import CLIPPED, OUTSIDE, BoxDefects
+from refinedet_tf.inspection import anchor_report
 from refinedet_tf.inspection.anchor_report import inspect_anchors
 from refinedet_tf.inspection.findings import find_all, percent, plural
 from refinedet_tf.inspection.image_scan import ImageScan, find_same_images
@@ -127,6 +135,77 @@ def test_a_finer_level_is_advised_only_where_it_helps():
     shares = [choice.coverage.share_below for choice in choices]
     assert shares[0] == 0.5 > shares[1] > shares[2]
     assert len(report_on(train=make_dataset(*good_images())).anchors.choices) == 2
+
+
+def centred(side, label=1):
+    """A square around the centre (168, 168) of a cell of stride 16, where an anchor of 64 pixels lies."""
+    return square(side, (168 - side / 2) / 320, (168 - side / 2) / 320, label)
+
+
+def test_anchors_are_judged_by_the_iou_of_the_config():
+    """The IoU of a square of 48 pixels with the anchor of 64 is 0.5625."""
+    train = make_dataset(*[[centred(48), centred(64, label=2)]] * 25)
+    for positive_iou, share in ((0.4, 0.0), (0.5, 0.0), (0.6, 1.0)):
+        config = Config(data=DataConfig(classes=("a", "b")), loss=LossConfig(positive_iou=positive_iou))
+        report = report_on(config, train=train)
+        assert report.anchors.not_reached == {"a": share, "b": 0.0}
+        coverage = report.anchors.choices[0].coverage
+        assert (coverage.share_below, coverage.mean_best_iou) == (share / 2, pytest.approx((1 + 0.5625) / 2))
+        (text,) = [text for text in texts(report) if "IoU of" in text]
+        assert text.startswith("50 % of the" if share else "The anchors reach 100 %")
+        assert f"IoU of {'' if share else 'at least '}{positive_iou:g}" in text
+    assert report.anchors.advised.coverage.share_below == 0.0
+
+
+def test_anchors_that_reach_fewer_objects_are_not_advised(monkeypatch):
+    """At an IoU of 0.6, an anchor of 55 pixels reaches squares of 45 and 64, one of 64 only the latter."""
+    monkeypatch.setattr(anchor_report, "fit_anchors", lambda *args, **kwargs: None)
+    levels = tuple(
+        AnchorLevel(stride=stride, scales=(scale,), aspect_ratios=(1.0,))
+        for stride, scale in ((8, 32.0), (16, 55.0), (32, 128.0), (64, 256.0))
+    )
+    train = make_dataset(*[[centred(64, label=2)]] * 9, [centred(45)])
+    for positive_iou, is_advised in ((0.6, False), (0.5, True)):
+        config = Config(
+            model=ModelConfig(anchors=levels),
+            data=DataConfig(classes=("a", "b")),
+            loss=LossConfig(positive_iou=positive_iou),
+        )
+        report = report_on(config, train=train).anchors
+        configured, fitted = (choice.coverage for choice in report.choices)
+        assert fitted.mean_best_iou > configured.mean_best_iou + 0.2
+        assert (configured.share_below, fitted.share_below) == (0.0, 0.0 if is_advised else 0.1)
+        assert (report.advised is not None) == is_advised
+
+
+def test_more_objects_than_coco_counts():
+    crowd = [[square(9, 0.01 * number, 0.5) for number in range(50)] * count for count in (2, 3)]
+    for metric, expected in (("coco", 1), ("voc", 0)):
+        config = Config(data=DataConfig(classes=("a", "b")), evaluation=EvaluationConfig(metric=metric))
+        report = report_on(config, train=make_dataset(*good_images()), test=make_dataset(*crowd))
+        found = [text for text in texts(report, "problem") if "100 best detections of an image" in text]
+        assert len(found) == expected
+        assert all(
+            text.startswith("1 image of test with more than 100 objects of a class.") for text in found
+        )
+
+
+@pytest.mark.parametrize(
+    ("loss", "use"),
+    [
+        ({}, "Training learns nothing from them, as in the paper; with loss.background_negatives"),
+        ({"background_negatives": 30}, "Training takes 30 negatives of each of them"),
+        ({"classification": "focal"}, "The focal loss counts all of their anchors as negatives."),
+    ],
+)
+def test_what_training_does_with_images_without_objects(loss, use):
+    config = Config(data=DataConfig(classes=("a", "b")), loss=LossConfig(**loss))
+    (text,) = [
+        text
+        for text in texts(report_on(config, train=make_dataset(*good_images(), [])))
+        if text.startswith("Images without an object: 1 of train (4.8 %)")
+    ]
+    assert use in text
 
 
 def test_fitted_anchors_are_not_advised_again():
