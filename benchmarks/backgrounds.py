@@ -1,6 +1,6 @@
 """What photographs without objects teach: python benchmarks/backgrounds.py VOCDEVKIT
 
-Takes the photographs of a VOC devkit, and of its classes one. Trains own_data.json at 160 x 160 from random
+Takes the photographs of a VOC devkit, and of its classes one. Trains own_data.json at 96 x 96 from random
 weights on photographs that show the class and on photographs that do not, for each seed once without
 `loss.background_negatives` and once with it. Prints one JSON line per training: the false positives with a
 score above 0.5 on other photographs that do not show the class, and recall and AP on others that do. The last
@@ -125,7 +125,8 @@ def train_and_measure(options: argparse.Namespace, seed: int, negatives: int) ->
             'data.train=["2007/train"]',
             'data.test=["2007/test"]',
             f"data.classes={json.dumps([options.class_name])}",
-            "model.image_size=[160, 160]",
+            "model.image_size=[96, 96]",
+            "training.batch_size=16",
             f"loss.background_negatives={negatives}",
             f"training.steps={options.steps}",
             f"training.warmup_steps={options.steps // 10}",

@@ -47,7 +47,8 @@ def _describe_data(run: PreparedRun, say: Callable[[str], None]) -> None:
     defects = run.train_set.defects
     say(f"training images: {len(run.train_set)}, objects: {len(run.train_set.labels)}; {defects.summary()}")
     if backgrounds := int((np.diff(run.train_set.offsets) == 0).sum()):
-        say(f"{backgrounds} training images without an object. {use_of_backgrounds(run.config.loss)}")
+        images = "image" if backgrounds == 1 else "images"
+        say(f"{backgrounds} training {images} without an object. {use_of_backgrounds(run.config.loss)}")
     if defects.issues and run.writes:
         write_defects(defects, run.folder.box_defects)
         say(f"these boxes are listed in {run.folder.box_defects}")

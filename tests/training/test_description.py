@@ -1,0 +1,38 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from config_of import config_of
+
+from refinedet_tf.data.dataset import DetectionDataset
+from refinedet_tf.training.description import _describe_data
+
+
+@pytest.mark.parametrize(
+    ("loss", "counts", "line"),
+    [
+        ({}, [1, 0, 2, 0], "2 training images without an object. Training learns nothing from them, as in"),
+        (
+            {"background_negatives": 9},
+            [0, 1],
+            "1 training image without an object. Training takes 9",
+        ),
+        ({}, [1, 2], None),
+    ],
+)
+def test_the_start_says_what_images_without_objects_do(loss, counts, line):
+    offsets = np.cumsum([0, *counts])
+    dataset = DetectionDataset(
+        class_names=("cat",),
+        image_ids=tuple(map(str, range(len(counts)))),
+        image_paths=("a.jpg",) * len(counts),
+        image_sizes=np.full((len(counts), 2), 9, np.int32),
+        boxes=np.zeros((offsets[-1], 4), np.float32),
+        labels=np.ones(offsets[-1], np.int32),
+        difficult=np.zeros(offsets[-1], bool),
+        offsets=offsets,
+    )
+    said = []
+    run = SimpleNamespace(train_set=dataset, config=config_of(1, loss=loss), notes=[], writes=False)
+    _describe_data(run, said.append)
+    assert [text.startswith(line) for text in said[1:]] == ([True] if line else [])
