@@ -427,7 +427,7 @@ def test_outputs_that_are_not_empty(refused, training, config_file, weights, sma
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "notes.txt").touch()
-    assert f"{folder} is not empty: continue that run with --resume" in refused(train, *training)
+    assert f"{folder} is not empty, it holds notes.txt: name another --output" in refused(train, *training)
     Image.new("RGB", (9, 9)).save(tmp_path / "image.png")
     arguments = ["--config", config_file, tmp_path / "image.png", "--weights", weights, "--output", folder]
     assert f"--output {folder} is not empty" in refused(detect, *arguments)
