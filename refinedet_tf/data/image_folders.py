@@ -40,7 +40,7 @@ def walk(folder: str | os.PathLike) -> Iterator[str]:
     are left out. Links are followed, each folder once.
 
     Raises:
-        InputError: a folder is missing or cannot be read, or a name is not UTF-8.
+        InputError: a folder is missing or cannot be read.
     """
     waiting = [(Path(folder), "")]
     seen = set()
@@ -59,25 +59,15 @@ def _list(folder: Path) -> tuple[list[str], list[str]]:
     """Returns the sorted names of the files and of the folders in a folder."""
     files: list[str] = []
     folders: list[str] = []
-    shown = f"folder {shortened_text(folder)}"
-    with explain_os_errors(shown, "cannot be read"), os.scandir(folder) as entries:
+    with (
+        explain_os_errors(f"folder {shortened_text(folder)}", "cannot be read"),
+        os.scandir(folder) as entries,
+    ):
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if not _is_unicode(entry.name):
-                raise InputError(
-                    f"{shown} holds the name {shortened_text(entry.name)}, which is not UTF-8; rename it"
-                )
             # Whether a link leads to a folder takes a stat call, and a set may consist of links to files.
             is_link_to_file = entry.name.lower().endswith((*IMAGE_ENDINGS, ".xml", ".txt"))
             is_folder = entry.is_dir(follow_symlinks=not is_link_to_file)
             (folders if is_folder else files).append(entry.name)
     return sorted(files), sorted(folders)
-
-
-def _is_unicode(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -154,8 +154,9 @@ ROWS = [
         "a file whose name is not UTF-8",
         [A, B],
         {
-            "voc": r"folder {images} holds the name caf\udce9.jpg, which",
-            "yolo": r"holds the name caf\udce9.jpg",
+            "flat": r"caf\udce9.xml cannot be read: No such file",
+            "yolo": {"a.jpg": [DOG], "b.jpg": [CAT], os.fsdecode(b"caf\xe9.jpg"): []},
+            "yolo list": {"a.jpg": [DOG], "b.jpg": [CAT]},
         },
         change=add_image(b"caf\xe9.jpg"),
     ),

@@ -190,7 +190,7 @@ def test_data_without_any_object_still_has_a_padding_row(dataset):
     ("images", "use_difficult", "labels"),
     [
         ([1], True, [[0]]),  # No object.
-        ([1, 3], False, [[0], [0]]),  # No object, and a difficult one.
+        ([1, 3], False, [[0], [LEFT_OUT]]),  # No object, and a difficult one.
         ([1, 3], True, [[0], [2]]),
         ([0, 1, 2], True, [[1, 2, 0], [0, 0, 0], [1, 2, 1]]),
         ([0, 1, 2], False, [[2, 0], [0, 0], [1, 1]]),
