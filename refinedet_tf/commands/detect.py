@@ -171,7 +171,7 @@ def _read_batch(paths: Sequence[Path]) -> _Batch:
 
 def _read(path: Path) -> np.ndarray | str:
     """Returns the pixels of an image, or what is wrong with it."""
-    from refinedet_tf.inference.detector import read_image
+    from refinedet_tf.data.images import read_image
 
     try:
         return read_image(path)

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
+from refinedet_tf.data.images import read_image
 from refinedet_tf.data.pipeline import evaluation_batches, explain_failure
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import coco_ap, voc_ap
@@ -280,7 +281,8 @@ def _detect_on_files(
     batches = (indices[first : first + batch_size] for first in range(0, len(indices), batch_size))
 
     def detect(detector: FileDetectorT, batch: np.ndarray) -> list[ImageDetections]:
-        return detector([dataset.image_paths[index] for index in batch], batch_size)
+        files = ((dataset.image_paths[index], dataset.image_sizes[index]) for index in batch)
+        return detector((read_image(path, size) for path, size in files), batch_size)
 
     return _run_replicas(replicas, batches, detect, indices, progress)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
+from refinedet_tf.data.images import read_image
 from refinedet_tf.errors import listed
 from refinedet_tf.evaluation import result_files
 from refinedet_tf.evaluation.analysis import Analysis
@@ -15,7 +16,6 @@ from refinedet_tf.evaluation.error_kinds import KINDS, MEANINGS
 from refinedet_tf.evaluation.findings import find_advice
 from refinedet_tf.evaluation.results import EvaluationResult
 from refinedet_tf.evaluation.worst_images import ImageErrors, describe_error, draw_errors
-from refinedet_tf.inference.detector import read_image
 from refinedet_tf.pages import (
     BarChart,
     Block,
@@ -237,7 +237,7 @@ def _worst_images(analysis: Analysis, dataset: DetectionDataset) -> list[Block]:
 
 
 def _picture(image_errors: ImageErrors, analysis: Analysis, dataset: DetectionDataset) -> Picture:
-    pixels = read_image(dataset.image_paths[image_errors.image])
+    pixels = read_image(dataset.image_paths[image_errors.image], dataset.image_sizes[image_errors.image])
     names = dataset.class_names
     drawn = draw_errors(pixels, image_errors, analysis.matches, analysis.errors, names)
     labels = analysis.matches.ground_truth.labels[image_errors.not_found].tolist()

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from refinedet_tf.data.images import warp_image
+from refinedet_tf.data.images import read_image, warp_image
 from refinedet_tf.errors import InputError
-from refinedet_tf.inference.detector import read_image
 
 MIN_IMAGES = 16
 """With fewer images, a range would be that of an accident."""

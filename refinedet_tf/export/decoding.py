@@ -8,9 +8,9 @@ from refinedet_tf.export.image_headers import limit_pixels
 from refinedet_tf.tensors import Tensor
 
 PARALLEL_IMAGES = 4
-"""The number of images of a batch that are decoded at once. Together with the limit of
-pixels it bounds the memory that a hostile batch can take: a PNG or GIF of some hundred kilobytes may hold
-2^29 pixels (1.6 GB), where TensorFlow's own decoders stop."""
+"""The number of images of a batch that are decoded at once. Together with the limit of pixels it bounds the
+memory that a hostile batch can take: a PNG of some hundred kilobytes may hold 2^29 pixels (1.6 GB), and a
+WebP of 34 bytes may claim 2^28."""
 
 
 def decode_batch(
@@ -24,8 +24,7 @@ def decode_batch(
     Args:
         image_bytes: string [N], whole files, as `decode_image` takes them.
         size: (height, width) in pixels to which the images are warped.
-        max_pixels: the largest number of pixels of an image, for a GIF of all its frames together. A
-            file with more is not decoded.
+        max_pixels: the largest number of pixels of an image. A file with more is not decoded.
 
     Returns:
         Images float32 [N, height, width, 3], RGB 0..255, zeros if the file cannot be decoded, and

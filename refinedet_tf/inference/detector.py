@@ -4,26 +4,20 @@ import functools
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.config import Config
-from refinedet_tf.data.images import decode_image, warp_image
+from refinedet_tf.data.images import read_image, warp_image
 from refinedet_tf.errors import InputError, shortened, shortened_text
-from refinedet_tf.files import explain_os_errors
 from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.tensors import Heads
 
 ImageLike = str | os.PathLike | np.ndarray
 """An image file, or pixels uint8 [H, W, 3], RGB."""
-
-# Outside of a graph a broken image can make operations fail that another thread computes for other images on
-# another logical device.
-_decode = tf.function(decode_image, input_signature=[tf.TensorSpec([], tf.string)])
 
 
 class Detector:
@@ -109,22 +103,6 @@ class Detector:
         self, warped: Sequence[tf.Tensor], sizes: Sequence[tuple[int, int]]
     ) -> list[ImageDetections]:
         return self._detector.unpack(self._detector(tf.stack(warped)), sizes) if warped else []
-
-
-def read_image(path: str | os.PathLike) -> np.ndarray:
-    """Returns the pixels of a JPEG, PNG, BMP or GIF (first frame) file: uint8 [H, W, 3], RGB.
-
-    The pixels are those stored; an EXIF orientation is not applied.
-
-    Raises:
-        InputError: the file cannot be read or decoded; the message names it.
-    """
-    with explain_os_errors(f"image {path}", "cannot be read"):
-        contents = Path(path).read_bytes()
-    try:
-        return _decode(contents).numpy()
-    except tf.errors.InvalidArgumentError:
-        raise InputError(f"image {path} cannot be decoded: no whole JPEG, PNG, BMP or GIF file") from None
 
 
 def check_call(images: object, batch_size: object) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from refinedet_tf.data.dataset import DetectionDataset
-from refinedet_tf.data.images import decode_image
+from refinedet_tf.data.images import read_image
 from refinedet_tf.drawing import contact_sheet, draw_detections
 from refinedet_tf.files import write_aside
 from refinedet_tf.inference.detector import Detector
@@ -39,8 +39,8 @@ def detection_pictures(
 ) -> list[np.ndarray]:
     """Draws the detections on the first images of a data set and returns them, uint8 [H, W, 3] each."""
     drawn = []
-    contents = [Path(path).read_bytes() for path in dataset.image_paths[:max_images]]
-    images = [decode_image(content).numpy() for content in contents]
+    files = zip(dataset.image_paths[:max_images], dataset.image_sizes, strict=False)
+    images = [read_image(path, size) for path, size in files]
     for image, found in zip(images, detector(images), strict=True):
         shown = found.above(SHOWN_SCORE)
         drawn.append(

@@ -1,11 +1,17 @@
 import io
+import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from gif_files import gif
+from image_door_files import UPRIGHT, photo, readable, turned, unreadable
 from PIL import Image
 
-from refinedet_tf.data.images import decode_image, decode_window, warp_image
+from refinedet_tf.data.image_formats import ANIMATED_WEBP, UNKNOWN_BMP
+from refinedet_tf.data.images import UNKNOWN_FORMAT, decode_image, decode_window, warp_image
+
+WINDOW = tf.function(decode_window)
 
 
 def quadrants():
@@ -20,14 +26,6 @@ def encoded(image, file_format, **options):
     buffer = io.BytesIO()
     image.save(buffer, file_format, **options)
     return buffer.getvalue()
-
-
-def photo(height, width):
-    """Smooth colours with noise on them, uint8 [height, width, 3]."""
-    generator = np.random.default_rng(0)
-    coarse = Image.fromarray(generator.integers(0, 256, (5, 7, 3), np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float64)
-    return np.clip(smooth + generator.normal(0, 20, smooth.shape), 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize("in_graph", [False, True])
@@ -86,7 +84,6 @@ def test_decodes_the_pixels_that_pillow_decodes(tf_test, mode, file_format):
 )
 def test_a_window_has_the_pixels_of_the_whole_image(tf_test, file_format, options):
     generator = np.random.default_rng(1)
-    decode = tf.function(decode_window)
     for height, width in ((64, 96), (61, 93), (7, 5), (1, 1)):
         contents = tf.constant(encoded(Image.fromarray(photo(height, width)), file_format, **options))
         whole = decode_image(contents)
@@ -94,7 +91,7 @@ def test_a_window_has_the_pixels_of_the_whole_image(tf_test, file_format, option
             ymin, xmin = generator.integers(0, (height, width))
             ymax, xmax = generator.integers((ymin, xmin), (height, width)) + 1
             window = tf.constant([ymin, xmin, ymax, xmax], tf.int32)
-            part = decode(contents, window, tf.constant([height, width]))
+            part = WINDOW(contents, window, tf.constant([height, width]))
             tf_test.assertAllEqual(part, whole[ymin:ymax, xmin:xmax])
 
 
@@ -129,28 +126,69 @@ def test_first_frame_of_an_animation(tf_test):
     tf_test.assertAllEqual(decode_image(contents), np.full((6, 8, 3), [9, 10, 11]))
 
 
-def test_exif_orientation_is_not_applied():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "rotate by 90 degrees to view"
-    contents = encoded(Image.fromarray(quadrants()), "JPEG", quality=95, exif=exif)
-    assert Image.open(io.BytesIO(contents)).getexif()[0x0112] == 6
-    decoded = decode_image(contents).numpy().astype(int)
-    assert decoded.shape == (40, 60, 3)
-    assert np.abs(decoded[10, 15] - quadrants()[10, 15]).max() <= 4
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("JPEG", {"subsampling": "4:2:0"}), ("JPEG", {"subsampling": "4:4:4"}), ("PNG", {}), ("WEBP", {})],
+)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_window_of_a_turned_image(tf_test, orientation, kind, options):
+    generator = np.random.default_rng(orientation)
+    contents = tf.constant(turned(orientation, kind, **options))
+    whole = decode_image(contents)
+    height, width, _ = whole.shape
+    assert (height, width) == UPRIGHT
+    for _ in range(25):
+        ymin, xmin = generator.integers(0, (height, width))
+        ymax, xmax = generator.integers((ymin, xmin), (height, width)) + 1
+        part = WINDOW(contents, tf.constant([ymin, xmin, ymax, xmax], tf.int32), tf.constant(UPRIGHT))
+        tf_test.assertAllEqual(part, whole[ymin:ymax, xmin:xmax])
+
+
+@pytest.mark.parametrize("name", readable())
+def test_outside_of_a_graph(tf_test, name):
+    contents, pixels = readable()[name]
+    tf_test.assertAllEqual(decode_image(contents), pixels)
+
+
+def bmp(bits, compression=0, mode="RGB"):
+    """The bytes of a BMP whose header claims these bits per pixel and this compression."""
+    contents = encoded(Image.fromarray(quadrants()).convert(mode), "BMP")
+    return contents[:28] + bytes([bits, 0, compression]) + contents[31:]
 
 
 @pytest.mark.parametrize(
-    "contents", [b"", b"no image at all", b"BM", encoded(Image.new("RGB", (64, 64)), "JPEG")[:300]]
+    ("contents", "reason"),
+    [
+        (b"", UNKNOWN_FORMAT),
+        (b"no image at all", UNKNOWN_FORMAT),
+        (b"RIFF\0\0\0\0WAVE", UNKNOWN_FORMAT),
+        (b"BM", UNKNOWN_BMP),
+        (bmp(8, compression=1, mode="L"), UNKNOWN_BMP),
+        (bmp(24, compression=3), UNKNOWN_BMP),
+        (bmp(16), UNKNOWN_BMP),
+        (encoded(Image.new("1", (64, 64)), "BMP"), UNKNOWN_BMP),
+        (unreadable()["animated WebP"][0], ANIMATED_WEBP),
+        (encoded(Image.new("RGB", (64, 64)), "JPEG")[:300], "jpeg::Uncompress failed"),
+        (encoded(Image.fromarray(quadrants()), "BMP")[:-1], "Input size should match"),
+        (gif((8, 8)), "DecodeGif"),
+        (
+            b"RIFF\0\0\0\0WEBP" + encoded(Image.new("RGB", (9, 9)), "WEBP", lossless=True)[20:],
+            "Input is empty",
+        ),
+    ],
 )
-def test_broken_bytes_are_refused(contents):
-    with pytest.raises(tf.errors.InvalidArgumentError):
+def test_broken_bytes_are_refused(contents, reason):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=re.escape(reason)):
         decode_image(contents)
 
 
-def test_bmp_with_a_color_palette_is_refused():
-    contents = encoded(Image.fromarray(quadrants()).convert("P"), "BMP")
-    with pytest.raises(tf.errors.InvalidArgumentError, match="palette"):
-        decode_image(contents)
+def test_transparent_pixels_of_a_gif_are_black(tf_test):
+    frame = Image.new("P", (8, 6), 1)
+    frame.putpalette([90, 90, 90, 9, 10, 11])
+    frame.putpixel((2, 3), 0)
+    expected = np.full((6, 8, 3), [9, 10, 11])
+    expected[3, 2] = 0
+    tf_test.assertAllEqual(decode_image(encoded(frame, "GIF", transparency=0)), expected)
 
 
 def bilinear(image, height, width):

@@ -7,9 +7,12 @@ import hostile_images
 import numpy as np
 import pytest
 import tensorflow as tf
+from gif_files import gif
 from PIL import Image
 
-from refinedet_tf.export import image_headers
+from refinedet_tf.data import image_formats
+from refinedet_tf.data.image_formats import gif_size
+from refinedet_tf.data.images import decode_image
 from refinedet_tf.export.decoding import decode_batch
 from refinedet_tf.export.image_headers import limit_pixels
 
@@ -24,28 +27,37 @@ def encoded(kind, **options):
     return file.getvalue()
 
 
-def animation(num_frames, screen=(1, 1)):
-    """A GIF whose frames are larger than its screen (width, height), with palettes and comments."""
-    frames = [Image.fromarray(np.full((HEIGHT, WIDTH), shade, np.uint8), "P") for shade in range(num_frames)]
-    for shade, frame in enumerate(frames):
-        frame.putpalette(np.random.default_rng(shade).integers(0, 256, 768, np.uint8).tobytes())
-    parts = []
-    for frame in frames:
-        file = io.BytesIO()
-        frame.save(file, "GIF", comment=b"x" * 600)
-        parts.append(file.getvalue())
-    # Of a GIF with one frame: header, palette of the file, blocks of the frame, end.
-    palette = 3 * 2 ** ((parts[0][10] & 7) + 1)
-    head = parts[0][:6] + struct.pack("<HH", *screen) + parts[0][10 : 13 + palette]
-    return head + b"".join(part[13 + palette : -1] for part in parts) + b";"
+def frame(height, width):
+    return np.full((height, width, 3), 7, np.uint8)
+
+
+def webp(kind, size):
+    """The first bytes of a WebP of a kind, whose header claims (width, height)."""
+    width, height = size
+    if kind == b"VP8 ":
+        data = b"\x30\x01\0\x9d\x01\x2a" + struct.pack("<HH", width, height)
+    elif kind == b"VP8L":
+        data = b"/" + struct.pack("<I", (height - 1) << 14 | (width - 1)) + bytes(5)
+    else:
+        data = bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return b"RIFF\0\0\0\0WEBP" + kind + struct.pack("<I", 10) + data
 
 
 FILES = {
     "jpeg": (encoded("JPEG"), PIXELS),
     "progressive jpeg": (encoded("JPEG", progressive=True), PIXELS),
     "png": (encoded("PNG"), PIXELS),
-    "gif": (animation(1), PIXELS),
-    "gif of five frames": (animation(5), 5 * PIXELS),
+    "gif": (gif((WIDTH, HEIGHT), (0, 0, frame(9, 9)), comment=b"x" * 600), PIXELS),
+    "gif without a screen": (gif((0, 0), (0, 0, frame(HEIGHT, WIDTH))), PIXELS),
+    "gif that leaves its screen": (gif((WIDTH, 9), (0, 20, frame(HEIGHT - 20, 9))), PIXELS),
+    "gif of later frames": (gif((WIDTH, HEIGHT), *[(0, 0, frame(HEIGHT, WIDTH))] * 5), PIXELS),
+    "gif of enormous later frames": (
+        gif((WIDTH, HEIGHT), (0, 0, frame(9, 9)), (0, 0, frame(1, 60000)), (0, 0, frame(60000, 1))),
+        PIXELS,
+    ),
+    "webp": (encoded("WEBP"), PIXELS),
+    "webp without loss": (encoded("WEBP", lossless=True), PIXELS),
+    "webp with a profile": (encoded("WEBP", icc_profile=b"x" * 20), PIXELS),
 }
 
 
@@ -63,12 +75,20 @@ def test_the_limit_is_exact(name):
     contents, pixels = FILES[name]
     assert passes(contents, pixels)
     assert not passes(contents, pixels - 1)
+    # What is counted is what is decoded.
+    height, width, _ = decode_image(contents).shape
+    assert height * width == pixels
 
 
-def test_the_animation_is_what_tensorflow_decodes():
-    """The count of the blocks is right only if all frames are found, and TensorFlow finds as many."""
-    frames = tf.io.decode_gif(animation(5, (WIDTH, HEIGHT)))
-    assert frames.shape == (5, HEIGHT, WIDTH, 3)
+@pytest.mark.parametrize(
+    ("kind", "size"), [(b"VP8 ", (16383, 16383)), (b"VP8L", (16384, 16384)), (b"VP8X", (2**24, 2**24))]
+)
+def test_the_largest_sizes_of_webp(kind, size):
+    width, height = size
+    assert passes(webp(kind, size), width * height)
+    assert not passes(webp(kind, size), width * height - 1)
+    assert passes(webp(kind, (200, 30)), 6000)
+    assert not passes(webp(kind, (200, 30)), 5999)
 
 
 @pytest.mark.parametrize("name", hostile_images.readable())
@@ -88,23 +108,19 @@ def test_sizes_of_a_png_do_not_overflow():
 
 def test_a_gif_of_endless_blocks_is_refused(monkeypatch):
     """Each block costs time, so their number is limited as well."""
-    monkeypatch.setattr(image_headers, "MAX_GIF_BLOCKS", 100)
-    head = FILES["gif"][0][:13]
-    head = head[:10] + bytes([head[10] & 0x7F]) + head[11:]
-    assert passes(head + b"!\xfe" + b"\x01x" * 90 + b"\0;", PIXELS)
-    assert not passes(head + b"!\xfe" + b"\x01x" * 110 + b"\0;", PIXELS)
+    monkeypatch.setattr(image_formats, "MAX_GIF_BLOCKS", 100)
+    start, image = b"GIF89a\1\0\1\0\0\0\0!\xfe", gif((1, 1), (0, 0, frame(1, 1)))[13:]
+    assert gif_size(start + b"\x01x" * 80 + b"\0" + image).numpy().tolist() == [1, 1]
+    assert gif_size(start + b"\x01x" * 110 + b"\0" + image).numpy().tolist() == [0, 0]
+    full = bytes([255]) + b"x" * 255
+    assert gif_size(start + full * 2000 + b"\0" + image).numpy().tolist() == [1, 1]
 
 
 def test_larger_files_are_answered_like_files_that_are_no_images():
     names = [*FILES, "bmp"]
     contents = [contents for contents, _ in FILES.values()] + [encoded("BMP")]
     _, decoded = decode_batch(tf.constant(contents), (32, 32), PIXELS)
-    assert dict(zip(names, decoded.numpy().tolist(), strict=True)) == {
-        **dict.fromkeys(names, True),
-        "gif of five frames": False,
-    }
+    assert decoded.numpy().all()
     _, decoded = decode_batch(tf.constant(contents), (32, 32), PIXELS - 1)
-    assert dict(zip(names, decoded.numpy().tolist(), strict=True)) == {
-        **dict.fromkeys(names, False),
-        "bmp": True,
-    }
+    expected = {**dict.fromkeys(names, False), "bmp": True}
+    assert dict(zip(names, decoded.numpy().tolist(), strict=True)) == expected

@@ -6,7 +6,7 @@ import pytest
 from mutation import mutate_bytes
 
 from refinedet_tf.data.image_header import MAX_PIXELS, read_image_header
-from refinedet_tf.inference.detector import read_image
+from refinedet_tf.data.images import read_image
 
 FILES = [contents for contents, _ in hostile_images.readable().values()]
 FILES += list(hostile_images.unreadable().values())

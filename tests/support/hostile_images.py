@@ -37,6 +37,10 @@ def readable():
         "png with alpha": (encoded(photo.convert("RGBA"), "PNG"), (HEIGHT, WIDTH)),
         "png of 16 bits": (encoded(deep, "PNG"), (20, 30)),
         "bmp": (encoded(photo, "BMP"), (HEIGHT, WIDTH)),
+        "bmp with a palette": (encoded(photo.convert("P"), "BMP"), (HEIGHT, WIDTH)),
+        "webp": (encoded(photo, "WEBP"), (HEIGHT, WIDTH)),
+        "webp without loss": (encoded(photo, "WEBP", lossless=True), (HEIGHT, WIDTH)),
+        "webp with alpha": (encoded(photo.convert("RGBA"), "WEBP"), (HEIGHT, WIDTH)),
         "gif animation": (encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), (20, 30)),
         "one pixel": (encoded(Image.new("RGB", (1, 1), (9, 99, 199)), "PNG"), (1, 1)),
     }
@@ -58,7 +62,10 @@ def unreadable():
         "png with a flipped bit": _with_bytes(png, 40, bytes([png[40] ^ 255])),
         "bmp that claims to be huge": _with_bytes(bmp, 18, struct.pack("<ii", 2_000_000_000, 2_000_000_000)),
         "bmp without pixels": _with_bytes(bmp, 18, struct.pack("<ii", 0, 0)),
-        "bmp with a palette": encoded(photo.convert("P"), "BMP"),
+        "webp cut short": encoded(photo, "WEBP")[:-100],
+        "webp animation": encoded(photo, "WEBP", save_all=True, append_images=[photo.rotate(180)]),
+        "webp of 34 bytes that claims 16384 x 16384": b"RIFF\x1a\0\0\0WEBPVP8L\x0e\0\0\0/" + b"\xff" * 13,
+        "jpeg xl": b"\xff\x0a" + bytes(40),
         "tiff": encoded(photo, "TIFF"),
     }
 
