@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from batch_files import Answer, BatchJobError, read_class_names
 from PIL import Image
+from upright import upright_size
 
 SIGNATURE = "serving_default"
 """The signature that takes image files and returns detections."""
@@ -20,7 +21,9 @@ SIGNATURE = "serving_default"
 OUTPUTS = ("detection_boxes", "detection_scores", "detection_classes", "num_detections", "image_decoded")
 """The outputs of `SIGNATURE` that are read, each with one row per image."""
 
-UNDECODED = "cannot be decoded: no whole JPEG, PNG, BMP or GIF file, or too many pixels"
+UNDECODED = (
+    "cannot be decoded: no whole JPEG, PNG, BMP, GIF or WebP file, an animated WebP, or too many pixels"
+)
 
 
 class FileDetector:
@@ -55,7 +58,7 @@ class FileDetector:
         """Detects the objects on image files.
 
         Args:
-            paths: the files, of any sizes and in the formats JPEG, PNG, BMP and GIF (first frame).
+            paths: the files, of any sizes and in the formats JPEG, PNG, BMP, GIF (first frame) and WebP.
             batch_size: the number of images that the network sees at once; no more files than these are
                 held in memory.
 
@@ -128,14 +131,13 @@ def load_detector(model: str, threads: int | None) -> FileDetector:
 
 
 def image_size(contents: bytes) -> tuple[int, int]:
-    """Returns the (height, width) in pixels of an image file that the model has decoded.
+    """Returns the (height, width) in pixels of the upright image in a file that the model has decoded.
 
-    Pillow reads them from the header. The pixels are only decoded if Pillow does not know the file. The
-    EXIF orientation is not applied.
+    Pillow reads them from the header. The pixels are only decoded if Pillow does not know the file.
     """
     try:
         with Image.open(io.BytesIO(contents)) as image:
-            return image.height, image.width
+            return upright_size(image)
     except Exception:  # Pillow's plugins raise errors of many classes.
         height, width, _ = tf.io.decode_image(contents, 3, expand_animations=False).shape
         return height, width

@@ -164,7 +164,8 @@ def run_on_spark(
         raise BatchJobError(f"Spark does not start (it needs Java 17 or later): {_reason(error)}") from None
     try:
         folder = Path(__file__).resolve().parent
-        for module in ("batch_files.py", "batch_images.py", "batch_detector.py", "batch_job.py"):
+        modules = ("batch_files.py", "batch_images.py", "upright.py", "batch_detector.py", "batch_job.py")
+        for module in modules:
             context.addPyFile(str(folder / module))
         threads = int(context.getConf().get("spark.task.cpus", "1"))
         tasks = context.parallelize(shards, len(shards))

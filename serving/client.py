@@ -11,8 +11,9 @@ import numpy as np
 from answers import ServedDetections
 from grpc_client import GrpcClient
 from model_choice import DEFAULT_MODEL, ModelChoice
-from PIL import Image
+from PIL import Image, ImageFile
 from rest_client import RestClient
+from upright import turn_upright
 
 from refinedet_tf.commands.image_files import find_images
 from refinedet_tf.commands.options import add_score_threshold_option, check_score_threshold
@@ -173,7 +174,10 @@ def read_pixels(contents: bytes) -> np.ndarray | None:
         with warnings.catch_warnings():
             # Pillow warns of large images and of palettes with alpha, which the server takes silently.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(contents))
+            file = Image.open(io.BytesIO(contents))
+            if file.format == "GIF":
+                return _gif_pixels(file)
+            image = turn_upright(file)
             if image.mode.startswith("I"):
                 # Pillow would keep 16-bit gray values below 256 and make all others white.
                 gray = np.asarray(image) >> 8
@@ -181,6 +185,15 @@ def read_pixels(contents: bytes) -> np.ndarray | None:
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
+
+
+def _gif_pixels(image: ImageFile.ImageFile) -> np.ndarray:
+    """Returns the pixels of a GIF's first frame on a black screen, which Pillow would fill with a colour."""
+    box = image.tile[0][1]
+    frame = image.convert("RGBA").crop(box)
+    screen = Image.new("RGB", image.size)
+    screen.paste(frame, box, mask=frame)
+    return np.asarray(screen)
 
 
 def as_image_detections(

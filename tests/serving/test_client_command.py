@@ -160,7 +160,7 @@ def test_rest_needs_no_tensorflow(rest_url, images, labels, tmp_path):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("mode", ["16-bit", "L", "RGBA", "P", "CMYK", "gif"])
 def test_pictures_show_what_the_server_saw(tmp_path, mode):
-    from refinedet_tf.inference.detector import read_image
+    from refinedet_tf.data.images import read_image
 
     values = np.random.default_rng(0).integers(0, 256, (30, 40, 4), np.uint8)
     file = tmp_path / f"image.{ {'CMYK': 'jpg', 'gif': 'gif'}.get(mode, 'png') }"
