@@ -18,6 +18,7 @@ ROOMS = (
     ("config",),
     ("config_files",),
     ("run_folder", "precision"),
+    ("fused_batch_norm",),
     ("batch_norm", "matching"),
     ("layers", "losses"),
     ("backbones",),
