@@ -1,6 +1,7 @@
 """The network that a benchmark measures, and the device that it runs on."""
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING
 
 from refinedet_tf.anchors import tile_anchors
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     import keras
 
     from refinedet_tf.training.trainer import RefineDetTrainer
+
+
+NUM_IMAGES = 1000
+"""The images of an epoch, which only the schedule of the learning rate depends on."""
 
 
 def add_config_options_with_default(parser: argparse.ArgumentParser, config: str = "voc320.json") -> None:
@@ -51,11 +56,15 @@ def make_trainer(config: Config) -> "RefineDetTrainer":
     from refinedet_tf.inference.compiled_detector import network_size
     from refinedet_tf.model import build_model
     from refinedet_tf.training.optimizer import CaffeSGD
+    from refinedet_tf.training.schedule import in_steps
     from refinedet_tf.training.trainer import RefineDetTrainer
 
+    config = dataclasses.replace(config, training=in_steps(config.training, NUM_IMAGES))
     anchors = tile_anchors(network_size(config), config.model.anchors)
     trainer = RefineDetTrainer(build_model(config), anchors, config)
-    trainer.compile(optimizer=CaffeSGD.from_training(config.training))
+    optimizer = CaffeSGD.from_training(config.training)
+    optimizer.build(trainer.network.trainable_variables)
+    trainer.compile(optimizer=optimizer)
     return trainer
 
 

@@ -54,12 +54,16 @@ class WeightAverage:
         """
         count = tf.cast(step, tf.float32)
         decay = tf.minimum(self.decay, (1.0 + count) / (10.0 + count))
-        for value, variable in zip(self.values, self.network.variables, strict=True):
-            old, new = value.read_value(), tf.convert_to_tensor(variable.value)
-            if old.dtype.is_floating:
-                new = old + tf.cast(1.0 - decay, old.dtype) * (new - old)
-            # `where` keeps the average also where the new values are not numbers.
-            value.assign(tf.where(healthy, new, old))
+
+        def take_in() -> None:
+            for value, variable in zip(self.values, self.network.variables, strict=True):
+                new = tf.convert_to_tensor(variable.value)
+                if value.dtype.is_floating:
+                    value.assign_add(tf.cast(1.0 - decay, value.dtype) * (new - value))
+                else:
+                    value.assign(new)
+
+        tf.cond(healthy, take_in, lambda: None)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

@@ -22,8 +22,7 @@ class CaffeSGD(keras.optimizers.SGD):
     scales of the L2 normalisation are treated like weights. Keras' `weight_decay` is another method: it
     is decoupled from the gradient, and about ten times weaker at momentum 0.9.
 
-    An element whose gradient is NaN does not change, and neither does its momentum. This lets the
-    training step suppress an update (see `RefineDetTrainer`).
+    TensorFlow has one operation for this arithmetic, which passes over a variable once.
 
     Args:
         learning_rate: a number or a schedule.
@@ -57,16 +56,50 @@ class CaffeSGD(keras.optimizers.SGD):
         self.momentums = self.add_optimizer_variables(variables, "momentum")
         self._is_bias = [variable.name == "bias" for variable in variables]
 
-    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
+    def update_if(
+        self, condition: Tensor, gradients: Sequence[Tensor], variables: Sequence[keras.Variable]
+    ) -> None:
+        """Updates the variables and counts a step, under TensorFlow and any strategy.
+
+        It is called on each replica and updates its copies; no values are exchanged.
+
+        Args:
+            condition: bool scalar, equal on all replicas; without it no variable changes.
+            gradients: the gradients, summed over all replicas.
+            variables: the variables, in the order of the gradients.
+        """
+        import tensorflow as tf
+
+        rate = tf.cast(self.learning_rate, tf.float32)
+
+        def update() -> None:
+            for gradient, variable in zip(gradients, variables, strict=True):
+                self.update_step(gradient, variable.value, rate)
+
+        tf.cond(condition, update, lambda: None)
+        self.iterations.assign_add(1)
+
+    def update_step(self, gradient: Tensor, variable: Tensor, learning_rate: Tensor) -> None:
         """Updates one variable with the gradient summed over all replicas."""
         index = self._get_variable_index(variable)
-        gradient = BIAS_RATE * gradient if self._is_bias[index] else gradient + self.l2 * variable
-        # JAX has no `where` of a variable.
-        velocity = ops.convert_to_tensor(self.momentums[index])
-        held_back = ops.isnan(gradient)
-        updated = self.momentum * velocity - ops.cast(learning_rate, variable.dtype) * gradient
-        self.assign_add(variable, ops.where(held_back, 0.0, updated))
-        self.assign(self.momentums[index], ops.where(held_back, velocity, updated))
+        # For biases, twice the rate is the same as twice the gradient.
+        rate = BIAS_RATE * learning_rate if self._is_bias[index] else learning_rate
+        gradient = gradient if self._is_bias[index] else gradient + self.l2 * variable
+        velocity = self.momentums[index]
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            tf.raw_ops.ResourceApplyKerasMomentum(
+                var=variable.handle,
+                accum=velocity.value.handle,
+                lr=rate,
+                grad=gradient,
+                momentum=self.momentum,
+            )
+            return
+        updated = self.momentum * velocity - ops.cast(rate, variable.dtype) * gradient
+        self.assign_add(variable, updated)
+        self.assign(velocity, updated)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "l2": self.l2}

@@ -73,9 +73,9 @@ class RefineDetTrainer(keras.Model):
         Returns:
             The loss terms and the numbers of `COUNTS` of the whole batch, float32 scalars that are equal
             on all replicas; "bad_gradients" float32 [V], the number of replicas whose gradient is not
-            finite for each of the V trainable variables; "told_to_stop" float32, the number of replicas
-            that were told to stop, which is the same on all of them; "statistics", the list of the BatchNorm
-            statistics before the step.
+            finite, or has a norm above 1e19, for each of the V trainable variables; "told_to_stop" float32,
+            the number of replicas that were told to stop, which is the same on all of them; "statistics",
+            the list of the BatchNorm statistics before the step.
         """
         replica = tf.distribute.get_replica_context()
         variables = self.network.trainable_variables
@@ -84,17 +84,20 @@ class RefineDetTrainer(keras.Model):
             gradients, term_values, counts = self._gradients(batch)
         else:
             gradients, term_values, counts = self._accumulated_gradients(batch)
-        bad = [1.0 - tf.cast(tf.reduce_all(tf.math.is_finite(g)), tf.float32) for g in gradients]
-        report = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([*term_values, *bad, told_to_stop]))
+        norms = _squared_norms(gradients)
+        bad = tf.cast(~tf.math.is_finite(norms), tf.float32)
+        report = tf.concat([tf.stack(term_values), bad, [told_to_stop]], axis=0)
+        if replica.num_replicas_in_sync > 1:
+            report = replica.all_reduce(tf.distribute.ReduceOp.SUM, report)
+            gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         all_terms, bad_gradients, told = report[: len(TERMS)], report[len(TERMS) : -1], report[-1]
         if self.config.training.gradient_clip_norm is not None:
-            gradients = self._clip(gradients, replica)
+            if replica.num_replicas_in_sync > 1:
+                norms = _squared_norms(gradients)
+            gradients = self._clip(gradients, norms)
         healthy = tf.reduce_all(tf.math.is_finite(all_terms)) & (tf.reduce_sum(bad_gradients) == 0)
-        # The optimizer does not change elements with a NaN gradient. The update is not put inside a
-        # condition, because strategies do not allow their collective operations there.
-        gradients = [tf.where(healthy, g, np.nan) for g in gradients]
         done = tf.convert_to_tensor(self.optimizer.iterations) + 1
-        self.optimizer.apply(gradients, variables)
+        self.optimizer.update_if(healthy, gradients, variables)
         if self.average is not None:
             self.average.update(done, healthy)
         return {
@@ -178,10 +181,23 @@ class RefineDetTrainer(keras.Model):
         for variable, value in zip(self.statistics, statistics, strict=True):
             variable.assign(value)
 
-    def _clip(self, gradients: Sequence[Tensor], replica: tf.distribute.ReplicaContext) -> list[Tensor]:
-        """Scales this replica's gradients so that their sum over replicas has at most the configured norm."""
-        summed = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        norm = tf.linalg.global_norm(summed)
+    def _clip(self, gradients: Sequence[Tensor], norms: Tensor) -> list[Tensor]:
+        """Scales gradients so that all of them together have at most the configured norm.
+
+        Args:
+            gradients: the gradients summed over the replicas.
+            norms: float32 [V], their `_squared_norms`.
+        """
+        norm = tf.sqrt(tf.reduce_sum(norms))
         largest = self.config.training.gradient_clip_norm
         scale = largest / tf.maximum(norm, largest)
         return [gradient * scale for gradient in gradients]
+
+
+def _squared_norms(gradients: Sequence[Tensor]) -> Tensor:
+    """Returns the sum of the squares of each gradient, float32 [V].
+
+    It is not finite where an element of the gradient is not, or where the norm exceeds 1e19.
+    """
+    # This is one operation per gradient, and `is_finite`, `reduce_all` and so on would be four.
+    return 2.0 * tf.stack([tf.nn.l2_loss(gradient) for gradient in gradients])

@@ -130,20 +130,44 @@ def test_the_rate_is_inside_the_momentum(tf_test):
     tf_test.assertAllClose(weight, [-1.0 - 0.5 - 0.1], rtol=1e-6, atol=0)
 
 
+def keras_formula(state, gradient, rate, momentum, l2):
+    """One update of (value, velocity) in single float32 operations of NumPy."""
+    value, velocity = state
+    velocity = momentum * velocity - rate * (gradient + l2 * value)
+    return value + velocity, velocity
+
+
 @pytest.mark.parametrize("name", ["kernel", "bias"])
-def test_a_nan_gradient_leaves_variable_and_momentum_alone(tf_test, name):
-    weight = variable([1.0, 1.0], name)
-    optimizer = CaffeSGD(0.1, momentum=0.5, l2=0.0)
+def test_update_is_the_formula_bit_for_bit(name):
+    generator = np.random.default_rng(0)
+    state = generator.normal(size=1000).astype(np.float32), np.zeros(1000, np.float32)
+    weight = variable(state[0], name)
+    optimizer = CaffeSGD(0.03, momentum=0.9, l2=5e-4)
     optimizer.build([weight])
-    optimizer.apply([tf.constant([1.0, 1.0])], [weight])
-    before, momentum = np.array(weight), np.array(optimizer.momentums[0])
-    optimizer.apply([tf.constant([np.nan, np.nan])], [weight])
-    tf_test.assertAllEqual(weight, before)
-    tf_test.assertAllEqual(optimizer.momentums[0], momentum)
-    assert momentum.all()
-    optimizer.apply([tf.constant([np.nan, 1.0])], [weight])
-    tf_test.assertAllEqual(np.asarray(weight)[0], before[0])
-    assert np.asarray(weight)[1] < before[1]
+    for _ in range(3):
+        gradient = generator.normal(size=1000).astype(np.float32)
+        optimizer.update_if(tf.constant(True), [tf.constant(gradient)], [weight])
+        rate, momentum, l2 = np.float32(0.03), np.float32(0.9), np.float32(5e-4)
+        if name == "bias":
+            gradient, l2 = 2 * gradient, np.float32(0)
+        state = keras_formula(state, gradient, rate, momentum, l2)
+        for found, expected in zip((weight, optimizer.momentums[0]), state, strict=True):
+            assert np.array(found).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("wrap", [lambda function: function, tf.function], ids=["eager", "graph"])
+def test_update_on_a_condition(tf_test, wrap):
+    weights = [variable([1.0, 1.0], "kernel"), variable([1.0], "bias")]
+    optimizer = CaffeSGD(0.1, momentum=0.5, l2=0.0)
+    optimizer.build(weights)
+    step = wrap(lambda condition, *gradients: optimizer.update_if(condition, gradients, weights))
+    step(tf.constant(True), tf.constant([1.0, 1.0]), tf.constant([1.0]))
+    before = [np.array(value) for value in (*weights, *optimizer.momentums)]
+    assert all(value.all() for value in before)
+    step(tf.constant(False), tf.constant([np.nan, 1.0]), tf.constant([1.0]))
+    for value, expected in zip((*weights, *optimizer.momentums), before, strict=True):
+        tf_test.assertAllEqual(value, expected)
+    assert int(optimizer.iterations) == 2
 
 
 def test_update_is_the_same_inside_a_graph(tf_test):

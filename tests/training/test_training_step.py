@@ -152,7 +152,9 @@ def clipped_and_plain(config, monkeypatch):
     _, plain = plain_gradients(trainer.network, batch, config)
     trainer.network.set_weights(start)
     applied = []
-    monkeypatch.setattr(trainer.optimizer, "apply", lambda gradients, variables: applied.extend(gradients))
+    monkeypatch.setattr(
+        trainer.optimizer, "update_if", lambda _, gradients, variables: applied.extend(gradients)
+    )
     trainer.train_step(batch)
     return [g.numpy() for g in applied], plain
 
