@@ -11,6 +11,9 @@ from refinedet_tf import boxes as box_ops
 from refinedet_tf.config import Config
 from refinedet_tf.tensors import Heads, Tensor
 
+BLOCK = 128
+"""The number of candidates of a class that are visited at once in the suppression of many."""
+
 
 def postprocess(heads: Heads, anchors: Tensor, config: Config) -> dict[str, tf.Tensor]:
     """Returns the detections that the heads of the network describe.
@@ -74,9 +77,11 @@ def postprocess_and_limits(
             image_is_full = scores[:, -1] > 0
         scores = _non_maximum_suppression(boxes, scores, postprocess_config.nms_iou, labels)
     else:
-        scores = _suppress_within_classes(boxes, scores, postprocess_config.nms_iou)
-        boxes = tf.reshape(boxes, [tf.shape(boxes)[0], -1, 4])
-        scores, labels = _merge_axes(scores), _merge_axes(labels)
+        boxes, scores = _suppress_within_classes(
+            boxes, scores, postprocess_config.nms_iou, postprocess_config.max_detections
+        )
+        labels = _merge_axes(labels[..., : scores.shape[2]])
+        boxes, scores = tf.reshape(boxes, [tf.shape(boxes)[0], -1, 4]), _merge_axes(scores)
     detections = _best_detections(boxes, scores, labels, postprocess_config.max_detections)
     return detections, tf.stack([image_is_full, class_is_full], axis=1)
 
@@ -208,27 +213,80 @@ def _non_maximum_suppression(
     return scores * kept
 
 
-def _suppress_within_classes(boxes: tf.Tensor, scores: tf.Tensor, iou_threshold: float) -> tf.Tensor:
-    """Calls `_non_maximum_suppression` for each class, with boxes [B, C, M, 4] and scores [B, C, M].
+def _suppress_within_classes(
+    boxes: tf.Tensor, scores: tf.Tensor, iou_threshold: float, limit: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Calls `_best_of_suppression` for each class.
 
-    Because the classes are processed one after another, the overlaps are only B x M x M numbers.
+    Because the classes are processed one after another, the overlaps of one of them are in memory.
+
+    Args:
+        boxes: float32 [B, C, M, 4].
+        scores: float32 [B, C, M], in descending order, 0 where there is no candidate.
+        iou_threshold: the IoU above which a candidate is suppressed.
+        limit: the largest number N of candidates that stay per class.
+
+    Returns:
+        Boxes float32 [B, C, N, 4] and scores float32 [B, C, N].
     """
-
-    def suppress(values: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        boxes, scores = values
-        # Scores are sorted, so that the rows without a candidate in any image are at the end.
-        length = tf.reduce_max(tf.math.count_nonzero(scores, axis=1, dtype=tf.int32))
-        kept = _non_maximum_suppression(boxes[:, :length], scores[:, :length], iou_threshold)
-        kept = tf.pad(kept, [[0, 0], [0, tf.shape(scores)[1] - length]])
-        kept.set_shape(scores.shape)  # LiteRT needs to know the shape of what a loop collects.
-        return kept
-
-    kept = tf.map_fn(
-        suppress,
+    # LiteRT needs to know the shapes of what a loop collects.
+    batch, candidates = scores.shape[0], scores.shape[2]
+    limit = min(limit, candidates)
+    boxes, scores = tf.map_fn(
+        lambda values: _best_of_suppression(*values, iou_threshold, limit),
         (tf.transpose(boxes, [1, 0, 2, 3]), tf.transpose(scores, [1, 0, 2])),
-        fn_output_signature=tf.TensorSpec([scores.shape[0], scores.shape[2]], tf.float32),
+        fn_output_signature=(
+            tf.TensorSpec([batch, limit, 4], tf.float32),
+            tf.TensorSpec([batch, limit], tf.float32),
+        ),
     )
-    return tf.transpose(kept, [1, 0, 2])
+    return tf.transpose(boxes, [1, 0, 2, 3]), tf.transpose(scores, [1, 0, 2])
+
+
+def _best_of_suppression(
+    boxes: tf.Tensor, scores: tf.Tensor, iou_threshold: float, limit: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the best `limit` candidates that a suppression keeps, by descending score.
+
+    The candidates are visited in blocks: those that an earlier one overlaps are dropped, and the others of a
+    block suppress each other. The loop ends when all images have `limit` boxes or no candidate is left, so
+    that most of the M x M overlaps are not computed.
+
+    Args:
+        boxes: float32 [B, M, 4].
+        scores: float32 [B, M], in descending order, 0 where there is no candidate.
+        iou_threshold: the IoU above which a candidate is suppressed.
+        limit: the number N of boxes, at most M.
+
+    Returns:
+        Boxes float32 [B, N, 4] and scores float32 [B, N], 0 where there is no box.
+    """
+    batch = tf.shape(scores)[0]
+    num_candidates = tf.reduce_max(tf.math.count_nonzero(scores, axis=1, dtype=tf.int32))
+
+    def is_unfinished(start: tf.Tensor, _: tf.Tensor, kept_scores: tf.Tensor) -> tf.Tensor:
+        return (start < num_candidates) & (tf.reduce_min(kept_scores[:, -1]) == 0)
+
+    def visit_block(
+        start: tf.Tensor, kept_boxes: tf.Tensor, kept_scores: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        end = tf.minimum(start + BLOCK, num_candidates)
+        block_boxes, block_scores = boxes[:, start:end], scores[:, start:end]
+        num_kept = tf.reduce_max(tf.math.count_nonzero(kept_scores, axis=1, dtype=tf.int32))
+        # In images with fewer boxes the other rows are empty boxes, which overlap nothing.
+        overlaps = box_ops.pairwise_iou(kept_boxes[:, :num_kept], block_boxes) > iou_threshold
+        block_scores = tf.where(tf.reduce_any(overlaps, axis=1), 0.0, block_scores)
+        block_scores = _non_maximum_suppression(block_boxes, block_scores, iou_threshold)
+        # No score of the block is above an earlier one, so that this appends the block.
+        kept_scores, best = tf.math.top_k(tf.concat([kept_scores, block_scores], axis=1), limit)
+        kept_boxes = tf.gather(tf.concat([kept_boxes, block_boxes], axis=1), best, batch_dims=1)
+        kept_boxes = tf.where(kept_scores[..., None] > 0, kept_boxes, 0.0)
+        return end, kept_boxes, kept_scores
+
+    _, kept_boxes, kept_scores = tf.while_loop(
+        is_unfinished, visit_block, (0, tf.zeros([batch, limit, 4]), tf.zeros([batch, limit]))
+    )
+    return kept_boxes, kept_scores
 
 
 def _best_detections(

@@ -8,6 +8,7 @@ from loss_by_loops import softmax
 from random_heads import detection_heads
 
 from refinedet_tf.anchors import tile_anchors
+from refinedet_tf.inference import postprocessing
 from refinedet_tf.inference.postprocessing import postprocess, postprocess_and_limits
 
 GOLDEN = GOLDEN_FOLDER / "detection_output.npz"
@@ -19,6 +20,7 @@ MODES = {
     "per class": {"pre_nms_per_image": None, "pre_nms_per_class": 40, "max_detections": 150},
     "both": {"pre_nms_per_image": 70, "pre_nms_per_class": 30, "nms_iou": 0.3},
     "no limit": {"pre_nms_per_image": None, "max_detections": 1000},
+    "few of many": {"pre_nms_per_image": None, "max_detections": 9},
 }
 
 
@@ -35,6 +37,24 @@ def test_agrees_with_plain_loops(tf_test, mode, num_classes):
         assert len(expected) > 8
         tf_test.assertAllEqual(actual[:, 0], expected[:, 0])
         tf_test.assertAllClose(actual[:, 1:], expected[:, 1:], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("max_detections", [9, 60, 1000])
+def test_suppression_in_blocks_is_that_of_all_candidates_at_once(monkeypatch, max_detections):
+    """The blocks are smaller than the number of boxes that stay, of about that size, and larger."""
+    config = config_of(3, postprocess={"pre_nms_per_image": None, "max_detections": max_detections})
+    heads = detection_heads(3, len(ANCHORS), 3)
+    heads["odm_conf"][1, :, 0] += 6  # One image has few candidates, and one has none.
+    heads["odm_conf"][2, :, 0] += 60
+    found = []
+    for block in (1000, 128, 32, 7):
+        monkeypatch.setattr(postprocessing, "BLOCK", block)
+        result = postprocess(heads, ANCHORS, config)
+        found.append({name: np.array(value).tobytes() for name, value in result.items()})
+    counts = result["num_detections"].numpy()
+    assert counts[0] > 50 or counts[0] == max_detections
+    assert 0 < counts[1] <= counts[0] and counts[2] == 0
+    assert all(other == found[0] for other in found)
 
 
 def test_limits_bite_in_the_random_cases():
