@@ -233,7 +233,7 @@ def _suppress_within_classes(
     batch, candidates = scores.shape[0], scores.shape[2]
     limit = min(limit, candidates)
     boxes, scores = tf.map_fn(
-        lambda values: _best_of_suppression(*values, iou_threshold, limit),
+        lambda values: _best_of_suppression(values[0], values[1], iou_threshold, limit),
         (tf.transpose(boxes, [1, 0, 2, 3]), tf.transpose(scores, [1, 0, 2])),
         fn_output_signature=(
             tf.TensorSpec([batch, limit, 4], tf.float32),
