@@ -62,9 +62,12 @@ class CompiledDetector:
         self.class_names = config.class_names
         anchors = tile_anchors(self.image_size, config.model.anchors)
         batch = tf.TensorSpec([None, *self.image_size, 3], tf.float32)
-        self.heads = tf.function(network, input_signature=[batch], jit_compile=jit_compile or None)
+        # Nothing depends on AutoGraph, whose rewriting of all functions takes long.
+        self.heads = tf.function(
+            network, input_signature=[batch], jit_compile=jit_compile or None, autograph=False
+        )
         self.detections = tf.function(
-            lambda heads: postprocess(heads, anchors, config), reduce_retracing=True
+            lambda heads: postprocess(heads, anchors, config), reduce_retracing=True, autograph=False
         )
         self.detections_and_limits = tf.function(
             lambda heads: postprocess_and_limits(heads, anchors, config), reduce_retracing=True
@@ -90,7 +93,7 @@ class CompiledDetector:
             self.detections.get_concrete_function(heads)
             return self.detections(heads)
 
-        function = tf.function(whole, input_signature=self._signature)
+        function = tf.function(whole, input_signature=self._signature, autograph=False)
         function.get_concrete_function()
         return function
 

@@ -57,6 +57,8 @@ class RefineDetTrainer(keras.Model):
         """Returns the heads of a batch of images, as `build_model` describes them."""
         return self.network(images, training=training)
 
+    # Nothing in the step depends on AutoGraph, whose rewriting of all functions is a third of the tracing.
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, batch: Mapping[str, Tensor], told_to_stop: Tensor = 0.0) -> dict[str, Any]:
         """Updates the network from this replica's share of a batch.
 
