@@ -35,13 +35,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("voc", type=Path, help="the folder that holds VOC2007")
     parser.add_argument("--train-split", default="trainval", help="default: trainval")
     parser.add_argument("--test-split", default="test", help="default: test")
-    parser.add_argument("--class-name", default="cat", help="the class to detect (default: cat)")
+    parser.add_argument("--class-name", default="aeroplane", help="the class to detect (default: aeroplane)")
     parser.add_argument("--folder", type=Path, default=Path("runs/backgrounds"), help="of the runs")
-    parser.add_argument("--images", type=int, default=150, help="photographs with the class to train on")
-    parser.add_argument("--backgrounds", type=int, default=400, help="photographs without it, half to train")
-    parser.add_argument("--steps", type=int, default=500, help="of each training (default: 500)")
+    parser.add_argument(
+        "--images", type=int, default=110, help="photographs with the class to train on (default: 110)"
+    )
+    parser.add_argument(
+        "--backgrounds",
+        type=int,
+        default=220,
+        help="photographs without it, half of which are trained on (default: 220)",
+    )
+    parser.add_argument("--steps", type=int, default=700, help="of each training (default: 700)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
-    parser.add_argument("--negatives", type=int, default=30, help="background_negatives (default: 30)")
+    parser.add_argument("--negatives", type=int, default=10, help="background_negatives (default: 10)")
     options = parser.parse_args(arguments)
     import_tensorflow()
 

@@ -75,6 +75,6 @@ def use_of_backgrounds(loss_config: LossConfig) -> str:
             "(loss.background_negatives)."
         )
     return (
-        "Training learns nothing from them, as in the paper; with loss.background_negatives, for example 30, "
+        "Training learns nothing from them, as in the paper; with loss.background_negatives, for example 10, "
         "it does."
     )
