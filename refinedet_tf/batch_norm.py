@@ -21,10 +21,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
     and weight * variance, and the weight as a third blob. The batch itself is normalised with its
     own statistics, as Caffe does when `use_global_stats` is not set.
 
-    Training uses TensorFlow's fused kernels where it can. Inference does not, so that graphs of exports hold
-    simple operations. Neither does a layer that is not trainable: TensorFlow joins a kernel with the ReLU
-    after it to one whose ReLU of NaN is 0, and without a gradient of gamma nothing would tell of the NaN.
-
     Args:
         frozen: if true, training normalises with the stored statistics, too, and never changes
             them; gamma and beta are trained all the same.
@@ -43,59 +39,26 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
-        if not training or not self.trainable:
+        if not training or self.frozen or not self.trainable:
             return super().call(inputs, training=False)
-        if self.frozen:
-            if not self._has_kernel(inputs, own_statistics=False):
-                return super().call(inputs, training=False)
-            from refinedet_tf.fused_batch_norm import normalize_with_stored
-
-            gamma, beta = self._gamma_and_beta()
-            mean, variance = self.moving_mean.value, self.moving_variance.value
-            return normalize_with_stored(inputs, mean, variance, gamma, beta, self.epsilon)
-        if self._has_kernel(inputs, own_statistics=not self.synchronized):
-            from refinedet_tf.fused_batch_norm import normalize_batch, normalize_batch_of_replicas
-
-            normalize = normalize_batch_of_replicas if self.synchronized else normalize_batch
-            normalised, mean, unbiased_variance = normalize(inputs, *self._gamma_and_beta(), self.epsilon)
-            self._update(mean, unbiased_variance)
-            return normalised
-        return self._normalised_by_operations(inputs)
-
-    @staticmethod
-    def _has_kernel(inputs: Tensor, own_statistics: bool) -> bool:
-        """Says whether one kernel normalises the inputs in training, with their own statistics or others."""
-        if keras.backend.backend() != "tensorflow" or len(inputs.shape) != 4:
-            return False
-        from refinedet_tf.fused_batch_norm import given_statistics_have_gradients
-
-        return own_statistics or given_statistics_have_gradients()
-
-    def _normalised_by_operations(self, inputs: Tensor) -> Tensor:
-        """Normalises with the batch and updates the moving statistics where there is no kernel for it."""
         features = ops.cast(inputs, "float32")
         axes = list(range(len(features.shape) - 1))
         mean, variance = ops.moments(features, axes=axes, synchronized=self.synchronized)
-        count = ops.cast(ops.size(features) / features.shape[-1], "float32")
-        if self.synchronized:
-            count = count * _num_replicas()
-        self._update(mean, variance * (count / ops.maximum(count - 1.0, 1.0)))
+        self._update(mean, variance, count=ops.size(features) / features.shape[-1])
         normalised = ops.batch_normalization(
             features, mean, variance, axis=-1, offset=self.beta, scale=self.gamma, epsilon=self.epsilon
         )
         return ops.cast(normalised, self.compute_dtype)
 
-    def _gamma_and_beta(self) -> tuple[Tensor, Tensor]:
-        """Returns both as float32 [C], also where the layer has none."""
-        gamma = self.gamma.value if self.scale else ops.ones_like(self.moving_mean)
-        beta = self.beta.value if self.center else ops.zeros_like(self.moving_mean)
-        return gamma, beta
-
-    def _update(self, mean: Tensor, unbiased_variance: Tensor) -> None:
+    def _update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        count = ops.cast(count, "float32")
+        if self.synchronized:
+            count = count * _num_replicas()
+        unbiased = variance * (count / ops.maximum(count - 1.0, 1.0))
         weight = self.momentum * self.moving_weight + 1.0
         self.moving_weight.assign(weight)
-        for moving, of_batch in ((self.moving_mean, mean), (self.moving_variance, unbiased_variance)):
-            moving.assign(moving + (of_batch - moving) / weight)
+        self.moving_mean.assign(self.moving_mean + (mean - self.moving_mean) / weight)
+        self.moving_variance.assign(self.moving_variance + (unbiased - self.moving_variance) / weight)
 
     @property
     def converged_weight(self) -> np.ndarray:

@@ -18,7 +18,6 @@ ROOMS = (
     ("config",),
     ("config_files",),
     ("run_folder", "precision"),
-    ("fused_batch_norm",),
     ("batch_norm", "matching"),
     ("layers", "losses"),
     ("backbones",),

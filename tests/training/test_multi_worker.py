@@ -121,6 +121,7 @@ def test_both_end_well_and_one_speaks(workers):
 def test_run_folder_is_complete(workers):
     folder, _ = workers
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".refinedet-run",
         "augmented.png",
         "best.weights.h5",
         "checkpoints",

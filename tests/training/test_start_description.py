@@ -27,6 +27,7 @@ def test_the_start_says_what_images_without_objects_do(loss, counts, line):
         image_ids=tuple(map(str, range(len(counts)))),
         image_paths=("a.jpg",) * len(counts),
         image_sizes=np.full((len(counts), 2), 9, np.int32),
+        orientations=np.ones(len(counts), np.uint8),
         boxes=np.zeros((offsets[-1], 4), np.float32),
         labels=np.ones(offsets[-1], np.int32),
         difficult=np.zeros(offsets[-1], bool),
@@ -34,5 +35,6 @@ def test_the_start_says_what_images_without_objects_do(loss, counts, line):
     )
     said = []
     run = SimpleNamespace(train_set=dataset, config=config_of(1, loss=loss), notes=[], writes=False)
+    run.validation_set = None
     _describe_data(run, said.append)
     assert [text.startswith(line) for text in said[1:]] == ([True] if line else [])
