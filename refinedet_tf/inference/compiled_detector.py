@@ -70,7 +70,9 @@ class CompiledDetector:
             lambda heads: postprocess(heads, anchors, config), reduce_retracing=True, autograph=False
         )
         self.detections_and_limits = tf.function(
-            lambda heads: postprocess_and_limits(heads, anchors, config), reduce_retracing=True
+            lambda heads: postprocess_and_limits(heads, anchors, config),
+            reduce_retracing=True,
+            autograph=False,
         )
         self.candidates = lambda heads: candidates(heads, anchors, config)
         self._signature = [batch]
