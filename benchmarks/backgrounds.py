@@ -10,20 +10,17 @@ A run that is in the folder already is not trained again, so that a stopped benc
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import networks
 import numpy as np
 
 from refinedet_tf.commands.terminal import import_tensorflow, run
 from refinedet_tf.config_files import load_config
-from refinedet_tf.files import is_file
-from refinedet_tf.run_folder import RunFolder
 
 SCORE = 0.5
 """The score from which a detection is shown to people."""
@@ -115,15 +112,10 @@ def train_and_measure(options: argparse.Namespace, seed: int, negatives: int) ->
         "false_positives", a number; at IoU 0.5, "recall" of all detections, "recall_at_0.5" of those above
         `SCORE`, and "ap", all 0..1.
     """
-    import keras
-
     from refinedet_tf.data.dataset import read_dataset
     from refinedet_tf.evaluation.evaluator import detect_share, score_detections, timed_replicas
     from refinedet_tf.evaluation.ground_truth import GroundTruth
     from refinedet_tf.evaluation.matched_detections import match_detections
-    from refinedet_tf.model import build_model
-    from refinedet_tf.training.loop import train
-    from refinedet_tf.weights import load_weights
 
     config = load_config(
         "own_data.json",
@@ -141,14 +133,7 @@ def train_and_measure(options: argparse.Namespace, seed: int, negatives: int) ->
             "training.log_every=50",
         ],
     )
-    keras.backend.clear_session()
-    output = options.folder / f"negatives{negatives}_seed{seed}"
-    folder = RunFolder(output)
-    if not is_file(folder.final_weights):
-        with contextlib.redirect_stdout(sys.stderr):
-            train(config, output, resume=output.exists())
-    network = build_model(config)
-    load_weights(network, folder.final_weights)
+    network = networks.trained_network(config, options.folder / f"negatives{negatives}_seed{seed}")
 
     test_set = read_dataset(config.data, "test")
     backgrounds = read_dataset(dataclasses.replace(config.data, test=("2007/background",)), "test")

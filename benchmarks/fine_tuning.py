@@ -9,19 +9,16 @@ A run that is in the folder already is not trained again, so that a stopped benc
 """
 
 import argparse
-import contextlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import networks
 import numpy as np
 
 from refinedet_tf.commands.terminal import import_tensorflow, run
 from refinedet_tf.config_files import load_config
 from refinedet_tf.data.shapes import CLASS_NAMES, write_shapes
-from refinedet_tf.files import is_file
-from refinedet_tf.run_folder import RunFolder
 
 NEW_CLASS = "star"
 """The shape that the images of the first training do not show."""
@@ -101,13 +98,8 @@ def train_and_measure(
     Returns:
         mAP and the AP of each class on the test split, 0..1.
     """
-    import keras
-
     from refinedet_tf.data.dataset import read_dataset
     from refinedet_tf.evaluation.evaluator import evaluate
-    from refinedet_tf.model import build_model
-    from refinedet_tf.training.loop import train
-    from refinedet_tf.weights import load_weights
 
     config = load_config(
         "shapes.json",
@@ -123,13 +115,7 @@ def train_and_measure(
             *overrides,
         ],
     )
-    keras.backend.clear_session()
-    folder = RunFolder(output)
-    if not is_file(folder.final_weights):
-        with contextlib.redirect_stdout(sys.stderr):
-            train(config, output, resume=output.exists())
-    network = build_model(config)
-    load_weights(network, folder.final_weights)
+    network = networks.trained_network(config, output)
     test_set = read_dataset(config.data, "test")
     result = evaluate(network, config, test_set)
     return result.mean_ap, {name: class_result.ap for name, class_result in result.classes.items()}

@@ -1,7 +1,10 @@
 """The network that a benchmark measures, and the device that it runs on."""
 
 import argparse
+import contextlib
 import dataclasses
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refinedet_tf.anchors import tile_anchors
@@ -9,7 +12,8 @@ from refinedet_tf.commands.options import add_config_options, config_from
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.config import Config
-from refinedet_tf.files import is_folder
+from refinedet_tf.files import is_file, is_folder
+from refinedet_tf.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import keras
@@ -49,6 +53,24 @@ def load_network(options: argparse.Namespace) -> tuple[Config, "keras.Model"]:
     from refinedet_tf.model import build_model
 
     return config, build_model(config)
+
+
+def trained_network(config: Config, output: Path) -> "keras.Model":
+    """Trains a network, unless the run folder holds its final weights already, and returns it with them."""
+    import keras
+
+    from refinedet_tf.model import build_model
+    from refinedet_tf.training.loop import train
+    from refinedet_tf.weights import load_weights
+
+    keras.backend.clear_session()
+    folder = RunFolder(output)
+    if not is_file(folder.final_weights):
+        with contextlib.redirect_stdout(sys.stderr):
+            train(config, output, resume=output.exists())
+    network = build_model(config)
+    load_weights(network, folder.final_weights)
+    return network
 
 
 def make_trainer(config: Config) -> "RefineDetTrainer":

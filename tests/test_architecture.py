@@ -11,7 +11,7 @@ PACKAGE = Path(refinedet_tf.__file__).parent
 
 ROOMS = (
     ("errors",),
-    ("files", "fonts", "progress", "pixel_boxes", "tensors"),
+    ("files", "fonts", "progress", "pixel_boxes", "tensors", "threads"),
     ("drawing", "json_files", "pages"),
     ("boxes", "anchors", "config_values"),
     ("data_config", "training_config"),

@@ -99,8 +99,8 @@ class CsvPart:
 
     def __iter__(self) -> Iterator[AnnotatedImage]:
         listings = FolderListings()
-        short_names = [name_without_ending(name) for name in self._rows]
-        ids = distinct_ids(short_names, list(self._rows))
+        names = list(self._rows)
+        ids = distinct_ids([name_without_ending(name) for name in names], lambda image: names[image])
         for image_id, (name, rows) in zip(ids, self._rows.items(), strict=True):
             path = self._path(name)
             if path not in listings:

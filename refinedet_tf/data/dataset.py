@@ -252,12 +252,12 @@ class _RawIndex:
 
     def _unique_ids(self) -> list[str]:
         """Returns the ids, with a prefix on those that different images of two parts share."""
-        prefixes: list[list[str]] = [[], []]
-        for image, image_id in enumerate(self.file_ids):
-            part = self.part_of(image)
-            prefixes[0].append(f"{part.clash_prefix}/{image_id}")
-            prefixes[1].append(f"{part.name}/{image_id}")
-        return distinct_ids(self.file_ids, *prefixes, self.paths)
+        return distinct_ids(
+            self.file_ids,
+            lambda image: f"{self.part_of(image).clash_prefix}/{self.file_ids[image]}",
+            lambda image: f"{self.part_of(image).name}/{self.file_ids[image]}",
+            lambda image: self.paths[image],
+        )
 
     def _describe_image(self, image: int) -> str:
         return (

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from refinedet_tf.data.file_bytes import is_at, number, octets, rare_function
+from refinedet_tf.data.file_bytes import PNG_SIGNATURE, is_at, number, octets, rare_function
 from refinedet_tf.tensors import Tensor
 
 MAX_BLOCKS = 1000
@@ -105,7 +105,7 @@ def _search(contents: Tensor) -> tf.Tensor:
     start, length = tf.case(
         [
             (tf.io.is_jpeg(contents), lambda: _find(contents, 2, _jpeg_segment)),
-            (is_at(contents, 0, b"\x89PNG\r\n\x1a\n"), lambda: _find(contents, 8, _png_chunk)),
+            (is_at(contents, 0, PNG_SIGNATURE), lambda: _find(contents, 8, _png_chunk)),
             (_is_webp_with_exif(contents), lambda: _find(contents, 12, _webp_chunk)),
         ],
         default=lambda: nothing,

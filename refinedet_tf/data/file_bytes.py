@@ -4,6 +4,9 @@ import tensorflow as tf
 
 from refinedet_tf.tensors import Tensor
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+"""The first bytes of a PNG."""
+
 rare_function = tf.function(
     input_signature=[tf.TensorSpec([], tf.string)],
     autograph=False,

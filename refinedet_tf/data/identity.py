@@ -63,16 +63,17 @@ def refuse_repeated_files(paths: Sequence[str], describe: Callable[[int], str]) 
         )
 
 
-def distinct_ids(*candidates: Sequence[str]) -> list[str]:
-    """Returns the first kind of ids, with the next kind for those that several images share.
+def distinct_ids(names: Sequence[str], *longer: Callable[[int], str]) -> list[str]:
+    """Returns the names of N images, with longer ones for those that several images share.
 
     Args:
-        candidates: several kinds of ids for the same N images, from short ones to those that differ.
+        names: the N short names.
+        longer: functions from the index of an image to a longer name, from short ones to those that differ.
     """
-    ids = list(candidates[0])
-    for longer in candidates[1:]:
+    ids = list(names)
+    for name_of in longer:
         counts = collections.Counter(ids)
         if len(counts) == len(ids):
             break
-        ids = [long if counts[short] > 1 else short for short, long in zip(ids, longer, strict=True)]
+        ids = [name_of(index) if counts[short] > 1 else short for index, short in enumerate(ids)]
     return ids

@@ -6,9 +6,9 @@ All functions take the bytes of a whole file of their format, string scalar, ins
 import tensorflow as tf
 
 from refinedet_tf.data.file_bytes import is_at, number, octets
+from refinedet_tf.data.image_header import ANIMATED_WEBP
 from refinedet_tf.tensors import Tensor
 
-ANIMATED_WEBP = "it is an animated WebP; save one of its images"
 UNKNOWN_BMP = "it is a BMP of other than 8, 24 or 32 bits per pixel, or a compressed one"
 
 MAX_GIF_BLOCKS = 100_000

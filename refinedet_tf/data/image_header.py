@@ -3,8 +3,6 @@
 This is the only place that reads headers outside a graph.
 """
 
-import collections
-import concurrent.futures
 import contextlib
 import os
 import struct
@@ -17,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import explain_os_errors
+from refinedet_tf.threads import map_in_threads
 
 MAX_PIXELS = 178_956_970
 """The largest number of pixels of an image. Pillow refuses larger ones, because a small file may claim
@@ -24,6 +23,9 @@ any number."""
 
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 """The formats of image files that can be decoded, as Pillow calls them."""
+
+UNKNOWN_FORMAT = "it is no JPEG, PNG, BMP, GIF or WebP file"
+ANIMATED_WEBP = "it is an animated WebP; save one of its images"
 
 _ORIENTATION_TAG, _SHORT = 0x0112, 3
 """The EXIF tag of the orientation, and the type of its value."""
@@ -73,16 +75,10 @@ def read_image_headers(paths: Sequence[str]) -> Iterator[ImageHeader | InputErro
     The files are read in threads, with few headers in memory at a time.
     """
     tasks = (paths[start : start + _FILES_PER_TASK] for start in range(0, len(paths), _FILES_PER_TASK))
-    waiting: collections.deque[concurrent.futures.Future[list[ImageHeader | InputError]]]
-    waiting = collections.deque()
     # The filters of warnings belong to the process, so that threads must not change them.
-    with _no_warnings(), concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        for task in tasks:
-            waiting.append(pool.submit(_headers_or_errors, task))
-            if len(waiting) > _TASKS_AHEAD:
-                yield from waiting.popleft().result()
-        for future in waiting:
-            yield from future.result()
+    with _no_warnings():
+        for headers in map_in_threads(_headers_or_errors, tasks, _THREADS, _TASKS_AHEAD):
+            yield from headers
 
 
 def _headers_or_errors(paths: Sequence[str]) -> list[ImageHeader | InputError]:
@@ -109,7 +105,7 @@ def _read_header(path: str | os.PathLike) -> ImageHeader:
     too_many_pixels = f"{unreadable}: it has more than {MAX_PIXELS:,} pixels"
     with explain_os_errors(path, "cannot be read"), Path(path).open("rb") as stream:
         if _is_animated_webp(stream):
-            raise InputError(f"{unreadable}: it is an animated WebP; save one of its images")
+            raise InputError(f"{unreadable}: {ANIMATED_WEBP}")
         try:
             with Image.open(stream, formats=IMAGE_FORMATS) as image:
                 height, width = image.height, image.width
@@ -118,7 +114,7 @@ def _read_header(path: str | os.PathLike) -> ImageHeader:
         except Image.DecompressionBombError:
             raise InputError(too_many_pixels) from None
         except UnidentifiedImageError:
-            raise InputError(f"{unreadable}: it is no JPEG, PNG, BMP, GIF or WebP file") from None
+            raise InputError(f"{unreadable}: {UNKNOWN_FORMAT}") from None
         except Exception as error:
             # Pillow has no common class for the errors of damaged headers, metadata and limits.
             raise InputError(f"{unreadable}: {shortened_text(error) or type(error).__name__}") from None

@@ -9,13 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.data.exif import read_orientation, turn_upright, upright_size, window_of_raster
-from refinedet_tf.data.file_bytes import is_at, rare_function
+from refinedet_tf.data.file_bytes import PNG_SIGNATURE, is_at, rare_function
 from refinedet_tf.data.image_formats import decode_bmp, decode_gif, decode_webp
+from refinedet_tf.data.image_header import UNKNOWN_FORMAT
 from refinedet_tf.errors import InputError
 from refinedet_tf.files import explain_os_errors, is_file
 from refinedet_tf.tensors import Tensor
-
-UNKNOWN_FORMAT = "it is no JPEG, PNG, BMP, GIF or WebP file"
 
 _END_OF_JPEG = b"\xff\xd9"
 _JPEG_MARGIN = 2
@@ -183,7 +182,7 @@ def _decode_other_format(contents: tf.Tensor) -> tf.Tensor:
 
     return tf.case(
         [
-            (is_at(contents, 0, b"\x89PNG\r\n\x1a\n"), lambda: tf.io.decode_png(contents, channels=3)),
+            (is_at(contents, 0, PNG_SIGNATURE), lambda: tf.io.decode_png(contents, channels=3)),
             (is_at(contents, 0, b"BM"), lambda: decode_bmp(contents)),
             (is_at(contents, 0, b"GIF8"), lambda: decode_gif(contents)),
             (is_at(contents, 0, b"RIFF") & is_at(contents, 8, b"WEBP"), lambda: decode_webp(contents)),

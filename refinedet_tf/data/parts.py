@@ -8,7 +8,14 @@ from refinedet_tf.data.coco import CocoPart
 from refinedet_tf.data.csv_tables import CsvPart
 from refinedet_tf.data.identity import file_keys
 from refinedet_tf.data.reader import Reader
-from refinedet_tf.data.shares import Share, check_disjoint, may_hide_an_overlap, overlap_error, split_share
+from refinedet_tf.data.shares import (
+    Share,
+    check_disjoint,
+    may_hide_an_overlap,
+    overlap_error,
+    part_names,
+    split_share,
+)
 from refinedet_tf.data.voc import VocPart
 from refinedet_tf.data.yolo import YoloPart
 from refinedet_tf.errors import InputError, shortened_text
@@ -36,7 +43,7 @@ def open_parts(data_config: DataConfig, split: str) -> list[Reader]:
         InputError: there is no part or no image, a part is missing or broken, two splits overlap, or some
             parts have annotations and others do not.
     """
-    names = _part_names(data_config)[split]
+    names = part_names(data_config)[split]
     if not names:
         needed = ", which names the classes as data.classes is null" if data_config.classes is None else ""
         raise InputError(f"data.{split} is empty: name at least one part{needed}")
@@ -70,12 +77,12 @@ def check_common_files(data_config: DataConfig, split: str, parts: Sequence[Read
         InputError: a file lies in a part of this split and in one of another split, and one of the two is a
             share.
     """
-    part_names = _part_names(data_config)
-    for other_split in sorted(part_names.keys() - {split}):
-        for other_name in part_names[other_split]:
+    names = part_names(data_config)
+    for other_split in sorted(names.keys() - {split}):
+        for other_name in names[other_split]:
             suspects = [
                 (name, part)
-                for name, part in zip(part_names[split], parts, strict=True)
+                for name, part in zip(names[split], parts, strict=True)
                 if may_hide_an_overlap(name, other_name, data_config.split_seed)
             ]
             other_files = _files(data_config, other_name) if suspects else set()
@@ -93,10 +100,6 @@ def _files(data_config: DataConfig, name: str) -> set[str]:
         return set(file_keys(_open(data_config, name, may_be_unlabelled=True).image_files()))
     except InputError:
         return set()
-
-
-def _part_names(data_config: DataConfig) -> dict[str, tuple[str, ...]]:
-    return {"train": data_config.train, "validation": data_config.validation, "test": data_config.test}
 
 
 def _open(data_config: DataConfig, name: str, may_be_unlabelled: bool) -> Reader:

@@ -287,7 +287,7 @@ def _check_not_empty(dataset: DetectionDataset) -> None:
 
 
 def _files(dataset: DetectionDataset) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the paths, string [N], and the annotated sizes, int32 [N, 2], of the images."""
+    """Returns the paths, string [N], and the sizes of the upright images, int32 [N, 2]: height, width."""
     # The bytes of a file name need not be text.
     paths = [os.fsencode(path) for path in dataset.image_paths]
     return tf.constant(paths), tf.constant(dataset.image_sizes, tf.int32)

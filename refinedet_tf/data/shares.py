@@ -89,6 +89,11 @@ def split_share(part: str, seed: int) -> tuple[str, Share]:
     return match["name"], Share(start, end, seed)
 
 
+def part_names(data_config: DataConfig) -> dict[str, tuple[str, ...]]:
+    """Returns the names of the parts of each split, "train", "validation" and "test", with their shares."""
+    return {"train": data_config.train, "validation": data_config.validation, "test": data_config.test}
+
+
 def check_disjoint(data_config: DataConfig) -> None:
     """Checks that training, validation and test set have no share of a part in common.
 
@@ -98,7 +103,7 @@ def check_disjoint(data_config: DataConfig) -> None:
     Raises:
         InputError: a share of one set overlaps one of another set, or the whole part.
     """
-    sets = {"train": data_config.train, "validation": data_config.validation, "test": data_config.test}
+    sets = part_names(data_config)
     for (key, parts), (other_key, other_parts) in itertools.combinations(sets.items(), 2):
         for part, other_part in itertools.product(parts, other_parts):
             name, share = split_share(part, data_config.split_seed)

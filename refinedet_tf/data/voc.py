@@ -35,14 +35,13 @@ class VocPart:
     or one folder for both, e.g. "photos". A pair of folders, and "2007/all" where no file all.txt lists
     the images, stand for every XML file and every image, in the order of their names. The images of a
     folder may lie in folders below it: root/annotations/street/5.xml is that of root/images/street/5.jpg,
-    and "street/5" its id. Of images whose
-    endings alone differ, the <filename> of the XML says which is meant.
+    and "street/5" its id. Of images whose endings alone differ, the <filename> of the XML says which is
+    meant.
 
     Iterating yields one `AnnotatedImage` per line of the split file, in its order. Boxes are xmin, ymin,
     xmax, ymax as written in the XML: pixels that count from 1 and include both ends. Objects without
     `difficult`, or with a word for "not given" there, count as not difficult. A size that is missing or 0 is
-    not stated. In the split of a class
-    ("000005  -1"), every line stands for its image, whatever the flag is.
+    not stated. In the split of a class ("000005  -1"), every line stands for its image, whatever the flag is.
 
     Args:
         root: the folder that holds VOC2007, VOC2012... or the flat folders.
@@ -72,9 +71,11 @@ class VocPart:
             self._open_flat_folders(Path(root), part)
         self._files = _image_files(self.image_folder)
         """{image id: its files within the image folder}, several where only their endings differ"""
-        ids = self._all_ids() if self._split_file is None else self._read_split(self._split_file)
+        annotated = self._annotated_ids()
+        all_ids = {*self._files, *annotated}
+        ids = sorted(all_ids) if self._split_file is None else self._read_split(self._split_file)
         self._ids = [image_id for image_id in ids if share.holds(image_id)]
-        self.labelled = self._has_annotations(may_be_unlabelled)
+        self.labelled = self._has_annotations(annotated, may_be_unlabelled)
         """Whether the part has annotations."""
 
     def _open_devkit(self, root: Path, year: str) -> None:
@@ -194,11 +195,8 @@ class VocPart:
         refuse_unreadable(path)
         return path
 
-    def _all_ids(self) -> list[str]:
-        """Returns the names of all images and of all XML files."""
-        return sorted({*self._files, *self._annotated_ids()})
-
     def _annotated_ids(self) -> set[str]:
+        """Returns the ids of all XML files."""
         # One listing is read because opening every file takes long on a network disk.
         folder = self._annotation_folder
         return {name[:-4] for name in walk(folder) if name.endswith(".xml")} if is_folder(folder) else set()
@@ -216,8 +214,7 @@ class VocPart:
             ids.append(posixpath.normpath((image_id if is_flag else line).replace("\\", "/")))
         return ids
 
-    def _has_annotations(self, may_be_unlabelled: bool) -> bool:
-        annotated = self._annotated_ids()
+    def _has_annotations(self, annotated: set[str], may_be_unlabelled: bool) -> bool:
         missing = [image_id for image_id in self._ids if image_id not in annotated]
         if not missing:
             return True

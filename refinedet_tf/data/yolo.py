@@ -75,7 +75,7 @@ class YoloPart:
             )
         _refuse_shared_labels(images, labels, has_label)
         names = [_short_name(self._root, image) for image in images]
-        ids = distinct_ids(names, [image.relative_to(self._root).as_posix() for image in images])
+        ids = distinct_ids(names, lambda image: images[image].relative_to(self._root).as_posix())
         self._images: list[tuple[str, Path, Path | None]] = []
         self._labels: dict[str, Path] = {}
         for (image, folder), image_id, name, label, exists in zip(

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from refinedet_tf.data.file_bytes import is_at, number, octets
+from refinedet_tf.data.file_bytes import PNG_SIGNATURE, is_at, number, octets
 from refinedet_tf.data.image_formats import gif_size, webp_size
 from refinedet_tf.tensors import Tensor
 
@@ -23,7 +23,7 @@ def limit_pixels(contents: Tensor, max_pixels: int) -> tf.Tensor:
     size = tf.case(
         [
             (tf.io.is_jpeg(contents), lambda: _jpeg_size(contents)),
-            (is_at(contents, 0, b"\x89PNG\r\n\x1a\n"), lambda: _png_size(contents)),
+            (is_at(contents, 0, PNG_SIGNATURE), lambda: _png_size(contents)),
             (is_at(contents, 0, b"GIF"), lambda: gif_size(contents)),
             (is_at(contents, 0, b"RIFF"), lambda: webp_size(contents)),
         ],

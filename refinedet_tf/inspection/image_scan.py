@@ -1,11 +1,10 @@
 """A look at every image file: does it decode, and is it the same image as another one."""
 
 import collections
-import concurrent.futures
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.images import read_image
 from refinedet_tf.errors import InputError
 from refinedet_tf.progress import Progress, with_progress
+from refinedet_tf.threads import map_in_threads
 
 _WAITING_PER_WORKER = 8
 """The number of images per worker that are read ahead of the one whose turn it is."""
@@ -42,7 +42,8 @@ def scan_images(dataset: DetectionDataset, progress: Progress, workers: int | No
     tasks = zip(dataset.image_paths, dataset.image_sizes, strict=True)
     digests: list[bytes | None] = []
     problems = {}
-    results = _in_threads(tasks, workers or os.cpu_count() or 1)
+    threads = workers or os.cpu_count() or 1
+    results = map_in_threads(_digest_or_problem, tasks, threads, threads * _WAITING_PER_WORKER)
     for index, result in enumerate(with_progress(results, len(dataset), progress)):
         if isinstance(result, str):
             problems[index] = result
@@ -67,23 +68,9 @@ def find_same_images(scans: Mapping[str, ImageScan]) -> list[list[tuple[str, int
     return [occurrences for occurrences in places.values() if len(occurrences) > 1]
 
 
-def _in_threads(
-    tasks: Iterator[tuple[str, Sequence[int] | np.ndarray]], workers: int
-) -> Iterator[bytes | str]:
-    """Yields `_digest_or_problem` of each task in their order.
-
-    `Executor.map` would start all tasks at once and hold as many objects as there are images.
-    """
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        waiting: collections.deque[concurrent.futures.Future[bytes | str]] = collections.deque()
-        for path, size in tasks:
-            waiting.append(pool.submit(_digest_or_problem, path, size))
-            if len(waiting) > workers * _WAITING_PER_WORKER:
-                yield waiting.popleft().result()
-        yield from (future.result() for future in waiting)
-
-
-def _digest_or_problem(path: str, size: Sequence[int] | np.ndarray) -> bytes | str:
+def _digest_or_problem(task: tuple[str, np.ndarray]) -> bytes | str:
+    """Returns the digest of an image file, given with its annotated size, or what is wrong with it."""
+    path, size = task
     try:
         image = read_image(path, size)
     except InputError as error:

@@ -148,10 +148,13 @@ def test_ids_of_parts_whose_folders_have_the_same_name(tmp_path):
 
 
 def test_distinct_ids():
-    assert distinct_ids(["a", "b"], ["x", "y"]) == ["a", "b"]
-    assert distinct_ids(["a", "b", "a"], ["x", "y", "z"]) == ["x", "b", "z"]
+    def ids(names, *longer):
+        return distinct_ids(names, *(candidates.__getitem__ for candidates in longer))
+
+    assert ids(["a", "b"], ["x", "y"]) == ["a", "b"]
+    assert ids(["a", "b", "a"], ["x", "y", "z"]) == ["x", "b", "z"]
     # The longer id is one that another image has.
-    assert distinct_ids(["a", "a", "x"], ["x", "y", "z"], ["1", "2", "3"]) == ["1", "y", "3"]
+    assert ids(["a", "a", "x"], ["x", "y", "z"], ["1", "2", "3"]) == ["1", "y", "3"]
 
 
 def test_keys_of_spellings_and_links(tmp_path, monkeypatch):

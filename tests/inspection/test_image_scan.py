@@ -1,13 +1,10 @@
 """The scan of image files: what it finds does not depend on threads, and few images are in memory."""
 
-import threading
-
 import numpy as np
 from image_files import save
 from PIL import Image
 from test_objects import make_dataset
 
-from refinedet_tf.inspection import image_scan
 from refinedet_tf.inspection.image_scan import (
     find_same_images,
     repeated_images,
@@ -58,22 +55,3 @@ def test_wrong_size_is_a_problem(tmp_path):
     scan = scan_images(files_of(tmp_path, ["a.png"], size=(60, 40)), lambda *numbers: None)
     assert "the annotation says 40x60 (width x height), the file is 60x40" in scan.problems[0]
     assert scan.digests == (None,)
-
-
-def test_few_images_wait_for_their_turn(monkeypatch):
-    """The first image takes longer than all others, and yet only some of them are read before it is done."""
-    release, read = threading.Event(), []
-
-    def slow(path, size):
-        if path == "first":
-            release.wait(20)
-        read.append(path)
-        return b"digest"
-
-    monkeypatch.setattr(image_scan, "_digest_or_problem", slow)
-    names = ["first"] + [str(number) for number in range(1, 1000)]
-    results = image_scan._in_threads(((name, (1, 1)) for name in names), workers=2)
-    threading.Timer(0.5, release.set).start()
-    next(results)
-    assert len(read) <= 2 * image_scan._WAITING_PER_WORKER + 2
-    assert sum(1 for _ in results) == 999
