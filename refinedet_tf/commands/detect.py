@@ -23,6 +23,7 @@ from refinedet_tf.inference.detection_files import make_output_folder, write_det
 from refinedet_tf.inference.film_reader import FILM_ENDINGS, import_av
 
 if TYPE_CHECKING:
+    from refinedet_tf.config import Config
     from refinedet_tf.inference.detections import ImageDetections
     from refinedet_tf.inference.detector import Detector
     from refinedet_tf.inference.multiscale import MultiScaleDetector
@@ -75,13 +76,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
 
     replicas = Replicas(model, make_detector)
     batch_size = config.evaluation.batch_size
-    if not are_films:
-        detect_files(replicas, paths, options.output, options.score_threshold, batch_size)
-        return
+    detect = detect_films if are_films else detect_files
     try:
-        detect_films(replicas, paths, options.output, options.score_threshold, batch_size)
+        detect(replicas, paths, options.output, options.score_threshold, batch_size)
     finally:
-        _print_work(replicas)
+        print_work(replicas, config)
 
 
 def _refuse_cameras(names: Sequence[str]) -> None:
@@ -115,8 +114,7 @@ def detect_files(
     """Detects, draws and writes batch after batch, so that any number of images fits in memory.
 
     A batch consists of those of `batch_size` successive files that can be read. Some batches per replica
-    are in memory. At the end the number of views is printed where the detectors see tiles, and the number of
-    images of each replica where there are several.
+    are in memory.
 
     Raises:
         InputError: images cannot be read (all the others have been written), or `output` cannot be
@@ -137,20 +135,25 @@ def detect_files(
                 for (path, image), detections in zip(batch.images, batch_detections, strict=True):
                     yield path, image, detections
 
-    try:
-        write_detections(results(), len(paths), output, score_threshold, unreadable)
-    finally:
-        _print_work(replicas)
+    write_detections(results(), len(paths), output, score_threshold, unreadable)
 
 
-def _print_work(replicas: "Replicas[AnyDetector]") -> None:
-    """Prints the number of views where the detectors see tiles, and the work of each of several replicas."""
+def print_work(replicas: "Replicas[AnyDetector]", config: "Config") -> None:
+    """Prints the number of views where the detectors see tiles, the work of each of several replicas, and the
+    limits on candidates that were reached."""
+    from refinedet_tf.evaluation.evaluator import limited_inputs
+    from refinedet_tf.evaluation.limits import reached_limits
+
     views = sum(getattr(detector, "views", 0) for detector in replicas.detectors)
     images = sum(work.images for work in replicas.work)
     if views and images:
         print(f"tiles: {views / images:.1f} views per image; each takes as long as an image without tiles")
     if len(replicas.devices) > 1:
         print("\n".join(map(str, replicas.work)))
+    inputs = sum(detector.inputs for detector in replicas.detectors)
+    kind = "views" if inputs > images else "images"
+    for line in reached_limits(limited_inputs(replicas.detectors), inputs, config, kind):
+        print(f"note: {line}")
 
 
 class _Batch(NamedTuple):

@@ -2,18 +2,23 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from refinedet_tf.config import Config, EvaluationConfig
 from refinedet_tf.data.coco_ground_truth import MAX_DETECTIONS, count_too_crowded
 from refinedet_tf.data.dataset import DetectionDataset
 
 
-def reached_limits(limited: Sequence[int], num_images: int, config: Config) -> list[str]:
-    """Returns a line for each limit on the candidates before NMS that images have reached.
+def reached_limits(
+    limited: Sequence[int] | np.ndarray, num_inputs: int, config: Config, inputs: str = "images"
+) -> list[str]:
+    """Returns a line for each limit on the candidates before NMS that inputs of the network have reached.
 
     Args:
-        limited: the number of images that reach each limit of `postprocess_and_limits`.
-        num_images: the number of all images.
+        limited: the number of inputs that reach each limit of `postprocess_and_limits`.
+        num_inputs: the number of all inputs.
         config: `postprocess` is used.
+        inputs: what the network sees: "images", or in multi-scale testing and with tiles "views".
     """
     postprocess_config = config.postprocess
     limits = {
@@ -21,7 +26,7 @@ def reached_limits(limited: Sequence[int], num_images: int, config: Config) -> l
         "pre_nms_per_class": (postprocess_config.pre_nms_per_class, " of a class"),
     }
     return [
-        f"{number:,} of {num_images:,} images have {limit:,} or more candidates{of_class} before NMS, and "
+        f"{number:,} of {num_inputs:,} {inputs} have {limit:,} or more candidates{of_class} before NMS, and "
         f"only the best {limit:,} are used: a larger postprocess.{key} uses more, which may find more objects"
         for number, (key, (limit, of_class)) in zip(limited, limits.items(), strict=True)
         if number

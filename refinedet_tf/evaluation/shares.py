@@ -32,8 +32,7 @@ class Share:
             for a single scale.
         views: the number of whole images and tiles; 0 without tiles.
         loss_sums: the sums of the loss, as `evaluation.loss.loss_terms` takes them; () without them.
-        limited: the numbers of images that reach each limit of `postprocess_and_limits`; 0 in multi-scale
-            testing and with tiles, where they are not counted.
+        limited: how many inputs of the network reach each limit of `postprocess_and_limits`.
     """
 
     detections: DatasetDetections
@@ -48,6 +47,11 @@ class Share:
     def num_images(self) -> int:
         """The number of images of the share."""
         return sum(work.images for work in self.work)
+
+    @property
+    def num_inputs(self) -> int:
+        """The number of images that the network has seen, those of all passes over all views."""
+        return (self.views or self.num_images) * (self.passes or 1)
 
     def throughput(self, config: Config) -> Throughput | None:
         """Returns the speed of a replica; None for multi-scale testing and for tiles."""

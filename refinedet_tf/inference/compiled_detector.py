@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,9 +22,9 @@ Network = Callable[[Tensor], Heads]
 class CompiledDetector:
     """Turns images of the network's size into detections.
 
-    A call traces the network and the post-processing once for all batch sizes. If `detections` or
-    `detections_and_limits` is called by itself, it is traced once for the first batch size and once more for
-    all others.
+    A call or `with_limits` traces the network and the post-processing once for all batch sizes. If
+    `detections` or `detections_and_limits` is called by itself, it is traced once for the first batch size
+    and once more for all others.
 
     Attributes:
         image_size: (height, width) of the network's input in pixels.
@@ -79,21 +80,34 @@ class CompiledDetector:
 
     def __call__(self, images: Tensor) -> dict[str, tf.Tensor]:
         """Returns the dict of `postprocess` for images float32 [B, height, width, 3], RGB 0..255."""
-        return self._whole(images)
+        return self._to_detections(images)
+
+    def with_limits(self, images: Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Returns what `postprocess_and_limits` returns for images as those of a call."""
+        return self._to_detections_and_limits(images)
 
     @functools.cached_property
-    def _whole(self) -> tf.types.experimental.PolymorphicFunction:
-        """The function from images to detections, which is traced when it is first needed.
+    def _to_detections(self) -> tf.types.experimental.PolymorphicFunction:
+        return self._traced(self.detections)
+
+    @functools.cached_property
+    def _to_detections_and_limits(self) -> tf.types.experimental.PolymorphicFunction:
+        return self._traced(self.detections_and_limits)
+
+    def _traced(
+        self, stage: tf.types.experimental.PolymorphicFunction
+    ) -> tf.types.experimental.PolymorphicFunction:
+        """Traces the function from images to what a stage makes of their heads.
 
         TensorFlow counts the calls that trace, for all functions of the same line of code together, and warns
         of frequent tracing where there are several detectors. What is traced before the call is not counted.
         """
 
-        def whole(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        def whole(images: tf.Tensor) -> Any:
             self.heads.get_concrete_function()
             heads = self.heads(images)
-            self.detections.get_concrete_function(heads)
-            return self.detections(heads)
+            stage.get_concrete_function(heads)
+            return stage(heads)
 
         function = tf.function(whole, input_signature=self._signature, autograph=False)
         function.get_concrete_function()

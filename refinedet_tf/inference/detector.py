@@ -28,6 +28,13 @@ class Detector:
     for result in detector(["street.jpg", "park.png"]):
         print(result.names, result.scores, result.boxes)
     ```
+
+    Attributes:
+        image_size: (height, width) in pixels to which images are warped.
+        class_names: the C names, label 1 first.
+        num_classes: C, without background.
+        inputs: the number of images that the network has seen so far.
+        limited: int64 [2], how many of them reached each limit of `postprocess_and_limits`.
     """
 
     def __init__(self, model: keras.Model, config: Config, image_size: tuple[int, int] | None = None) -> None:
@@ -46,6 +53,8 @@ class Detector:
         self._detector = CompiledDetector(inference_network(model), config, image_size)
         self.image_size = self._detector.image_size
         self.num_classes, self.class_names = self._detector.num_classes, self._detector.class_names
+        self.inputs = 0
+        self.limited = np.zeros(2, np.int64)
 
     @functools.cached_property
     def _warp(self) -> tf.types.experimental.PolymorphicFunction:
@@ -99,10 +108,19 @@ class Detector:
         (batch,) = pixel_batches(images, len(images))
         return self._detector.heads(tf.stack([self._warp(pixels) for pixels in batch]))
 
+    def warm_up(self) -> None:
+        """Runs once on a black image, so that the time of the calls that follow is without tracing."""
+        self._detector.with_limits(tf.zeros([1, *self.image_size, 3]))
+
     def _detect_batch(
         self, warped: Sequence[tf.Tensor], sizes: Sequence[tuple[int, int]]
     ) -> list[ImageDetections]:
-        return self._detector.unpack(self._detector(tf.stack(warped)), sizes) if warped else []
+        if not warped:
+            return []
+        outputs, limits = self._detector.with_limits(tf.stack(warped))
+        self.inputs += len(warped)
+        self.limited += limits.numpy().sum(axis=0)
+        return self._detector.unpack(outputs, sizes)
 
 
 def check_call(images: object, batch_size: object) -> None:

@@ -143,6 +143,16 @@ class MultiScaleDetector:
             results += self._detect(batch)
         return results
 
+    @property
+    def inputs(self) -> int:
+        """The number of images that the network has seen so far, those of all passes."""
+        return sum(detector.inputs for detector in self._detectors.values())
+
+    @property
+    def limited(self) -> np.ndarray:
+        """How many inputs of the network reached each limit of `postprocess_and_limits`: int64 [2]."""
+        return sum((detector.limited for detector in self._detectors.values()), np.zeros(2, np.int64))
+
     def _detect(self, images: Sequence[np.ndarray]) -> list[ImageDetections]:
         """Returns the merged detections of each image of a batch."""
         detections_of_passes: list[list[Rows]] = [[] for _ in images]
@@ -163,7 +173,7 @@ class MultiScaleDetector:
         detector = self._detectors.get(size)
         if detector is None:
             detector = self._detectors[size] = Detector(self._model, self._config, size)
-            detector([images[0]], 1)  # The times do not include tracing.
+            detector.warm_up()  # The times do not include tracing.
         start = time.perf_counter()
         plain = detector(images, len(images))
         middle = time.perf_counter()

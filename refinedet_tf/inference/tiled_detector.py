@@ -51,7 +51,6 @@ class TiledDetector:
         self.seconds = self.whole_seconds = 0.0
         self._detector = detector
         self._nms_iou = config.postprocess.nms_iou
-        self._is_traced = False
 
     def __call__(self, images: Iterable[ImageLike], batch_size: int = 8) -> list[ImageDetections]:
         """Detects the objects of each image; arguments, result and errors are those of `Detector`.
@@ -64,11 +63,20 @@ class TiledDetector:
             results += self._detect(batch, batch_size)
         return results
 
+    @property
+    def inputs(self) -> int:
+        """The number of images that the network has seen so far, those of all passes over all views."""
+        return self._detector.inputs
+
+    @property
+    def limited(self) -> np.ndarray:
+        """How many inputs of the network reached each limit of `postprocess_and_limits`: int64 [2]."""
+        return self._detector.limited
+
     def _detect(self, images: Sequence[np.ndarray], batch_size: int) -> list[ImageDetections]:
         """Returns the merged detections of each image of a batch."""
-        if not self._is_traced:
-            self._detector([images[0]], 1)  # The times do not include tracing.
-            self._is_traced = True
+        if isinstance(self._detector, Detector) and not self._detector.inputs:
+            self._detector.warm_up()  # The times do not include tracing.
         whole, whole_seconds = self._run(images, batch_size)
         regions = [self.tiling.regions(image.shape[:2], self._detector.image_size) for image in images]
         tiles = [

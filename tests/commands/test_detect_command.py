@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -5,13 +6,15 @@ import numpy as np
 import pytest
 from image_files import save
 from PIL import Image
+from stand_in_model import stand_in_config, stand_in_model
 
 import detect
 from refinedet_tf.commands import detect as detect_command
 from refinedet_tf.commands import terminal
+from refinedet_tf.config import PostprocessConfig
 from refinedet_tf.config_files import config_to_json, load_config
 from refinedet_tf.errors import InputError
-from refinedet_tf.inference import detection_files
+from refinedet_tf.inference import detection_files, multiscale
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.replicas import Replicas
 from refinedet_tf.inference.tiled_detector import TiledDetector
@@ -158,6 +161,31 @@ def test_images_come_in_batches(network, tmp_path):
     replicas = Replicas(network[1], lambda: Counting(network[1], network[0]))
     detect_command.detect_files(replicas, paths, output, 0.5, batch_size=2)
     assert seen == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    "options,inputs",
+    [
+        ([], "3 of 3 images"),
+        (["--tiles", 64, "--tile-overlap", 0], "9 of 9 views"),
+        (["--multi-scale"], "12 of 12 views"),
+        (["--multi-scale", "--tiles", 64, "--tile-overlap", 0], "36 of 36 views"),
+    ],
+)
+def test_a_reached_limit_of_candidates_is_named(run, network, tmp_path, monkeypatch, capsys, options, inputs):
+    """Multi-scale testing sees an image twice at each of two sizes; the tiled images have two tiles."""
+    passes = multiscale.Pass(1.0), multiscale.Pass(2.0)
+    monkeypatch.setattr(multiscale, "PASSES", {320: passes})
+    config, model = network
+    limits = PostprocessConfig(pre_nms_per_image=2, score_threshold=0.0, objectness_threshold=0.0)
+    limited = dataclasses.replace(config, postprocess=limits)
+    if "--multi-scale" in options:
+        model = stand_in_model(stand_in_config(None))
+    monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: (limited, model))
+    images = [save(tmp_path / "in" / f"{i}.png", 64, 128, seed=i) for i in range(3)]
+    run(*images, *options)
+    line = f"note: {inputs} have 2 or more candidates before NMS, and only the best 2 are used"
+    assert line in capsys.readouterr().out
 
 
 def test_tiles(run, network, tmp_path, capsys):

@@ -42,6 +42,8 @@ def test_any_number_of_replicas_detects_the_same(found, kind):
 def test_any_number_of_replicas_sees_the_same_tiles(found):
     first, *several = found["views"]
     assert first >= 4 * 5 and several == [first, first]
+    limited, *others = found["limited"]
+    assert limited == [first, 0] and others == [limited, limited]
 
 
 def test_errors_of_other_threads_stay_there(found):
@@ -54,8 +56,10 @@ def test_detect_writes_the_same_and_says_who_did_what(found):
     assert len(json.loads(first["text"])) == 12
     for result in several:
         assert (result["error"], result["text"]) == (first["error"], first["text"])
-    assert first["printed"] == []
-    work = [[line.partition(" in ")[0] for line in result["printed"]] for result in several]
+    (limit,) = first["printed"]
+    assert limit.startswith("note: 12 of 12 images have 400 or more candidates before NMS")
+    work = [[line.partition(" in ")[0] for line in result["printed"][:-1]] for result in several]
+    assert all(result["printed"][-1] == limit for result in several)
     assert work == [
         ["replica 0: 6 images", "replica 1: 6 images"],
         ["replica 0: 4 images", "replica 1: 4 images", "replica 2: 2 images", "replica 3: 2 images"],

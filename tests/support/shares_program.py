@@ -23,7 +23,7 @@ import tensorflow as tf
 from small_network import use_small_backbone
 
 import refinedet_tf as rd
-from refinedet_tf.commands.detect import detect_files
+from refinedet_tf.commands.detect import detect_files, print_work
 from refinedet_tf.config import with_classes
 from refinedet_tf.config_files import load_config
 from refinedet_tf.data.dataset import read_dataset
@@ -85,6 +85,7 @@ def main(config_file):
     }
     found["tiles"] = compared(shares)
     found["views"] = [share.views for share in shares.values()]
+    found["limited"] = [share.limited for share in shares.values()]
     found["detect"] = [detect(config, models[count], dataset) for count in REPLICAS]
     found["errors of others"] = errors_of_others(models[4])
     print(json.dumps(found))
@@ -171,7 +172,10 @@ def detect(config, model, dataset):
         error, printed = None, io.StringIO()
         try:
             with contextlib.redirect_stdout(printed):
-                detect_files(replicas, paths, output, 0.9, config.evaluation.batch_size)
+                try:
+                    detect_files(replicas, paths, output, 0.9, config.evaluation.batch_size)
+                finally:
+                    print_work(replicas, config)
         except InputError as refused:
             error = str(refused).replace(folder, "")
         text = (output / "detections.json").read_text()
