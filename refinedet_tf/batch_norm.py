@@ -39,11 +39,32 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
-        if not training or self.frozen or not self.trainable:
+        if not training:
             return super().call(inputs, training=False)
+        uses_stored = self.frozen or not self.trainable
+        if keras.backend.backend() != "tensorflow":
+            return super().call(inputs, training=False) if uses_stored else self._call_of_keras(inputs)
+        from refinedet_tf.tensorflow_batch_norm import normalise_with_batch, normalise_with_stored
+
         features = ops.cast(inputs, "float32")
-        axes = list(range(len(features.shape) - 1))
-        mean, variance = ops.moments(features, axes=axes, synchronized=self.synchronized)
+        gamma = self.gamma if self.scale else ops.ones_like(self.moving_mean)
+        beta = self.beta if self.center else ops.zeros_like(self.moving_mean)
+        if uses_stored:
+            normalised = normalise_with_stored(
+                features, gamma, beta, self.moving_mean, self.moving_variance, self.epsilon
+            )
+        else:
+            num_replicas = _num_replicas() if self.synchronized else 1
+            normalised, mean, variance = normalise_with_batch(
+                features, gamma, beta, self.epsilon, num_replicas
+            )
+            self._update(mean, variance, count=ops.size(features) / features.shape[-1])
+        return ops.cast(normalised, self.compute_dtype)
+
+    def _call_of_keras(self, inputs: Tensor) -> Tensor:
+        """Normalises with the statistics of the batch in operations that every backend has."""
+        features = ops.cast(inputs, "float32")
+        mean, variance = ops.moments(features, axes=list(range(len(features.shape) - 1)))
         self._update(mean, variance, count=ops.size(features) / features.shape[-1])
         normalised = ops.batch_normalization(
             features, mean, variance, axis=-1, offset=self.beta, scale=self.gamma, epsilon=self.epsilon

@@ -75,5 +75,5 @@ def test_training_step_has_no_accumulation(config_file, command, monkeypatch, tm
     with optimized_graphs() as nodes:
         result = command(train, *arguments)
     assert result.code == 0, result.err
-    assert nodes["Conv2DBackpropFilter"] > 20 and nodes["AddN"] > 20, "the step was not collected"
+    assert nodes["Conv2DBackpropFilter"] > 20 and nodes["AddN"] > 10, "the step was not collected"
     assert nodes[ACCUMULATION] == 0

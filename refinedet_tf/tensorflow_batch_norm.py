@@ -1,0 +1,157 @@
+"""BatchNorm of TensorFlow with few passes over the features, forward and backward.
+
+Keras computes it in about ten operations, each of which reads and writes all features. Here the kernel of the
+inference form, which is one pass, computes everything that is elementwise, and the sums take the rest.
+
+The sums of the kernel's training form depend on the number of threads. Those here do not: float32 sums over
+the width of each image's rows, which one thread computes, are added up in float64. So they depend neither on
+the threads nor, up to the rounding of float64, on the way in which replicas divide a batch.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from refinedet_tf.tensors import Tensor
+
+
+def normalise_with_batch(
+    features: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, num_replicas: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Normalises with the mean and variance of the batches of all replicas (Ioffe and Szegedy, ICML 2015).
+
+    The variance is the mean of the squares less the square of the mean. Its rounding errors are about 1e-8 of
+    the mean of the squares, so that it is meant for channels whose mean is not thousands of times their
+    standard deviation.
+
+    Args:
+        features: float32 [B, H, W, C].
+        gamma: float32 [C].
+        beta: float32 [C].
+        epsilon: is added to the variance.
+        num_replicas: the number of replicas, which have equally many images.
+
+    Returns:
+        The normalised features, float32 [B, H, W, C], with a gradient with respect to `features`, `gamma` and
+        `beta`, and mean and variance (biased), both float32 [C], without a gradient. The gradient of the
+        features is that of the losses of all replicas.
+    """
+
+    @tf.custom_gradient
+    def normalise(features: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+        count = tf.cast(tf.size(features) // features.shape[-1] * num_replicas, tf.float64)
+        norms = tf.math.reduce_euclidean_norm(features, axis=2)
+        sums = _over_replicas(
+            tf.stack([_sum_of_rows(tf.reduce_sum(features, axis=2)), _sum_of_rows(tf.square(norms))]),
+            num_replicas,
+        )
+        wide_mean, squares = tf.unstack(sums / count)
+        wide_variance = tf.maximum(squares - tf.square(wide_mean), 0.0)
+        mean, variance = (tf.cast(value, tf.float32) for value in (wide_mean, wide_variance))
+        outputs = _normalise(features, gamma, beta, mean, variance, epsilon)
+
+        def gradient(of_outputs: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            of_gamma, of_beta = _gamma_and_beta(of_outputs, features, wide_mean, wide_variance, epsilon)
+            # The loss of every replica depends on the statistics, and so on the features of each.
+            all_gamma, all_beta = tf.unstack(_over_replicas(tf.stack([of_gamma, of_beta]), num_replicas))
+            zeros = tf.zeros_like(gamma)
+            of_features = _normalise(of_outputs, gamma, zeros, zeros, variance, epsilon) + _normalise(
+                features,
+                *_per_value(gamma, all_gamma, all_beta, wide_variance, epsilon, count),
+                mean,
+                variance,
+                epsilon,
+            )
+            return of_features, tf.cast(of_gamma, tf.float32), tf.cast(of_beta, tf.float32)
+
+        return (outputs, mean, variance), gradient
+
+    return normalise(*map(tf.convert_to_tensor, (features, gamma, beta)))
+
+
+def normalise_with_stored(
+    features: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, epsilon: float
+) -> tf.Tensor:
+    """Normalises with statistics that do not depend on the batch.
+
+    Args:
+        features: float32 [B, H, W, C].
+        gamma: float32 [C].
+        beta: float32 [C].
+        mean: float32 [C].
+        variance: float32 [C].
+        epsilon: is added to the variance.
+
+    Returns:
+        float32 [B, H, W, C], with a gradient with respect to `features`, `gamma` and `beta`.
+    """
+
+    @tf.custom_gradient
+    def normalise(features: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+        outputs = _normalise(features, gamma, beta, mean, variance, epsilon)
+
+        def gradient(of_outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            wide_mean, wide_variance = tf.cast(mean, tf.float64), tf.cast(variance, tf.float64)
+            of_gamma, of_beta = _gamma_and_beta(of_outputs, features, wide_mean, wide_variance, epsilon)
+            zeros = tf.zeros_like(gamma)
+            of_features = _normalise(of_outputs, gamma, zeros, zeros, variance, epsilon)
+            return of_features, tf.cast(of_gamma, tf.float32), tf.cast(of_beta, tf.float32)
+
+        return outputs, gradient
+
+    mean, variance = tf.convert_to_tensor(mean), tf.convert_to_tensor(variance)
+    return normalise(*map(tf.convert_to_tensor, (features, gamma, beta)))
+
+
+def _normalise(
+    features: tf.Tensor,
+    scale: tf.Tensor,
+    offset: tf.Tensor,
+    mean: tf.Tensor,
+    variance: tf.Tensor,
+    epsilon: float,
+) -> tf.Tensor:
+    """Returns scale * (features - mean) / sqrt(variance + epsilon) + offset, in one pass."""
+    return tf.raw_ops.FusedBatchNormV3(
+        x=features,
+        scale=scale,
+        offset=offset,
+        mean=mean,
+        variance=variance,
+        epsilon=epsilon,
+        is_training=False,
+    ).y
+
+
+def _gamma_and_beta(
+    of_outputs: tf.Tensor, features: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the gradients of gamma and beta, float64 [C], for the images of this replica."""
+    of_beta = _sum_of_rows(tf.reduce_sum(of_outputs, axis=2))
+    products = _sum_of_rows(tf.reduce_sum(of_outputs * features, axis=2))
+    return (products - mean * of_beta) * tf.math.rsqrt(variance + epsilon), of_beta
+
+
+def _per_value(
+    gamma: tf.Tensor,
+    of_gamma: tf.Tensor,
+    of_beta: tf.Tensor,
+    variance: tf.Tensor,
+    epsilon: float,
+    count: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the scale and offset, float32 [C], of the part of the gradient that passes the statistics."""
+    factor = -tf.cast(gamma, tf.float64) * tf.math.rsqrt(variance + epsilon) / count
+    return tf.cast(factor * of_gamma, tf.float32), tf.cast(factor * of_beta, tf.float32)
+
+
+def _sum_of_rows(rows: tf.Tensor) -> tf.Tensor:
+    """Adds up the sums of the rows of images, float32 [B, H, C], to float64 [C]."""
+    return tf.reduce_sum(tf.cast(rows, tf.float64), axis=[0, 1])
+
+
+def _over_replicas(values: tf.Tensor, num_replicas: int) -> tf.Tensor:
+    """Adds up the values of all replicas."""
+    if num_replicas == 1:
+        return values
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
