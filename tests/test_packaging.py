@@ -32,7 +32,9 @@ def wheel(tmp_path_factory):
 
 def test_every_module_and_config_is_in_the_wheel(wheel):
     files = {file.relative_to(ROOT).as_posix() for file in (ROOT / "refinedet_tf").rglob("*.py")}
-    files |= {f"refinedet_tf/configs/{file.name}" for file in (ROOT / "configs").glob("*.json")}
+    configs = [file.relative_to(ROOT).as_posix() for file in (ROOT / "configs").rglob("*.*")]
+    assert "configs/voc2007_test_photos/train.txt" in configs
+    files |= {f"refinedet_tf/{name}" for name in configs}
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("refinedet_tf/")}
         (entry_points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))

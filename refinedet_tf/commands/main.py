@@ -15,6 +15,7 @@ COMMANDS = {
     "detect": ("detect", "draw what a model detects on images"),
     "export": ("export", "write a SavedModel, and ONNX files where wanted"),
     "generate-shapes": ("generate_shapes", "write a generated data set"),
+    "scale-voc": ("scale_voc", "write the data of voc2007_test_photos.json"),
     "subset-classes": ("subset_classes", "pick classes from trained weights, e.g. COCO to VOC"),
 }
 """Name on the command line -> module of this package, and what it does."""
