@@ -1,8 +1,8 @@
 """What photographs without objects teach: python benchmarks/backgrounds.py VOCDEVKIT
 
-Takes the photographs of a VOC devkit, and of its classes one. Trains own_data.json at 96 x 96 from random
-weights on photographs that show the class and on photographs that do not, for each seed once without
-`loss.background_negatives` and once with it. Prints one JSON line per training: the false positives with a
+Takes the photographs of a VOC devkit, and of its classes one. Trains own_data.json at 96 x 96 on photographs
+that show the class and on photographs that do not, for each seed once without `loss.background_negatives` and
+once with it. Prints one JSON line per training: the false positives with a
 score above 0.5 on other photographs that do not show the class, and recall and AP on others that do. The last
 two lines give the means.
 
@@ -32,18 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("voc", type=Path, help="the folder that holds VOC2007")
     parser.add_argument("--train-split", default="trainval", help="default: trainval")
     parser.add_argument("--test-split", default="test", help="default: test")
-    parser.add_argument("--class-name", default="aeroplane", help="the class to detect (default: aeroplane)")
+    parser.add_argument("--class-name", default="person", help="the class to detect (default: person)")
     parser.add_argument("--folder", type=Path, default=Path("runs/backgrounds"), help="of the runs")
     parser.add_argument(
-        "--images", type=int, default=110, help="photographs with the class to train on (default: 110)"
+        "--images", type=int, default=300, help="photographs with the class to train on (default: 300)"
     )
     parser.add_argument(
         "--backgrounds",
         type=int,
-        default=220,
-        help="photographs without it, half of which are trained on (default: 220)",
+        default=600,
+        help="photographs without it, half of which are trained on (default: 600)",
     )
-    parser.add_argument("--steps", type=int, default=700, help="of each training (default: 700)")
+    parser.add_argument("--steps", type=int, default=400, help="of each training (default: 400)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
     parser.add_argument("--negatives", type=int, default=10, help="background_negatives (default: 10)")
     options = parser.parse_args(arguments)
