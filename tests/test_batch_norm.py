@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from refinedet_tf.batch_norm import BatchNormalization, batch_normalization
+from refinedet_tf.tensorflow_batch_norm import normalise_with_batch, normalise_with_stored
 
 
 def batches(count, seed=0):
@@ -108,3 +109,45 @@ def test_layer_survives_its_config():
     layer = batch_normalization("norm", 0.5, frozen=True, epsilon=1e-3)
     copy = BatchNormalization.from_config(layer.get_config())
     assert (copy.name, copy.momentum, copy.frozen, copy.epsilon) == ("norm", 0.5, True, 1e-3)
+
+
+def in_float64(features, gamma, beta, of_outputs, stored=None, epsilon=1e-5):
+    """Outputs, gradients of features, gamma and beta, and the statistics, by the formulas in float64."""
+    x, gamma, beta, dy = (np.asarray(value, np.float64) for value in (features, gamma, beta, of_outputs))
+    axes = (0, 1, 2)
+    mean, variance = stored or (x.mean(axis=axes), x.var(axis=axes))
+    centred, scale = x - mean, gamma / np.sqrt(variance + epsilon)
+    normal = centred / np.sqrt(variance + epsilon)
+    of_gamma, of_beta = (dy * normal).sum(axis=axes), dy.sum(axis=axes)
+    of_features = scale * dy
+    if stored is None:
+        of_features -= scale * (of_beta + normal * of_gamma) / (x.size / x.shape[-1])
+    return scale * centred + beta, of_features, of_gamma, of_beta, mean, variance
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_values_and_gradients_are_those_of_float64(tf_test, stored, offset):
+    """The sums do not lose digits, as they would if 25,600 numbers were added up one by one in float32."""
+    generator = np.random.default_rng(0)
+    features = (generator.normal(offset, 2, (4, 80, 80, 3))).astype(np.float32)
+    of_outputs = generator.normal(0.1, 1, features.shape).astype(np.float32)
+    gamma, beta = np.float32([0.5, 1, -2]), np.float32([1, 0, 3])
+    statistics = (np.float32([offset, 1, 2]), np.float32([4, 5, 6]))
+    inputs = [tf.constant(value) for value in (features, gamma, beta)]
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        if stored:
+            outputs = normalise_with_stored(*inputs, *statistics, 1e-5)
+        else:
+            outputs, *found = normalise_with_batch(*inputs, 1e-5, num_replicas=1)
+    gradients = tape.gradient(outputs, inputs, output_gradients=tf.constant(of_outputs))
+    expected = in_float64(features, gamma, beta, of_outputs, statistics if stored else None)
+    size = 1 + offset
+    tf_test.assertAllClose(outputs, expected[0], rtol=1e-6, atol=1e-6 * size)
+    tf_test.assertAllClose(gradients[0], expected[1], rtol=1e-6, atol=1e-6 * size)
+    for gradient, value in zip(gradients[1:], expected[2:4], strict=True):
+        tf_test.assertAllClose(gradient, value, rtol=1e-6, atol=1e-4 * size)
+    if not stored:
+        tf_test.assertAllClose(found[0], expected[4], rtol=1e-7, atol=1e-8)
+        tf_test.assertAllClose(found[1], expected[5], rtol=3e-7 * size, atol=0)
