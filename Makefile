@@ -1,7 +1,7 @@
 # make test: lint, type check and the test suite. make lint format typecheck: these alone.
 # make test-slow: exports of all networks in full size.
 # make fuzz: tests/fuzz with 10,000 mutated inputs; make fuzz CASES=N with N.
-# make demo: train, evaluate, detect and export on a generated set.
+# make demo: detect with the pretrained detector; train, evaluate, detect and export on a generated set.
 # make fidelity: run the comparisons with the authors' program and write docs/fidelity.md from them;
 # PUBLISHED_AP=FOLDER adds those with published AP (tests/evaluation/test_published_ap.py says what the folder holds).
 # make docs: write docs/configuration.md from the config's dataclasses.
@@ -49,13 +49,15 @@ docs: $(INSTALLED)
 	$(IN_VENV) docs/generate_configuration.py
 
 demo: $(INSTALLED)
+	rm -rf runs/photos
+	$(IN_VENV) detect.py examples/photos --output runs/photos
 	$(IN_VENV) -m refinedet_tf generate-shapes data/shapes
 	$(IN_VENV) train.py --config shapes.json --output $(RUN) --resume
 	$(IN_VENV) evaluate.py --config $(RUN) --json $(RUN)/test.json --curves $(RUN)/precision_recall.png
 	rm -rf $(RUN)/detections
 	$(IN_VENV) detect.py --config $(RUN) 'data/shapes/VOC2007/JPEGImages/test_00000*.jpg' --output $(RUN)/detections
 	$(IN_VENV) export_savedmodel.py --config $(RUN) --output exports/shapes
-	@echo "Look at $(RUN)/detections, $(RUN)/curves.png and $(RUN)/precision_recall.png, or run: .venv/bin/tensorboard --logdir runs"
+	@echo "Look at runs/photos, $(RUN)/detections, $(RUN)/curves.png and $(RUN)/precision_recall.png, or run: .venv/bin/tensorboard --logdir runs"
 
 # Removes the demo's data, run and export, so that it starts over.
 clean-demo:

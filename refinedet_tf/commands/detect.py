@@ -18,8 +18,9 @@ from refinedet_tf.commands.options import (
     tiling_from,
 )
 from refinedet_tf.commands.trained_model import load_model
+from refinedet_tf.config_files import PRETRAINED
 from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.inference.detection_files import make_output_folder, write_detections
+from refinedet_tf.inference.detection_files import free_folder, make_output_folder, write_detections
 from refinedet_tf.inference.film_reader import FILM_ENDINGS, import_av
 
 if TYPE_CHECKING:
@@ -37,23 +38,34 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     """Parses the command line, detects and writes."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description=__doc__,
+        description=f"{__doc__} Without --config it is the detector of VOC's 20 classes that comes with the "
+        "package.",
         epilog="The output folder holds one picture for every image, and detections.json with all "
         "detections above the post-processing's score threshold, boxes in pixels of the image. "
         "Images that cannot be read are named at the end; the results of the others are kept. For a film it "
         "holds the annotated film and a .jsonl file with one line per frame.",
     )
-    add_model_options(parser)
+    add_model_options(parser, required=False)
     add_multi_scale_option(parser)
     add_tile_options(parser)
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="photos (files, folders or quoted patterns), or films"
     )
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="FOLDER", help="a folder that is new or empty"
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder that is new or empty (default: detections, or detections-2 and so on where that is "
+        "taken)",
     )
     add_score_threshold_option(parser)
     options = parser.parse_args(arguments)
+    if options.config is None:
+        if options.weights is not None:
+            raise InputError(
+                "--weights needs --config: the config or the run folder that the weights belong to"
+            )
+        options.config = PRETRAINED
     check_score_threshold(options.score_threshold)
     tiling = tiling_from(options)
     _refuse_cameras(options.images)
@@ -61,6 +73,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     are_films = _are_films(paths)
     if are_films:
         import_av()
+    options.output = free_folder() if options.output is None else options.output
     make_output_folder(options.output)
     config, model = load_model(options, on_all_devices=True)
 
@@ -80,7 +93,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     try:
         detect(replicas, paths, options.output, options.score_threshold, batch_size)
     finally:
-        print_work(replicas, config)
+        print_work(replicas, config, options.score_threshold)
 
 
 def _refuse_cameras(names: Sequence[str]) -> None:
@@ -138,10 +151,9 @@ def detect_files(
     write_detections(results(), len(paths), output, score_threshold, unreadable)
 
 
-def print_work(replicas: "Replicas[AnyDetector]", config: "Config") -> None:
+def print_work(replicas: "Replicas[AnyDetector]", config: "Config", score_threshold: float) -> None:
     """Prints the number of views where the detectors see tiles, the work of each of several replicas, and the
-    limits on candidates that were reached."""
-    from refinedet_tf.evaluation.evaluator import limited_inputs
+    limits that left out candidates which might have been drawn."""
     from refinedet_tf.evaluation.limits import reached_limits
 
     views = sum(getattr(detector, "views", 0) for detector in replicas.detectors)
@@ -152,7 +164,8 @@ def print_work(replicas: "Replicas[AnyDetector]", config: "Config") -> None:
         print("\n".join(map(str, replicas.work)))
     inputs = sum(detector.inputs for detector in replicas.detectors)
     kind = "views" if inputs > images else "images"
-    for line in reached_limits(limited_inputs(replicas.detectors), inputs, config, kind):
+    limited = np.sum([detector.limited(score_threshold) for detector in replicas.detectors], axis=0)
+    for line in reached_limits(limited, inputs, config, kind):
         print(f"note: {line}")
 
 

@@ -11,6 +11,7 @@ from refinedet_tf.commands.image_files import find_images
 from refinedet_tf.commands.options import add_model_options, config_from
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.config import Config
+from refinedet_tf.config_files import run_folder_of
 from refinedet_tf.data.image_header import MAX_PIXELS
 from refinedet_tf.errors import InputError
 from refinedet_tf.progress import ProgressPrinter
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     if options.evaluation is not None:
         measured = read_measured(options.evaluation, config)
     elif options.weights is None:
-        measured = validation_of_run(RunFolder(options.config), config)
+        measured = validation_of_run(RunFolder(run_folder_of(options.config)), config)
     samples = None if paths is None else [Sample.of_file(path) for path in paths]
     try:
         folder, comparisons = export_saved_model(

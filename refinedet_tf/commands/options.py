@@ -14,7 +14,8 @@ def add_config_options(parser: argparse.ArgumentParser, required: bool = True) -
         "--config",
         required=required,
         metavar="FILE",
-        help="a config file, a run folder, or the name of a file in configs/",
+        help="a config file, a run folder, the name of a file in configs/, or "
+        '"pretrained" for the detector that comes with the package',
     )
     parser.add_argument(
         "--set",
@@ -31,9 +32,9 @@ def config_from(options: argparse.Namespace) -> Config:
     return load_config(options.config, options.overrides)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Adds `--config`, `--set` and `--weights`."""
-    add_config_options(parser)
+    add_config_options(parser, required)
     parser.add_argument(
         "--weights",
         metavar="FILE",

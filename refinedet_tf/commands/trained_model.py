@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from refinedet_tf.commands.options import config_from
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.config import Config
+from refinedet_tf.config_files import run_folder_of
 from refinedet_tf.errors import InputError
 from refinedet_tf.files import is_folder
 from refinedet_tf.run_folder import RunFolder
@@ -34,9 +35,10 @@ def load_model(options: argparse.Namespace, on_all_devices: bool = False) -> tup
     config = config_from(options)
     weights = options.weights
     if weights is None:
-        if not is_folder(options.config):
+        folder = run_folder_of(options.config)
+        if not is_folder(folder):
             raise InputError("--weights: name a weights file, or give a run folder as --config")
-        weights = RunFolder(options.config).trained_weights()
+        weights = RunFolder(folder).trained_weights()
     import_tensorflow()
     import tensorflow as tf
 

@@ -20,7 +20,7 @@ class TimedDetector:
 
     Attributes:
         seconds: float64 [2], the seconds of the network and of the post-processing so far, without tracing.
-        limited: int64 [2], the number of images so far that reach each limit of `postprocess_and_limits`.
+        limited: int64 [2], how many images so far reach each limit of `postprocess_and_limits`.
         loss: the loss on the images so far; None where there is no dataset with their objects.
     """
 
@@ -48,7 +48,7 @@ class TimedDetector:
             self._is_traced = True
         heads, outputs, limits, seconds = self._run(images)
         self.seconds += seconds
-        self.limited += limits.sum(axis=0)
+        self.limited += np.count_nonzero(limits, axis=0)
         if self.loss is not None:
             self.loss.add(heads, image_indices)
         return self.detector.unpack(outputs, sizes)

@@ -1,5 +1,6 @@
 """The folder that detection commands write: one picture per image, and detections.json."""
 
+import itertools
 import json
 import time
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,16 @@ LONGEST_JPEG_SIDE = 65_500
 
 QUIET_SECONDS = 5.0
 """Work that takes less time shows no progress."""
+
+
+def free_folder() -> Path:
+    """Returns the folder `detections`, or the first of `detections-2` and so on that is new or empty."""
+    names = itertools.chain(["detections"], (f"detections-{number}" for number in itertools.count(2)))
+    return next(folder for folder in map(Path, names) if not folder.exists() or _is_empty(folder))
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def make_output_folder(folder: Path) -> None:

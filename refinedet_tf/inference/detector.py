@@ -10,11 +10,16 @@ import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.config import Config
+from refinedet_tf.config_files import PRETRAINED, load_config, run_folder_of
 from refinedet_tf.data.images import read_image, warp_image
 from refinedet_tf.errors import InputError, shortened, shortened_text
+from refinedet_tf.files import is_folder
 from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
 from refinedet_tf.inference.detections import ImageDetections
+from refinedet_tf.model import build_model
+from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.tensors import Heads
+from refinedet_tf.weights import load_weights
 
 ImageLike = str | os.PathLike | np.ndarray
 """An image file, or pixels uint8 [H, W, 3], RGB."""
@@ -24,7 +29,7 @@ class Detector:
     """A trained network with its post-processing, ready to be called on images.
 
     ```
-    detector = Detector(model, config)
+    detector = Detector.pretrained()  # or Detector.load("runs/mine"), or Detector(model, config)
     for result in detector(["street.jpg", "park.png"]):
         print(result.names, result.scores, result.boxes)
     ```
@@ -34,7 +39,6 @@ class Detector:
         class_names: the C names, label 1 first.
         num_classes: C, without background.
         inputs: the number of images that the network has seen so far.
-        limited: int64 [2], how many of them reached each limit of `postprocess_and_limits`.
     """
 
     def __init__(self, model: keras.Model, config: Config, image_size: tuple[int, int] | None = None) -> None:
@@ -54,7 +58,30 @@ class Detector:
         self.image_size = self._detector.image_size
         self.num_classes, self.class_names = self._detector.num_classes, self._detector.class_names
         self.inputs = 0
-        self.limited = np.zeros(2, np.int64)
+        self._weakest = [np.zeros((0, 2), np.float32)]
+
+    @classmethod
+    def load(cls, run: str | os.PathLike) -> "Detector":
+        """Makes the detector of a training.
+
+        Args:
+            run: the run folder. Its best weights are taken, or its final ones where there was no validation.
+
+        Raises:
+            InputError: the folder is none of a run, has no weights yet, or they are damaged.
+        """
+        folder = RunFolder(run_folder_of(os.fspath(run)))
+        if not is_folder(folder.path):
+            raise InputError(f"{shortened_text(folder.path)} is no run folder")
+        config = load_config(folder.path)
+        model = build_model(config)
+        load_weights(model, folder.trained_weights())
+        return cls(model, config)
+
+    @classmethod
+    def pretrained(cls) -> "Detector":
+        """Makes the detector of VOC's 20 classes that comes with the package (refinedet_tf/pretrained)."""
+        return cls.load(PRETRAINED)
 
     @functools.cached_property
     def _warp(self) -> tf.types.experimental.PolymorphicFunction:
@@ -108,6 +135,18 @@ class Detector:
         (batch,) = pixel_batches(images, len(images))
         return self._detector.heads(tf.stack([self._warp(pixels) for pixels in batch]))
 
+    def limited(self, score: float = 0.0) -> np.ndarray:
+        """Counts the images so far in which a limit on candidates left out some that may be wanted.
+
+        Args:
+            score: only images count whose weakest candidate that was used has at least this score.
+
+        Returns:
+            int64 [2], the numbers for the limits of `postprocess_and_limits`.
+        """
+        weakest = np.concatenate(self._weakest)
+        return np.count_nonzero((weakest > 0) & (weakest >= score), axis=0)
+
     def warm_up(self) -> None:
         """Runs once on a black image, so that the time of the calls that follow is without tracing."""
         self._detector.with_limits(tf.zeros([1, *self.image_size, 3]))
@@ -117,9 +156,9 @@ class Detector:
     ) -> list[ImageDetections]:
         if not warped:
             return []
-        outputs, limits = self._detector.with_limits(tf.stack(warped))
+        outputs, weakest = self._detector.with_limits(tf.stack(warped))
         self.inputs += len(warped)
-        self.limited += limits.numpy().sum(axis=0)
+        self._weakest.append(weakest.numpy())
         return self._detector.unpack(outputs, sizes)
 
 

@@ -148,10 +148,9 @@ class MultiScaleDetector:
         """The number of images that the network has seen so far, those of all passes."""
         return sum(detector.inputs for detector in self._detectors.values())
 
-    @property
-    def limited(self) -> np.ndarray:
-        """How many inputs of the network reached each limit of `postprocess_and_limits`: int64 [2]."""
-        return sum((detector.limited for detector in self._detectors.values()), np.zeros(2, np.int64))
+    def limited(self, score: float = 0.0) -> np.ndarray:
+        """Counts what `Detector.limited` counts, here inputs of the network."""
+        return sum((detector.limited(score) for detector in self._detectors.values()), np.zeros(2, np.int64))
 
     def _detect(self, images: Sequence[np.ndarray]) -> list[ImageDetections]:
         """Returns the merged detections of each image of a batch."""

@@ -50,15 +50,15 @@ def postprocess_and_limits(
     The arguments are those of `postprocess`. A graph that does not use the second value does not compute it.
 
     Returns:
-        The dict of `postprocess`, and bool [B, 2], whether the image has at least `pre_nms_per_image`
-        candidates, and one of its classes at least `pre_nms_per_class`. A limit that no image can exceed
-        is never reached.
+        The dict of `postprocess`, and float32 [B, 2]: where the image has at least `pre_nms_per_image`
+        candidates, the score of the weakest that is used, else 0; and the same for `pre_nms_per_class`, the
+        largest such score of its classes. A limit that no image can exceed is never reached.
     """
     postprocess_config = config.postprocess
     scores = _candidate_scores(heads, config)
     anchors = tf.convert_to_tensor(anchors, tf.float32)
     all_candidates, all_of_class = scores.shape[1] * scores.shape[2], scores.shape[1]
-    image_is_full = class_is_full = tf.zeros([tf.shape(scores)[0]], tf.bool)
+    weakest_of_image = weakest_of_class = tf.zeros([tf.shape(scores)[0]])
     if postprocess_config.pre_nms_per_class is None and postprocess_config.pre_nms_per_image is not None:
         scores, rows, labels = _best_of_image(scores, postprocess_config.pre_nms_per_image)
     else:
@@ -66,7 +66,7 @@ def postprocess_and_limits(
         per_class = postprocess_config.pre_nms_per_class or all_of_class
         scores, rows, labels = _best_of_each_class(scores, per_class)
         if per_class < all_of_class:
-            class_is_full = tf.reduce_any(scores[..., -1] > 0, axis=1)
+            weakest_of_class = tf.reduce_max(scores[..., -1], axis=1)
         if postprocess_config.pre_nms_per_image is not None:
             scores, best = _top_k(_merge_axes(scores), postprocess_config.pre_nms_per_image)
             rows, labels = (tf.gather(_merge_axes(value), best, batch_dims=1) for value in (rows, labels))
@@ -74,7 +74,7 @@ def postprocess_and_limits(
     if postprocess_config.pre_nms_per_image is not None:
         if postprocess_config.pre_nms_per_image < all_candidates:
             # The scores are sorted, and 0 where there is no candidate.
-            image_is_full = scores[:, -1] > 0
+            weakest_of_image = scores[:, -1]
         scores = _non_maximum_suppression(boxes, scores, postprocess_config.nms_iou, labels)
     else:
         boxes, scores = _suppress_within_classes(
@@ -83,7 +83,7 @@ def postprocess_and_limits(
         labels = _merge_axes(labels[..., : scores.shape[2]])
         boxes, scores = tf.reshape(boxes, [tf.shape(boxes)[0], -1, 4]), _merge_axes(scores)
     detections = _best_detections(boxes, scores, labels, postprocess_config.max_detections)
-    return detections, tf.stack([image_is_full, class_is_full], axis=1)
+    return detections, tf.stack([weakest_of_image, weakest_of_class], axis=1)
 
 
 def candidates(heads: Heads, anchors: Tensor, config: Config) -> tuple[tf.Tensor, tf.Tensor]:

@@ -68,10 +68,9 @@ class TiledDetector:
         """The number of images that the network has seen so far, those of all passes over all views."""
         return self._detector.inputs
 
-    @property
-    def limited(self) -> np.ndarray:
-        """How many inputs of the network reached each limit of `postprocess_and_limits`: int64 [2]."""
-        return self._detector.limited
+    def limited(self, score: float = 0.0) -> np.ndarray:
+        """Counts what `Detector.limited` counts, here inputs of the network."""
+        return self._detector.limited(score)
 
     def _detect(self, images: Sequence[np.ndarray], batch_size: int) -> list[ImageDetections]:
         """Returns the merged detections of each image of a batch."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from refinedet_tf.backbones.applications import APPLICATIONS
 from refinedet_tf.config import ModelConfig
+from refinedet_tf.config_files import run_folder_of
 from refinedet_tf.errors import InputError, listed, shortened_text
 from refinedet_tf.files import is_file, is_folder
 from refinedet_tf.model import built_from
@@ -94,8 +95,9 @@ def transfer_weights(model: keras.Model, path: str | Path) -> InitialWeights:
 
     Args:
         model: the result of `build_model`.
-        path: a file as in `load_weights`, a run folder, whose best weights are taken, or a frozen graph
-            (`.pb`) of TensorFlow's detection zoo, which fills the backbone of a network with MobileNetV2.
+        path: a file as in `load_weights`, a run folder, whose best weights are taken, "pretrained" for the
+            detector that comes with the package, or a frozen graph (`.pb`) of TensorFlow's detection zoo,
+            which fills the backbone of a network with MobileNetV2.
 
     Returns:
         What was taken, what is new, and why.
@@ -108,6 +110,7 @@ def transfer_weights(model: keras.Model, path: str | Path) -> InitialWeights:
     config = built_from(model)
     if config is None:
         raise ValueError("only a model that build_model has made can take weights of other classes")
+    path = run_folder_of(path)
     path = _checked(RunFolder(path).trained_weights() if is_folder(path) else path, (*ENDINGS, FROZEN_GRAPH))
     if path.suffix == FROZEN_GRAPH:
         return _of_backbone(model, *load_frozen_graph(model, config.model, path), source=path)

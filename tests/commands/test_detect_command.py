@@ -183,9 +183,11 @@ def test_a_reached_limit_of_candidates_is_named(run, network, tmp_path, monkeypa
         model = stand_in_model(stand_in_config(None))
     monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: (limited, model))
     images = [save(tmp_path / "in" / f"{i}.png", 64, 128, seed=i) for i in range(3)]
-    run(*images, *options)
+    run(*images, *options, "--score-threshold", 0)
     line = f"note: {inputs} have 2 or more candidates before NMS, and only the best 2 are used"
     assert line in capsys.readouterr().out
+    run(*images, *options, "--score-threshold", 1, output=tmp_path / "nothing drawn")
+    assert "before NMS" not in capsys.readouterr().out
 
 
 def test_tiles(run, network, tmp_path, capsys):
