@@ -44,7 +44,7 @@ def test_signals_leave_nothing_half_done(tmp_path, number):
     process = start_program("terminal_program.py", str(tmp_path / "file"), "wait")
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(number)
-    ((code, _, errors),) = finish(process, seconds=30)
+    ((code, _, errors),) = finish(process, seconds=120)
     assert (code, errors) == (128 + number, f"stopped by {number.name}\n")
     assert (tmp_path / "file.cleaned").is_file() and not (tmp_path / "file").exists()
 
