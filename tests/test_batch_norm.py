@@ -151,3 +151,15 @@ def test_values_and_gradients_are_those_of_float64(tf_test, stored, offset):
     if not stored:
         tf_test.assertAllClose(found[0], expected[4], rtol=1e-7, atol=1e-8)
         tf_test.assertAllClose(found[1], expected[5], rtol=3e-7 * size, atol=0)
+
+
+def test_nan_passes_a_layer_that_is_not_trainable():
+    """A graph may join BatchNorm and ReLU to a kernel whose ReLU of NaN is 0."""
+    images = keras.Input((8, 8, 3))
+    layer = built()
+    layer.trainable = False
+    network = keras.Model(images, keras.layers.ReLU()(layer(images)))
+    batch = np.ones((2, 8, 8, 3), np.float32)
+    batch[0] = np.nan
+    found = tf.function(lambda images: network(images, training=True))(tf.constant(batch))
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(batch))
