@@ -12,6 +12,7 @@ from refinedet_tf.commands.options import add_config_options, config_from
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.config import Config
+from refinedet_tf.config_files import run_folder_of
 from refinedet_tf.files import is_file, is_folder
 from refinedet_tf.run_folder import RunFolder
 
@@ -46,7 +47,7 @@ def load_network(options: argparse.Namespace) -> tuple[Config, "keras.Model"]:
 
     The weights are random if there is neither a file nor a run folder.
     """
-    if options.weights or is_folder(options.config):
+    if options.weights or is_folder(run_folder_of(options.config)):
         return load_model(options)
     config = config_from(options)
     import_tensorflow()

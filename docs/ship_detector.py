@@ -14,7 +14,7 @@ from PIL import Image
 
 from refinedet_tf.commands.terminal import import_tensorflow, run
 from refinedet_tf.config_files import PRETRAINED, config_to_json, load_config, run_folder_of
-from refinedet_tf.drawing import draw_detections
+from refinedet_tf.drawing import contact_sheet, draw_detections
 from refinedet_tf.errors import InputError
 from refinedet_tf.run_folder import RunFolder
 
@@ -23,7 +23,7 @@ SCORE = 0.5
 """The smallest score of a detection that is drawn."""
 
 HEIGHT = 360
-"""The height of the sheet in pixels."""
+"""The height of each photograph on the sheet in pixels."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -78,13 +78,8 @@ def draw(photos: Sequence[Path], target: Path) -> None:
         )
         picture = Image.fromarray(drawn)
         size = round(picture.width * HEIGHT / picture.height), HEIGHT
-        columns.append(picture.resize(size, Image.Resampling.LANCZOS))
-    sheet = Image.new("RGB", (sum(column.width for column in columns), HEIGHT))
-    left = 0
-    for column in columns:
-        sheet.paste(column, (left, 0))
-        left += column.width
-    sheet.save(target, quality=90)
+        columns.append(np.asarray(picture.resize(size, Image.Resampling.LANCZOS)))
+    Image.fromarray(contact_sheet(columns)).save(target, quality=90)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,7 @@ class Recorder:
     seen: ClassVar = []
     seconds = single_seconds = whole_seconds = 0.0
     views, passes, image_size = 0, (), UPRIGHT
+    limited = (0, 0)
 
     def __init__(self, *arguments):
         pass
@@ -88,9 +89,6 @@ class Recorder:
         batch = list(images)
         self.seen.extend(batch)
         return [nothing(image.shape[:2]) for image in batch]
-
-    def limited(self):
-        return np.zeros(2, np.int64)
 
 
 # Each door takes image files and returns what it sees of each, or raises an InputError. A function beside it

@@ -84,7 +84,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     from refinedet_tf.inference.tiled_detector import TiledDetector
 
     def make_detector() -> "AnyDetector":
-        detector = (MultiScaleDetector if options.multi_scale else Detector)(model, config)
+        kind = MultiScaleDetector if options.multi_scale else Detector
+        detector = kind(model, config, wanted_score=options.score_threshold)
         return detector if tiling is None else TiledDetector(detector, config, tiling)
 
     replicas = Replicas(model, make_detector)
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     try:
         detect(replicas, paths, options.output, options.score_threshold, batch_size)
     finally:
-        print_work(replicas, config, options.score_threshold)
+        print_work(replicas, config)
 
 
 def _refuse_cameras(names: Sequence[str]) -> None:
@@ -151,9 +152,10 @@ def detect_files(
     write_detections(results(), len(paths), output, score_threshold, unreadable)
 
 
-def print_work(replicas: "Replicas[AnyDetector]", config: "Config", score_threshold: float) -> None:
+def print_work(replicas: "Replicas[AnyDetector]", config: "Config") -> None:
     """Prints the number of views where the detectors see tiles, the work of each of several replicas, and the
     limits that left out candidates which might have been drawn."""
+    from refinedet_tf.evaluation.evaluator import limited_inputs
     from refinedet_tf.evaluation.limits import reached_limits
 
     views = sum(getattr(detector, "views", 0) for detector in replicas.detectors)
@@ -163,9 +165,7 @@ def print_work(replicas: "Replicas[AnyDetector]", config: "Config", score_thresh
     if len(replicas.devices) > 1:
         print("\n".join(map(str, replicas.work)))
     inputs = sum(detector.inputs for detector in replicas.detectors)
-    kind = "views" if inputs > images else "images"
-    limited = np.sum([detector.limited(score_threshold) for detector in replicas.detectors], axis=0)
-    for line in reached_limits(limited, inputs, config, kind):
+    for line in reached_limits(limited_inputs(replicas.detectors), inputs, images, config):
         print(f"note: {line}")
 
 

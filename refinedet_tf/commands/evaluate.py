@@ -170,10 +170,9 @@ def _write(
                 "measure a slightly different AP"
             )
     result = score_share(share, config, dataset)
-    several = share.num_inputs > share.num_images
     print(result_files.to_text(result, config.expected, options.all_classes))
     for line in (
-        *reached_limits(share.limited, share.num_inputs, config, "views" if several else "images"),
+        *reached_limits(share.limited, share.num_inputs, share.num_images, config),
         *too_crowded(dataset, config.evaluation),
     ):
         print(f"note: {line}")

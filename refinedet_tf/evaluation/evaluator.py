@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import keras
@@ -154,8 +154,15 @@ def detect_share(
         (network, postprocessing),
         replicas.work,
         loss_sums=tuple(np.sum(loss_sums, axis=0).tolist()) if loss_sums else (),
-        limited=tuple(np.sum([detector.limited for detector in replicas.detectors], axis=0).tolist()),
+        limited=limited_inputs(replicas.detectors),
     )
+
+
+def limited_inputs(
+    detectors: Sequence[TimedDetector | Detector | MultiScaleDetector | TiledDetector],
+) -> tuple[int, ...]:
+    """Adds up what the detectors of all replicas have counted in `limited`."""
+    return tuple(np.sum([detector.limited for detector in detectors], axis=0).tolist())
 
 
 def detect_share_multi_scale(
@@ -184,7 +191,7 @@ def detect_share_multi_scale(
     seconds = sum(detector.seconds for detector in replicas.detectors)
     single_seconds = sum(detector.single_seconds for detector in replicas.detectors)
     passes = 2 * len(replicas.detectors[0].passes)
-    limited = tuple(np.sum([detector.limited() for detector in replicas.detectors], axis=0).tolist())
+    limited = limited_inputs(replicas.detectors)
     return Share(detections, (seconds, single_seconds), replicas.work, passes, limited=limited)
 
 
@@ -223,7 +230,7 @@ def detect_share_tiled(
     whole_seconds = sum(detector.whole_seconds for detector in replicas.detectors)
     views = sum(detector.views for detector in replicas.detectors)
     passes = replicas.detectors[0].passes if multi_scale else 0
-    limited = tuple(np.sum([detector.limited() for detector in replicas.detectors], axis=0).tolist())
+    limited = limited_inputs(replicas.detectors)
     return Share(detections, (seconds, whole_seconds), replicas.work, passes, views, limited=limited)
 
 

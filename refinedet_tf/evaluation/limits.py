@@ -2,24 +2,22 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from refinedet_tf.config import Config, EvaluationConfig
 from refinedet_tf.data.coco_ground_truth import MAX_DETECTIONS, count_too_crowded
 from refinedet_tf.data.dataset import DetectionDataset
 
 
-def reached_limits(
-    limited: Sequence[int] | np.ndarray, num_inputs: int, config: Config, inputs: str = "images"
-) -> list[str]:
+def reached_limits(limited: Sequence[int], num_inputs: int, num_images: int, config: Config) -> list[str]:
     """Returns a line for each limit on the candidates before NMS that inputs of the network have reached.
 
     Args:
         limited: the number of inputs that reach each limit of `postprocess_and_limits`.
-        num_inputs: the number of all inputs.
+        num_inputs: the number of all inputs, which in multi-scale testing and with tiles are several views
+            of each image.
+        num_images: the number of images.
         config: `postprocess` is used.
-        inputs: what the network sees: "images", or in multi-scale testing and with tiles "views".
     """
+    inputs = "views" if num_inputs > num_images else "images"
     postprocess_config = config.postprocess
     limits = {
         "pre_nms_per_image": (postprocess_config.pre_nms_per_image, ""),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from refinedet_tf.drawing import draw_detections
 from refinedet_tf.errors import InputError
-from refinedet_tf.files import explain_os_errors
+from refinedet_tf.files import explain_os_errors, is_folder, list_folder
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.progress import ProgressPrinter
 
@@ -25,11 +25,11 @@ QUIET_SECONDS = 5.0
 def free_folder() -> Path:
     """Returns the folder `detections`, or the first of `detections-2` and so on that is new or empty."""
     names = itertools.chain(["detections"], (f"detections-{number}" for number in itertools.count(2)))
-    return next(folder for folder in map(Path, names) if not folder.exists() or _is_empty(folder))
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
+    return next(
+        folder
+        for folder in map(Path, names)
+        if not folder.exists() or (is_folder(folder) and not list_folder(folder))
+    )
 
 
 def make_output_folder(folder: Path) -> None:

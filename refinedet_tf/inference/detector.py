@@ -39,9 +39,17 @@ class Detector:
         class_names: the C names, label 1 first.
         num_classes: C, without background.
         inputs: the number of images that the network has seen so far.
+        limited: int64 [2], in how many of them each limit of `postprocess_and_limits` left out candidates
+            that may be wanted.
     """
 
-    def __init__(self, model: keras.Model, config: Config, image_size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        config: Config,
+        image_size: tuple[int, int] | None = None,
+        wanted_score: float = 0.0,
+    ) -> None:
         """Compiles the detector; it is traced at its first call.
 
         Args:
@@ -49,6 +57,7 @@ class Detector:
             config: `postprocess`, `model.design`, `model.image_size` and the class names are used.
             image_size: (height, width) in pixels to which images are warped; it is needed only if
                 `model.image_size` is null.
+            wanted_score: candidates of a lower score are not wanted, for `limited`.
 
         Raises:
             InputError: the size is not known, or is not that of the model; the class names are not
@@ -58,7 +67,8 @@ class Detector:
         self.image_size = self._detector.image_size
         self.num_classes, self.class_names = self._detector.num_classes, self._detector.class_names
         self.inputs = 0
-        self._weakest = [np.zeros((0, 2), np.float32)]
+        self.limited = np.zeros(2, np.int64)
+        self._wanted_score = wanted_score
 
     @classmethod
     def load(cls, run: str | os.PathLike) -> "Detector":
@@ -135,18 +145,6 @@ class Detector:
         (batch,) = pixel_batches(images, len(images))
         return self._detector.heads(tf.stack([self._warp(pixels) for pixels in batch]))
 
-    def limited(self, score: float = 0.0) -> np.ndarray:
-        """Counts the images so far in which a limit on candidates left out some that may be wanted.
-
-        Args:
-            score: only images count whose weakest candidate that was used has at least this score.
-
-        Returns:
-            int64 [2], the numbers for the limits of `postprocess_and_limits`.
-        """
-        weakest = np.concatenate(self._weakest)
-        return np.count_nonzero((weakest > 0) & (weakest >= score), axis=0)
-
     def warm_up(self) -> None:
         """Runs once on a black image, so that the time of the calls that follow is without tracing."""
         self._detector.with_limits(tf.zeros([1, *self.image_size, 3]))
@@ -158,7 +156,8 @@ class Detector:
             return []
         outputs, weakest = self._detector.with_limits(tf.stack(warped))
         self.inputs += len(warped)
-        self._weakest.append(weakest.numpy())
+        weakest = weakest.numpy()
+        self.limited += np.count_nonzero((weakest > 0) & (weakest >= self._wanted_score), axis=0)
         return self._detector.unpack(outputs, sizes)
 
 

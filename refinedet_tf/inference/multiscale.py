@@ -105,7 +105,7 @@ class MultiScaleDetector:
         single_seconds: the part of `seconds` that a `Detector` would have taken.
     """
 
-    def __init__(self, model: keras.Model, config: Config) -> None:
+    def __init__(self, model: keras.Model, config: Config, wanted_score: float = 0.0) -> None:
         """Chooses the passes: those of 320 if S is at most 416, otherwise those of 512.
 
         Args:
@@ -113,6 +113,7 @@ class MultiScaleDetector:
             config: `model.image_size` is the size S that the network was trained at. `postprocess` and
                 `model.design` hold for each pass. The `evaluation.metric` "coco" adds passes and merges
                 by soft box voting. The class names are used.
+            wanted_score: as for `Detector`.
 
         Raises:
             InputError: S is not known or not square, or the class names are not known.
@@ -130,6 +131,7 @@ class MultiScaleDetector:
         self._merge: Merge = soft_box_voting if is_coco else box_voting
         self._model, self._base = model, height
         self._config = dataclasses.replace(config, model=dataclasses.replace(config.model, image_size=None))
+        self._wanted_score = wanted_score
         self._detectors: dict[tuple[int, int], Detector] = {}
 
     def __call__(self, images: Iterable[ImageLike], batch_size: int = 8) -> list[ImageDetections]:
@@ -148,9 +150,10 @@ class MultiScaleDetector:
         """The number of images that the network has seen so far, those of all passes."""
         return sum(detector.inputs for detector in self._detectors.values())
 
-    def limited(self, score: float = 0.0) -> np.ndarray:
-        """Counts what `Detector.limited` counts, here inputs of the network."""
-        return sum((detector.limited(score) for detector in self._detectors.values()), np.zeros(2, np.int64))
+    @property
+    def limited(self) -> np.ndarray:
+        """What `Detector.limited` counts, of all passes."""
+        return sum((detector.limited for detector in self._detectors.values()), np.zeros(2, np.int64))
 
     def _detect(self, images: Sequence[np.ndarray]) -> list[ImageDetections]:
         """Returns the merged detections of each image of a batch."""
@@ -171,7 +174,7 @@ class MultiScaleDetector:
         """Returns the detections of each image as it is and mirrored, with the network's input of `size`."""
         detector = self._detectors.get(size)
         if detector is None:
-            detector = self._detectors[size] = Detector(self._model, self._config, size)
+            detector = self._detectors[size] = Detector(self._model, self._config, size, self._wanted_score)
             detector.warm_up()  # The times do not include tracing.
         start = time.perf_counter()
         plain = detector(images, len(images))

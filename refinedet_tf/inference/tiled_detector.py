@@ -68,9 +68,10 @@ class TiledDetector:
         """The number of images that the network has seen so far, those of all passes over all views."""
         return self._detector.inputs
 
-    def limited(self, score: float = 0.0) -> np.ndarray:
-        """Counts what `Detector.limited` counts, here inputs of the network."""
-        return self._detector.limited(score)
+    @property
+    def limited(self) -> np.ndarray:
+        """What `Detector.limited` counts, of all passes over all views."""
+        return self._detector.limited
 
     def _detect(self, images: Sequence[np.ndarray], batch_size: int) -> list[ImageDetections]:
         """Returns the merged detections of each image of a batch."""

@@ -279,7 +279,7 @@ def test_reached_limits_are_counted_and_named(dataset, key, limit, images, line)
     expected = (images, 0) if key == "pre_nms_per_image" else (0, images)
     assert share.limited == again.limited == expected
     assert share.num_inputs == NUM_IMAGES
-    lines = reached_limits(share.limited, share.num_inputs, config)
+    lines = reached_limits(share.limited, share.num_inputs, NUM_IMAGES, config)
     assert len(lines) == (line is not None)
     assert all(text.startswith(line) and f"a larger postprocess.{key} uses more" in text for text in lines)
 

@@ -175,7 +175,7 @@ def detect(config, model, dataset):
                 try:
                     detect_files(replicas, paths, output, 0.9, config.evaluation.batch_size)
                 finally:
-                    print_work(replicas, config, 0.0)
+                    print_work(replicas, config)
         except InputError as refused:
             error = str(refused).replace(folder, "")
         text = (output / "detections.json").read_text()
