@@ -78,13 +78,16 @@ def make_trainer(config: Config) -> "RefineDetTrainer":
     """The trainer of the config's network, with random weights and its optimizer."""
     from refinedet_tf.inference.compiled_detector import network_size
     from refinedet_tf.model import build_model
+    from refinedet_tf.training.freezing import freeze_layers
     from refinedet_tf.training.optimizer import CaffeSGD
     from refinedet_tf.training.schedule import in_steps
     from refinedet_tf.training.trainer import RefineDetTrainer
 
     config = dataclasses.replace(config, training=in_steps(config.training, NUM_IMAGES))
     anchors = tile_anchors(network_size(config), config.model.anchors)
-    trainer = RefineDetTrainer(build_model(config), anchors, config)
+    network = build_model(config)
+    freeze_layers(network, config.training.freeze)
+    trainer = RefineDetTrainer(network, anchors, config)
     optimizer = CaffeSGD.from_training(config.training)
     optimizer.build(trainer.network.trainable_variables)
     trainer.compile(optimizer=optimizer)

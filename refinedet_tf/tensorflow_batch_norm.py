@@ -3,9 +3,9 @@
 Keras computes it in about ten operations, each of which reads and writes all features. Here the kernel of the
 inference form, which is one pass, computes everything that is elementwise, and the sums take the rest.
 
-The sums of the kernel's training form depend on the number of threads. Those here do not: float32 sums over
-the width of each image's rows, which one thread computes, are added up in float64. So they depend neither on
-the threads nor, up to the rounding of float64, on the way in which replicas divide a batch.
+The sums of the kernel's training form are of float32, and they depend on the way in which replicas divide a
+batch. Those here do not, except for rounding far below that of float32: short sums of float32 are added up in
+float64. As in the gradients of convolutions, the last digits may depend on the number of threads.
 """
 
 from typing import Any
@@ -52,6 +52,9 @@ def normalise_with_batch(
 
         def gradient(of_outputs: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             of_gamma, of_beta = _gamma_and_beta(of_outputs, features, wide_mean, wide_variance, epsilon)
+            if num_replicas == 1 and not tf.config.list_logical_devices("GPU"):
+                of_features = _of_features(of_outputs, features, gamma, mean, variance, epsilon)
+                return of_features, tf.cast(of_gamma, tf.float32), tf.cast(of_beta, tf.float32)
             # The loss of every replica depends on the statistics, and so on the features of each.
             all_gamma, all_beta = tf.unstack(_over_replicas(tf.stack([of_gamma, of_beta]), num_replicas))
             zeros = tf.zeros_like(gamma)
@@ -123,12 +126,36 @@ def _normalise(
     ).y
 
 
+def _of_features(
+    of_outputs: tf.Tensor,
+    features: tf.Tensor,
+    gamma: tf.Tensor,
+    mean: tf.Tensor,
+    variance: tf.Tensor,
+    epsilon: float,
+) -> tf.Tensor:
+    """Returns the gradient of the features where one replica has the whole batch, in one pass.
+
+    The sums that the kernel takes for it are means over the batch there, so that their last digits matter
+    little. The kernel of a GPU wants another quantity in place of the variance.
+    """
+    return tf.raw_ops.FusedBatchNormGradV3(
+        y_backprop=of_outputs,
+        x=features,
+        scale=gamma,
+        reserve_space_1=mean,
+        reserve_space_2=variance,
+        reserve_space_3=variance,
+        epsilon=epsilon,
+    ).x_backprop
+
+
 def _gamma_and_beta(
     of_outputs: tf.Tensor, features: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the gradients of gamma and beta, float64 [C], for the images of this replica."""
     of_beta = _sum_of_rows(tf.reduce_sum(of_outputs, axis=2))
-    products = _sum_of_rows(tf.reduce_sum(of_outputs * features, axis=2))
+    products = _sum_of_products(of_outputs, features)
     return (products - mean * of_beta) * tf.math.rsqrt(variance + epsilon), of_beta
 
 
@@ -148,6 +175,26 @@ def _per_value(
 def _sum_of_rows(rows: tf.Tensor) -> tf.Tensor:
     """Adds up the sums of the rows of images, float32 [B, H, C], to float64 [C]."""
     return tf.reduce_sum(tf.cast(rows, tf.float64), axis=[0, 1])
+
+
+def _sum_of_products(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Adds up first * second, float32 [B, H, W, C], to float64 [C], without an array of the products.
+
+    It is the gradient of a depthwise filter of 1x1: each column of the images is a channel of its own, and
+    the sums of the columns are added up in float64. On a GPU, that kernel adds in a random order.
+    """
+    if tf.config.list_logical_devices("GPU"):
+        return _sum_of_rows(tf.reduce_sum(first * second, axis=2))
+    width, channels = first.shape[2:]
+    columns = [1, -1, 1, width * channels]
+    sums = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+        input=tf.reshape(second, columns),
+        filter_sizes=[1, 1, width * channels, 1],
+        out_backprop=tf.reshape(first, columns),
+        strides=[1, 1, 1, 1],
+        padding="VALID",
+    )
+    return tf.reduce_sum(tf.cast(tf.reshape(sums, [width, channels]), tf.float64), axis=0)
 
 
 def _over_replicas(values: tf.Tensor, num_replicas: int) -> tf.Tensor:
