@@ -1,5 +1,6 @@
 """BatchNorm that averages its moving statistics as the authors' program does."""
 
+import math
 from typing import Any
 
 import keras
@@ -57,27 +58,28 @@ class BatchNormalization(keras.layers.BatchNormalization):
             )
         else:
             num_replicas = _num_replicas() if self.synchronized else 1
+            count = _values_per_channel(features) * num_replicas
             normalised, mean, variance = normalise_with_batch(
-                features, gamma, beta, self.epsilon, num_replicas
+                features, gamma, beta, self.epsilon, count, num_replicas
             )
-            self._update(mean, variance, count=ops.size(features) / features.shape[-1])
+            self._update(mean, variance, count)
         return ops.cast(normalised, self.compute_dtype)
 
     def _call_of_keras(self, inputs: Tensor) -> Tensor:
         """Normalises with the statistics of the batch in operations that every backend has."""
         features = ops.cast(inputs, "float32")
         mean, variance = ops.moments(features, axes=list(range(len(features.shape) - 1)))
-        self._update(mean, variance, count=ops.size(features) / features.shape[-1])
+        self._update(mean, variance, _values_per_channel(features))
         normalised = ops.batch_normalization(
             features, mean, variance, axis=-1, offset=self.beta, scale=self.gamma, epsilon=self.epsilon
         )
         return ops.cast(normalised, self.compute_dtype)
 
-    def _update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        count = ops.cast(count, "float32")
-        if self.synchronized:
-            count = count * _num_replicas()
-        unbiased = variance * (count / ops.maximum(count - 1.0, 1.0))
+    def _update(self, mean: Tensor, variance: Tensor, count: int | Tensor) -> None:
+        if isinstance(count, int):
+            unbiased = variance * (count / max(count - 1, 1))
+        else:
+            unbiased = variance * ops.cast(count / ops.maximum(count - 1, 1), "float32")
         weight = self.momentum * self.moving_weight + 1.0
         self.moving_weight.assign(weight)
         self.moving_mean.assign(self.moving_mean + (mean - self.moving_mean) / weight)
@@ -116,6 +118,12 @@ def batch_normalization(
         name=name,
         **kwargs,
     )
+
+
+def _values_per_channel(features: Tensor) -> int | Tensor:
+    """The number of values that a channel of features [..., C] has; an integer where the shape is known."""
+    shape = features.shape[:-1]
+    return ops.size(features) // features.shape[-1] if None in shape else math.prod(shape)
 
 
 def _num_replicas() -> int:

@@ -16,7 +16,7 @@ from refinedet_tf.tensors import Tensor
 
 
 def normalise_with_batch(
-    features: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, num_replicas: int
+    features: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, count: int | Tensor, num_replicas: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Normalises with the mean and variance of the batches of all replicas (Ioffe and Szegedy, ICML 2015).
 
@@ -29,6 +29,7 @@ def normalise_with_batch(
         gamma: float32 [C].
         beta: float32 [C].
         epsilon: is added to the variance.
+        count: the number of values of a channel in the batches of all replicas.
         num_replicas: the number of replicas, which have equally many images.
 
     Returns:
@@ -36,21 +37,21 @@ def normalise_with_batch(
         `beta`, and mean and variance (biased), both float32 [C], without a gradient. The gradient of the
         features is that of the losses of all replicas.
     """
+    # The part of the gradient that passes through the statistics is computed with that of the features.
+    still = tf.stop_gradient(features)
+    norms = tf.math.reduce_euclidean_norm(still, axis=2)
+    rows = tf.stack([tf.reduce_sum(still, axis=2), tf.square(norms)])
+    count = tf.cast(count, tf.float64)
+    sums = _over_replicas(tf.reduce_sum(tf.cast(rows, tf.float64), axis=[1, 2]), num_replicas)
+    wide_mean, squares = tf.unstack(sums / count)
+    wide_variance = tf.maximum(squares - tf.square(wide_mean), 0.0)
+    mean, variance = (tf.cast(value, tf.float32) for value in (wide_mean, wide_variance))
 
     @tf.custom_gradient
     def normalise(features: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
-        count = tf.cast(tf.size(features) // features.shape[-1] * num_replicas, tf.float64)
-        norms = tf.math.reduce_euclidean_norm(features, axis=2)
-        sums = _over_replicas(
-            tf.stack([_sum_of_rows(tf.reduce_sum(features, axis=2)), _sum_of_rows(tf.square(norms))]),
-            num_replicas,
-        )
-        wide_mean, squares = tf.unstack(sums / count)
-        wide_variance = tf.maximum(squares - tf.square(wide_mean), 0.0)
-        mean, variance = (tf.cast(value, tf.float32) for value in (wide_mean, wide_variance))
         outputs = _normalise(features, gamma, beta, mean, variance, epsilon)
 
-        def gradient(of_outputs: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        def gradient(of_outputs: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             of_gamma, of_beta = _gamma_and_beta(of_outputs, features, wide_mean, wide_variance, epsilon)
             if num_replicas == 1 and not tf.config.list_logical_devices("GPU"):
                 of_features = _of_features(of_outputs, features, gamma, mean, variance, epsilon)
@@ -67,9 +68,11 @@ def normalise_with_batch(
             )
             return of_features, tf.cast(of_gamma, tf.float32), tf.cast(of_beta, tf.float32)
 
-        return (outputs, mean, variance), gradient
+        # With a second result, TensorFlow does not join the kernel with a ReLU, which would make NaN 0.
+        return (outputs, mean), gradient
 
-    return normalise(*map(tf.convert_to_tensor, (features, gamma, beta)))
+    outputs, mean = normalise(*map(tf.convert_to_tensor, (features, gamma, beta)))
+    return outputs, mean, variance
 
 
 def normalise_with_stored(

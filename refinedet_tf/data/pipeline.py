@@ -24,6 +24,9 @@ _PREFETCH_STEPS = 16
 """An image that cannot be read may fail up to this many steps before the training loop needs it, because
 batches are prefetched. The number is generous."""
 
+_AS_IT_IS = tf.autograph.experimental.do_not_convert
+"""No function here has a Python condition or loop over tensors; AutoGraph would look for one for seconds."""
+
 
 def training_batches(
     dataset: DetectionDataset, config: Config, start_step: int = 0, shard: tuple[int, int] = (0, 1)
@@ -71,9 +74,11 @@ def training_batches(
     lengths = tf.constant(padded_lengths(dataset.max_boxes))
     rows = tf.range(index * local_batch, (index + 1) * local_batch, dtype=tf.int64)
 
+    @_AS_IT_IS
     def rows_of_this_worker(step: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return step * global_batch + rows, tf.gather(images, rows)
 
+    @_AS_IT_IS
     def sample(counter: tf.Tensor, image_index: tf.Tensor) -> dict[str, tf.Tensor]:
         boxes, labels = pad_objects(*objects_of(image_index), lengths)
         seed = tf.stack([tf.constant(config.training.seed, tf.int64), counter])
@@ -85,6 +90,7 @@ def training_batches(
         labels = tf.pad(labels, [[0, left_out]], constant_values=LEFT_OUT)
         return {"images": image, "boxes": boxes, "labels": labels, "image_indices": image_index}
 
+    @_AS_IT_IS
     def lengthen(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         boxes, labels = pad_objects(batch["boxes"], batch["labels"], lengths)
         return {**batch, "boxes": boxes, "labels": labels}
@@ -149,6 +155,7 @@ def evaluation_batches(
     _check_not_empty(dataset)
     paths, sizes = _files(dataset)
 
+    @_AS_IT_IS
     def sample(image_index: tf.Tensor) -> dict[str, tf.Tensor]:
         image = decode_annotated(tf.io.read_file(paths[image_index]), sizes[image_index])
         return {"images": warp_image(image, image_size), "image_indices": image_index}
@@ -173,6 +180,7 @@ def image_order(num_images: int, seed: int, start: int = 0) -> tf.data.Dataset:
     """
     first_epoch, position = divmod(start, num_images)
 
+    @_AS_IT_IS
     def rest_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         skipped = tf.where(epoch == first_epoch, position, 0)
         return tf.data.Dataset.from_tensor_slices(epoch_permutation(num_images, seed, epoch)[skipped:])
