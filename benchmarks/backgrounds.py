@@ -20,7 +20,7 @@ import networks
 import numpy as np
 
 from refinedet_tf.commands.terminal import import_tensorflow, run
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 
 SCORE = 0.5
 """The score from which a detection is shown to people."""

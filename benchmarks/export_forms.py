@@ -43,7 +43,7 @@ def write_forms(
     """
     import tensorflow as tf
 
-    from refinedet_tf.config_files import config_to_json
+    from refinedet_tf.config.files import config_to_json
     from refinedet_tf.export import calibration, litert_files
     from refinedet_tf.export.graphs import DetectionGraphs, in_bfloat16
     from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model, serving_signatures

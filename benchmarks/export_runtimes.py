@@ -62,10 +62,10 @@ def load_model(form: Form) -> Call:
     """Loads the network from config.json and model.weights.h5 as `detect.py` does."""
     import tensorflow as tf
 
-    from refinedet_tf.config_files import load_config
+    from refinedet_tf.config.files import load_config
     from refinedet_tf.data.images import warp_image
     from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
-    from refinedet_tf.model import build_model
+    from refinedet_tf.refinedet.network import build_model
     from refinedet_tf.weights import load_weights
 
     folder = Path(form.path)

@@ -17,7 +17,7 @@ import networks
 import numpy as np
 
 from refinedet_tf.commands.terminal import import_tensorflow, run
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.data.shapes import CLASS_NAMES, write_shapes
 
 NEW_CLASS = "star"

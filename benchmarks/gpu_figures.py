@@ -104,9 +104,9 @@ def measure(task: Task, backend: Any) -> Iterator[dict[str, Any]]:
     """Yields a row per figure of `task`; `backend` is the module `gpu_tensorflow` or `gpu_jax`."""
     import golden_heads
 
-    from refinedet_tf.anchors import tile_anchors
-    from refinedet_tf.config_files import load_config
-    from refinedet_tf.model import build_model
+    from refinedet_tf.config.files import load_config
+    from refinedet_tf.refinedet.anchors import tile_anchors
+    from refinedet_tf.refinedet.network import build_model
 
     network = NETWORKS[task.network]
     precision = "bfloat16" if task.precision == "bfloat16" else "float32"

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from refinedet_tf.config import Config
-from refinedet_tf.losses import TERMS, refinedet_loss
+from refinedet_tf.refinedet.losses import TERMS, refinedet_loss
 from refinedet_tf.tensors import Tensor
 from refinedet_tf.training.optimizer import CaffeSGD
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.config import Config
-from refinedet_tf.losses import TERMS
+from refinedet_tf.refinedet.losses import TERMS
 from refinedet_tf.tensors import Tensor
 from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.trainer import RefineDetTrainer

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.commands.options import add_config_options, config_from
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.config import Config
-from refinedet_tf.config_files import run_folder_of
+from refinedet_tf.config.files import run_folder_of
 from refinedet_tf.files import is_file, is_folder
+from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def load_network(options: argparse.Namespace) -> tuple[Config, "keras.Model"]:
         return load_model(options)
     config = config_from(options)
     import_tensorflow()
-    from refinedet_tf.model import build_model
+    from refinedet_tf.refinedet.network import build_model
 
     return config, build_model(config)
 
@@ -60,7 +60,7 @@ def trained_network(config: Config, output: Path) -> "keras.Model":
     """Trains a network, unless the run folder holds its final weights already, and returns it with them."""
     import keras
 
-    from refinedet_tf.model import build_model
+    from refinedet_tf.refinedet.network import build_model
     from refinedet_tf.training.loop import train
     from refinedet_tf.weights import load_weights
 
@@ -77,7 +77,7 @@ def trained_network(config: Config, output: Path) -> "keras.Model":
 def make_trainer(config: Config) -> "RefineDetTrainer":
     """The trainer of the config's network, with random weights and its optimizer."""
     from refinedet_tf.inference.compiled_detector import network_size
-    from refinedet_tf.model import build_model
+    from refinedet_tf.refinedet.network import build_model
     from refinedet_tf.training.freezing import freeze_layers
     from refinedet_tf.training.optimizer import CaffeSGD
     from refinedet_tf.training.schedule import in_steps

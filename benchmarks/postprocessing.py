@@ -12,10 +12,10 @@ import networks
 import numpy as np
 import timing
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.commands.options import config_from
 from refinedet_tf.commands.terminal import import_tensorflow, run
 from refinedet_tf.config import PostprocessConfig
+from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.tensors import Heads
 
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import tensorflow as tf
 
     from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
-    from refinedet_tf.model import build_model
+    from refinedet_tf.refinedet.network import build_model
 
     detector = CompiledDetector(inference_network(build_model(config)), config)
     heads = _hard_heads(len(tile_anchors(detector.image_size, config.model.anchors)), config.num_classes)

@@ -36,7 +36,7 @@ refinedet_tf.build_model(config).save_weights(sys.argv[1] + "/random.weights.h5"
 
 STAGES = {
     "refinedet_tf.data.dataset": {"read_dataset": "index"},
-    "refinedet_tf.model": {"build_model": "model"},
+    "refinedet_tf.refinedet.network": {"build_model": "model"},
     "refinedet_tf.weights": {"load_weights": "weights", "load_initial_weights": "weights"},
     "refinedet_tf.training.preparation": {"PreparedRun._open_batches": "first batch"},
     "refinedet_tf.training.pictures": {"batch_picture": "picture"},

@@ -102,7 +102,7 @@ def compiled_layers(trainer: "RefineDetTrainer", images: np.ndarray) -> dict[str
     import keras
     import tensorflow as tf
 
-    from refinedet_tf.batch_norm import BatchNormalization
+    from refinedet_tf.refinedet.batch_norm import BatchNormalization
 
     def compiled(calls: list[tuple[keras.layers.Layer, Tensor]]) -> Callable[[], Tensor]:
         @tf.function
@@ -178,7 +178,7 @@ def compiled_loss(
     """
     import tensorflow as tf
 
-    from refinedet_tf.losses import TERMS, refinedet_loss
+    from refinedet_tf.refinedet.losses import TERMS, refinedet_loss
 
     @tf.function(input_signature=input_signature)
     def loss_and_gradients(heads: Heads, ground_truth: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,15 +13,15 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from refinedet_tf import config as config_module
 from refinedet_tf.config import Config
+from refinedet_tf.config import schema as config_module
 
 PAGE = Path(__file__).parent / "configuration.md"
 
 HEAD = """\
 # Configuration
 
-This page is generated from `refinedet_tf/config.py` by `python docs/generate_configuration.py`.
+This page is generated from `refinedet_tf/config/schema.py` by `python docs/generate_configuration.py`.
 
 Every command takes `--config`, which is a JSON file, the name of a file in `configs/`, or a run folder. It
 also takes any number of overrides:

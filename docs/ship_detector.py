@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from refinedet_tf.commands.terminal import import_tensorflow, run
-from refinedet_tf.config_files import PRETRAINED, config_to_json, load_config, run_folder_of
+from refinedet_tf.config.files import PRETRAINED, config_to_json, load_config, run_folder_of
 from refinedet_tf.drawing import contact_sheet, draw_detections
 from refinedet_tf.errors import InputError
 from refinedet_tf.run_folder import RunFolder

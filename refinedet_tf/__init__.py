@@ -15,12 +15,12 @@ if os.name != "posix":
 __version__ = "0.1.0"
 
 _MODULES = {
-    "load_config": "refinedet_tf.config_files",
-    "build_model": "refinedet_tf.model",
+    "load_config": "refinedet_tf.config.files",
+    "build_model": "refinedet_tf.refinedet.network",
     "load_weights": "refinedet_tf.weights",
-    "tile_anchors": "refinedet_tf.anchors",
-    "refinedet_loss": "refinedet_tf.losses",
-    "postprocess": "refinedet_tf.inference.postprocessing",
+    "tile_anchors": "refinedet_tf.refinedet.anchors",
+    "refinedet_loss": "refinedet_tf.refinedet.losses",
+    "postprocess": "refinedet_tf.refinedet.postprocessing",
     "Detector": "refinedet_tf.inference.detector",
 }
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from refinedet_tf.config import MAX_STEPS, Config
-from refinedet_tf.config_files import config_to_json
+from refinedet_tf.config.files import config_to_json
 from refinedet_tf.errors import InputError, listed, shortened_text
 from refinedet_tf.files import check_utf8, explain_os_errors, is_file, is_folder, write_aside
 from refinedet_tf.json_files import parse_json

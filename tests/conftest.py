@@ -105,7 +105,7 @@ def small_network(monkeypatch):
     """Replaces the backbone "mobilenet_v2" with a small one."""
     from small_network import BACKBONE, small_backbone
 
-    from refinedet_tf.backbones import BACKBONES
+    from refinedet_tf.refinedet.backbones import BACKBONES
 
     monkeypatch.setitem(BACKBONES, BACKBONE, small_backbone)
 

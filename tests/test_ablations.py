@@ -13,14 +13,14 @@ from random_heads import detection_heads
 from small_network import BACKBONE, make_trainer, random_batch, small_backbone
 from thin_vgg import thin_vgg
 
-from refinedet_tf.anchors import tile_anchors
-from refinedet_tf.backbones import BACKBONES
 from refinedet_tf.export.graphs import DetectionGraphs
 from refinedet_tf.export.savedmodel import serving_signatures
 from refinedet_tf.inference.detector import Detector
-from refinedet_tf.inference.postprocessing import postprocess
-from refinedet_tf.losses import TERMS, refinedet_loss
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.refinedet.backbones import BACKBONES
+from refinedet_tf.refinedet.losses import TERMS, refinedet_loss
+from refinedet_tf.refinedet.network import build_model
+from refinedet_tf.refinedet.postprocessing import postprocess
 
 DESIGNS = ("refinedet", "tiled_anchors", "single_stage")
 ANCHORS = tile_anchors((64, 64))

@@ -9,10 +9,10 @@ import resnet
 import thin_vgg
 from small_network import make_trainer, random_batch, state_of
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.config import with_classes
-from refinedet_tf.config_files import CONFIG_FOLDER, load_config
-from refinedet_tf.model import build_model
+from refinedet_tf.config.files import CONFIG_FOLDER, load_config
+from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.training.agreement import FREE_ON_RESUME
 from refinedet_tf.training.schedule import check_schedule, in_steps
 
@@ -113,9 +113,13 @@ def test_splits():
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_two_training_steps(name, monkeypatch):
     """The channels are few and the images small; solver, loss and design are those of the config."""
-    monkeypatch.setattr(importlib.import_module("refinedet_tf.backbones.vgg16"), "STAGES", thin_vgg.STAGES)
+    monkeypatch.setattr(
+        importlib.import_module("refinedet_tf.refinedet.backbones.vgg16"), "STAGES", thin_vgg.STAGES
+    )
     for constant, value in resnet.THIN.items():
-        monkeypatch.setattr(importlib.import_module("refinedet_tf.backbones.resnet101"), constant, value)
+        monkeypatch.setattr(
+            importlib.import_module("refinedet_tf.refinedet.backbones.resnet101"), constant, value
+        )
     config = experiment(name)
     small = {"image_size": (64, 64), "tcb_channels": 8, "width_multiplier": 0.35}
     config = dataclasses.replace(

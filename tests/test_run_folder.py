@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from config_of import config_of
 
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.run_folder import RunFolder
 

@@ -18,7 +18,7 @@ from refinedet_tf.commands.options import (
     tiling_from,
 )
 from refinedet_tf.commands.trained_model import load_model
-from refinedet_tf.config_files import PRETRAINED
+from refinedet_tf.config.files import PRETRAINED
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.inference.detection_files import free_folder, make_output_folder, write_detections
 from refinedet_tf.inference.film_reader import FILM_ENDINGS, import_av

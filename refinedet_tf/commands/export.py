@@ -11,7 +11,7 @@ from refinedet_tf.commands.image_files import find_images
 from refinedet_tf.commands.options import add_model_options, config_from
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.config import Config
-from refinedet_tf.config_files import run_folder_of
+from refinedet_tf.config.files import run_folder_of
 from refinedet_tf.data.image_header import MAX_PIXELS
 from refinedet_tf.errors import InputError
 from refinedet_tf.progress import ProgressPrinter

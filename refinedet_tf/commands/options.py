@@ -3,7 +3,7 @@
 import argparse
 
 from refinedet_tf.config import Config
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.tiles import Tiling
 

@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 from PIL import Image
 
 from refinedet_tf.commands.terminal import import_tensorflow, run
-from refinedet_tf.config_files import CONFIG_FOLDER
+from refinedet_tf.config.files import CONFIG_FOLDER
 from refinedet_tf.data.reader import AnnotatedImage, FolderListings
 from refinedet_tf.data.voc import VocPart
 from refinedet_tf.errors import InputError, shortened_text

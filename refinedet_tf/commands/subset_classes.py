@@ -11,7 +11,7 @@ from pathlib import Path
 from refinedet_tf.commands.options import add_model_options
 from refinedet_tf.commands.terminal import run
 from refinedet_tf.commands.trained_model import load_model
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import is_folder
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     target_names = target_config.class_names
 
     config, trained = load_model(options)
-    from refinedet_tf.model import build_model
+    from refinedet_tf.refinedet.network import build_model
     from refinedet_tf.weights import save_weights
     from refinedet_tf.weights.class_names import VOC_TO_COCO
     from refinedet_tf.weights.class_subset import copy_classes, matching_labels

@@ -8,7 +8,7 @@ from pathlib import Path
 from refinedet_tf.commands.options import add_config_options, config_from
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.config import Config, differences
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.data.reader import path_within
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from refinedet_tf.commands.options import config_from
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.config import Config
-from refinedet_tf.config_files import run_folder_of
+from refinedet_tf.config.files import run_folder_of
 from refinedet_tf.errors import InputError
 from refinedet_tf.files import is_folder
 from refinedet_tf.run_folder import RunFolder
@@ -43,8 +43,8 @@ def load_model(options: argparse.Namespace, on_all_devices: bool = False) -> tup
     import tensorflow as tf
 
     from refinedet_tf.inference.replicas import local_devices
-    from refinedet_tf.model import build_model
     from refinedet_tf.precision import apply_precision
+    from refinedet_tf.refinedet.network import build_model
     from refinedet_tf.weights import load_weights
 
     apply_precision(config.training)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from refinedet_tf.anchors import (
+from refinedet_tf.config.anchor_levels import (
     ASPECT_RATIOS,
     SCALE,
     STRIDES,

@@ -9,8 +9,8 @@ it draws other random numbers than TensorFlow from the same seed.
 
 import tensorflow as tf
 
-from refinedet_tf.boxes import area, clip, pairwise_iou
 from refinedet_tf.config import AugmentationConfig
+from refinedet_tf.refinedet.boxes import area, clip, pairwise_iou
 
 _NO_LIMIT = float("-inf")
 _EXPANSION_NUMBERS = 4

@@ -17,7 +17,7 @@ from refinedet_tf.data.augment import augment
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.images import decode_annotated, read_image, warp_image
 from refinedet_tf.errors import InputError
-from refinedet_tf.losses import LEFT_OUT
+from refinedet_tf.refinedet.losses import LEFT_OUT
 from refinedet_tf.tensors import Tensor
 
 _PREFETCH_STEPS = 16

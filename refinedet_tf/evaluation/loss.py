@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.pipeline import PaddedObjects
-from refinedet_tf.losses import COUNTS, TERMS, loss_sums, normalize
+from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.refinedet.losses import COUNTS, TERMS, loss_sums, normalize
 from refinedet_tf.tensors import Heads, Tensor
 
 NAMES = (*TERMS, *COUNTS)

@@ -9,8 +9,8 @@ import numpy as np
 from keras import layers
 
 from refinedet_tf.config import ModelConfig
-from refinedet_tf.layers import TransferConnectionBlock
-from refinedet_tf.model import built_from
+from refinedet_tf.refinedet.layers import TransferConnectionBlock
+from refinedet_tf.refinedet.network import built_from
 
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.Conv2DTranspose, layers.SeparableConv2D)
 """The layers into which a BatchNorm is folded."""

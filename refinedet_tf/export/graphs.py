@@ -12,7 +12,7 @@ from refinedet_tf.data.images import warp_image
 from refinedet_tf.export.decoding import decode_batch
 from refinedet_tf.export.folding import inference_model
 from refinedet_tf.inference.compiled_detector import CompiledDetector
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.tensors import Heads, Tensor
 
 LARGEST_CONSTANTS = 2**26

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.config import Config
 from refinedet_tf.data.images import read_image, warp_image
 from refinedet_tf.export import litert_files, onnx_files
 from refinedet_tf.export.runtimes import ExportedFile, LiteRTFile, OnnxFile
-from refinedet_tf.inference.postprocessing import candidates, postprocess
+from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.refinedet.postprocessing import candidates, postprocess
 from refinedet_tf.tensors import Tensor
 
 CANDIDATE_TOLERANCE = 1e-5

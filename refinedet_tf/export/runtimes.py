@@ -12,10 +12,10 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.config import Config
 from refinedet_tf.export import calibration
 from refinedet_tf.inference.compiled_detector import Network, network_size
+from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.tensors import Heads, Tensor
 
 

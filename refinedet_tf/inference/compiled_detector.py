@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.detections import ImageDetections
-from refinedet_tf.inference.postprocessing import candidates, postprocess, postprocess_and_limits
+from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.refinedet.postprocessing import candidates, postprocess, postprocess_and_limits
 from refinedet_tf.tensors import Heads, Tensor
 
 Network = Callable[[Tensor], Heads]

@@ -10,13 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.config import Config
-from refinedet_tf.config_files import PRETRAINED, load_config, run_folder_of
+from refinedet_tf.config.files import PRETRAINED, load_config, run_folder_of
 from refinedet_tf.data.images import read_image, warp_image
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_folder
 from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
 from refinedet_tf.inference.detections import ImageDetections
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.tensors import Heads
 from refinedet_tf.weights import load_weights

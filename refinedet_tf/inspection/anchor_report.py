@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from refinedet_tf.anchors import AnchorLevel
 from refinedet_tf.config import Config
+from refinedet_tf.config.anchor_levels import AnchorLevel
 from refinedet_tf.data.anchor_coverage import Coverage, best_ious, coverage
 from refinedet_tf.data.anchor_fit import fit_anchors
 from refinedet_tf.data.dataset import DetectionDataset

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 from keras import ops
 
-from refinedet_tf.anchors import tile_anchors
-from refinedet_tf.boxes import pairwise_iou
 from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.images import read_image
@@ -18,8 +16,10 @@ from refinedet_tf.data.pipeline import training_batches
 from refinedet_tf.drawing import class_color
 from refinedet_tf.inspection.objects import images_of_objects, object_sides
 from refinedet_tf.inspection.outlines import draw_anchors, draw_outlines, scale_image
-from refinedet_tf.matching import match
 from refinedet_tf.pages import Picture
+from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.refinedet.boxes import pairwise_iou
+from refinedet_tf.refinedet.matching import match
 
 MAX_CLASSES = 100
 """Samples are shown for at most this number of classes."""

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 import keras
 
 from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.model import part_of
+from refinedet_tf.refinedet.network import part_of
 
 NUM_EXAMPLES = 6
 """The number of layer names in the message about a pattern that matches none."""

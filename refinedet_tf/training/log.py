@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.config import Config
-from refinedet_tf.losses import TERMS
 from refinedet_tf.progress import format_duration
+from refinedet_tf.refinedet.losses import TERMS
 from refinedet_tf.run_folder import RunFolder
 
 

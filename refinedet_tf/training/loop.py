@@ -14,8 +14,8 @@ import tensorflow as tf
 from refinedet_tf.config import Config
 from refinedet_tf.drawing import contact_sheet
 from refinedet_tf.errors import InputError, TrainingStopped
-from refinedet_tf.losses import COUNTS, TERMS
 from refinedet_tf.precision import apply_precision
+from refinedet_tf.refinedet.losses import COUNTS, TERMS
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.tensors import Tensor
 from refinedet_tf.training.averaging import averaged

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.config import Config, with_classes
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.data.acceptance import check_empty_classes, check_share_of_bad_boxes
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.pipeline import explain_failure, training_images
@@ -18,7 +17,8 @@ from refinedet_tf.evaluation.evaluator import timed_replicas
 from refinedet_tf.evaluation.timed_detector import TimedDetector
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.replicas import Replicas
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.training.agreement import (
     agree_on_weights,

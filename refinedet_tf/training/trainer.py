@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.config import Config
-from refinedet_tf.losses import COUNTS, TERMS, loss_sums, normalize
+from refinedet_tf.refinedet.losses import COUNTS, TERMS, loss_sums, normalize
 from refinedet_tf.tensors import Heads, Tensor
 from refinedet_tf.training.accumulation import sum_over_micro_batches
 from refinedet_tf.training.averaging import WeightAverage

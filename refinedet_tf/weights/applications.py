@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 
-from refinedet_tf.backbones.adaptation import adapted, copy_weights
-from refinedet_tf.backbones.applications import APPLICATIONS, make_application
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.errors import InputError, first_line, shortened_text
 from refinedet_tf.files import is_file
+from refinedet_tf.refinedet.backbones.adaptation import adapted, copy_weights
+from refinedet_tf.refinedet.backbones.applications import APPLICATIONS, make_application
 from refinedet_tf.weights.values import check_values
 
 MOBILENET_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)

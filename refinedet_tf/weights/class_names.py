@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 
 VOC_TO_COCO = {
     "aeroplane": "airplane",

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from refinedet_tf.config import STRICT, Config, ModelConfig
 from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.model import built_from
+from refinedet_tf.refinedet.network import built_from
 from refinedet_tf.weights.class_names import same_class
 
 ATTRIBUTE = "refinedet"

@@ -12,8 +12,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from refinedet_tf.backbones.resnet101 import block_names
 from refinedet_tf.errors import InputError, first_line, shortened_text
+from refinedet_tf.refinedet.backbones.resnet101 import block_names
 from refinedet_tf.weights.blobs import Blob, assign_blobs, blob_shape, variables_by_blob
 
 KEPT_TAPS = slice(0, 7, 3)

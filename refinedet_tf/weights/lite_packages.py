@@ -14,9 +14,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from refinedet_tf.batch_norm import BatchNormalization
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.errors import InputError
+from refinedet_tf.refinedet.batch_norm import BatchNormalization
 from refinedet_tf.weights.torch_files import read_checkpoint
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from refinedet_tf.backbones.applications import APPLICATIONS
 from refinedet_tf.config import ModelConfig
-from refinedet_tf.config_files import run_folder_of
+from refinedet_tf.config.files import run_folder_of
 from refinedet_tf.errors import InputError, listed, shortened_text
 from refinedet_tf.files import is_file, is_folder
-from refinedet_tf.model import built_from
+from refinedet_tf.refinedet.backbones.applications import APPLICATIONS
+from refinedet_tf.refinedet.network import built_from
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.weights.applications import is_keras_file, load_application_weights
 from refinedet_tf.weights.blobs import ARM_SOURCES, Blob, assign_blobs

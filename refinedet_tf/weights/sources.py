@@ -9,10 +9,10 @@ import keras
 import numpy as np
 
 from refinedet_tf.config import Config, DataConfig, ModelConfig
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import is_file
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.weights.blobs import Blob, backbone_of, values_by_path
 from refinedet_tf.weights.class_names import known_set, pair_classes

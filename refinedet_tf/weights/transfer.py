@@ -8,7 +8,7 @@ import numpy as np
 
 from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError, listed, shortened_text
-from refinedet_tf.model import part_of
+from refinedet_tf.refinedet.network import part_of
 from refinedet_tf.weights.class_names import pair_classes
 from refinedet_tf.weights.sources import Source, num_anchors
 from refinedet_tf.weights.values import check_values

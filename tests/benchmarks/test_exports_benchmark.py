@@ -14,8 +14,8 @@ from export_runtimes import Form, load
 from PIL import Image
 from processes import ROOT
 
-from refinedet_tf.config_files import load_config
-from refinedet_tf.model import build_model
+from refinedet_tf.config.files import load_config
+from refinedet_tf.refinedet.network import build_model
 
 SIZE = (128, 128)
 LARGEST_ERRORS = {"float32": 1e-4, "bfloat16": 0.1, "int8": 0.3}

@@ -9,9 +9,9 @@ import pytest
 from gpu_figures import SMALLEST_RATE, Task, _timed_rows, expected_rows, explain
 from processes import ROOT, finish, start_program
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.errors import InputError
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.refinedet.network import build_model
 
 FORWARD_VALUE, LOSS = 5.504995, 42.06772
 """The values of the quick form, which come from formulas: equal on every machine but for rounding."""

@@ -14,9 +14,9 @@ import evaluate
 import export_savedmodel
 import train
 from refinedet_tf.commands import subset_classes
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.data.shapes import CLASS_NAMES
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.training.lock import RunLock
 
 
@@ -42,7 +42,7 @@ def weights(config_file, tmp_path_factory):
     """Untrained weights of the small network for the devkit's six classes."""
     from small_network import BACKBONE, small_backbone
 
-    from refinedet_tf.backbones import BACKBONES
+    from refinedet_tf.refinedet.backbones import BACKBONES
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES, BACKBONE, small_backbone)

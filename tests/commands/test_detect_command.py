@@ -12,7 +12,7 @@ import detect
 from refinedet_tf.commands import detect as detect_command
 from refinedet_tf.commands import terminal
 from refinedet_tf.config import PostprocessConfig
-from refinedet_tf.config_files import config_to_json, load_config
+from refinedet_tf.config.files import config_to_json, load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference import detection_files, multiscale
 from refinedet_tf.inference.detector import Detector

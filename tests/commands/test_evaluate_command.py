@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import evaluate
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.inference import multiscale
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.weights import save_weights
 
 CLASSES = '["circle", "cross", "rectangle", "ring", "star", "triangle"]'

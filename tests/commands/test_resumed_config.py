@@ -6,7 +6,7 @@ import pytest
 
 from refinedet_tf.commands.train import config_of_resumed_run
 from refinedet_tf.config import with_classes
-from refinedet_tf.config_files import config_to_json, load_config
+from refinedet_tf.config.files import config_to_json, load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.training.agreement import check_same_run

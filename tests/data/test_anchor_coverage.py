@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from own_anchors import FIVE_LEVELS, FOUR_LEVELS, level
 
-from refinedet_tf.anchors import AnchorLevel, tile_anchors
-from refinedet_tf.boxes import pairwise_iou
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.anchor_levels import AnchorLevel
+from refinedet_tf.config.files import load_config
 from refinedet_tf.data import anchor_coverage
 from refinedet_tf.data.anchor_coverage import best_ious, coverage, relative_sizes
 from refinedet_tf.data.anchor_fit import anchors_as_json, fit_anchors
+from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.refinedet.boxes import pairwise_iou
 
 
 def random_boxes(count, seed=0):

@@ -12,7 +12,7 @@ from refinedet_tf.data import pipeline
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
-from refinedet_tf.losses import LEFT_OUT
+from refinedet_tf.refinedet.losses import LEFT_OUT
 
 OBJECTS_PER_IMAGE = (2, 0, 3, 1, 1)
 

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from refinedet_tf.config import DataConfig
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import server_files

@@ -9,8 +9,6 @@ from config_of import config_of
 from PIL import Image
 
 import evaluate as command
-from refinedet_tf import boxes as box_ops
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.commands import evaluate as evaluate_command
 from refinedet_tf.config import EvaluationConfig, ExpectedConfig, PostprocessConfig
 from refinedet_tf.data.dataset import DetectionDataset
@@ -20,6 +18,8 @@ from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES
 from refinedet_tf.evaluation.evaluator import detect_all, detect_share, evaluate, timed_replicas
 from refinedet_tf.evaluation.limits import reached_limits, too_crowded
 from refinedet_tf.evaluation.results import ClassResult, EvaluationResult, Throughput
+from refinedet_tf.refinedet import boxes as box_ops
+from refinedet_tf.refinedet.anchors import tile_anchors
 
 CLASSES = ("cat", "dog", "cow")
 NUM_IMAGES = 7

@@ -10,9 +10,9 @@ from config_of import config_of
 from own_anchors import FIVE_LEVELS, tile_by_loops
 from thin_vgg import thin_vgg
 
-from refinedet_tf.boxes import decode
 from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
 from refinedet_tf.inference.detector import Detector
+from refinedet_tf.refinedet.boxes import decode
 
 SIZE = (64, 96)
 

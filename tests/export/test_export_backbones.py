@@ -9,7 +9,7 @@ from config_of import config_of
 
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.network import build_model
 
 NAMES = typing.get_args({f.name: f.type for f in dataclasses.fields(ModelConfig)}["backbone"])
 

@@ -8,12 +8,12 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from refinedet_tf.boxes import decode
 from refinedet_tf.config import Config, DataConfig
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.export import card
 from refinedet_tf.export.warmup import write_warmup_requests
+from refinedet_tf.refinedet.boxes import decode
 from refinedet_tf.run_folder import RunFolder
 
 CONFIG = Config(name="cells", data=DataConfig(classes=("zelle", "größe"), test=("2007/test",)))
@@ -41,7 +41,7 @@ def test_a_config_that_extends_another_does_not_export_its_description(tmp_path)
 
 def test_model_json_is_enough_to_decode_heads(tf_test):
     """Anchors made of nothing but the file, in plain Python, are those of the project."""
-    from refinedet_tf.anchors import tile_anchors
+    from refinedet_tf.refinedet.anchors import tile_anchors
 
     tree = json.loads(card.describe(CONFIG, (96, 160), "float32", None, 10_000))
     height, width = tree["image_size"]

@@ -14,7 +14,7 @@ from refinedet_tf.export import graphs
 from refinedet_tf.export.graphs import in_bfloat16
 from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
 from refinedet_tf.inference.detector import Detector
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.network import build_model
 
 SIZE = (96, 128)
 

@@ -13,7 +13,7 @@ from test_export_forms import make_config, network_of
 
 import export_savedmodel
 from refinedet_tf.commands import export as export_command
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError

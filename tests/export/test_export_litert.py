@@ -35,7 +35,7 @@ def small():
     """The small network with L2 normalisation and transfer connection blocks, its files and its heads."""
     from small_network import BACKBONE, small_backbone
 
-    from refinedet_tf.backbones import BACKBONES
+    from refinedet_tf.refinedet.backbones import BACKBONES
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES, BACKBONE, small_backbone)

@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 from stand_in_model import stand_in_config, stand_in_model
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.config import PostprocessConfig
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
@@ -18,7 +17,8 @@ from refinedet_tf.export import onnx_files as onnx_export
 from refinedet_tf.export.graphs import DetectionGraphs
 from refinedet_tf.export.onnx_files import write_onnx
 from refinedet_tf.inference.detector import Detector
-from refinedet_tf.inference.postprocessing import candidates
+from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.refinedet.postprocessing import candidates
 
 SIZE = (64, 128)
 DESCRIPTION = json.dumps({"classes": ["circle", "square", "triangle"]})

@@ -6,13 +6,13 @@ import pytest
 from config_of import config_of
 from keras import layers
 
-from refinedet_tf.backbones.resnext101 import GroupedConvolution
-from refinedet_tf.batch_norm import batch_normalization
 from refinedet_tf.export import graphs
 from refinedet_tf.export.folding import fold_batch_norm, inference_model
 from refinedet_tf.export.graphs import DetectionGraphs, in_bfloat16
-from refinedet_tf.layers import TransferConnectionBlock
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.backbones.resnext101 import GroupedConvolution
+from refinedet_tf.refinedet.batch_norm import batch_normalization
+from refinedet_tf.refinedet.layers import TransferConnectionBlock
+from refinedet_tf.refinedet.network import build_model
 
 CONVOLUTIONS = {
     "plain": lambda: layers.Conv2D(6, 3, padding="same", use_bias=False),

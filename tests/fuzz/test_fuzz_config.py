@@ -5,7 +5,7 @@ import json
 from mutation import EXTREME_NUMBERS, EXTREME_TEXTS, json_bytes
 
 from refinedet_tf.config import Config, differences
-from refinedet_tf.config_files import CONFIG_FOLDER, config_to_json, load_config
+from refinedet_tf.config.files import CONFIG_FOLDER, config_to_json, load_config
 
 SHIPPED = sorted(CONFIG_FOLDER.glob("*.json"))
 WHOLE = json.loads(config_to_json(load_config("voc320.json")))

@@ -11,7 +11,7 @@ import pytest
 from config_of import config_of
 from mutation import EXTREME_TEXTS, json_bytes, mutate_bytes
 
-from refinedet_tf.config_files import config_to_json, load_config
+from refinedet_tf.config.files import config_to_json, load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.export.card import validation_of_run
 from refinedet_tf.run_folder import RunFolder

@@ -14,10 +14,10 @@ from thin_vgg import thin_vgg
 from torch_names import tensors_of
 from torch_writer import write_checkpoint
 
-from refinedet_tf.backbones import BACKBONES
 from refinedet_tf.config import Config, ModelConfig, with_classes
 from refinedet_tf.errors import InputError
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.backbones import BACKBONES
+from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.weights import load_weights
 from refinedet_tf.weights.caffe_files import read_caffemodel
 from refinedet_tf.weights.torch_files import read_checkpoint

@@ -6,15 +6,15 @@ import tensorflow as tf
 from stand_in_model import CLASSES, stand_in_config, stand_in_model
 from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.data.images import read_image, warp_image
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.compiled_detector import network_size
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.multiscale import MultiScaleDetector
-from refinedet_tf.inference.postprocessing import postprocess
 from refinedet_tf.inference.tiled_detector import TiledDetector
 from refinedet_tf.inference.tiles import Tiling
+from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.refinedet.postprocessing import postprocess
 
 
 @pytest.fixture(scope="module")

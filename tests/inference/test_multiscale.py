@@ -6,12 +6,12 @@ from config_of import config_of
 from row_order import undo_exchanges
 from thin_vgg import thin_vgg
 
-from refinedet_tf.anchors import tile_anchors
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.merging import box_voting, soft_box_voting
 from refinedet_tf.inference.multiscale import PASSES, MultiScaleDetector, Pass, mirror
-from refinedet_tf.inference.postprocessing import postprocess
+from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.refinedet.postprocessing import postprocess
 
 SIZES = [(60, 100), (100, 60), (80, 80), (240, 300)]
 """Heights and widths: wide, upright, square, large."""

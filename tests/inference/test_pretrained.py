@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import detect
-from refinedet_tf.config_files import PRETRAINED, load_config, run_folder_of
+from refinedet_tf.config.files import PRETRAINED, load_config, run_folder_of
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.detector import Detector
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.weights import load_initial_weights
 

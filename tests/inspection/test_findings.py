@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from test_objects import make_dataset
 
-from refinedet_tf.anchors import DEFAULT_LEVELS, AnchorLevel
 from refinedet_tf.config import (
     Config,
     DataConfig,
@@ -15,6 +14,7 @@ from refinedet_tf.config import (
     ModelConfig,
     PostprocessConfig,
 )
+from refinedet_tf.config.anchor_levels import DEFAULT_LEVELS, AnchorLevel
 from refinedet_tf.data.box_checks import CLIPPED, OUTSIDE, BoxDefects
 from refinedet_tf.inspection import anchor_report
 from refinedet_tf.inspection.anchor_report import inspect_anchors

@@ -7,12 +7,12 @@ import pytest
 from inspected_set import CLASSES, TRAIN, write_config, write_voc_set
 from test_objects import make_dataset
 
-from refinedet_tf.anchors import tile_anchors
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.pipeline import training_batches
 from refinedet_tf.inspection import samples
 from refinedet_tf.inspection.samples import annotated_samples, augmented_samples
+from refinedet_tf.refinedet.anchors import tile_anchors
 
 
 @pytest.fixture(scope="module")

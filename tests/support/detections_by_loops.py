@@ -1,6 +1,6 @@
 """The post-processing of one image, computed with loops in float64.
 
-It is independent of `refinedet_tf.inference.postprocessing`.
+It is independent of `refinedet_tf.refinedet.postprocessing`.
 """
 
 import numpy as np

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 from config_of import config_of
 
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.network import build_model
 
 SCOPE = "FeatureExtractor/MobilenetV2"
 

@@ -1,13 +1,13 @@
 """The loss of an image with a single object or none, computed with loops in float64.
 
-It is independent of `refinedet_tf.losses` and `refinedet_tf.matching`.
+It is independent of `refinedet_tf.refinedet.losses` and `refinedet_tf.refinedet.matching`.
 """
 
 import math
 
 import numpy as np
 
-from refinedet_tf.boxes import decode, pairwise_iou
+from refinedet_tf.refinedet.boxes import decode, pairwise_iou
 
 
 def softmax(logits):

@@ -19,9 +19,9 @@ from training_config import CLASSES_OVERRIDE
 from trunk_model import trunk_model
 
 import refinedet_tf as rd
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
-from refinedet_tf.losses import TERMS, loss_sums
+from refinedet_tf.refinedet.losses import TERMS, loss_sums
 from refinedet_tf.training.strategy import make_strategy
 
 HALVES = [(3, 2, 0, 0), (0, 0, 1, 3), (2, 1, 3, 1), (1, 0, 0, 0), (0, 2, 0, 1)]

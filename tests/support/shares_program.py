@@ -25,7 +25,7 @@ from small_network import use_small_backbone
 import refinedet_tf as rd
 from refinedet_tf.commands.detect import detect_files, print_work
 from refinedet_tf.config import with_classes
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import timed_detector

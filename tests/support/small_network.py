@@ -4,11 +4,11 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from refinedet_tf.anchors import tile_anchors
-from refinedet_tf.backbones import BACKBONES
-from refinedet_tf.batch_norm import batch_normalization
-from refinedet_tf.layers import L2Normalize, ScaleToUnitRange
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.refinedet.backbones import BACKBONES
+from refinedet_tf.refinedet.batch_norm import batch_normalization
+from refinedet_tf.refinedet.layers import L2Normalize, ScaleToUnitRange
+from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.training.freezing import freeze_layers
 from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.trainer import RefineDetTrainer

@@ -5,7 +5,7 @@ import importlib
 import pytest
 from config_of import config_of
 
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.network import build_model
 
 STAGES = ((2, 4), (2, 8), (3, 8), (3, 16), (3, 16))
 
@@ -18,7 +18,7 @@ def thin_vgg(num_classes=3, precision="float32", **model):
         training={"precision": precision},
     )
     # By its full name, since the package's attribute of that name is the function.
-    module = importlib.import_module("refinedet_tf.backbones.vgg16")
+    module = importlib.import_module("refinedet_tf.refinedet.backbones.vgg16")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "STAGES", STAGES)
         return build_model(config)

@@ -3,8 +3,8 @@
 import keras
 from keras import layers
 
-from refinedet_tf.anchors import STRIDES
-from refinedet_tf.batch_norm import batch_normalization
+from refinedet_tf.config.anchor_levels import STRIDES
+from refinedet_tf.refinedet.batch_norm import batch_normalization
 
 
 def trunk_model(config):

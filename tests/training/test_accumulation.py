@@ -11,9 +11,9 @@ from trunk_model import trunk_model
 
 import refinedet_tf as rd
 import train
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
-from refinedet_tf.losses import COUNTS, TERMS, loss_sums
+from refinedet_tf.refinedet.losses import COUNTS, TERMS, loss_sums
 from refinedet_tf.training import trainer as trainer_module
 from refinedet_tf.training.accumulation import sum_over_micro_batches
 

@@ -9,7 +9,7 @@ from small_network import make_trainer, random_batch, state_of
 from training_config import CLASSES_OVERRIDE
 
 import train
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.data.shapes import CLASS_NAMES
 from refinedet_tf.training.averaging import WeightAverage, averaged
 

@@ -7,9 +7,9 @@ import pytest
 
 import train
 from refinedet_tf.config import with_classes
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.data.shapes import CLASS_NAMES
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.weights import load_weights, save_weights
 
 

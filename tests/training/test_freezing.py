@@ -8,9 +8,9 @@ from small_network import make_trainer, random_batch, state_of
 from thin_vgg import thin_vgg
 from training_config import CLASSES_OVERRIDE
 
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
-from refinedet_tf.losses import COUNTS
+from refinedet_tf.refinedet.losses import COUNTS
 from refinedet_tf.training.freezing import freeze_layers
 
 ADDED = ["conv6_1", "conv6_2", "conv5_3_norm", "conv4_3_norm"]

@@ -15,13 +15,13 @@ from small_network import BACKBONE, small_backbone
 
 import refinedet_tf as rd
 import train
-from refinedet_tf.backbones import BACKBONES
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.images import decode_image, warp_image
 from refinedet_tf.evaluation.evaluator import detect_share, timed_replicas
 from refinedet_tf.evaluation.loss import loss_terms
-from refinedet_tf.losses import COUNTS, TERMS
+from refinedet_tf.refinedet.backbones import BACKBONES
+from refinedet_tf.refinedet.losses import COUNTS, TERMS
 from refinedet_tf.training import loop, preparation
 from refinedet_tf.training.curves import draw_curves
 from refinedet_tf.training.validation import Validation

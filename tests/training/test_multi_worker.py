@@ -9,12 +9,12 @@ from processes import finish, local_cluster, start_workers
 from small_network import BACKBONE, small_backbone
 
 import train
-from refinedet_tf.backbones import BACKBONES
 from refinedet_tf.config import with_classes
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.data.shapes import CLASS_NAMES
 from refinedet_tf.evaluation.shares import ROW
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.backbones import BACKBONES
+from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.weights import save_weights
 
 BROKEN = "val_000001"

@@ -5,8 +5,8 @@ import tensorflow as tf
 from golden_arrays import GOLDEN_FOLDER
 
 from refinedet_tf.config import TrainingConfig
-from refinedet_tf.config_files import load_config
-from refinedet_tf.layers import L2Normalize
+from refinedet_tf.config.files import load_config
+from refinedet_tf.refinedet.layers import L2Normalize
 from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.schedule import MultiStepSchedule
 

@@ -10,8 +10,8 @@ from small_network import BACKBONE, small_backbone
 from tensorflow.python.eager import context
 
 import train
-from refinedet_tf.backbones import BACKBONES
-from refinedet_tf.layers import ScaleToUnitRange
+from refinedet_tf.refinedet.backbones import BACKBONES
+from refinedet_tf.refinedet.layers import ScaleToUnitRange
 from refinedet_tf.training.sums import sums_in_fixed_order
 
 ACCUMULATION = "TemporaryVariable"

@@ -7,7 +7,7 @@ from run_files import log_entries
 
 import train
 from refinedet_tf.config import IN_EPOCHS, TrainingConfig
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.training.schedule import check_schedule, in_steps, schedule_of
 

@@ -15,12 +15,12 @@ from training_config import STEPS
 
 import train
 from refinedet_tf.config import with_classes
-from refinedet_tf.config_files import config_to_json, load_config
+from refinedet_tf.config.files import config_to_json, load_config
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.pipeline import training_batches
 from refinedet_tf.data.shapes import CLASS_NAMES
-from refinedet_tf.losses import TERMS
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.losses import TERMS
+from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.training import preparation, validation
 
 

@@ -19,9 +19,9 @@ from stand_in_model import stand_in_model
 from training_config import CLASSES_OVERRIDE
 
 import refinedet_tf as rd
-from refinedet_tf.backbones import BACKBONES
-from refinedet_tf.config_files import load_config
-from refinedet_tf.losses import TERMS
+from refinedet_tf.config.files import load_config
+from refinedet_tf.refinedet.backbones import BACKBONES
+from refinedet_tf.refinedet.losses import TERMS
 
 
 @pytest.fixture

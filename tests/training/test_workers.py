@@ -90,7 +90,7 @@ def story(config_file, devkit, tmp_path_factory):
 
 
 def classes(config_file):
-    from refinedet_tf.config_files import load_config
+    from refinedet_tf.config.files import load_config
     from refinedet_tf.data.dataset import read_dataset
 
     return read_dataset(load_config(config_file).data, "train").class_names

@@ -3,7 +3,7 @@ import pytest
 from thin_vgg import thin_vgg
 
 from refinedet_tf.commands import subset_classes
-from refinedet_tf.config_files import load_config
+from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.weights import load_weights, save_weights
 from refinedet_tf.weights.class_names import VOC_TO_COCO
@@ -60,7 +60,7 @@ def test_class_without_counterpart():
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """A trained file and two configs that differ in their classes; thin networks stand in."""
-    from refinedet_tf import model as model_module
+    from refinedet_tf.refinedet import network as model_module
 
     def thin(config):
         return thin_vgg(config.num_classes)

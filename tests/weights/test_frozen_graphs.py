@@ -9,7 +9,7 @@ from frozen_graph import SCOPE, graph_of, random_weights, thin_mobilenet, write_
 from thin_vgg import thin_vgg
 
 from refinedet_tf.errors import InputError
-from refinedet_tf.model import built_from
+from refinedet_tf.refinedet.network import built_from
 from refinedet_tf.weights import frozen_graphs, load_initial_weights, load_weights, transfer_weights
 
 FIRST = f"{SCOPE}/Conv/weights"

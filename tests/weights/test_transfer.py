@@ -14,9 +14,9 @@ from config_of import config_of
 from random_layers import random_layers
 from thin_vgg import thin_vgg
 
-from refinedet_tf.config_files import config_to_json, load_config
+from refinedet_tf.config.files import config_to_json, load_config
 from refinedet_tf.errors import InputError
-from refinedet_tf.model import build_model, built_from
+from refinedet_tf.refinedet.network import build_model, built_from
 from refinedet_tf.weights import load_initial_weights, load_weights, save_weights, sources, transfer_weights
 from refinedet_tf.weights.class_names import known_set, pair_classes
 from refinedet_tf.weights.description import ATTRIBUTE, describe

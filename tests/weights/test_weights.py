@@ -10,7 +10,7 @@ from thin_vgg import thin_vgg
 
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.errors import InputError
-from refinedet_tf.model import build_model
+from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.weights import load_initial_weights, load_weights, save_weights
 
 

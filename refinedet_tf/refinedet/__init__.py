@@ -1,0 +1,1 @@
+"""RefineDet as the paper describes it: from anchors to detections."""

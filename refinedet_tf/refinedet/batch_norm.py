@@ -1,0 +1,134 @@
+"""BatchNorm that averages its moving statistics as the authors' program does."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from refinedet_tf.tensors import Shape, Tensor
+
+
+@keras.saving.register_keras_serializable("refinedet_tf")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras' layer with Caffe's moving average, which the initial values do not bias.
+
+    A training step whose batch has mean m and variance v over the n values of a channel computes
+    weight <- momentum * weight + 1; mean <- mean + (m - mean) / weight;
+    variance <- variance + (v * n / (n - 1) - variance) / weight.
+    So the first batch replaces the initial values. After many steps the weight is
+    1 / (1 - momentum), and this is the usual moving average. Caffe stores the sums weight * mean
+    and weight * variance, and the weight as a third blob. The batch itself is normalised with its
+    own statistics, as Caffe does when `use_global_stats` is not set.
+
+    A layer that is not trainable is computed as in inference: TensorFlow joins the kernel of training with
+    the ReLU after it to one whose ReLU of NaN is 0, and without a gradient of gamma nothing would tell of it.
+
+    Args:
+        frozen: if true, training normalises with the stored statistics, too, and never changes
+            them; gamma and beta are trained all the same.
+        kwargs: arguments of Keras' layer. With `synchronized`, the statistics are taken over the
+            batches of all replicas.
+    """
+
+    def __init__(self, frozen: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.frozen = frozen
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        self.moving_weight = self.add_weight(
+            name="moving_weight", shape=(1,), initializer="zeros", trainable=False, autocast=False
+        )
+
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
+        if not training or not self.trainable:
+            return super().call(inputs, training=False)
+        if keras.backend.backend() != "tensorflow":
+            return super().call(inputs, training=False) if self.frozen else self._call_of_keras(inputs)
+        from refinedet_tf.refinedet.tensorflow_batch_norm import normalise_with_batch, normalise_with_stored
+
+        features = ops.cast(inputs, "float32")
+        gamma = self.gamma if self.scale else ops.ones_like(self.moving_mean)
+        beta = self.beta if self.center else ops.zeros_like(self.moving_mean)
+        if self.frozen:
+            normalised = normalise_with_stored(
+                features, gamma, beta, self.moving_mean, self.moving_variance, self.epsilon
+            )
+        else:
+            num_replicas = _num_replicas() if self.synchronized else 1
+            count = _values_per_channel(features) * num_replicas
+            normalised, mean, variance = normalise_with_batch(
+                features, gamma, beta, self.epsilon, count, num_replicas
+            )
+            self._update(mean, variance, count)
+        return ops.cast(normalised, self.compute_dtype)
+
+    def _call_of_keras(self, inputs: Tensor) -> Tensor:
+        """Normalises with the statistics of the batch in operations that every backend has."""
+        features = ops.cast(inputs, "float32")
+        mean, variance = ops.moments(features, axes=list(range(len(features.shape) - 1)))
+        self._update(mean, variance, _values_per_channel(features))
+        normalised = ops.batch_normalization(
+            features, mean, variance, axis=-1, offset=self.beta, scale=self.gamma, epsilon=self.epsilon
+        )
+        return ops.cast(normalised, self.compute_dtype)
+
+    def _update(self, mean: Tensor, variance: Tensor, count: int | Tensor) -> None:
+        if isinstance(count, int):
+            unbiased = variance * (count / max(count - 1, 1))
+        else:
+            unbiased = variance * ops.cast(count / ops.maximum(count - 1, 1), "float32")
+        weight = self.momentum * self.moving_weight + 1.0
+        self.moving_weight.assign(weight)
+        self.moving_mean.assign(self.moving_mean + (mean - self.moving_mean) / weight)
+        self.moving_variance.assign(self.moving_variance + (unbiased - self.moving_variance) / weight)
+
+    @property
+    def converged_weight(self) -> np.ndarray:
+        """The moving weight after many steps, float32 [1]; it fits statistics of a finished training."""
+        return np.array([1.0 / (1.0 - self.momentum)], np.float32)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "frozen": self.frozen}
+
+
+def batch_normalization(
+    name: str, momentum: float, frozen: bool = False, epsilon: float = 1e-5, **kwargs: Any
+) -> BatchNormalization:
+    """Makes a BatchNorm layer with the authors' epsilon whose statistics cover all replicas' batches.
+
+    That makes the result independent of the number of replicas. (In the authors' program, each
+    device uses the statistics of its own images.)
+
+    Args:
+        name: the layer's name.
+        momentum: the momentum of the moving statistics.
+        frozen: as in `BatchNormalization`.
+        epsilon: is added to the variance.
+        kwargs: further arguments of Keras' layer.
+    """
+    return BatchNormalization(
+        momentum=momentum,
+        epsilon=epsilon,
+        frozen=frozen,
+        # A single replica has nothing to exchange, and other backends refuse the argument.
+        synchronized=_num_replicas() > 1,
+        name=name,
+        **kwargs,
+    )
+
+
+def _values_per_channel(features: Tensor) -> int | Tensor:
+    """The number of values that a channel of features [..., C] has; an integer where the shape is known."""
+    shape = features.shape[:-1]
+    return ops.size(features) // features.shape[-1] if None in shape else math.prod(shape)
+
+
+def _num_replicas() -> int:
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
