@@ -44,9 +44,9 @@ def write_forms(
     import tensorflow as tf
 
     from refinedet_tf.config.files import config_to_json
-    from refinedet_tf.export import calibration, litert_files
-    from refinedet_tf.export.graphs import DetectionGraphs, in_bfloat16
-    from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model, serving_signatures
+    from refinedet_tf.exports import calibration, litert_files
+    from refinedet_tf.exports.graphs import DetectionGraphs, in_bfloat16
+    from refinedet_tf.exports.savedmodel import ExportOptions, export_saved_model, serving_signatures
 
     run = folder / "run"
     run.mkdir(parents=True)

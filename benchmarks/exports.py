@@ -205,7 +205,7 @@ class _File:
 
 def _measure_accuracy(forms: Sequence[Form], config: Config, dataset: "DetectionDataset") -> list[Row]:
     """Evaluates forms for one image per call, with the post-processing of the config."""
-    from refinedet_tf.export.accuracy import evaluate_file
+    from refinedet_tf.exports.accuracy import evaluate_file
 
     rows: list[Row] = []
     for form in forms:

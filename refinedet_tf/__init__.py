@@ -22,6 +22,9 @@ _MODULES = {
     "refinedet_loss": "refinedet_tf.refinedet.losses",
     "postprocess": "refinedet_tf.refinedet.postprocessing",
     "Detector": "refinedet_tf.inference.detector",
+    "train": "refinedet_tf.verbs",
+    "evaluate": "refinedet_tf.verbs",
+    "export": "refinedet_tf.verbs",
 }
 
 __all__ = sorted(_MODULES)

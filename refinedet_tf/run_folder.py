@@ -7,7 +7,7 @@ from pathlib import Path
 
 from refinedet_tf.config import MAX_STEPS, Config
 from refinedet_tf.config.files import config_to_json
-from refinedet_tf.errors import InputError, listed, shortened_text
+from refinedet_tf.errors import InputError, listed, shortened, shortened_text
 from refinedet_tf.files import check_utf8, explain_os_errors, is_file, is_folder, write_aside
 from refinedet_tf.json_files import parse_json
 
@@ -16,6 +16,18 @@ STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]{0,17})")
 
 MARK = "A training of refinedet made this folder. Without a checkpoint and weights, it may be begun anew.\n"
 """The content of the file that marks a run folder."""
+
+
+def default_run_folder(name: str) -> str:
+    """Returns the run folder of a config of that name: runs/NAME.
+
+    Raises:
+        InputError: the name leads to `runs` itself, or out of it.
+    """
+    folder = f"runs/{name}"
+    if Path(os.path.normpath(folder)).parts[:-1][:1] != ("runs",):
+        raise InputError(f"the config's name {shortened(name)} names no folder in runs: add --output FOLDER")
+    return folder
 
 
 class RunFolder:

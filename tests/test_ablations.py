@@ -13,8 +13,8 @@ from random_heads import detection_heads
 from small_network import BACKBONE, make_trainer, random_batch, small_backbone
 from thin_vgg import thin_vgg
 
-from refinedet_tf.export.graphs import DetectionGraphs
-from refinedet_tf.export.savedmodel import serving_signatures
+from refinedet_tf.exports.graphs import DetectionGraphs
+from refinedet_tf.exports.savedmodel import serving_signatures
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.backbones import BACKBONES

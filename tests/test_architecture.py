@@ -27,7 +27,8 @@ ROOMS = (
     ("inference",),
     ("evaluation",),
     ("training",),
-    ("export",),
+    ("exports",),
+    ("verbs",),
     ("commands",),
 )
 """The rooms, from the ground up. Those of one row do not import each other.

@@ -24,8 +24,8 @@ from refinedet_tf.data.images import warp_image
 from refinedet_tf.data.pipeline import explain_failure, training_batches
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import evaluator
-from refinedet_tf.export import calibration
-from refinedet_tf.export.decoding import decode_batch
+from refinedet_tf.exports import calibration
+from refinedet_tf.exports.decoding import decode_batch
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.inference.detector import as_pixels
 from refinedet_tf.inference.tiles import Tiling

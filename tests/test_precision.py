@@ -11,8 +11,8 @@ from tensor_float_32 import emulate_tf32, rounded_to_tf32
 import train
 from refinedet_tf.config import TrainingConfig
 from refinedet_tf.config.files import load_config
-from refinedet_tf.export.check import TOLERANCES, ExportMismatch, check_export, generated_samples
-from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
+from refinedet_tf.exports.check import TOLERANCES, ExportMismatch, check_export, generated_samples
+from refinedet_tf.exports.savedmodel import ExportOptions, export_saved_model
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.precision import apply_precision, full_float32
 from refinedet_tf.refinedet.network import build_model

@@ -96,10 +96,10 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     config, model = load_model(options)
     config = dataclasses.replace(config, training=trained.training)
 
-    from refinedet_tf.export.accuracy import accuracy_lines, measure_int8
-    from refinedet_tf.export.card import read_measured, validation_of_run
-    from refinedet_tf.export.check import ExportMismatch, Sample
-    from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
+    from refinedet_tf.exports.accuracy import accuracy_lines, measure_int8
+    from refinedet_tf.exports.card import read_measured, validation_of_run
+    from refinedet_tf.exports.check import ExportMismatch, Sample
+    from refinedet_tf.exports.savedmodel import ExportOptions, export_saved_model
 
     export_options = ExportOptions(
         precision=options.precision,

@@ -9,10 +9,9 @@ from refinedet_tf.commands.options import add_config_options, config_from
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.config import Config, differences
 from refinedet_tf.config.files import load_config
-from refinedet_tf.data.reader import path_within
-from refinedet_tf.errors import InputError, shortened, shortened_text
+from refinedet_tf.errors import shortened, shortened_text
 from refinedet_tf.files import is_file
-from refinedet_tf.run_folder import RunFolder
+from refinedet_tf.run_folder import RunFolder, default_run_folder
 
 DESCRIPTIONS = ("name", "description", "command", "expected")
 """The keys that have no influence on a run."""
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser.add_argument("--strict", action="store_true", help="fail on an unusable box, do not drop it")
     options = parser.parse_args(arguments)
     config = config_from(options)
-    output = options.output or default_output(config.name)
+    output = options.output or default_run_folder(config.name)
 
     import_tensorflow()
     from refinedet_tf.training.loop import train
@@ -47,18 +46,6 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     folder = train(config, output, options.resume, options.strict, options.accept_changed_data)
     evaluate = "python evaluate.py" if prog is None else "refinedet evaluate"
     print(f"done: {folder.path}; next: {evaluate} --config {folder.path}")
-
-
-def default_output(name: str) -> str:
-    """Returns the run folder of a config: runs/NAME.
-
-    Raises:
-        InputError: the name leads to `runs` itself, or out of it.
-    """
-    folder = f"runs/{name}"
-    if path_within("runs", folder) in (None, Path("runs")):
-        raise InputError(f"the config's name {shortened(name)} names no folder in runs: add --output FOLDER")
-    return folder
 
 
 def config_of_resumed_run(

@@ -25,6 +25,29 @@ ImageLike = str | os.PathLike | np.ndarray
 """An image file, or pixels uint8 [H, W, 3], RGB."""
 
 
+def trained_network(run: str | os.PathLike, overrides: Sequence[str] = ()) -> tuple[Config, keras.Model]:
+    """Makes the network of a training.
+
+    Args:
+        run: the run folder, or "pretrained" for the detector that comes with the package. Its best weights
+            are taken, or its final ones where there was no validation.
+        overrides: changes of the run's config, as `load_config` takes them.
+
+    Returns:
+        The config and the network with its weights.
+
+    Raises:
+        InputError: the folder is none of a run, an override is wrong, or weights are missing or damaged.
+    """
+    folder = RunFolder(run_folder_of(os.fspath(run)))
+    if not is_folder(folder.path):
+        raise InputError(f"{shortened_text(folder.path)} is no run folder")
+    config = load_config(folder.path, overrides)
+    network = build_model(config)
+    load_weights(network, folder.trained_weights())
+    return config, network
+
+
 class Detector:
     """A trained network with its post-processing, ready to be called on images.
 
@@ -80,13 +103,8 @@ class Detector:
         Raises:
             InputError: the folder is none of a run, has no weights yet, or they are damaged.
         """
-        folder = RunFolder(run_folder_of(os.fspath(run)))
-        if not is_folder(folder.path):
-            raise InputError(f"{shortened_text(folder.path)} is no run folder")
-        config = load_config(folder.path)
-        model = build_model(config)
-        load_weights(model, folder.trained_weights())
-        return cls(model, config)
+        config, network = trained_network(run)
+        return cls(network, config)
 
     @classmethod
     def pretrained(cls) -> "Detector":

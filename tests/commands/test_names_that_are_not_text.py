@@ -11,7 +11,7 @@ import evaluate
 import inspect_data
 import train
 from refinedet_tf.errors import InputError
-from refinedet_tf.export import savedmodel
+from refinedet_tf.exports import savedmodel
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.training.workers import Workers
 

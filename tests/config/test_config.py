@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from refinedet_tf.commands.train import default_output
 from refinedet_tf.config import (
     Config,
     DataConfig,
@@ -17,6 +16,7 @@ from refinedet_tf.config import (
 )
 from refinedet_tf.config.files import CONFIG_FOLDER, config_to_json, load_config
 from refinedet_tf.errors import InputError
+from refinedet_tf.run_folder import default_run_folder
 
 SHIPPED = sorted(path.name for path in CONFIG_FOLDER.glob("*.json"))
 
@@ -479,8 +479,8 @@ def test_the_name_of_a_config_in_its_own_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["", ".", "..", "../runs", "a/..", "../elsewhere"])
 def test_a_name_that_is_no_folder_in_runs(name):
     with pytest.raises(InputError, match=r"^the config's name '.*' names no folder in runs: add --output"):
-        default_output(name)
-    assert default_output("cups") == "runs/cups" and default_output("cups/first") == "runs/cups/first"
+        default_run_folder(name)
+    assert default_run_folder("cups") == "runs/cups" and default_run_folder("cups/first") == "runs/cups/first"
 
 
 def test_a_long_chain_of_parents(tmp_path):

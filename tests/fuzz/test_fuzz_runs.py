@@ -13,7 +13,7 @@ from mutation import EXTREME_TEXTS, json_bytes, mutate_bytes
 
 from refinedet_tf.config.files import config_to_json, load_config
 from refinedet_tf.errors import InputError
-from refinedet_tf.export.card import validation_of_run
+from refinedet_tf.exports.card import validation_of_run
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.training.best import is_best
 from refinedet_tf.training.checkpoints import Checkpoints

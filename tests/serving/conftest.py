@@ -10,7 +10,7 @@ from rest_client import RestClient
 from serving_stand_ins import ServedModel, grpc_server, rest_server
 from stand_in_model import stand_in_config, stand_in_model
 
-from refinedet_tf.export.savedmodel import export_saved_model
+from refinedet_tf.exports.savedmodel import export_saved_model
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from refinedet_tf.export.graphs import DetectionGraphs
+from refinedet_tf.exports.graphs import DetectionGraphs
 
 
 def assert_int8_heads(outputs, model, config, images):

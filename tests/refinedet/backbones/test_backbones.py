@@ -13,8 +13,8 @@ from small_network import make_trainer, random_batch
 
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.config.anchor_levels import DEFAULT_LEVELS, level_grids
-from refinedet_tf.export.check import generated_samples
-from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
+from refinedet_tf.exports.check import generated_samples
+from refinedet_tf.exports.savedmodel import ExportOptions, export_saved_model
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.backbones import BACKBONES
 from refinedet_tf.refinedet.backbones import applications as applications_module

@@ -12,7 +12,7 @@ from PIL import Image
 
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.errors import InputError
-from refinedet_tf.export.folding import fold_batch_norm
+from refinedet_tf.exports.folding import fold_batch_norm
 from refinedet_tf.refinedet.backbones import build_features
 from refinedet_tf.refinedet.backbones.efficientnet_lite import SCALINGS, STAGES, scaled_channels
 from refinedet_tf.weights import load_initial_weights

@@ -8,7 +8,7 @@ import pytest
 from config_of import config_of
 
 from refinedet_tf.config import ModelConfig
-from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
+from refinedet_tf.exports.savedmodel import ExportOptions, export_saved_model
 from refinedet_tf.refinedet.network import build_model
 
 NAMES = typing.get_args({f.name: f.type for f in dataclasses.fields(ModelConfig)}["backbone"])

@@ -10,7 +10,7 @@ from config_of import config_of
 from own_anchors import FIVE_LEVELS, tile_by_loops
 from thin_vgg import thin_vgg
 
-from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
+from refinedet_tf.exports.savedmodel import ExportOptions, export_saved_model
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.refinedet.boxes import decode
 
@@ -70,7 +70,7 @@ def test_model_json_is_enough_to_decode_the_heads_of_onnx(tf_test, exported, mod
 
 
 def test_model_json_of_the_papers_anchors_has_them_in_both_forms(tmp_path):
-    from refinedet_tf.export import card
+    from refinedet_tf.exports import card
 
     described = json.loads(card.describe(config_of(2), (320, 320), "float32", None, 1_000))["anchors"]
     assert described["strides"] == [8, 16, 32, 64]

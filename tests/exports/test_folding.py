@@ -6,9 +6,9 @@ import pytest
 from config_of import config_of
 from keras import layers
 
-from refinedet_tf.export import graphs
-from refinedet_tf.export.folding import fold_batch_norm, inference_model
-from refinedet_tf.export.graphs import DetectionGraphs, in_bfloat16
+from refinedet_tf.exports import graphs
+from refinedet_tf.exports.folding import fold_batch_norm, inference_model
+from refinedet_tf.exports.graphs import DetectionGraphs, in_bfloat16
 from refinedet_tf.refinedet.backbones.resnext101 import GroupedConvolution
 from refinedet_tf.refinedet.batch_norm import batch_normalization
 from refinedet_tf.refinedet.layers import TransferConnectionBlock

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from refinedet_tf.data.image_header import MAX_PIXELS
 from refinedet_tf.data.images import decode_image, warp_image
-from refinedet_tf.export.image_headers import limit_pixels
+from refinedet_tf.exports.image_headers import limit_pixels
 from refinedet_tf.tensors import Tensor
 
 PARALLEL_IMAGES = 4

@@ -15,11 +15,11 @@ from test_export_forms import make_config, network_of
 from refinedet_tf.config import PostprocessConfig
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
-from refinedet_tf.export import litert_files
-from refinedet_tf.export.flatbuffer import check_builtin, operator_name, operator_names, read_model
-from refinedet_tf.export.graphs import DetectionGraphs
-from refinedet_tf.export.litert_files import read_metadata, write_litert
-from refinedet_tf.export.runtimes import LiteRTFile
+from refinedet_tf.exports import litert_files
+from refinedet_tf.exports.flatbuffer import check_builtin, operator_name, operator_names, read_model
+from refinedet_tf.exports.graphs import DetectionGraphs
+from refinedet_tf.exports.litert_files import read_metadata, write_litert
+from refinedet_tf.exports.runtimes import LiteRTFile
 from refinedet_tf.inference.detector import Detector
 
 SIZE = (64, 128)

@@ -17,8 +17,8 @@ import tensorflow as tf
 from refinedet_tf.config import Config
 from refinedet_tf.data.image_header import MAX_PIXELS
 from refinedet_tf.errors import InputError, shortened
-from refinedet_tf.export import calibration, card, litert_files, onnx_files
-from refinedet_tf.export.check import (
+from refinedet_tf.exports import calibration, card, litert_files, onnx_files
+from refinedet_tf.exports.check import (
     TOLERANCES,
     Comparison,
     Sample,
@@ -27,8 +27,8 @@ from refinedet_tf.export.check import (
     check_precision,
     generated_samples,
 )
-from refinedet_tf.export.graphs import DetectionGraphs, in_bfloat16
-from refinedet_tf.export.warmup import write_warmup_requests
+from refinedet_tf.exports.graphs import DetectionGraphs, in_bfloat16
+from refinedet_tf.exports.warmup import write_warmup_requests
 from refinedet_tf.files import check_utf8, explain_os_errors
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.tensors import Heads

@@ -11,7 +11,7 @@ import tensorflow as tf
 from refinedet_tf.config import Config
 from refinedet_tf.data.images import decode_image
 from refinedet_tf.data.shapes import make_image
-from refinedet_tf.export.routes import (
+from refinedet_tf.exports.routes import (
     Answer,
     ExportMismatch,
     Route,

@@ -11,8 +11,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 from refinedet_tf.config import Config, DataConfig
 from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
-from refinedet_tf.export import card
-from refinedet_tf.export.warmup import write_warmup_requests
+from refinedet_tf.exports import card
+from refinedet_tf.exports.warmup import write_warmup_requests
 from refinedet_tf.refinedet.boxes import decode
 from refinedet_tf.run_folder import RunFolder
 

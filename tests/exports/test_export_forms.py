@@ -10,9 +10,9 @@ import tensorflow as tf
 from config_of import config_of
 
 from refinedet_tf.errors import InputError
-from refinedet_tf.export import graphs
-from refinedet_tf.export.graphs import in_bfloat16
-from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
+from refinedet_tf.exports import graphs
+from refinedet_tf.exports.graphs import in_bfloat16
+from refinedet_tf.exports.savedmodel import ExportOptions, export_saved_model
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.refinedet.network import build_model
 

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from refinedet_tf.config import Config
 from refinedet_tf.data.images import read_image, warp_image
-from refinedet_tf.export import litert_files, onnx_files
-from refinedet_tf.export.runtimes import ExportedFile, LiteRTFile, OnnxFile
+from refinedet_tf.exports import litert_files, onnx_files
+from refinedet_tf.exports.runtimes import ExportedFile, LiteRTFile, OnnxFile
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.postprocessing import candidates, postprocess
 from refinedet_tf.tensors import Tensor

@@ -13,8 +13,8 @@ from tensorflow.lite.python.convert_phase import ConverterError
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from refinedet_tf.errors import InputError
-from refinedet_tf.export import calibration
-from refinedet_tf.export.flatbuffer import (
+from refinedet_tf.exports import calibration
+from refinedet_tf.exports.flatbuffer import (
     Model,
     check_builtin,
     cut,
@@ -23,7 +23,7 @@ from refinedet_tf.export.flatbuffer import (
     read_model,
     write_model,
 )
-from refinedet_tf.export.graphs import DetectionGraphs
+from refinedet_tf.exports.graphs import DetectionGraphs
 
 PACKAGE = "ai-edge-litert"
 """The package that runs the files, which compares them; TensorFlow itself writes them."""

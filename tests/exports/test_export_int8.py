@@ -18,12 +18,12 @@ from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation.evaluator import evaluate
-from refinedet_tf.export import calibration
-from refinedet_tf.export.accuracy import accuracy_lines, evaluate_file
-from refinedet_tf.export.graphs import DetectionGraphs
-from refinedet_tf.export.onnx_files import write_onnx
-from refinedet_tf.export.runtimes import OnnxFile
-from refinedet_tf.export.savedmodel import ExportOptions
+from refinedet_tf.exports import calibration
+from refinedet_tf.exports.accuracy import accuracy_lines, evaluate_file
+from refinedet_tf.exports.graphs import DetectionGraphs
+from refinedet_tf.exports.onnx_files import write_onnx
+from refinedet_tf.exports.runtimes import OnnxFile
+from refinedet_tf.exports.savedmodel import ExportOptions
 
 
 def test_calibration_images_are_spread_evenly():

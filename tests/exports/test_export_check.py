@@ -10,7 +10,7 @@ from stand_in_model import stand_in_config, stand_in_model
 
 from refinedet_tf.data.images import decode_image
 from refinedet_tf.errors import InputError
-from refinedet_tf.export.check import (
+from refinedet_tf.exports.check import (
     SAME_OBJECT,
     TOLERANCES,
     Comparison,
@@ -19,7 +19,7 @@ from refinedet_tf.export.check import (
     check_export,
     generated_samples,
 )
-from refinedet_tf.export.savedmodel import ExportOptions, export_saved_model
+from refinedet_tf.exports.savedmodel import ExportOptions, export_saved_model
 from refinedet_tf.inference.detector import Detector
 
 BOXES = np.array([[0.1, 0.1, 0.4, 0.4], [0.5, 0.5, 0.9, 0.9], [0.2, 0.6, 0.3, 0.7]])

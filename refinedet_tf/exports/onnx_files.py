@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.errors import InputError
-from refinedet_tf.export.graphs import DetectionGraphs
-from refinedet_tf.export.onnx_int8 import write_onnx_int8
+from refinedet_tf.exports.graphs import DetectionGraphs
+from refinedet_tf.exports.onnx_int8 import write_onnx_int8
 
 OPSET = 18
 """The version of ONNX's operators. Every runtime of the last years knows it; tf2onnx knows no newer one."""

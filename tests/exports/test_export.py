@@ -18,9 +18,9 @@ from refinedet_tf.commands import export as export_command
 from refinedet_tf.config import Config
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
-from refinedet_tf.export import savedmodel
-from refinedet_tf.export.check import ExportMismatch
-from refinedet_tf.export.savedmodel import export_saved_model
+from refinedet_tf.exports import savedmodel
+from refinedet_tf.exports.check import ExportMismatch
+from refinedet_tf.exports.savedmodel import export_saved_model
 from refinedet_tf.inference.detector import Detector
 
 SIGNATURES = ["serving_default", "serving_heads", "serving_tensor"]

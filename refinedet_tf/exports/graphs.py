@@ -9,8 +9,8 @@ import tensorflow as tf
 from refinedet_tf.config import Config
 from refinedet_tf.data.image_header import MAX_PIXELS
 from refinedet_tf.data.images import warp_image
-from refinedet_tf.export.decoding import decode_batch
-from refinedet_tf.export.folding import inference_model
+from refinedet_tf.exports.decoding import decode_batch
+from refinedet_tf.exports.folding import inference_model
 from refinedet_tf.inference.compiled_detector import CompiledDetector
 from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.tensors import Heads, Tensor

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from refinedet_tf.data.images import decode_image, warp_image
-from refinedet_tf.export.decoding import PARALLEL_IMAGES, decode_batch
+from refinedet_tf.exports.decoding import PARALLEL_IMAGES, decode_batch
 
 SIZE = (64, 48)
 READABLE, UNREADABLE = hostile_images.readable(), hostile_images.unreadable()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refinedet_tf.export import calibration
+from refinedet_tf.exports import calibration
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 """The operators that compute with kernels."""

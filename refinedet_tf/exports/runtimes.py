@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.config import Config
-from refinedet_tf.export import calibration
+from refinedet_tf.exports import calibration
 from refinedet_tf.inference.compiled_detector import Network, network_size
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.tensors import Heads, Tensor

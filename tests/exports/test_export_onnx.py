@@ -13,9 +13,9 @@ from stand_in_model import stand_in_config, stand_in_model
 from refinedet_tf.config import PostprocessConfig
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
-from refinedet_tf.export import onnx_files as onnx_export
-from refinedet_tf.export.graphs import DetectionGraphs
-from refinedet_tf.export.onnx_files import write_onnx
+from refinedet_tf.exports import onnx_files as onnx_export
+from refinedet_tf.exports.graphs import DetectionGraphs
+from refinedet_tf.exports.onnx_files import write_onnx
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.postprocessing import candidates

@@ -18,8 +18,8 @@ from refinedet_tf.evaluation.evaluator import (
 )
 from refinedet_tf.evaluation.results import EvaluationResult
 from refinedet_tf.evaluation.shares import join_images
-from refinedet_tf.export.routes import int8_files
-from refinedet_tf.export.runtimes import ExportedFile, as_network
+from refinedet_tf.exports.routes import int8_files
+from refinedet_tf.exports.runtimes import ExportedFile, as_network
 from refinedet_tf.inference.compiled_detector import CompiledDetector
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.progress import Progress
