@@ -8,11 +8,13 @@ from refinedet_tf.config import Config
 from refinedet_tf.config.files import load_config, run_folder_of
 from refinedet_tf.data.acceptance import check_share_of_bad_boxes
 from refinedet_tf.data.dataset import read_dataset
+from refinedet_tf.data.discovery import config_of_folder
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import evaluator
 from refinedet_tf.evaluation.results import EvaluationResult
 from refinedet_tf.exports.card import validation_of_run
 from refinedet_tf.exports.savedmodel import ExportOptions, export_saved_model
+from refinedet_tf.files import is_file, is_folder
 from refinedet_tf.inference.detector import trained_network
 from refinedet_tf.precision import apply_precision
 from refinedet_tf.progress import Progress
@@ -24,7 +26,8 @@ def train(config: Config | str | Path, output: str | Path | None = None, resume:
     """Trains a detector, with its progress on the terminal.
 
     Args:
-        config: the experiment, or what `load_config` takes: a config file or the name of one in configs/.
+        config: the experiment; or what `load_config` takes, such as a config file; or a folder of annotated
+            photographs, see `config_of_folder`.
         output: the run folder (`RunFolder` describes its files); None: runs/NAME of the config.
         resume: whether to continue from the newest checkpoint.
 
@@ -37,7 +40,8 @@ def train(config: Config | str | Path, output: str | Path | None = None, resume:
             to stop.
     """
     if not isinstance(config, Config):
-        config = load_config(config)
+        is_data = is_folder(config) and not is_file(Path(config) / "config.json")
+        config = config_of_folder(config) if is_data else load_config(config)
     return loop.train(config, output or default_run_folder(config.name), resume).path
 
 

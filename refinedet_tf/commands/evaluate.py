@@ -12,6 +12,7 @@ from refinedet_tf.commands.options import (
     add_multi_scale_option,
     add_tile_options,
     config_from,
+    take_data_folder,
     tiling_from,
 )
 from refinedet_tf.commands.terminal import import_tensorflow
@@ -33,6 +34,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     """Parses the command line, detects on the test data and measures."""
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     add_model_options(parser)
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="measure on the test part of this folder, as train --data finds it, and not on data.test",
+    )
     add_multi_scale_option(parser)
     add_tile_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers as JSON")
@@ -60,6 +66,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first defect of the test data")
     options = parser.parse_args(arguments)
+    take_data_folder(options)
     tiling = tiling_from(options)
     cluster = _cluster(options)
     if cluster is None or cluster.index == 0:

@@ -4,7 +4,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from refinedet_tf.commands.options import add_config_options, config_from
+from refinedet_tf.commands.options import (
+    add_config_options,
+    add_data_option,
+    config_from,
+    take_data_folder,
+)
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import explain_os_errors, is_file
@@ -19,7 +24,8 @@ QUIET_SECONDS = 5.0
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Parses the command line, looks at the data and writes the report."""
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
-    add_config_options(parser)
+    add_config_options(parser, required=False)
+    add_data_option(parser)
     parser.add_argument(
         "--output",
         required=True,
@@ -31,6 +37,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     folder: Path = options.output
     if is_file(folder):
         raise InputError(f"--output {shortened_text(folder)} is a file; name a folder")
+    take_data_folder(options)
     config = config_from(options)
 
     import_tensorflow()

@@ -1,10 +1,11 @@
 """Options and arguments that several commands have."""
 
 import argparse
+import json
 
 from refinedet_tf.config import Config
 from refinedet_tf.config.files import load_config
-from refinedet_tf.errors import InputError
+from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.inference.tiles import Tiling
 
 
@@ -30,6 +31,40 @@ def add_config_options(parser: argparse.ArgumentParser, required: bool = True) -
 def config_from(options: argparse.Namespace) -> Config:
     """The config that `--config` and `--set` describe."""
     return load_config(options.config, options.overrides)
+
+
+def add_data_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--data`."""
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="a folder of annotated photographs in one of the layouts of docs/data.md; its format and parts "
+        "are found out, and --config may be left out",
+    )
+
+
+def take_data_folder(options: argparse.Namespace) -> None:
+    """Puts what lies in the folder of `--data` into the config, and says on the terminal what was found.
+
+    Args:
+        options: `config` and `overrides` are changed; without `--config`, `BASE_CONFIG` is taken.
+
+    Raises:
+        InputError: there is neither `--data` nor `--config`, or the reasons are those of `discover`.
+    """
+    if options.data is None:
+        if options.config is None:
+            raise InputError("name the photographs by --data FOLDER, or a config by --config FILE")
+        return
+    from refinedet_tf.data.discovery import BASE_CONFIG, discover, name_of
+
+    formats = [text.partition("=")[2] for text in options.overrides if text.startswith("data.format=")]
+    found = discover(options.data, formats[-1].strip('" ') if formats else None)
+    name = [f"name={json.dumps(name_of(options.data))}"] if options.config is None else []
+    options.config = options.config or BASE_CONFIG
+    options.overrides = [*found.overrides(), *name, *options.overrides]
+    for line in (*found.lines(), f"config: {shortened_text(options.config)} with these keys of data"):
+        print(line, flush=True)
 
 
 def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:

@@ -5,7 +5,12 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from refinedet_tf.commands.options import add_config_options, config_from
+from refinedet_tf.commands.options import (
+    add_config_options,
+    add_data_option,
+    config_from,
+    take_data_folder,
+)
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.config import Config, differences
 from refinedet_tf.config.files import load_config
@@ -20,7 +25,12 @@ DESCRIPTIONS = ("name", "description", "command", "expected")
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Parses the command line and trains."""
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
-    add_config_options(parser)
+    add_config_options(parser, required=False)
+    add_data_option(parser)
+    parser.add_argument("--epochs", type=int, metavar="N", help="the same as --set training.epochs=N")
+    parser.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="the same as --set model.image_size=[PIXELS,PIXELS]"
+    )
     parser.add_argument("--output", metavar="FOLDER", help="run folder (default: runs/NAME of the config)")
     parser.add_argument(
         "--resume",
@@ -35,6 +45,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     )
     parser.add_argument("--strict", action="store_true", help="fail on an unusable box, do not drop it")
     options = parser.parse_args(arguments)
+    if options.epochs is not None:
+        options.overrides.append(f"training.epochs={options.epochs}")
+    if options.image_size is not None:
+        options.overrides.append(f"model.image_size=[{options.image_size},{options.image_size}]")
+    take_data_folder(options)
     config = config_from(options)
     output = options.output or default_run_folder(config.name)
 

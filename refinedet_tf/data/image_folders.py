@@ -50,13 +50,17 @@ def walk(folder: str | os.PathLike) -> Iterator[str]:
         if real in seen:  # A link leads back.
             continue
         seen.add(real)
-        files, folders = _list(current)
+        files, folders = files_and_folders(current)
         yield from (prefix + name for name in files)
         waiting += [(current / name, f"{prefix}{name}/") for name in reversed(folders)]
 
 
-def _list(folder: Path) -> tuple[list[str], list[str]]:
-    """Returns the sorted names of the files and of the folders in a folder."""
+def files_and_folders(folder: Path) -> tuple[list[str], list[str]]:
+    """Returns the sorted names of the files and of the folders in a folder, without those that are hidden.
+
+    Raises:
+        InputError: the folder is missing or cannot be read.
+    """
     files: list[str] = []
     folders: list[str] = []
     with (

@@ -3,6 +3,7 @@
 import argparse
 
 import pytest
+from annotated_sets import Photo, write_set
 
 from refinedet_tf.commands import options
 from refinedet_tf.errors import InputError
@@ -68,3 +69,38 @@ def test_tiles():
 def test_tiles_that_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         options.tiling_from(parse(options.add_tile_options, *arguments))
+
+
+def parse_data(*arguments):
+    def add(parser):
+        options.add_config_options(parser, required=False)
+        options.add_data_option(parser)
+
+    return parse(add, *arguments)
+
+
+def test_data_folder_in_place_of_a_config(tmp_path, capsys):
+    root = write_set("flat", tmp_path / "cups", [Photo("a.jpg")]).root
+    parsed = parse_data("--data", str(root), "--set", "training.epochs=3", "--set", "data.split_seed=5")
+    options.take_data_folder(parsed)
+    config = options.config_from(parsed)
+    assert (config.name, config.data.root, config.data.split_seed) == ("cups", str(root), 5)
+    assert (config.training.epochs, config.model.backbone) == (3, "efficientnet_lite0")
+    found, parts, base = capsys.readouterr().out.splitlines()
+    assert found == f"data: VOC in {root}, told by XML files in annotations"
+    assert parts == "training: annotations:images[:80%]; test: annotations:images[80%:]"
+    assert base.startswith("config: own_data.json")
+
+
+def test_data_folder_with_a_config_and_a_format(tmp_path):
+    root = write_set("flat", tmp_path / "cups", [Photo("a.jpg")]).root
+    (root / "data.yaml").write_text("names: [cup]\ntrain: images\n")
+    parsed = parse_data("--config", "shapes.json", "--data", str(root), "--set", "data.format=voc")
+    options.take_data_folder(parsed)
+    config = options.config_from(parsed)
+    assert (config.name, config.data.train) == ("shapes", ("annotations:images[:80%]",))
+
+
+def test_neither_config_nor_data():
+    with pytest.raises(InputError, match="name the photographs by --data FOLDER, or a config"):
+        options.take_data_folder(parse_data())
