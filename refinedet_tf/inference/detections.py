@@ -2,12 +2,15 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from refinedet_tf.errors import InputError
 from refinedet_tf.pixel_boxes import to_normalized, to_pixels
+
+if TYPE_CHECKING:
+    import supervision
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,6 +94,43 @@ class ImageDetections:
             normalized_boxes=self.normalized_boxes[kept],
             scores=self.scores[kept],
             labels=self.labels[kept],
+        )
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Returns COCO's form of results, which pycocotools and annotation tools read.
+
+        Args:
+            image_id: the id of the image in the annotation file.
+
+        Returns:
+            For each detection {"image_id", "category_id" (the label, 1..C), "bbox" ([x, y, width, height] in
+            pixels of the image, from 0), "score"}, in values that JSON can hold.
+        """
+        ymin, xmin, ymax, xmax = self.boxes.astype(np.float64).T
+        boxes = np.stack([xmin, ymin, xmax - xmin, ymax - ymin], axis=1).tolist()
+        rows = zip(self.labels.tolist(), boxes, self.scores.tolist(), strict=True)
+        return [
+            {"image_id": image_id, "category_id": label, "bbox": box, "score": score}
+            for label, box, score in rows
+        ]
+
+    def to_supervision(self) -> "supervision.Detections":
+        """Returns the `Detections` of the package supervision: for its trackers, counting zones and drawings.
+
+        `class_id` counts from 0, in the order of `class_names`; `data["class_name"]` holds the names.
+
+        Raises:
+            InputError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError:
+            raise InputError("supervision is not installed: pip install supervision") from None
+        return supervision.Detections(
+            xyxy=self.boxes[:, [1, 0, 3, 2]],
+            confidence=self.scores,
+            class_id=self.labels.astype(int) - 1,
+            data={"class_name": np.array(self.names, dtype=str)},
         )
 
 

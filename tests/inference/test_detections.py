@@ -1,4 +1,7 @@
 import dataclasses
+import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -144,3 +147,33 @@ def test_check_rows_takes_any_columns_and_names_the_rows():
     check_rows("object", NORMALIZED, SCORES, LABELS)
     with pytest.raises(InputError, match=r"objects need .* got the shapes \[\[3, 4\], \[2\]\]"):
         check_rows("object", NORMALIZED, SCORES[:2])
+
+
+def test_coco_results(detections):
+    first, second, _ = detections.to_coco(image_id=9)
+    assert first == {"image_id": 9, "category_id": 3, "bbox": [50, 20, 150, 10], "score": 0.75}
+    assert second == {"image_id": 9, "category_id": 1, "bbox": [0, 0, 100, 5], "score": 0.5}
+    assert json.loads(json.dumps(first)) == first
+
+
+def test_detections_for_supervision(tf_test, detections, monkeypatch):
+    """A stand-in for the package holds what its `Detections` is given."""
+    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=SimpleNamespace))
+    found = detections.to_supervision()
+    tf_test.assertAllEqual(found.xyxy, [[50, 20, 200, 30], [0, 0, 100, 5], [75, 10, 125, 40]])
+    tf_test.assertAllEqual(found.confidence, SCORES)
+    tf_test.assertAllEqual(found.class_id, [2, 0, 2])
+    assert found.data["class_name"].tolist() == ["cow", "cat", "cow"]
+
+
+def test_real_supervision_takes_them(tf_test, detections):
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed")
+    found = detections.to_supervision()
+    assert isinstance(found, supervision.Detections) and len(found) == 3
+    tf_test.assertAllEqual(found[found.confidence > 0.4].class_id, [2, 0])
+
+
+def test_supervision_that_is_not_installed(detections, monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(InputError, match="pip install supervision"):
+        detections.to_supervision()
