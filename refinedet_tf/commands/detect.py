@@ -1,4 +1,4 @@
-"""Draws what a trained model detects on images or films."""
+"""Draws what a trained model detects on images or videos."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.config.files import PRETRAINED
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.inference.detection_files import free_folder, make_output_folder, write_detections
-from refinedet_tf.inference.film_reader import FILM_ENDINGS, import_av
+from refinedet_tf.inference.video_reader import VIDEO_ENDINGS, import_av
 
 if TYPE_CHECKING:
     from refinedet_tf.config import Config
@@ -42,14 +42,14 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         "package.",
         epilog="The output folder holds one picture for every image, and detections.json with all "
         "detections above the post-processing's score threshold, boxes in pixels of the image. "
-        "Images that cannot be read are named at the end; the results of the others are kept. For a film it "
-        "holds the annotated film and a .jsonl file with one line per frame.",
+        "Images that cannot be read are named at the end; the results of the others are kept. For a video it "
+        "holds the annotated video and a .jsonl file with one line per frame.",
     )
     add_model_options(parser, required=False)
     add_multi_scale_option(parser)
     add_tile_options(parser)
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="photos (files, folders or quoted patterns), or films"
+        "images", nargs="+", metavar="IMAGE", help="photos (files, folders or quoted patterns), or videos"
     )
     parser.add_argument(
         "--output",
@@ -70,18 +70,18 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     tiling = tiling_from(options)
     _refuse_cameras(options.images)
     paths = find_images(options.images)
-    are_films = _are_films(paths)
-    if are_films:
+    are_videos = _are_videos(paths)
+    if are_videos:
         import_av()
     options.output = free_folder() if options.output is None else options.output
     make_output_folder(options.output)
     config, model = load_model(options, on_all_devices=True)
 
     from refinedet_tf.inference.detector import Detector
-    from refinedet_tf.inference.film_detection import detect_films
     from refinedet_tf.inference.multiscale import MultiScaleDetector
     from refinedet_tf.inference.replicas import Replicas
     from refinedet_tf.inference.tiled_detector import TiledDetector
+    from refinedet_tf.inference.video_detection import detect_videos
 
     def make_detector() -> "AnyDetector":
         kind = MultiScaleDetector if options.multi_scale else Detector
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
 
     replicas = Replicas(model, make_detector)
     batch_size = config.evaluation.batch_size
-    detect = detect_films if are_films else detect_files
+    detect = detect_videos if are_videos else detect_files
     try:
         detect(replicas, paths, options.output, options.score_threshold, batch_size)
     finally:
@@ -101,21 +101,21 @@ def _refuse_cameras(names: Sequence[str]) -> None:
     for name in names:
         if name.startswith(("camera:", "/dev/video", "rtsp://")):
             raise InputError(
-                f"{shortened_text(name)}: cameras are not read; record a film first, e.g. "
-                "ffmpeg -f v4l2 -i /dev/video0 film.mkv, and name the film"
+                f"{shortened_text(name)}: cameras are not read; record a video first, e.g. "
+                "ffmpeg -f v4l2 -i /dev/video0 video.mkv, and name the video"
             )
 
 
-def _are_films(paths: Sequence[Path]) -> bool:
-    """Says whether the inputs are films; refuses photos and films together, whose results differ in form."""
-    films = [path for path in paths if path.suffix.lower() in FILM_ENDINGS]
-    if films and len(films) < len(paths):
-        photo = next(path for path in paths if path not in films)
+def _are_videos(paths: Sequence[Path]) -> bool:
+    """Says whether the inputs are videos; refuses both kinds together, whose results differ in form."""
+    videos = [path for path in paths if path.suffix.lower() in VIDEO_ENDINGS]
+    if videos and len(videos) < len(paths):
+        photo = next(path for path in paths if path not in videos)
         raise InputError(
-            f"{shortened_text(films[0])} is a film and {shortened_text(photo)} is not: photos and films need "
-            "a command each, because their results differ in form"
+            f"{shortened_text(videos[0])} is a video and {shortened_text(photo)} is not: photos and videos "
+            "need a command each, because their results differ in form"
         )
-    return bool(films)
+    return bool(videos)
 
 
 def detect_files(

@@ -1,4 +1,4 @@
-"""Writing of a film from pictures and their times, by PyAV."""
+"""Writing of a video from pictures and their times, by PyAV."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from refinedet_tf.errors import InputError
 from refinedet_tf.files import explain_os_errors
-from refinedet_tf.inference.film_reader import import_av
+from refinedet_tf.inference.video_reader import import_av
 
 CODEC = "libx264"
 
@@ -16,13 +16,13 @@ QUALITY = {"crf": "20", "preset": "veryfast"}
 """The options of the encoder: quality before size, and speed before size."""
 
 BT709, LIMITED_RANGE = 1, 1
-"""FFmpeg's numbers of the colour space and the range that players take for granted in films."""
+"""FFmpeg's numbers of the colour space and the range that players take for granted in videos."""
 
 
-class FilmWriter:
-    """An MP4 film with H.264 pictures and no sound; it is a context manager.
+class VideoWriter:
+    """An MP4 video with H.264 pictures and no sound; it is a context manager.
 
-    Leaving the context finishes the film, also after an error or Ctrl-C, so that what was written plays.
+    Leaving the context finishes the video, also after an error or Ctrl-C, so that what was written plays.
     H.264 needs even sides, so that an odd side gets a copy of its last row or column.
     """
 
@@ -62,14 +62,14 @@ class FilmWriter:
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED_RANGE
 
-    def __enter__(self) -> "FilmWriter":
+    def __enter__(self) -> "VideoWriter":
         """Returns itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finishes the film.
+        """Finishes the video.
 
         Raises:
             InputError: it cannot be written. After another error this one is left out.

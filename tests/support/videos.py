@@ -1,4 +1,4 @@
-"""Small films for tests, written by PyAV alone."""
+"""Small videos for tests, written by PyAV alone."""
 
 from fractions import Fraction
 
@@ -14,7 +14,7 @@ def picture(number, height=64, width=64):
     return np.ascontiguousarray(quarters.repeat(height // 2, axis=0).repeat(width // 2, axis=1))
 
 
-def write_film(
+def write_video(
     path,
     ticks,
     size=(64, 64),
@@ -30,8 +30,8 @@ def write_film(
     `encoder` holds options of the encoder, by default those for no B-frames.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", options=options) as film:
-        stream = film.add_stream(codec, rate=rate, options=encoder or {"bf": "0"})
+    with av.open(str(path), "w", options=options) as video:
+        stream = video.add_stream(codec, rate=rate, options=encoder or {"bf": "0"})
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = time_base or Fraction(1, rate)
@@ -40,24 +40,24 @@ def write_film(
         for number, tick in enumerate(ticks):
             frame = av.VideoFrame.from_ndarray(picture(number, *size), format="rgb24")
             frame.pts, frame.time_base = tick, stream.codec_context.time_base
-            film.mux(stream.encode(frame))
-        film.mux(stream.encode(None))
+            video.mux(stream.encode(frame))
+        video.mux(stream.encode(None))
     return path
 
 
-def read_film(path):
-    """The decoded pictures of a film and their times in seconds, and the stream's rate."""
-    with av.open(str(path)) as film:
-        stream = film.streams.video[0]
-        frames = [(frame.to_ndarray(format="rgb24"), float(frame.time)) for frame in film.decode(stream)]
+def read_video(path):
+    """The decoded pictures of a video and their times in seconds, and the stream's rate."""
+    with av.open(str(path)) as video:
+        stream = video.streams.video[0]
+        frames = [(frame.to_ndarray(format="rgb24"), float(frame.time)) for frame in video.decode(stream)]
         return [pixels for pixels, _ in frames], [seconds for _, seconds in frames], stream.average_rate
 
 
 def write_video_with_cover(path, numbers=range(12)):
     """Writes an MP4 video whose first track, as FFmpeg lists them, is a cover image; it may have no other."""
-    with av.open(str(path), "w") as film:
-        streams = [(film.add_stream("libx264", rate=10, options={"bf": "0"}), numbers)] if numbers else []
-        streams.append((film.add_stream("png"), [3]))
+    with av.open(str(path), "w") as video:
+        streams = [(video.add_stream("libx264", rate=10, options={"bf": "0"}), numbers)] if numbers else []
+        streams.append((video.add_stream("png"), [3]))
         streams[-1][0].disposition = av.stream.Disposition.attached_pic
         for stream, _ in streams:
             stream.height, stream.width = 64, 64
@@ -66,8 +66,8 @@ def write_video_with_cover(path, numbers=range(12)):
             for number in shown:
                 frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
                 frame.pts, frame.time_base = number, Fraction(1, 10)
-                film.mux(stream.encode(frame))
-            film.mux(stream.encode(None))
+                video.mux(stream.encode(frame))
+            video.mux(stream.encode(None))
     # FFmpeg writes the box with the cover at the end of "moov"; other programs write it first.
     contents = path.read_bytes()
     track = contents.index(b"trak", contents.rindex(b"moov")) - 4 if numbers else 0

@@ -1,4 +1,4 @@
-"""Reading of the frames of a film, upright and with their times, by PyAV."""
+"""Reading of the frames of a video, upright and with their times, by PyAV."""
 
 import contextlib
 import importlib
@@ -15,14 +15,14 @@ from refinedet_tf.errors import InputError, first_line, shortened_text
 if TYPE_CHECKING:
     import av
 
-FILM_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
-"""The endings of the files that are films, in lower case."""
+VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
+"""The endings of the files that are videos, in lower case."""
 
 MISSING_SECONDS = 0.5
-"""A film that ends this much before the length that its header states is not whole."""
+"""A video that ends this much before the length that its header states is not whole."""
 
 USUAL_RATE = Fraction(25)
-"""The frames per second of a film that does not say its rate."""
+"""The frames per second of a video that does not say its rate."""
 
 
 def import_av() -> Any:
@@ -35,25 +35,25 @@ def import_av() -> Any:
         return importlib.import_module("av")
     except ImportError:
         raise InputError(
-            "films need PyAV: pip install 'refinedet-tf[video]', or in a checkout pip install av"
+            "videos need PyAV: pip install 'refinedet-tf[video]', or in a checkout pip install av"
         ) from None
 
 
 class Frame(NamedTuple):
-    """A frame of a film."""
+    """A frame of a video."""
 
     number: int
     """0 for the first frame; frames are counted in the order in which they are shown."""
     ticks: int
-    """The time since the first frame in units of `FilmReader.time_base`; it rises from frame to frame."""
+    """The time since the first frame in units of `VideoReader.time_base`; it rises from frame to frame."""
     seconds: float
     """The time since the first frame."""
     pixels: np.ndarray
-    """uint8 [H, W, 3], RGB, as a player shows them: turned by the film's rotation."""
+    """uint8 [H, W, 3], RGB, as a player shows them: turned by the video's rotation."""
 
 
-class FilmReader:
-    """The frames of the first video track of a film that is no cover image; it is a context manager.
+class VideoReader:
+    """The frames of the first track of a video that is no cover image; it is a context manager.
 
     Attributes:
         path: the file.
@@ -61,25 +61,25 @@ class FilmReader:
         num_frames: the number of frames, as far as the header lets it be known; None: unknown.
         time_base: the length in seconds of the unit of `Frame.ticks`.
         pixel_aspect: the width of a pixel of the upright frames by its height; known after the first frame.
-        defects: what is wrong with the film, as far as it has been read.
+        defects: what is wrong with the video, as far as it has been read.
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens the film.
+        """Opens the video.
 
         Raises:
-            InputError: PyAV is not installed, the file is no film, or has no video track but perhaps a cover
+            InputError: PyAV is not installed, the file is no video, or has no video track but perhaps a cover
                 image; the message names it.
         """
         self._av = import_av()
         self.path = path
-        self._name = f"film {shortened_text(path)}"
+        self._name = f"video {shortened_text(path)}"
         try:
             self._container: av.container.InputContainer = self._av.open(str(path))
         except (self._av.error.FFmpegError, OSError, ValueError) as error:
             raise InputError(
                 f"{self._name} cannot be read: {_reason(error)}; "
-                "it must be a whole film of a format that FFmpeg reads"
+                "it must be a whole video of a format that FFmpeg reads"
             ) from None
         stream = self._video_track()
         if stream is None:
@@ -102,20 +102,20 @@ class FilmReader:
         tracks = self._container.streams.video
         return next((track for track in tracks if not track.disposition & cover), None)
 
-    def __enter__(self) -> "FilmReader":
+    def __enter__(self) -> "VideoReader":
         """Returns itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the film."""
+        """Closes the video."""
         self._container.close()
 
     def frames(self) -> Iterator[Frame]:
         """Yields all frames, one after another, so that few of them are in memory.
 
-        A film that is broken somewhere yields the frames that can be decoded; `defects` then says what is
+        A video that is broken somewhere yields the frames that can be decoded; `defects` then says what is
         wrong.
 
         Raises:
@@ -150,7 +150,7 @@ class FilmReader:
             raise InputError(f"{self._name} has no frame that can be decoded{reasons}")
 
     def _decoded(self) -> "Iterator[av.VideoFrame]":
-        """Yields the decoded frames, and notes the defects of the film."""
+        """Yields the decoded frames, and notes the defects of the video."""
         num_packets = num_frames = num_broken = num_damaged = 0
         end = 0.0
         first_broken = 0.0
@@ -188,7 +188,7 @@ class FilmReader:
         self._note_missing_end(num_packets, num_frames, end)
 
     def _note_missing_end(self, num_packets: int, num_frames: int, end: float) -> None:
-        """Notes it as a defect if the film is shorter than its header says.
+        """Notes it as a defect if the video is shorter than its header says.
 
         Args:
             num_packets: the number of packets of the video track. Some of them may be no frame that is shown.

@@ -1,4 +1,4 @@
-"""Detection on the frames of a film: an annotated film, and one line of JSON per frame."""
+"""Detection on the frames of a video: an annotated video, and one line of JSON per frame."""
 
 import contextlib
 import json
@@ -13,36 +13,36 @@ from refinedet_tf.files import explain_os_errors
 from refinedet_tf.inference.detection_files import QUIET_SECONDS, detection_entries, free_name
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.inference.detector import Detector
-from refinedet_tf.inference.film_reader import FilmReader, Frame
-from refinedet_tf.inference.film_writer import FilmWriter
 from refinedet_tf.inference.multiscale import MultiScaleDetector
 from refinedet_tf.inference.replicas import Replicas
 from refinedet_tf.inference.tiled_detector import TiledDetector
+from refinedet_tf.inference.video_reader import Frame, VideoReader
+from refinedet_tf.inference.video_writer import VideoWriter
 from refinedet_tf.progress import ProgressPrinter
 
-FilmDetector = TypeVar("FilmDetector", bound=Detector | MultiScaleDetector | TiledDetector)
+VideoDetector = TypeVar("VideoDetector", bound=Detector | MultiScaleDetector | TiledDetector)
 
 
-def detect_films(
-    replicas: Replicas[FilmDetector],
+def detect_videos(
+    replicas: Replicas[VideoDetector],
     paths: Sequence[Path],
     output: Path,
     score_threshold: float,
     batch_size: int,
 ) -> None:
-    """Detects on all frames of films and writes NAME.mp4 and NAME.jsonl for each.
+    """Detects on all frames of videos and writes NAME.mp4 and NAME.jsonl for each.
 
     Batches of `batch_size` frames are passed to the replicas, some of which are in memory.
 
     Args:
         replicas: the detectors.
-        paths: the films.
+        paths: the videos.
         output: an existing folder.
         score_threshold: the smallest score of the detections that are drawn.
         batch_size: the number of frames that a detector gets at once.
 
     Raises:
-        InputError: films are broken or cannot be read (what can be read of them has been written, and the
+        InputError: videos are broken or cannot be read (what can be read of them has been written, and the
             others have been written whole), or `output` cannot be written.
     """
     names: set[str] = set()
@@ -50,43 +50,43 @@ def detect_films(
     for path in paths:
         name = free_name(path.stem, ".mp4", names)
         try:
-            with FilmReader(path) as film:
-                _detect_film(replicas, film, output / name, score_threshold, batch_size)
+            with VideoReader(path) as video:
+                _detect_video(replicas, video, output / name, score_threshold, batch_size)
         except _NotWritten:
             raise
         except InputError as error:
             problems.append(str(error))
             continue
-        if film.defects:
-            problems.append(f"film {path} is not whole: {'; '.join(film.defects)}")
+        if video.defects:
+            problems.append(f"video {path} is not whole: {'; '.join(video.defects)}")
     if problems:
-        raise InputError(f"{len(problems)} of {len(paths)} films have defects: {'; '.join(problems)}")
+        raise InputError(f"{len(problems)} of {len(paths)} videos have defects: {'; '.join(problems)}")
 
 
 class _NotWritten(InputError):
-    """The output cannot be written, so that the other films cannot be written either."""
+    """The output cannot be written, so that the other videos cannot be written either."""
 
 
-def _detect_film(
-    replicas: Replicas[FilmDetector], film: FilmReader, file: Path, score_threshold: float, batch_size: int
+def _detect_video(
+    replicas: Replicas[VideoDetector], video: VideoReader, file: Path, score_threshold: float, batch_size: int
 ) -> None:
-    """Detects on one film and writes `file`, and the lines of JSON next to it."""
+    """Detects on one video and writes `file`, and the lines of JSON next to it."""
 
-    def detect(detector: FilmDetector, batch: Sequence[Frame]) -> list[ImageDetections]:
+    def detect(detector: VideoDetector, batch: Sequence[Frame]) -> list[ImageDetections]:
         return detector([frame.pixels for frame in batch], batch_size)
 
-    progress, start = ProgressPrinter(film.path.name, QUIET_SECONDS, unit="frames"), time.monotonic()
+    progress, start = ProgressPrinter(video.path.name, QUIET_SECONDS, unit="frames"), time.monotonic()
     num_frames = num_drawn = 0
     with contextlib.ExitStack() as files:
         writer = lines = None
-        batches = replicas.run(_in_batches(film.frames(), batch_size), detect)
+        batches = replicas.run(_in_batches(video.frames(), batch_size), detect)
         for batch, results in files.enter_context(contextlib.closing(batches)):
             for frame, result in zip(batch, results, strict=True):
                 with _explained(file.parent):
                     if writer is None or lines is None:
                         lines = files.enter_context(file.with_suffix(".jsonl").open("w", encoding="utf-8"))
                         size = result.image_size
-                        writer = FilmWriter(file, size, film.rate, film.time_base, film.pixel_aspect)
+                        writer = VideoWriter(file, size, video.rate, video.time_base, video.pixel_aspect)
                         files.enter_context(writer)
                     shown = result.above(score_threshold)
                     picture = draw_detections(
@@ -97,7 +97,7 @@ def _detect_film(
                 num_frames += 1
                 num_drawn += len(shown.scores)
                 # Some headers state fewer frames than there are.
-                total = film.num_frames if num_frames < (film.num_frames or 0) else None
+                total = video.num_frames if num_frames < (video.num_frames or 0) else None
                 progress(num_frames, total, time.monotonic() - start)
     progress(num_frames, num_frames, time.monotonic() - start)
     print(f"{num_frames} frames, {num_drawn} detections of score {score_threshold:g} or more: {file}")
@@ -105,7 +105,7 @@ def _detect_film(
 
 @contextlib.contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """Turns an error of the disk into one line, which is not an error of the film that is read."""
+    """Turns an error of the disk into one line, which is not an error of the video that is read."""
     try:
         with explain_os_errors(f"--output {folder}"):
             yield
