@@ -3,7 +3,7 @@
 Bolya, Foley, Hays, Hoffman: "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020,
 sections 2.2 and 2.3. Each false positive has one kind, decided by its largest IoU with the objects of its
 own class and of the others; objects that no detection finds, and that no false positive of the first two
-kinds lies on, are missed. The cost of a kind is the rise of mAP at IoU 0.5 when that kind alone is mended.
+kinds lies on, are missed. The cost of a kind is the rise of mAP at IoU 0.5 when that kind alone is fixed.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class ErrorKinds:
         kinds: int64 [D], the index in `KINDS` of each false positive of the matched detections; -1 for
             true positives and ignored detections.
         targets: int64 [D], the row of the object that an error of classification or localisation would
-            find if it were mended; -1 if there is none, because the object is found already or a
+            find if it were fixed; -1 if there is none, because the object is found already or a
             detection of a higher score would find it.
         missed: bool [M], the objects that are missed.
     """
@@ -95,12 +95,12 @@ def find_error_kinds(matches: MatchedDetections) -> ErrorKinds:
         near_objects[rows] = objects[nearest]
     kinds[~matches.false_positive] = -1
 
-    # Of all the detections that would find an object, only the one of the highest score is mended.
-    mendable = np.flatnonzero(np.isin(kinds, (CLASSIFICATION, LOCALISATION)))
-    mendable = mendable[~is_matched[near_objects[mendable]]]
-    near_and_unmatched, first = np.unique(near_objects[mendable], return_index=True)
+    # Of all the detections that would find an object, only the one of the highest score is fixed.
+    fixable = np.flatnonzero(np.isin(kinds, (CLASSIFICATION, LOCALISATION)))
+    fixable = fixable[~is_matched[near_objects[fixable]]]
+    near_and_unmatched, first = np.unique(near_objects[fixable], return_index=True)
     targets = np.full(len(kinds), -1, np.int64)
-    targets[mendable[first]] = near_and_unmatched
+    targets[fixable[first]] = near_and_unmatched
     missed = ~is_matched & ~ground_truth.difficult
     missed[near_and_unmatched] = False
     return ErrorKinds(kinds, targets, missed)
@@ -109,9 +109,9 @@ def find_error_kinds(matches: MatchedDetections) -> ErrorKinds:
 def error_costs(
     matches: MatchedDetections, errors: ErrorKinds, num_classes: int
 ) -> tuple[float, dict[str, float]]:
-    """Computes mAP at IoU 0.5, and how much it rises when one kind of error is mended.
+    """Computes mAP at IoU 0.5, and how much it rises when one kind of error is fixed.
 
-    Mended means: an error of classification gets the object's class, an error of localisation the
+    Fixed means: an error of classification gets the object's class, an error of localisation the
     object's box, and both then count as right; all other false positives disappear, and so do those of
     the two kinds that would only make a duplicate. Missed objects are no longer to be found.
 
@@ -130,17 +130,17 @@ def error_costs(
     mean_ap = _mean_ap(matches, labels, right, kept, num_objects, measured)
     costs = {}
     for kind, name in enumerate(KINDS):
-        mended = errors.kinds == kind
-        found = mended & (errors.targets >= 0)
+        fixed = errors.kinds == kind
+        found = fixed & (errors.targets >= 0)
         new_labels, new_num_objects = labels.copy(), num_objects
         new_labels[found] = matches.ground_truth.labels[errors.targets[found]]
         if kind == MISSED:
             missed = np.bincount(matches.ground_truth.labels[errors.missed], minlength=num_classes + 1)
             new_num_objects = num_objects - missed[1:]
-        mended_ap = _mean_ap(
-            matches, new_labels, right | found, kept & (~mended | found), new_num_objects, measured
+        fixed_ap = _mean_ap(
+            matches, new_labels, right | found, kept & (~fixed | found), new_num_objects, measured
         )
-        costs[name] = mended_ap - mean_ap
+        costs[name] = fixed_ap - mean_ap
     return mean_ap, costs
 
 

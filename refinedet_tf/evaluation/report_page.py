@@ -96,7 +96,7 @@ def _error_kinds(analysis: Analysis) -> list[Block]:
         Text(
             "The kinds of errors of TIDE (Bolya et al., ECCV 2020). The cost of a kind is the rise of mAP at "
             f"IoU 0.50 (now {_percent(analysis.mean_ap50)}, computed as COCO does) if all errors of that "
-            "kind, and no others, were mended. The costs do not add up to the distance from 100. All "
+            "kind, and no others, were fixed. The costs do not add up to the distance from 100. All "
             "detections count, however low their score."
         ),
         Columns(

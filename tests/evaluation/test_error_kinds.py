@@ -39,7 +39,7 @@ def kinds_of(objects, rows, num_classes=2, rule="always"):
     [("classification", (0, 2, 0.95, NEAR)), ("localisation", (0, 1, 0.95, THIRD))],
 )
 def test_mended_error_becomes_right(kind, row):
-    """The error alone hides the object: it is not missed. Mended, both objects are found: AP 1."""
+    """The error alone hides the object: it is not missed. Fixed, both objects are found: AP 1."""
     kinds, counts, mean_ap, costs = kinds_of([(0, 1, BOX), FOUND[0]], [row, FOUND[1]])
     assert kinds == [kind, None]
     assert counts == {kind: 1}

@@ -26,7 +26,7 @@ def adapted(
     - a convolution with one group per channel becomes a depthwise convolution. On CPUs Keras computes
       the former through XLA, whose gradient is many times slower;
     - there is no dropout. Here only EfficientNetV2 has it, on whole residual branches. The paper trains
-      without dropout. A training step so remains a function of batch and weights that does not depend
+      without dropout. A training step is then still a function of batch and weights that does not depend
       on the number of replicas, and a resumed run continues exactly;
     - convolutions use He's initialisation if they had Keras' default, which is meant for layers without
       ReLU;
