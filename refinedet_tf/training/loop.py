@@ -22,6 +22,7 @@ from refinedet_tf.training.averaging import averaged
 from refinedet_tf.training.best import comparable_best, measured_by
 from refinedet_tf.training.cluster import read_cluster
 from refinedet_tf.training.curves import draw_curves
+from refinedet_tf.training.decisions import decide, is_patience_over, is_validation_due
 from refinedet_tf.training.description import describe_start
 from refinedet_tf.training.lock import RunLock
 from refinedet_tf.training.log import ProgressLog
@@ -104,22 +105,17 @@ class _Loop:
             self.state = dataclasses.replace(run.state, best=best, without_gain=0)
             self.progress.say(changed)
 
-    @property
-    def patience_is_over(self) -> bool:
-        """Whether so many validations in a row were no better than the best one that the run ends."""
-        patience = self.config.training.patience
-        return patience is not None and self.state.without_gain >= patience
-
     def steps(self, stop: StopRequest) -> None:
         """Runs all remaining steps, or fewer if `stop` is requested."""
         training_config = self.config.training
         run, start = self.run, self.run.start
+        patience_is_over = is_patience_over(self.state, training_config)
         if self.state.validation_is_due:
-            self._after_step(start, stop, told_to_stop=False)
-        elif self.patience_is_over or start == training_config.steps:
+            patience_is_over = self._after_step(start, stop, told_to_stop=False)
+        elif patience_is_over or start == training_config.steps:
             # The file may be missing or that of another step, since a resume may change both keys.
             self._save_weights(self.folder.final_weights, start)
-        if self.patience_is_over:
+        if patience_is_over:
             self._say_patience_is_over(start)
             return
         element_spec = run.distributed.element_spec
@@ -141,15 +137,14 @@ class _Loop:
             self._stop_if_not_finite(step, terms, result, batch)
             done = step + 1
             self.progress.step(done, terms, learning_rate, data_seconds)
-            self._after_step(done, stop, told_to_stop=float(result["told_to_stop"]) > 0)
-            if self.patience_is_over:
+            if self._after_step(done, stop, told_to_stop=float(result["told_to_stop"]) > 0):
                 self._say_patience_is_over(done)
                 return
         if start == training_config.steps:
             self.progress.say(f"all {training_config.steps} steps are done already")
 
-    def _after_step(self, done: int, stop: StopRequest, told_to_stop: bool) -> None:
-        """Validates and saves as the config says after `done` steps.
+    def _after_step(self, done: int, stop: StopRequest, told_to_stop: bool) -> bool:
+        """Validates and saves as `decisions` says after `done` steps; returns whether the run ends here.
 
         `told_to_stop` says whether any worker was told so before the step, which all of them know.
 
@@ -157,34 +152,35 @@ class _Loop:
             TrainingStopped: `stop` was requested before or during the validation, there is a checkpoint,
                 and something is left to do.
         """
-        training_config, workers = self.config.training, self.run.workers
-        last = done == training_config.steps
-        validation_is_due = last or done % training_config.validate_every == 0 or self.state.validation_is_due
-        self.state = dataclasses.replace(self.state, validation_is_due=validation_is_due, step=done)
-        if validation_is_due:
-            if not self.run.checkpoints.steps():
+        run, training_config = self.run, self.config.training
+        self.state = dataclasses.replace(self.state, step=done)
+        if is_validation_due(self.state, training_config):
+            self.state = dataclasses.replace(self.state, validation_is_due=True)
+            if not run.checkpoints.steps():
                 # Weights without a checkpoint would be neither continued nor replaced after a kill.
-                self.run.checkpoints.save(done, dataclasses.asdict(self.state))
-            workers.told_to_stop |= told_to_stop
-            finished_validation, told_to_stop = self._validate(done, stop)
-            validation_is_due = not finished_validation
-        finished = last or self.patience_is_over
-        if finished and not validation_is_due:
-            # This comes before the checkpoint, after which a resumed run would have nothing left to do.
-            self._save_weights(self.folder.final_weights, done)
-        self.state = dataclasses.replace(self.state, validation_is_due=validation_is_due)
+                self._save_checkpoint()
+            run.workers.told_to_stop |= told_to_stop
+            is_measured, told_to_stop = self._validate(done, stop)
+            self.state = dataclasses.replace(self.state, validation_is_due=not is_measured)
         # It is read once, since a signal that comes later must not name a checkpoint that does not exist.
         stopped_by = stop.requested
-        if not workers.alone:
+        if not run.workers.alone:
             # All workers must stop after the same step, so a signal counts when all of them know of it.
             stopped_by = (stopped_by or "a signal to another worker") if told_to_stop else None
-        if finished or stopped_by or validation_is_due or done % training_config.checkpoint_every == 0:
-            self.run.checkpoints.save(done, dataclasses.asdict(self.state))
+        decision = decide(self.state, training_config, told_to_stop=stopped_by is not None)
+        if decision.writes_final_weights:
+            self._save_weights(self.folder.final_weights, done)
+        if decision.saves_checkpoint:
+            self._save_checkpoint()
             self.progress.restart_clock()
-        if stopped_by and (validation_is_due or not finished):
-            workers.exchange("saved")
-            left = ", before its validation was finished" if validation_is_due else ""
+        if decision.stops:
+            run.workers.exchange("saved")
+            left = ", before its validation was finished" if self.state.validation_is_due else ""
             raise TrainingStopped(f"stopped by {stopped_by} after step {done}{left}; continue with --resume")
+        return decision.ends
+
+    def _save_checkpoint(self) -> None:
+        self.run.checkpoints.save(self.state.step, dataclasses.asdict(self.state))
 
     def _say_patience_is_over(self, done: int) -> None:
         """Says after which step the run ended, and which validation was the best."""
