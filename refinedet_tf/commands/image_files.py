@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from refinedet_tf.data.image_folders import OTHER_IMAGE_ENDINGS, is_image
+from refinedet_tf.data.readers.image_folders import OTHER_IMAGE_ENDINGS, is_image
 from refinedet_tf.errors import InputError, shortened_text
 
 LEFT_OUT_ENDINGS = (

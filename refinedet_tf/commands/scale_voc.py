@@ -13,8 +13,8 @@ from PIL import Image
 
 from refinedet_tf.commands.terminal import import_tensorflow, run
 from refinedet_tf.config.files import CONFIG_FOLDER
-from refinedet_tf.data.reader import AnnotatedImage, FolderListings
-from refinedet_tf.data.voc import VocPart
+from refinedet_tf.data.readers.reader import AnnotatedImage, FolderListings
+from refinedet_tf.data.readers.voc import VocPart
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import explain_os_errors, is_file, is_folder, list_folder, write_aside
 from refinedet_tf.progress import ProgressPrinter, with_progress

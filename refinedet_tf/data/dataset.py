@@ -22,13 +22,13 @@ from refinedet_tf.data.box_checks import (
     refuse_bad_box,
     refuse_part_in_fractions,
 )
-from refinedet_tf.data.coco import CocoPart
 from refinedet_tf.data.coco_ground_truth import join_ground_truths
-from refinedet_tf.data.identity import distinct_ids, refuse_repeated_files
-from refinedet_tf.data.parts import check_common_files, open_parts
-from refinedet_tf.data.reader import Reader
+from refinedet_tf.data.readers.coco import CocoPart
+from refinedet_tf.data.readers.identity import distinct_ids, refuse_repeated_files
+from refinedet_tf.data.readers.parts import check_common_files, open_parts
+from refinedet_tf.data.readers.reader import Reader
+from refinedet_tf.data.readers.yolo import YoloPart
 from refinedet_tf.data.upright import UprightImages, read_upright_images, turn_boxes
-from refinedet_tf.data.yolo import YoloPart
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.progress import ProgressPrinter, with_progress
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from refinedet_tf.config import Config
 from refinedet_tf.config.files import load_config
-from refinedet_tf.data.csv_tables import COLUMNS, WITHOUT_HEADER
-from refinedet_tf.data.identity import name_without_ending
-from refinedet_tf.data.image_folders import files_and_folders, is_image, walk
-from refinedet_tf.data.parts import READERS
-from refinedet_tf.data.shares import WHOLE
-from refinedet_tf.data.yolo_files import read_data_yaml
+from refinedet_tf.data.readers.csv_tables import COLUMNS, WITHOUT_HEADER
+from refinedet_tf.data.readers.identity import name_without_ending
+from refinedet_tf.data.readers.image_folders import files_and_folders, is_image, walk
+from refinedet_tf.data.readers.parts import READERS
+from refinedet_tf.data.readers.shares import WHOLE
+from refinedet_tf.data.readers.yolo_files import read_data_yaml
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import is_file, is_folder
 

@@ -9,7 +9,7 @@ from voc_layout import voc_object, write_voc
 
 from refinedet_tf.commands import scale_voc
 from refinedet_tf.commands.terminal import run
-from refinedet_tf.data.voc import VocPart
+from refinedet_tf.data.readers.voc import VocPart
 from refinedet_tf.errors import InputError
 
 DIFFICULT = "<difficult>1</difficult>"

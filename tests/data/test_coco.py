@@ -6,8 +6,8 @@ from coco_layout import write_coco
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.config.files import load_config
-from refinedet_tf.data.coco import CocoPart
 from refinedet_tf.data.dataset import read_dataset
+from refinedet_tf.data.readers.coco import CocoPart
 from refinedet_tf.errors import InputError
 
 

@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from refinedet_tf.config import DataConfig
-from refinedet_tf.data.csv_tables import CsvPart
 from refinedet_tf.data.dataset import read_dataset
+from refinedet_tf.data.readers.csv_tables import CsvPart
 from refinedet_tf.errors import InputError
 
 HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"

@@ -11,7 +11,7 @@ from yolo_layout import write_yolo
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data.dataset import read_dataset
-from refinedet_tf.data.identity import distinct_ids, file_keys, image_name
+from refinedet_tf.data.readers.identity import distinct_ids, file_keys, image_name
 from refinedet_tf.errors import InputError
 
 DOG = ("dog", (10, 4, 20, 12))

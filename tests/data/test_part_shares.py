@@ -10,7 +10,7 @@ from yolo_layout import write_yolo
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data.dataset import read_dataset
-from refinedet_tf.data.shares import Share, check_disjoint, split_share
+from refinedet_tf.data.readers.shares import Share, check_disjoint, split_share
 from refinedet_tf.errors import InputError
 
 EXPECTED = (

@@ -4,7 +4,7 @@ from voc_layout import voc_object, write_unlabelled, write_voc
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data.dataset import read_dataset
-from refinedet_tf.data.voc import VocPart
+from refinedet_tf.data.readers.voc import VocPart
 from refinedet_tf.errors import InputError
 
 SIZE = "<size><width>20</width><height>10</height></size>"

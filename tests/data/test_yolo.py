@@ -5,7 +5,7 @@ from yolo_layout import write_yolo
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data.dataset import read_dataset
-from refinedet_tf.data.yolo import YoloPart
+from refinedet_tf.data.readers.yolo import YoloPart
 from refinedet_tf.errors import InputError
 
 DOG = "1 0.5 0.25 0.25 0.5\n"

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from refinedet_tf.data.coco import CocoPart
+from refinedet_tf.data.readers.coco import CocoPart
 from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES, coco_average_precisions
 from refinedet_tf.evaluation.ground_truth import GroundTruth
 from refinedet_tf.evaluation.results import mean_average_precision

@@ -9,8 +9,8 @@ from PIL import Image
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data.box_checks import write_defects
-from refinedet_tf.data.coco import CocoPart
 from refinedet_tf.data.dataset import read_dataset
+from refinedet_tf.data.readers.coco import CocoPart
 
 TREE = {
     "info": {"year": 2017},

@@ -6,7 +6,7 @@ import pytest
 from annotated_sets import Photo, write_set
 from config_of import config_of
 
-from refinedet_tf.data import coco, csv_tables, voc
+from refinedet_tf.data.readers import coco, csv_tables, voc
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.training import preparation
 

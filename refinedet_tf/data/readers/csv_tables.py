@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refinedet_tf.data.identity import distinct_ids, name_without_ending
-from refinedet_tf.data.not_given import is_given, stated_size
-from refinedet_tf.data.reader import AnnotatedImage, FolderListings, check_class_name, path_within
-from refinedet_tf.data.shares import WHOLE, Share
+from refinedet_tf.data.readers.identity import distinct_ids, name_without_ending
+from refinedet_tf.data.readers.not_given import is_given, stated_size
+from refinedet_tf.data.readers.reader import AnnotatedImage, FolderListings, check_class_name, path_within
+from refinedet_tf.data.readers.shares import WHOLE, Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
 from refinedet_tf.json_files import check_text

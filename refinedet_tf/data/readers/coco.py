@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from refinedet_tf.data.coco_ground_truth import indexed
-from refinedet_tf.data.identity import image_name
 from refinedet_tf.data.image_header import ImageHeader
-from refinedet_tf.data.not_given import is_given, stated_size
-from refinedet_tf.data.reader import AnnotatedImage, FolderListings, check_class_name
-from refinedet_tf.data.shares import WHOLE, Share
+from refinedet_tf.data.readers.identity import image_name
+from refinedet_tf.data.readers.not_given import is_given, stated_size
+from refinedet_tf.data.readers.reader import AnnotatedImage, FolderListings, check_class_name
+from refinedet_tf.data.readers.shares import WHOLE, Share
 from refinedet_tf.data.upright import turn_boxes
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from refinedet_tf.config import DataConfig
-from refinedet_tf.data.coco import CocoPart
-from refinedet_tf.data.csv_tables import CsvPart
-from refinedet_tf.data.identity import file_keys
-from refinedet_tf.data.reader import Reader
-from refinedet_tf.data.shares import (
+from refinedet_tf.data.readers.coco import CocoPart
+from refinedet_tf.data.readers.csv_tables import CsvPart
+from refinedet_tf.data.readers.identity import file_keys
+from refinedet_tf.data.readers.reader import Reader
+from refinedet_tf.data.readers.shares import (
     Share,
     check_disjoint,
     may_hide_an_overlap,
@@ -16,8 +16,8 @@ from refinedet_tf.data.shares import (
     part_names,
     split_share,
 )
-from refinedet_tf.data.voc import VocPart
-from refinedet_tf.data.yolo import YoloPart
+from refinedet_tf.data.readers.voc import VocPart
+from refinedet_tf.data.readers.yolo import YoloPart
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import is_folder
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from refinedet_tf.data.image_folders import is_image, refuse_unreadable, walk
-from refinedet_tf.data.reader import FolderListings, check_class_name, path_within
+from refinedet_tf.data.readers.image_folders import is_image, refuse_unreadable, walk
+from refinedet_tf.data.readers.reader import FolderListings, check_class_name, path_within
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
 from refinedet_tf.json_files import check_text

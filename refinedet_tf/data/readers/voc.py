@@ -8,11 +8,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from refinedet_tf.data.identity import name_without_ending
-from refinedet_tf.data.image_folders import IMAGE_ENDINGS, OTHER_IMAGE_ENDINGS, refuse_unreadable, walk
-from refinedet_tf.data.not_given import is_given, stated_size
-from refinedet_tf.data.reader import AnnotatedImage, check_class_name, path_within
-from refinedet_tf.data.shares import WHOLE, Share
+from refinedet_tf.data.readers.identity import name_without_ending
+from refinedet_tf.data.readers.image_folders import (
+    IMAGE_ENDINGS,
+    OTHER_IMAGE_ENDINGS,
+    refuse_unreadable,
+    walk,
+)
+from refinedet_tf.data.readers.not_given import is_given, stated_size
+from refinedet_tf.data.readers.reader import AnnotatedImage, check_class_name, path_within
+from refinedet_tf.data.readers.shares import WHOLE, Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from refinedet_tf.data.identity import distinct_ids, name_without_ending
-from refinedet_tf.data.reader import AnnotatedImage, FolderListings, path_within
-from refinedet_tf.data.shares import WHOLE, Share
-from refinedet_tf.data.yolo_files import find_images, label_file, read_data_yaml
+from refinedet_tf.data.readers.identity import distinct_ids, name_without_ending
+from refinedet_tf.data.readers.reader import AnnotatedImage, FolderListings, path_within
+from refinedet_tf.data.readers.shares import WHOLE, Share
+from refinedet_tf.data.readers.yolo_files import find_images, label_file, read_data_yaml
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
 

@@ -1,0 +1,1 @@
+"""The formats of annotations: one reader each, and what they share."""
