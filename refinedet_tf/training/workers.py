@@ -295,10 +295,12 @@ class Workers:
                 return
             in_order = [values[position] for position in range(len(self.names))]
             del self.values[number]
-            self.answers[number] = in_order
-            self.news.notify_all()
+        # The others come first: with its own answer, the chief may end and close the links.
         for link in self.links.values():
             link.send("values", number=number, values=in_order)
+        with self.news:
+            self.answers[number] = in_order
+            self.news.notify_all()
 
     def _relay(self, sender: int, message: dict[str, Any]) -> None:
         """Passes a message of one worker on to the others, which only the chief can do."""

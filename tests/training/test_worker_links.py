@@ -13,7 +13,7 @@ from processes import local_cluster
 from refinedet_tf.errors import InputError, TrainingStopped
 from refinedet_tf.training import workers as workers_module
 from refinedet_tf.training.cluster import read_cluster
-from refinedet_tf.training.link import MAX_BYTES
+from refinedet_tf.training.link import MAX_BYTES, Link
 from refinedet_tf.training.workers import Workers
 
 
@@ -119,6 +119,28 @@ def test_workers_with_other_clusters(monkeypatch):
     results = on_all([first, read_cluster()], lambda workers: workers)
     text = "TF_CONFIG of worker:1 lists another cluster than that of worker:0"
     assert [(type(error), str(error)) for error in results] == [(InputError, text)] * 2
+
+
+def test_the_chief_does_not_end_before_its_answers_are_sent(clusters, ended, monkeypatch):
+    """Whichever thread sends them, and however slowly."""
+    send = Link.send
+
+    def send_late(link, kind, **values):
+        if kind == "values":
+            time.sleep(0.2)
+        send(link, kind, **values)
+
+    def work(workers):
+        end = time.monotonic() + 20
+
+        def give_up():
+            if time.monotonic() > end:
+                raise TrainingStopped("no answer")
+
+        return workers.exchange(workers.index, give_up)
+
+    monkeypatch.setattr(Link, "send", send_late)
+    assert on_all(clusters, work) == [[0, 1, 2]] * 3
 
 
 def test_something_else_calls_the_chief(clusters, ended):
