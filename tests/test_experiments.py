@@ -39,6 +39,7 @@ EXPERIMENTS = {
     "own_data": (5_975_965, 6375, 6),
     "own_data_from_scratch": (4_248_897, 6375, 6),
     "voc2007_test_photos": (6_072_901, 6375, 20),
+    "voc2007_test_photos_2": (6_072_901, 6375, 20),
 }
 """Parameters, anchors and classes of every config."""
 
