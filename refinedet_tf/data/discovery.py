@@ -229,10 +229,10 @@ def _find_coco(folder: Path) -> Discovery | None:
     ]
     parts = [name for name in known if is_folder(folder / name)]
     if not parts:
-        files = [
-            name for name in _files_of_splits(folder, ".json", ["annotations"]) if _is_coco(folder / name)
-        ]
-        parts = [_with_image_folder("coco", folder, name) for name in files]
+        # COCO has files of captions and key points, too.
+        names = [f"annotations/instances_{name}.json" for name in known]
+        names = names or _files_of_splits(folder, ".json", ["annotations"])
+        parts = [_with_image_folder("coco", folder, name) for name in names if _is_coco(folder / name)]
     if not parts:
         return None
     return _divided("coco", folder, f"the JSON of {parts[0].partition(':')[0]}", parts)

@@ -103,6 +103,20 @@ def test_coco_as_it_is_distributed(tmp_path):
     assert parts_of(tmp_path) == ("coco", ("train2017",), (), ("val2017",))
 
 
+def test_coco_with_its_images_in_one_folder(tmp_path):
+    for split in ("train", "val"):
+        root = write_set("coco", tmp_path / "aside", PHOTOS[:2]).root
+        for folder in ("annotations", "images"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        (root / "images").rename(tmp_path / "images" / split)
+        (root / "set.json").rename(tmp_path / "annotations" / f"instances_{split}.json")
+        (tmp_path / "annotations" / f"captions_{split}.json").write_text('{"images": []}')
+        shutil.rmtree(root)
+    train, test = (f"annotations/instances_{split}.json:images/{split}" for split in ("train", "val"))
+    assert parts_of(tmp_path) == ("coco", (train,), (), (test,))
+    assert len(read_dataset(config_of_folder(tmp_path).data, "test")) == 2
+
+
 def test_validation_that_is_the_training_set(tmp_path):
     """Some data.yaml name the same folder twice."""
     write_set("yolo", tmp_path, PHOTOS)
