@@ -36,7 +36,8 @@ def test_export_of_a_run(config_file, small_network, tmp_path):
     folder = rd.export(run, tmp_path / "exports", ["postprocess.max_detections=7"])
     assert folder == tmp_path / "exports" / "1"
     card = json.loads((folder / "assets" / "model.json").read_text())
-    assert "7" in json.dumps(card["postprocess"]) and "cup" in (folder / "assets" / "labels.txt").read_text()
+    assert card["postprocess"]["max_detections"] == 7
+    assert (folder / "assets" / "labels.txt").read_text() == "cup\npot\n"
 
 
 def test_a_folder_that_is_no_run(tmp_path):

@@ -1,7 +1,6 @@
 """Options and arguments that several commands have."""
 
 import argparse
-import json
 
 from refinedet_tf.config import Config
 from refinedet_tf.config.files import load_config
@@ -56,11 +55,11 @@ def take_data_folder(options: argparse.Namespace) -> None:
         if options.config is None:
             raise InputError("name the photographs by --data FOLDER, or a config by --config FILE")
         return
-    from refinedet_tf.data.discovery import BASE_CONFIG, discover, name_of
+    from refinedet_tf.data.discovery import BASE_CONFIG, discover, name_override
 
     formats = [text.partition("=")[2] for text in options.overrides if text.startswith("data.format=")]
     found = discover(options.data, formats[-1].strip('" ') if formats else None)
-    name = [f"name={json.dumps(name_of(options.data))}"] if options.config is None else []
+    name = [name_override(options.data)] if options.config is None else []
     options.config = options.config or BASE_CONFIG
     options.overrides = [*found.overrides(), *name, *options.overrides]
     for line in (*found.lines(), f"config: {shortened_text(options.config)} with these keys of data"):

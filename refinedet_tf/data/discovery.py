@@ -72,20 +72,20 @@ class Discovery:
         return [f"data.{key}={json.dumps(value)}" for key, value in keys.items()]
 
 
-def config_of_folder(folder: str | Path, overrides: Sequence[str] = ()) -> Config:
+def config_of_folder(folder: str | Path) -> Config:
     """Makes the config that trains on the data of a folder: `BASE_CONFIG` with the name of the folder.
 
     Raises:
         InputError: the reasons are those of `discover` and `load_config`.
     """
-    name = f"name={json.dumps(name_of(folder))}"
-    return load_config(BASE_CONFIG, [*discover(folder).overrides(), name, *overrides])
+    return load_config(BASE_CONFIG, [*discover(folder).overrides(), name_override(folder)])
 
 
-def name_of(folder: str | Path) -> str:
-    """Returns the name of a folder as a config can have it."""
+def name_override(folder: str | Path) -> str:
+    """Returns the name of a config for a folder, as `load_config` takes an override."""
     # The bytes of a file name need not be text.
-    return Path(folder).resolve().name.encode("utf-8", "backslashreplace").decode() or "data"
+    name = Path(folder).resolve().name.encode("utf-8", "backslashreplace").decode()
+    return f"name={json.dumps(name or 'data')}"
 
 
 def discover(folder: str | Path, data_format: str | None = None) -> Discovery:
@@ -130,12 +130,11 @@ def discover(folder: str | Path, data_format: str | None = None) -> Discovery:
             f"{shown} holds no annotations itself, but {' and '.join(deeper)} does: name that folder"
         )
     names = list(itertools.islice(walk(folder), _MOST_FILES))
-    images = {name_without_ending(name.rpartition("/")[2]) for name in names if is_image(name)}
     if not names:
         raise InputError(f"{shown} is empty")
-    if data_format in (None, "yolo") and any(
-        name.rpartition("/")[2][:-4] in images for name in _texts(names)
-    ):
+    images = _stems(name for name in names if is_image(name))
+    texts = _stems(name for name in names if name.endswith(".txt"))
+    if data_format in (None, "yolo") and images & texts:
         raise InputError(
             f"{shown} holds images and text files of their names, but no data.yaml: if these are labels of "
             "YOLO, write one that names the classes, e.g. names: [cat, dog] and train: images"
@@ -151,8 +150,8 @@ def _is_found(look_into: Callable[[Path], list[Discovery]], folder: Path) -> boo
         return False
 
 
-def _texts(names: Iterable[str]) -> Iterable[str]:
-    return (name for name in names if name.endswith(".txt"))
+def _stems(names: Iterable[str]) -> set[str]:
+    return {name_without_ending(name.rpartition("/")[2]) for name in names}
 
 
 def _find_voc(folder: Path) -> Discovery | None:
@@ -204,12 +203,10 @@ def _flat_parts(root: Path, within: str) -> list[str]:
     with_images = [name for name in names if _any(folder / name, is_image)]
     if not with_xml:
         return []
-    if set(with_xml) <= set(with_images) and all(
-        any(map(is_image, _files(folder / name))) for name in with_xml
-    ):
-        return [f"{prefix}{name}" for name in with_xml]
-    if set(with_xml) <= set(with_images):  # Each of them holds a pair of folders.
-        return []
+    if set(with_xml) <= set(with_images):
+        # Otherwise each of them holds a pair of folders.
+        is_mixed = all(any(map(is_image, _files(folder / name))) for name in with_xml)
+        return [f"{prefix}{name}" for name in with_xml] if is_mixed else []
     others = [name for name in with_images if name not in with_xml]
     if len(with_xml) == len(others) == 1:
         return [f"{prefix}{with_xml[0]}:{prefix}{others[0]}"]
@@ -285,7 +282,8 @@ def _with_image_folder(data_format: str, root: Path, file: str) -> str:
     near = [name for name in _folders(root) if split and _split_of(name) == split]
     deeper = [f"images/{name}" for name in _folders(root / "images") if split and _split_of(name) == split]
     for candidate in dict.fromkeys([own, *near, *deeper, "images", ".", *_folders(root)]):
-        if not is_folder(root / candidate):
+        # The file may be large, and is only read where there are images.
+        if not (is_folder(root / candidate) and _any(root / candidate, is_image)):
             continue
         part = f"{file}:{candidate}"
         image = next(iter(READERS[data_format](str(root), part, False, WHOLE).image_files()), None)

@@ -1,6 +1,7 @@
 """Writes PyTorch's checkpoints: byte by byte, sound or not; and with PyTorch itself, the golden ones.
 
-`python tests/torch_writer.py` needs PyTorch and writes tests/golden/torch_zip.pth and torch_legacy.pth.
+`python tests/support/torch_writer.py` needs PyTorch and writes tests/golden/torch_zip.pth and
+torch_legacy.pth.
 """
 
 import io
