@@ -54,11 +54,17 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         "--litert-batch", type=int, metavar="N", help="images per call of the LiteRT files (default: 1)"
     )
     parser.add_argument(
+        "--mediapipe",
+        action="store_true",
+        help="also write a file that MediaPipe's object detector opens, on phones and in browsers",
+    )
+    parser.add_argument(
         "--int8",
         nargs="+",
         metavar="IMAGE",
-        help="also write files whose convolutions compute in int8, for --onnx and --litert; files, "
-        "folders or quoted patterns of images like those of the application, on which ranges are measured",
+        help="also write files whose convolutions compute in int8, for --onnx, --litert and --mediapipe; "
+        "files, folders or quoted patterns of images like those of the application, on which ranges are "
+        "measured",
     )
     parser.add_argument(
         "--max-pixels",
@@ -109,6 +115,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         max_pixels=options.max_pixels,
         litert=options.litert or options.litert_batch is not None,
         litert_batch=1 if options.litert_batch is None else options.litert_batch,
+        mediapipe=options.mediapipe,
         int8=calibration,
     )
     labelled = _labelled_split(config, options.check_split) if options.check_split else None

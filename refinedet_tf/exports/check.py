@@ -1,6 +1,7 @@
 """The comparison of the exported files with the network from which they were made."""
 
 import dataclasses
+import importlib.util
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.config import Config
-from refinedet_tf.data.images import decode_image
+from refinedet_tf.data.images import decode_image, warp_image
 from refinedet_tf.data.shapes import make_image
+from refinedet_tf.exports.mediapipe_file import MEDIAPIPE
 from refinedet_tf.exports.routes import (
     Answer,
     ExportMismatch,
@@ -18,10 +20,10 @@ from refinedet_tf.exports.routes import (
     Rows,
     Sample,
     file_routes,
-    heads_route,
-    int8_files,
+    int8_routes,
     saved_model_routes,
 )
+from refinedet_tf.exports.runtimes import MediaPipeFile
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.precision import full_float32
@@ -225,15 +227,45 @@ def check_int8(
         ExportMismatch: a box or a score of a file is not finite, or is not what its heads decode to.
     """
     expected = _expected(detector, samples)
+    routes = int8_routes(folder, config, detector.image_size)
     return [
-        _compare(
-            f"{name} compared with float32",
-            heads_route(name, file, config, detector.image_size),
-            samples,
-            expected,
-        )
-        for name, file in int8_files(folder).items()
+        _compare(f"{name} compared with float32", route, samples, expected) for name, route in routes.items()
     ]
+
+
+@full_float32()
+def check_mediapipe(folder: Path, detector: Detector, samples: Sequence[Sample]) -> list[Comparison]:
+    """Compares the detections of MediaPipe with those of the network, if MediaPipe is installed.
+
+    The images are of the network's size, since MediaPipe resizes others by other samples.
+
+    Args:
+        folder: the folder of the version, with the file for MediaPipe.
+        detector: the network that was exported.
+        samples: the images.
+
+    Returns:
+        The comparison, or none.
+
+    Raises:
+        ExportMismatch: a side of a box differs by more than two pixels, or a score by more than 1e-3.
+    """
+    if importlib.util.find_spec("mediapipe") is None:
+        return []
+    file = folder / "litert" / MEDIAPIPE
+    warped = [
+        Sample(b"", tf.cast(tf.round(warp_image(sample.pixels, detector.image_size)), tf.uint8).numpy())
+        for sample in samples
+    ]
+    comparison = Comparison(f"{MEDIAPIPE} in MediaPipe")
+    with MediaPipeFile(file, detector.class_names) as mediapipe:
+        for sample, expected in zip(warped, detector([sample.pixels for sample in warped]), strict=True):
+            comparison.add(_result_rows(expected), mediapipe(sample.pixels))
+    # MediaPipe cuts the corner and the size of a box to whole pixels.
+    tolerance = Tolerance(2 / min(detector.image_size), 1e-3, 0.0, TOLERANCES["float32"].lost)
+    if not comparison.within(tolerance):
+        raise ExportMismatch(f"{comparison} (accepted: two pixels in boxes, 1e-3 in scores)")
+    return [comparison]
 
 
 def generated_samples() -> list[Sample]:

@@ -33,7 +33,7 @@ class DetectionGraphs(tf.Module):
             they are saved; a Keras model as an attribute would be saved as a Keras object.
         heads: a function from float32 [N, height, width, 3], RGB 0..255, to the heads, as `build_model`
             describes them.
-        candidates: a function from the heads to (boxes, scores), see `postprocessing.candidates`.
+        candidates, limited_candidates: functions from the heads, see those of `postprocessing`.
         detect: a function from the input of `heads` to the dict of `postprocess`.
         assets: the files that the SavedModel contains, which the export sets.
     """
@@ -91,6 +91,7 @@ class DetectionGraphs(tf.Module):
         self.max_pixels = max_pixels
         self.heads = detector.heads
         self.candidates = detector.candidates
+        self.limited_candidates = detector.limited_candidates
         self.detect = detector
 
     def warp(self, images: Tensor) -> tf.Tensor:

@@ -74,8 +74,7 @@ def write_litert(
     Raises:
         InputError: the package for LiteRT is not installed, or the converter fails on the network.
     """
-    if importlib.util.find_spec("ai_edge_litert") is None:
-        raise InputError(f"LiteRT needs a package that is not here: pip install {PACKAGE}")
+    check_package()
     signature = [tf.TensorSpec([batch, *graphs.image_size, 3], tf.float32, "images")]
 
     @tf.function(input_signature=signature)
@@ -92,14 +91,24 @@ def write_litert(
         boxes, scores = graphs.candidates(outputs)
         return {**outputs, "boxes": boxes, "scores": scores}
 
-    folder.mkdir()
-    _write(_convert(_frozen(detector), DETECTOR), metadata, folder / DETECTOR)
-    frozen_heads = _frozen(heads)
-    _write(_convert(frozen_heads, HEADS), metadata, folder / HEADS)
+    folder.mkdir(exist_ok=True)
+    write_file(convert(frozen(detector), DETECTOR), metadata, folder / DETECTOR)
+    frozen_heads = frozen(heads)
+    write_file(convert(frozen_heads, HEADS), metadata, folder / HEADS)
     if calibration_images is not None:
         batches = list(calibration.batches(calibration_images, batch))
-        calibrated = _convert(frozen_heads, HEADS_INT8, lambda: ([images] for images in batches))
-        _write(_quantize(calibrated), metadata, folder / HEADS_INT8)
+        calibrated = convert(frozen_heads, HEADS_INT8, lambda: ([images] for images in batches))
+        write_file(quantize(calibrated), metadata, folder / HEADS_INT8)
+
+
+def check_package() -> None:
+    """Checks that the runtime is installed, by which the files are compared.
+
+    Raises:
+        InputError: it is not.
+    """
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        raise InputError(f"LiteRT needs a package that is not here: pip install {PACKAGE}")
 
 
 def read_metadata(file: Path) -> dict[str, str]:
@@ -108,7 +117,7 @@ def read_metadata(file: Path) -> dict[str, str]:
         return {name: archive.read(name).decode() for name in archive.namelist()}
 
 
-def _frozen(function: tf.types.experimental.PolymorphicFunction) -> tf.Module:
+def frozen(function: tf.types.experimental.PolymorphicFunction) -> tf.Module:
     """Returns a module whose only function `call` is the given one with its variables as constants."""
     concrete = function.get_concrete_function()
     # The frozen function returns the values of the dict in the order of its sorted keys.
@@ -123,13 +132,13 @@ def _frozen(function: tf.types.experimental.PolymorphicFunction) -> tf.Module:
     return module
 
 
-def _convert(
+def convert(
     module: tf.Module, name: str, calibration_inputs: Callable[[], Iterator[list[np.ndarray]]] | None = None
 ) -> Model:
     """Converts a function without variables.
 
     Args:
-        module: a result of `_frozen`.
+        module: a result of `frozen`.
         name: the name of the file, for messages.
         calibration_inputs: the inputs on which ranges are measured; the tensors of the result hold
             them. None: they are not measured.
@@ -155,7 +164,7 @@ def _convert(
     return model
 
 
-def _quantize(calibrated: Model) -> Model:
+def quantize(calibrated: Model) -> Model:
     """Turns everything up to the last convolutions into int8, except for `FLOAT_OPERATORS`.
 
     The converter would also quantise softmax and decoding, for which int8 has too few digits, and the
@@ -183,10 +192,13 @@ def _quantize(calibrated: Model) -> Model:
     return join(read_model(quantized), tail)
 
 
-def _write(model: Model, metadata: Mapping[str, str], file: Path) -> None:
-    """Writes a model and, after it, its metadata as a zip archive, which runtimes do not read."""
+def write_file(model: Model, metadata: Mapping[str, str], file: Path) -> None:
+    """Writes a model and, after it, its metadata as a zip archive, which runtimes do not read.
+
+    MediaPipe wants the archive uncompressed.
+    """
     file.write_bytes(write_model(model))
-    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
         for name, text in metadata.items():
             # The date is fixed, so that equal models give equal files.
-            archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)
+            archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_STORED)

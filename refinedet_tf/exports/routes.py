@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from refinedet_tf.config import Config
 from refinedet_tf.data.images import read_image, warp_image
-from refinedet_tf.exports import litert_files, onnx_files
+from refinedet_tf.exports import litert_files, mediapipe_file, onnx_files
+from refinedet_tf.exports.litert_metadata import OUTPUTS
 from refinedet_tf.exports.runtimes import ExportedFile, LiteRTFile, OnnxFile
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.postprocessing import candidates, postprocess
@@ -87,6 +88,7 @@ def file_routes(folder: Path, config: Config, size: tuple[int, int]) -> dict[str
     """Loads the ONNX and LiteRT files in float32 and returns the route of each file, by name."""
     detectors = _load(folder, (onnx_files.DETECTOR, litert_files.DETECTOR))
     heads = _load(folder, (onnx_files.HEADS, litert_files.HEADS))
+    for_mediapipe = _load(folder, (mediapipe_file.MEDIAPIPE,))
 
     def detector_route(name: str, file: ExportedFile) -> Route:
         def detect(sample: Sample) -> Answer:
@@ -96,9 +98,23 @@ def file_routes(folder: Path, config: Config, size: tuple[int, int]) -> dict[str
 
         return lambda samples: map(detect, samples)
 
-    return {name: detector_route(name, file) for name, file in detectors.items()} | {
-        name: heads_route(name, file, config, size) for name, file in heads.items()
-    }
+    return (
+        {name: detector_route(name, file) for name, file in detectors.items()}
+        | {name: heads_route(name, file, config, size) for name, file in heads.items()}
+        | {name: _route_of_mediapipe(file, size) for name, file in for_mediapipe.items()}
+    )
+
+
+def _route_of_mediapipe(file: ExportedFile, size: tuple[int, int]) -> Route:
+    """Returns the route of a file for MediaPipe in LiteRT."""
+
+    def detect(sample: Sample) -> Answer:
+        outputs = file(warp_image(sample.pixels[None], size).numpy())
+        boxes, classes, scores, number = (outputs[name][0] for name in OUTPUTS)
+        rows = slice(int(number))
+        return (boxes[rows], scores[rows], classes[rows] + 1), None
+
+    return lambda samples: map(detect, samples)
 
 
 def heads_route(name: str, file: ExportedFile, config: Config, size: tuple[int, int]) -> Route:
@@ -137,8 +153,16 @@ def _call(file: ExportedFile, pixels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def int8_files(folder: Path) -> dict[str, ExportedFile]:
-    """Loads the files in int8 in the folder of a version; the keys are their names."""
+    """Loads the files in int8 without suppression in the folder of a version; the keys are their names."""
     return _load(folder, (onnx_files.HEADS_INT8, litert_files.HEADS_INT8))
+
+
+def int8_routes(folder: Path, config: Config, size: tuple[int, int]) -> dict[str, Route]:
+    """Loads the files in int8 in the folder of a version, and returns the route of each file, by name."""
+    routes = {name: heads_route(name, file, config, size) for name, file in int8_files(folder).items()}
+    for name, file in _load(folder, (mediapipe_file.MEDIAPIPE_INT8,)).items():
+        routes[name] = _route_of_mediapipe(file, size)
+    return routes
 
 
 def _served_rows(outputs: Mapping[str, Tensor], row: int) -> Rows:

@@ -6,6 +6,7 @@ without suppression takes the place of the network: `CompiledDetector(as_network
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -91,6 +92,59 @@ class OnnxFile:
         ]
         columns = (np.concatenate(values)[: len(images)] for values in zip(*parts, strict=True))
         return dict(zip(self._names, columns, strict=True))
+
+
+class MediaPipeFile:
+    """A file for MediaPipe Tasks in MediaPipe's object detector; a context that closes it."""
+
+    def __init__(self, file: Path, class_names: Sequence[str]) -> None:
+        """Loads a file.
+
+        Args:
+            file: the path of the file.
+            class_names: the names of the classes, label 1 first.
+        """
+        from mediapipe.tasks.python import BaseOptions, vision
+
+        options = vision.ObjectDetectorOptions(base_options=BaseOptions(model_asset_path=str(file)))
+        self._detector = vision.ObjectDetector.create_from_options(options)
+        self._labels = {name: label for label, name in enumerate(class_names, start=1)}
+
+    def __enter__(self) -> "MediaPipeFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._detector.close()
+
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Detects the objects of an image.
+
+        Args:
+            pixels: uint8 [H, W, 3], RGB; MediaPipe resizes it to the size of the network.
+
+        Returns:
+            Boxes float32 [n, 4], normalised `[ymin, xmin, ymax, xmax]`; scores float32 [n], descending; and
+            labels int32 [n], 1..C. MediaPipe cuts the corner (xmin, ymin) and the sides of a box to whole
+            pixels.
+        """
+        import mediapipe
+
+        height, width, _ = pixels.shape
+        found = self._detector.detect(mediapipe.Image(mediapipe.ImageFormat.SRGB, pixels)).detections
+        # Detections of several classes with the same box are one detection with several categories.
+        pairs = [
+            (detection.bounding_box, category) for detection in found for category in detection.categories
+        ]
+        pairs.sort(key=lambda pair: -pair[1].score)
+        boxes = [
+            (box.origin_y, box.origin_x, box.origin_y + box.height, box.origin_x + box.width)
+            for box, _ in pairs
+        ]
+        return (
+            np.array(boxes, np.float32).reshape(-1, 4) / np.array([height, width, height, width], np.float32),
+            np.array([category.score for _, category in pairs], np.float32),
+            np.array([self._labels[category.category_name] for _, category in pairs], np.int32),
+        )
 
 
 def as_network(file: ExportedFile, config: Config, image_size: tuple[int, int] | None = None) -> Network:

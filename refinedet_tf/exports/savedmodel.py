@@ -17,13 +17,14 @@ import tensorflow as tf
 from refinedet_tf.config import Config
 from refinedet_tf.data.image_header import MAX_PIXELS
 from refinedet_tf.errors import InputError, shortened
-from refinedet_tf.exports import calibration, card, litert_files, onnx_files
+from refinedet_tf.exports import calibration, card, litert_files, mediapipe_file, onnx_files
 from refinedet_tf.exports.check import (
     TOLERANCES,
     Comparison,
     Sample,
     check_export,
     check_int8,
+    check_mediapipe,
     check_precision,
     generated_samples,
 )
@@ -52,14 +53,16 @@ class ExportOptions:
         onnx_batch: the number of images per call of the ONNX files; None: any number.
         litert: whether the LiteRT files are also written, in litert/ of the version's folder.
         litert_batch: the number of images per call of the LiteRT files.
+        mediapipe: whether the LiteRT file for MediaPipe Tasks is also written, in litert/ of the version's
+            folder.
         int8: image files on which the ranges for int8 are measured, see `calibration.choose`; None: no
             files in int8 are written.
         max_pixels: the largest number of pixels of an image file. A file with more is answered like a
             file that is no image.
 
     Raises:
-        InputError: ONNX or LiteRT files are combined with bfloat16, `int8` with neither of them or with
-            too few images, or a batch or `max_pixels` is out of its range.
+        InputError: ONNX, LiteRT or MediaPipe files are combined with bfloat16, `int8` with none of them or
+            with too few images, or a batch or `max_pixels` is out of its range.
     """
 
     precision: str = "float32"
@@ -69,18 +72,21 @@ class ExportOptions:
     max_pixels: int = MAX_PIXELS
     litert: bool = False
     litert_batch: int = 1
+    mediapipe: bool = False
     int8: Sequence[Path] | None = None
 
     def __post_init__(self) -> None:
-        for name, wanted in (("ONNX", self.onnx), ("LiteRT", self.litert)):
+        for name, wanted in (("ONNX", self.onnx), ("LiteRT", self.litert), ("MediaPipe", self.mediapipe)):
             if wanted and self.precision != "float32":
                 raise InputError(f"{name} files are float32: leave out the {name} files or bfloat16")
         for name, batch in (("ONNX", self.onnx_batch), ("LiteRT", self.litert_batch)):
             if batch is not None and batch < 1:
                 raise InputError(f"the {name} batch must be at least 1, got {batch}")
         if self.int8 is not None:
-            if not (self.onnx or self.litert):
-                raise InputError("--int8 is about ONNX and LiteRT files: add --onnx or --litert")
+            if not (self.onnx or self.litert or self.mediapipe):
+                raise InputError(
+                    "--int8 is about ONNX, LiteRT and MediaPipe files: add --onnx, --litert or --mediapipe"
+                )
             calibration.choose(self.int8)
         if not 1 <= self.max_pixels <= LARGEST_MAX_PIXELS:
             raise InputError(
@@ -144,7 +150,9 @@ def export_saved_model(
     assets.extra/tf_serving_warmup_requests one request per signature
     onnx/detector.onnx, heads.onnx          with `options.onnx`, see `onnx_files.write_onnx`
     litert/detector.tflite, heads.tflite    with `options.litert`, see `litert_files.write_litert`
-    onnx/heads_int8.onnx, litert/heads_int8.tflite  those of the two that `options.int8` adds
+    litert/mediapipe.tflite                 with `options.mediapipe`, see `mediapipe_file.write_mediapipe`
+    onnx/heads_int8.onnx, litert/heads_int8.tflite, litert/mediapipe_int8.tflite
+                                            those of the three that `options.int8` adds
     ```
 
     Args:
@@ -193,17 +201,23 @@ def export_saved_model(
             write_warmup_requests(written, graphs.image_size, samples[0].contents)
             # ONNX and LiteRT files cannot contain code that XLA compiles.
             plain = graphs
-            if options.xla and (options.onnx or options.litert):
+            if options.xla and (options.onnx or options.litert or options.mediapipe):
                 plain = DetectionGraphs(model, config, image_size)
             if options.onnx:
                 progress("converting to ONNX")
                 onnx_files.write_onnx(plain, description, written / "onnx", options.onnx_batch, images)
+            metadata = {"model.json": description, "labels.txt": labels}
+            folder = written / "litert"
             if options.litert:
                 progress("converting to LiteRT")
-                metadata = {"model.json": description, "labels.txt": labels}
-                litert_files.write_litert(plain, metadata, written / "litert", options.litert_batch, images)
+                litert_files.write_litert(plain, metadata, folder, options.litert_batch, images)
+            if options.mediapipe:
+                progress("converting for MediaPipe")
+                mediapipe_file.write_mediapipe(plain, config, metadata, folder, images)
         progress(f"comparing on {len(samples)} images")
         comparisons = check_export(written, detector, config, samples, TOLERANCES[options.precision])
+        if options.mediapipe:
+            comparisons += check_mediapipe(written, detector, samples)
         if options.int8 is not None:
             comparisons += check_int8(written, detector, config, samples)
         if served is not model:

@@ -12,7 +12,12 @@ from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.refinedet.anchors import tile_anchors
-from refinedet_tf.refinedet.postprocessing import candidates, postprocess, postprocess_and_limits
+from refinedet_tf.refinedet.postprocessing import (
+    candidates,
+    limited_candidates,
+    postprocess,
+    postprocess_and_limits,
+)
 from refinedet_tf.tensors import Heads, Tensor
 
 Network = Callable[[Tensor], Heads]
@@ -35,6 +40,8 @@ class CompiledDetector:
         detections_and_limits: a function from the heads of a batch to what `postprocess_and_limits` returns.
         candidates: a function from the heads of a batch to (boxes, scores); see
             `postprocessing.candidates`.
+        limited_candidates: a function from the heads of a batch to (boxes, scores, labels); see
+            `postprocessing.limited_candidates`.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class CompiledDetector:
             autograph=False,
         )
         self.candidates = lambda heads: candidates(heads, anchors, config)
+        self.limited_candidates = lambda heads: limited_candidates(heads, anchors, config)
         self._signature = [batch]
 
     def __call__(self, images: Tensor) -> dict[str, tf.Tensor]:

@@ -7,7 +7,7 @@ of 0 means that there is no candidate, because the scores of candidates exceed t
 
 import tensorflow as tf
 
-from refinedet_tf.config import Config
+from refinedet_tf.config import Config, PostprocessConfig
 from refinedet_tf.refinedet import boxes as box_ops
 from refinedet_tf.tensors import Heads, Tensor
 
@@ -57,19 +57,9 @@ def postprocess_and_limits(
     postprocess_config = config.postprocess
     scores = _candidate_scores(heads, config)
     anchors = tf.convert_to_tensor(anchors, tf.float32)
-    all_candidates, all_of_class = scores.shape[1] * scores.shape[2], scores.shape[1]
-    weakest_of_image = weakest_of_class = tf.zeros([tf.shape(scores)[0]])
-    if postprocess_config.pre_nms_per_class is None and postprocess_config.pre_nms_per_image is not None:
-        scores, rows, labels = _best_of_image(scores, postprocess_config.pre_nms_per_image)
-    else:
-        # If both limits are null, every candidate of a class enters the suppression.
-        per_class = postprocess_config.pre_nms_per_class or all_of_class
-        scores, rows, labels = _best_of_each_class(scores, per_class)
-        if per_class < all_of_class:
-            weakest_of_class = tf.reduce_max(scores[..., -1], axis=1)
-        if postprocess_config.pre_nms_per_image is not None:
-            scores, best = _top_k(_merge_axes(scores), postprocess_config.pre_nms_per_image)
-            rows, labels = (tf.gather(_merge_axes(value), best, batch_dims=1) for value in (rows, labels))
+    all_candidates = scores.shape[1] * scores.shape[2]
+    weakest_of_image = tf.zeros([tf.shape(scores)[0]])
+    scores, rows, labels, weakest_of_class = _limited(scores, postprocess_config)
     boxes = _decode(heads, anchors, rows, config.model.design)
     if postprocess_config.pre_nms_per_image is not None:
         if postprocess_config.pre_nms_per_image < all_candidates:
@@ -99,6 +89,25 @@ def candidates(heads: Heads, anchors: Tensor, config: Config) -> tuple[tf.Tensor
     return _decode(heads, anchors, None, config.model.design), _candidate_scores(heads, config)
 
 
+def limited_candidates(
+    heads: Heads, anchors: Tensor, config: Config
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the candidates after the limits on their number, for a runtime that does the suppression.
+
+    The arguments are those of `postprocess`. Suppression within each class by `nms_iou` leaves the detections
+    of `postprocess`, of which the best `max_detections` count.
+
+    Returns:
+        Boxes float32 [B, N, 4], normalised `[ymin, xmin, ymax, xmax]`, not clipped; scores float32 [B, N], 0
+        where there is no candidate; labels int32 [B, N], 1..C. The scores of each class descend.
+    """
+    anchors = tf.convert_to_tensor(anchors, tf.float32)
+    scores, rows, labels, _ = _limited(_candidate_scores(heads, config), config.postprocess)
+    if config.postprocess.pre_nms_per_image is None:
+        scores, rows, labels = map(_merge_axes, (scores, rows, labels))
+    return _decode(heads, anchors, rows, config.model.design), scores, labels
+
+
 def _candidate_scores(heads: Heads, config: Config) -> tf.Tensor:
     """Returns the class scores float32 [B, A, C], 0 where the pair is no candidate."""
     scores = tf.nn.softmax(tf.cast(heads["odm_conf"], tf.float32))[..., 1:]
@@ -112,6 +121,35 @@ def _candidate_scores(heads: Heads, config: Config) -> tf.Tensor:
 def _top_k(scores: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Calls `tf.math.top_k` for a k that may exceed the length; equal scores keep their order."""
     return tf.math.top_k(scores, min(k, scores.shape[-1]))
+
+
+def _limited(
+    scores: tf.Tensor, postprocess_config: PostprocessConfig
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the pairs of anchor and class that the limits on their number leave, by descending score.
+
+    Args:
+        scores: float32 [B, A, C], 0 where the pair is no candidate.
+        postprocess_config: holds the limits.
+
+    Returns:
+        Scores float32, rows of the anchors int32 and labels int32 (1..C), all of them [B, N] with
+        `pre_nms_per_image`, and [B, C, M] without it; and the weakest score that `pre_nms_per_class` leaves,
+        float32 [B], see `postprocess_and_limits`.
+    """
+    all_of_class = scores.shape[1]
+    weakest_of_class = tf.zeros([tf.shape(scores)[0]])
+    if postprocess_config.pre_nms_per_class is None and postprocess_config.pre_nms_per_image is not None:
+        return *_best_of_image(scores, postprocess_config.pre_nms_per_image), weakest_of_class
+    # If both limits are null, every candidate of a class enters the suppression.
+    per_class = postprocess_config.pre_nms_per_class or all_of_class
+    scores, rows, labels = _best_of_each_class(scores, per_class)
+    if per_class < all_of_class:
+        weakest_of_class = tf.reduce_max(scores[..., -1], axis=1)
+    if postprocess_config.pre_nms_per_image is not None:
+        scores, best = _top_k(_merge_axes(scores), postprocess_config.pre_nms_per_image)
+        rows, labels = (tf.gather(_merge_axes(value), best, batch_dims=1) for value in (rows, labels))
+    return scores, rows, labels, weakest_of_class
 
 
 def _best_of_image(scores: tf.Tensor, limit: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -147,4 +147,4 @@ def test_what_the_converter_cannot_convert_is_one_line():
     spec = tf.TensorSpec([2], tf.float32, "images")
     function = tf.function(lambda images: {"zeta": tf.math.zeta(images, images)}, input_signature=[spec])
     with pytest.raises(InputError, match="x.tflite: TensorFlow cannot convert this network: .*Zeta"):
-        litert_files._convert(litert_files._frozen(function), "x.tflite")
+        litert_files.convert(litert_files.frozen(function), "x.tflite")

@@ -1,0 +1,207 @@
+"""The LiteRT file for MediaPipe, in LiteRT and, where it is installed, in MediaPipe itself."""
+
+import dataclasses
+import zipfile
+
+import flatbuffers
+import numpy as np
+import pytest
+from stand_in_model import stand_in_config, stand_in_model
+from tensorflow.lite.python import schema_py_generated as schema
+
+from refinedet_tf.config import PostprocessConfig
+from refinedet_tf.data.images import warp_image
+from refinedet_tf.errors import InputError
+from refinedet_tf.exports import check
+from refinedet_tf.exports.flatbuffer import operator_name, read_model
+from refinedet_tf.exports.graphs import DetectionGraphs
+from refinedet_tf.exports.litert_files import read_metadata
+from refinedet_tf.exports.litert_metadata import OUTPUTS
+from refinedet_tf.exports.mediapipe_file import separated, write_mediapipe
+from refinedet_tf.exports.routes import ExportMismatch, Sample
+from refinedet_tf.exports.runtimes import LiteRTFile
+from refinedet_tf.exports.savedmodel import ExportOptions
+from refinedet_tf.inference.detector import Detector
+
+SIZE = (64, 128)
+LIMITS = {
+    "the paper's": {},
+    "per class": {"pre_nms_per_image": None, "pre_nms_per_class": 60, "max_detections": 100},
+    "both": {"pre_nms_per_image": 150, "pre_nms_per_class": 60},
+    "none": {"pre_nms_per_image": None, "score_threshold": 0.0, "objectness_threshold": 0.0},
+}
+
+
+@pytest.fixture(scope="module", params=LIMITS)
+def exported(request, tmp_path_factory):
+    """The detector, its file, and images of several sizes."""
+    folder = tmp_path_factory.mktemp("mediapipe")
+    config = dataclasses.replace(
+        stand_in_config(SIZE), postprocess=PostprocessConfig(**LIMITS[request.param])
+    )
+    model = stand_in_model(config)
+    metadata = {"labels.txt": "".join(f"{name}\n" for name in config.class_names), "model.json": "{}"}
+    write_mediapipe(DetectionGraphs(model, config), config, metadata, folder)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((50, 90), SIZE, (200, 100))]
+    return Detector(model, config), folder / "mediapipe.tflite", images, metadata
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_detections_are_those_of_the_network(tf_test, exported, threads):
+    """For any number of threads, on which the runtime's suppression within classes would depend."""
+    detector, file, images, _ = exported
+    runtime, labels = LiteRTFile(file, threads), set()
+    for image, expected in zip(images, detector(images), strict=True):
+        outputs = runtime(warp_image(image[None], SIZE).numpy())
+        boxes, classes, scores, number = (outputs[name][0] for name in OUTPUTS)
+        n = int(number)
+        assert n == len(expected.scores) > 3
+        labels |= set(expected.labels.tolist())
+        tf_test.assertAllEqual(classes[:n] + 1, expected.labels)
+        tf_test.assertAllClose(boxes[:n], expected.normalized_boxes, rtol=0, atol=2e-5)
+        tf_test.assertAllClose(scores[:n], expected.scores, rtol=0, atol=1e-5)
+    assert len(labels) > 1
+
+
+def test_classes_do_not_overlap(tf_test):
+    """Every class is shifted by the extent of all boxes, and `shift` brings it back."""
+    rng = np.random.default_rng(1)
+    low = rng.uniform(-3, 3, (1, 50, 2))
+    boxes = np.concatenate([low, low + rng.uniform(0.1, 2, low.shape)], axis=-1).astype(np.float32)
+    labels, scores = rng.integers(1, 5, (1, 50)).astype(np.int32), rng.random((1, 50), np.float32)
+    found = {name: np.array(value) for name, value in separated(boxes, scores, labels, 4).items()}
+    centres, sides = found["encodings"][0, :, :2], np.exp(found["encodings"][0, :, 2:])
+    lows, highs = centres - sides / 2, centres + sides / 2
+    for label in range(1, 4):
+        before, after = labels[0] <= label, labels[0] > label
+        assert highs[before, 1].max() <= lows[after, 1].min() + 1e-5
+    back = np.concatenate([lows, highs], axis=1) - (labels[0] - 1)[:, None] * found["shift"]
+    tf_test.assertAllClose(back, boxes[0], rtol=0, atol=1e-5)
+    assert (found["scores"][0].argmax(axis=1) == labels[0]).all()
+    tf_test.assertAllEqual(found["scores"].sum(axis=-1), scores)
+    assert not found["scores"][..., 0].any()
+
+
+def test_one_subgraph_that_ends_in_the_suppression(exported):
+    detector, file, _, metadata = exported
+    model = read_model(file.read_bytes())
+    (graph,) = model.subgraphs
+    names = [operator_name(model, operator) for operator in graph.operators]
+    custom = [name for name in names if name.startswith("CUSTOM")]
+    assert custom == ["CUSTOM TFLite_Detection_PostProcess"] and len(names) - names.index(custom[0]) == 5
+    limit = graph.tensors[graph.outputs[1]].shape[1]
+    shapes = [list(graph.tensors[output].shape) for output in graph.outputs]
+    assert shapes == [[1, limit, 4], [1, limit], [1, limit], [1]]
+    assert graph.tensors[graph.inputs[0]].type == schema.TensorType.FLOAT32
+    assert read_metadata(file) == metadata
+    with zipfile.ZipFile(file) as archive:
+        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+
+
+def table_of(buffer, place):
+    return flatbuffers.table.Table(buffer, place)
+
+
+def field(table, number):
+    """The place of a field's value, as flatbuffers define it."""
+    offset = table.Offset(4 + 2 * number)
+    assert offset, number
+    return table.Pos + offset
+
+
+def child(table, number):
+    return table_of(table.Bytes, table.Indirect(field(table, number)))
+
+
+def children(table, number):
+    start, count = (
+        table.Vector(field(table, number) - table.Pos),
+        table.VectorLen(field(table, number) - table.Pos),
+    )
+    return [table_of(table.Bytes, table.Indirect(start + 4 * index)) for index in range(count)]
+
+
+def text(table, number):
+    return table.String(field(table, number)).decode()
+
+
+def test_metadata_name_what_mediapipe_needs(exported):
+    """Read field by field, by the numbers of the schema."""
+    _, file, *_ = exported
+    model = read_model(file.read_bytes())
+    (entry,) = [entry for entry in model.metadata if entry.name == b"TFLITE_METADATA"]
+    buffer = bytearray(model.buffers[entry.buffer].data)
+    assert bytes(buffer[4:8]) == b"M001"
+    root = table_of(buffer, int.from_bytes(buffer[:4], "little"))
+    assert text(root, 7) == "1.2.0"
+    (subgraph,) = children(root, 3)
+    (image,), outputs = children(subgraph, 2), children(subgraph, 3)
+    content = child(image, 3)
+    assert buffer[field(content, 0)] == 2  # The image's properties.
+    properties = child(content, 1)
+    size = child(properties, 1)
+    assert buffer[field(properties, 0)] == 1  # RGB.
+    uint32 = flatbuffers.number_types.Uint32Flags
+    assert [size.Get(uint32, field(size, number)) for number in (0, 1)] == [SIZE[1], SIZE[0]]
+    assert [text(output, 0) for output in outputs] == list(OUTPUTS)
+    (labels,) = children(outputs[1], 6)
+    assert text(labels, 0) == "labels.txt" and buffer[field(labels, 2)] == 3
+    box = child(child(outputs[0], 3), 1)
+    start = box.Vector(field(box, 0) - box.Pos)
+    assert [box.Get(uint32, start + 4 * index) for index in range(4)] == [1, 0, 3, 2]
+
+
+def test_int8(tmp_path):
+    """The convolutions compute in int8, and what follows them in float32."""
+    config = stand_in_config(SIZE)
+    model = stand_in_model(config)
+    images = np.random.default_rng(0).uniform(0, 255, (16, *SIZE, 3)).astype(np.float32)
+    write_mediapipe(DetectionGraphs(model, config), config, {"labels.txt": ""}, tmp_path / "new", images)
+    file = tmp_path / "new" / "mediapipe_int8.tflite"
+    whole = read_model(file.read_bytes())
+    (graph,) = whole.subgraphs
+    types = {
+        operator_name(whole, operator): graph.tensors[operator.outputs[0]].type
+        for operator in graph.operators
+    }
+    assert types["CONV_2D"] == schema.TensorType.INT8 and types["SOFTMAX"] == schema.TensorType.FLOAT32
+    runtime, detector = LiteRTFile(file), Detector(model, config)
+    image = images[:1].round().astype(np.uint8)
+    outputs, (expected,) = runtime(image.astype(np.float32)), detector(list(image))
+    assert abs(outputs["score"][0, 0] - expected.scores[0]) < 0.1
+
+
+def test_options_are_checked():
+    with pytest.raises(InputError, match="MediaPipe files are float32"):
+        ExportOptions(mediapipe=True, precision="bfloat16")
+
+
+def test_mediapipe_detects_the_same(exported):
+    """Images of the network's size: whole pixels, and scores."""
+    pytest.importorskip("mediapipe", reason="mediapipe is not installed")
+    detector, file, images, _ = exported
+    samples = [Sample(b"", image) for image in images]
+    folder = file.parent
+    (folder / "litert").mkdir(exist_ok=True)
+    (folder / "litert" / file.name).write_bytes(file.read_bytes())
+    (comparison,) = check.check_mediapipe(folder, detector, samples)
+    assert comparison.detections > 100 and comparison.lost == 0
+    assert comparison.boxes < 2 / SIZE[0] and comparison.scores < 1e-5
+
+
+def test_another_network_is_refused(exported, monkeypatch):
+    pytest.importorskip("mediapipe", reason="mediapipe is not installed")
+    detector, file, images, _ = exported
+    folder = file.parent
+    (folder / "litert").mkdir(exist_ok=True)
+    (folder / "litert" / file.name).write_bytes(file.read_bytes())
+    call = Detector.__call__
+    monkeypatch.setattr(Detector, "__call__", lambda self, pixels: call(self, [255 - p for p in pixels]))
+    with pytest.raises(ExportMismatch, match="two pixels in boxes"):
+        check.check_mediapipe(folder, detector, [Sample(b"", image) for image in images])
+
+
+def test_without_mediapipe_there_is_no_comparison(monkeypatch, tmp_path):
+    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
+    assert check.check_mediapipe(tmp_path, None, []) == []
