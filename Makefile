@@ -1,5 +1,5 @@
-# make test: lint, type check and the test suite. make lint format typecheck: these alone.
-# make test-slow: exports of all networks in full size.
+# make test: lint, type check and the tests but the slow ones. make lint format typecheck: these alone.
+# make test-fast: the tests that start no process, train nothing and export nothing. make test-all: all tests.
 # make fuzz: tests/fuzz with 10,000 mutated inputs; make fuzz CASES=N with N.
 # make demo: detect with the pretrained detector; train, evaluate, detect and export on a generated set.
 # make fidelity: run the comparisons with the authors' program and write docs/fidelity.md from them;
@@ -16,13 +16,21 @@ INSTALLED := .venv/installed-$(REQUIREMENTS)
 RUN := runs/shapes
 CASES := 10000
 
-.PHONY: test lint format typecheck test-slow fuzz fidelity docs demo clean-demo
+.PHONY: test test-fast test-all lint format typecheck fuzz fidelity docs demo clean-demo
 
 # The files of tests are shared out among processes (tests/conftest.py groups them), because TensorFlow seldom keeps
 # more than one core busy here.
 # They keep their order, in which those with few but long tests do not come last.
+TEST = $(IN_VENV) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
+
 test: lint typecheck
-	$(IN_VENV) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
+	$(TEST)
+
+test-fast: $(INSTALLED)
+	$(TEST) -m "not slow and not story"
+
+test-all: lint typecheck
+	$(TEST) -m "slow or not slow"
 
 lint: $(INSTALLED)
 	$(IN_VENV) -m ruff check .
@@ -35,9 +43,6 @@ format: $(INSTALLED)
 
 typecheck: $(INSTALLED)
 	$(IN_VENV) -m mypy
-
-test-slow: $(INSTALLED)
-	$(IN_VENV) -m pytest -m slow
 
 fuzz: $(INSTALLED)
 	$(IN_VENV) -m pytest tests/fuzz --fuzz-cases=$(CASES)

@@ -15,14 +15,25 @@ def pytest_addoption(parser):
     )
 
 
+STORY_FOLDERS = ("benchmarks", "commands", "exports", "serving")
+"""The folders of tests that run commands, export or serve."""
+
+STORY_FIXTURES = {"eagerly", "evaluated", "found", "interrupted", "replicas", "story", "wheel", "workers"}
+"""The fixtures that train, or start processes."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Keeps each file of tests in one process of pytest-xdist (--dist=loadgroup).
+    """Marks the stories, which `make test-fast` leaves out, and groups the tests.
+
+    It keeps each file of tests in one process of pytest-xdist (--dist=loadgroup).
 
     The files that use `interrupted` share a process, because its runs take the best part of a minute.
     """
     with_runs = {item.path for item in items if "interrupted" in item.fixturenames}
     for item in items:
+        if item.path.parent.name in STORY_FOLDERS or STORY_FIXTURES.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.story)
         group = "interrupted" if item.path in with_runs else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
 

@@ -77,6 +77,7 @@ def test_heads_of_the_authors_need_float32(default_of_tensorflow, monkeypatch, t
     assert error() < 1e-4
 
 
+@pytest.mark.slow
 def test_export_is_compared_in_float32(default_of_tensorflow, monkeypatch, tmp_path):
     """ONNX files on the CPU agree with a network on an emulated GPU, where TensorFlow's default is TF32."""
     config = stand_in_config()
@@ -92,6 +93,7 @@ def test_export_is_compared_in_float32(default_of_tensorflow, monkeypatch, tmp_p
         check_export.__wrapped__(folder, Detector(model, config), config, samples, tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "allowed"), [("float32", False), ("tf32", True)])
 def test_training_decides(default_of_tensorflow, eagerly, command, config_file, tmp_path, precision, allowed):
     arguments = ["--set", "training.steps=1", "--set", f"training.precision={precision}"]

@@ -232,6 +232,7 @@ def spoil_boxes(devkit_copy):
     raise AssertionError("no image with two objects")
 
 
+@pytest.mark.slow
 def test_unusable_boxes_are_dropped_and_counted(command, training, devkit_copy, eagerly, tmp_path):
     objects = sum(
         file.read_text().count("<bndbox>") for file in (devkit_copy / "Annotations").glob("train_*")
@@ -301,12 +302,14 @@ def test_truncated_image_in_training(refused, training, devkit_copy, eagerly, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_one_truncated_image_is_named(refused, training, devkit_copy, eagerly):
     """The message names the right image although the others of its batch are whole."""
     broken = truncate(devkit_copy / "JPEGImages" / "train_000003.jpg")
     assert f"image {broken} cannot be decoded" in refused(train, *training, *sets("training.batch_size=8"))
 
 
+@pytest.mark.slow
 def test_truncated_image_in_evaluation(refused, training, devkit_copy, weights, eagerly):
     broken = truncate(devkit_copy / "JPEGImages" / "val_000002.jpg")
     assert f"image {broken} cannot be decoded" in refused(evaluate, *evaluation(training, weights))
@@ -337,6 +340,7 @@ def odd_images(devkit_copy):
     return [images / f"{name}.jpg" for name in names]
 
 
+@pytest.mark.slow
 def test_unusual_images_in_training(command, training, odd_images, eagerly):
     classes = (*sets_of_classes(CLASS_NAMES), "data.accept_empty_classes=true")
     parts = sets('data.train=["2007/odd"]', *classes)
@@ -345,6 +349,7 @@ def test_unusual_images_in_training(command, training, odd_images, eagerly):
     assert "training images: 4, objects: 4; 4 boxes, none dropped or clipped" in result.out
 
 
+@pytest.mark.slow
 def test_unusual_images_in_evaluation(command, training, odd_images, weights, eagerly):
     result = command(evaluate, *evaluation(training, weights), *sets('data.test=["2007/odd"]'))
     assert result.code == 0, result.err

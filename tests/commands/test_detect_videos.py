@@ -75,6 +75,7 @@ def test_nothing_drawn_leaves_the_pictures(run, tmp_path):
         assert np.abs(frame.astype(int) - original).mean() < 6
 
 
+@pytest.mark.slow
 def test_times_rotation_and_odd_sides_are_kept(run, network, tmp_path):
     ticks = [100, 140, 300, 301, 1600]
     path = write_video(tmp_path / "a.mp4", ticks, (64, 90), time_base=Fraction(1, 1000), rotation=90)
@@ -100,6 +101,7 @@ def test_odd_sides_grow_by_a_pixel(tmp_path):
     assert np.abs(frames[0][:63, :61].astype(int) - pixels).mean() < 6
 
 
+@pytest.mark.slow
 def test_several_videos_and_tiles(run, network, tmp_path, capsys):
     first = write_video(tmp_path / "x" / "a.mp4", range(9), (64, 128))
     second = write_video(tmp_path / "y" / "a.mkv", range(3))

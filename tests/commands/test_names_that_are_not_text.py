@@ -43,6 +43,7 @@ def config_file(tmp_path):
     return file
 
 
+@pytest.mark.slow
 def test_training_evaluation_and_inspection(config_file, command, eagerly, tmp_path):
     run, report = tmp_path / "run", tmp_path / "report"
     for module, *arguments in (

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from tiers import slow
 
 from refinedet_tf.commands import terminal
 from refinedet_tf.errors import InputError, TrainingStopped
@@ -44,7 +45,12 @@ def allocate_in_tensorflow(_):
 
 
 @pytest.mark.parametrize(
-    "main", [allocate_in_tensorflow, lambda _: np.zeros(2**45), fail_with(MemoryError())]
+    "main",
+    [
+        slow(allocate_in_tensorflow),
+        lambda _: np.zeros(2**45),
+        fail_with(MemoryError()),
+    ],
 )
 def test_exhausted_memory_is_one_line(capfd, main):
     with pytest.raises(SystemExit) as stopped:

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from config_of import PLAIN, config_of
 from PIL import Image
+from tiers import slow
 
 from refinedet_tf.config import Config, DataConfig, ModelConfig
 from refinedet_tf.data import pipeline
@@ -290,8 +291,8 @@ def save_transposed(path):
     ("damage", "message"),
     [
         (truncate, r"3\.png cannot be decoded: it is truncated"),
-        (lambda path: Path(path).write_text("no image"), r"3\.png cannot be decoded"),
-        (lambda path: Path(path).unlink(), r"3\.png does not exist \(any more\)"),
+        slow(lambda path: Path(path).write_text("no image"), r"3\.png cannot be decoded"),
+        slow(lambda path: Path(path).unlink(), r"3\.png does not exist \(any more\)"),
         (save_transposed, r"3\.png: the annotation says 30x23 \(width x height\), the file is 23x30"),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from config_of import config_of
 from PIL import Image
+from tiers import slow
 
 import evaluate as command
 from refinedet_tf.commands import evaluate as evaluate_command
@@ -132,6 +133,7 @@ def test_detections_belong_to_their_images_and_nothing_is_traced_twice(tf_test, 
     assert seen == [(3, 7), (6, 7), (7, 7)]
 
 
+@pytest.mark.slow
 def test_detectors_that_are_used_again_forget_what_they_measured_and_keep_their_graphs(tf_test, dataset):
     """So do the validations of a run."""
     oracle, config = Oracle(), make_config()
@@ -264,10 +266,10 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
     "key,limit,images,line",
     [
         ("pre_nms_per_image", 1, 5, "5 of 7 images have 1 or more candidates before NMS"),
-        ("pre_nms_per_image", 2, 1, "1 of 7 images have 2 or more candidates before NMS"),
-        ("pre_nms_per_image", 3, 0, None),
+        slow("pre_nms_per_image", 2, 1, "1 of 7 images have 2 or more candidates before NMS"),
+        slow("pre_nms_per_image", 3, 0, None),
         ("pre_nms_per_class", 1, 5, "5 of 7 images have 1 or more candidates of a class before NMS"),
-        ("pre_nms_per_class", 2, 0, None),
+        slow("pre_nms_per_class", 2, 0, None),
     ],
 )
 def test_reached_limits_are_counted_and_named(dataset, key, limit, images, line):

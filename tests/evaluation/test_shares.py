@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from processes import finish, start_program
+from tiers import slow
 
 from refinedet_tf.config import Config
 from refinedet_tf.evaluation.results import TilingCost
@@ -13,11 +14,13 @@ from refinedet_tf.inference.detections import DatasetDetections
 from refinedet_tf.inference.replicas import Replicas, ReplicaWork
 
 
-@pytest.fixture(scope="module")
-def found(config_file):
-    ((code, out, err),) = finish(start_program("shares_program.py", str(config_file)))
+@pytest.fixture(scope="module", params=[(1, 2), slow((1, 2, 4))], ids=str)
+def found(request, config_file):
+    """What the program prints; "counts" are the numbers of replicas."""
+    counts = [str(count) for count in request.param]
+    ((code, out, err),) = finish(start_program("shares_program.py", str(config_file), *counts))
     assert code == 0, err
-    return json.loads(out)
+    return json.loads(out) | {"counts": counts}
 
 
 WORK = {
@@ -31,19 +34,19 @@ WORK = {
 @pytest.mark.parametrize("kind", WORK)
 def test_any_number_of_replicas_detects_the_same(found, kind):
     assert found["images"] == 12
-    assert found[kind]["equal"] == [True] * 3
+    assert found[kind]["equal"] == [True] * len(found["counts"])
     assert found[kind]["detections"] > 50 and found[kind]["labels"] > 1
     assert found[kind]["work"] == {
-        count: [[f"replica {number}", images] for number, images in enumerate(work)]
-        for count, work in WORK[kind].items()
+        count: [[f"replica {number}", images] for number, images in enumerate(WORK[kind][count])]
+        for count in found["counts"]
     }
 
 
 def test_any_number_of_replicas_sees_the_same_tiles(found):
     first, *several = found["views"]
-    assert first >= 4 * 5 and several == [first, first]
+    assert first >= 4 * 5 and several == [first] * (len(found["counts"]) - 1)
     limited, *others = found["limited"]
-    assert limited == [first, 0] and others == [limited, limited]
+    assert limited == [first, 0] and others == [limited] * (len(found["counts"]) - 1)
 
 
 def test_errors_of_other_threads_stay_there(found):
@@ -60,10 +63,13 @@ def test_detect_writes_the_same_and_says_who_did_what(found):
     assert limit.startswith("note: 12 of 12 images have 400 or more candidates before NMS")
     work = [[line.partition(" in ")[0] for line in result["printed"][:-1]] for result in several]
     assert all(result["printed"][-1] == limit for result in several)
-    assert work == [
-        ["replica 0: 6 images", "replica 1: 6 images"],
-        ["replica 0: 4 images", "replica 1: 4 images", "replica 2: 2 images", "replica 3: 2 images"],
-    ]
+    assert (
+        work
+        == [
+            ["replica 0: 6 images", "replica 1: 6 images"],
+            ["replica 0: 4 images", "replica 1: 4 images", "replica 2: 2 images", "replica 3: 2 images"],
+        ][: len(several)]
+    )
 
 
 def test_every_replica_reads_its_copy_of_the_weights(found):

@@ -41,6 +41,7 @@ def exported(model, config, tmp_path_factory):
     return export_saved_model(model, config, folder, options=ExportOptions(onnx=True))
 
 
+@pytest.mark.slow
 def test_every_form_detects_what_the_network_detects(exported):
     _, comparisons = exported
     assert len(comparisons) == 5
@@ -48,6 +49,7 @@ def test_every_form_detects_what_the_network_detects(exported):
         assert comparison.detections > 20 and comparison.lost == 0, str(comparison)
 
 
+@pytest.mark.slow
 def test_model_json_is_enough_to_decode_the_heads_of_onnx(tf_test, exported, model, config):
     folder, _ = exported
     described = json.loads((folder / "assets" / "model.json").read_text(encoding="utf-8"))

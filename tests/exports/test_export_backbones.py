@@ -1,4 +1,4 @@
-"""Exports of every network in full depth and width, with ONNX and LiteRT files: `make test-slow`."""
+"""Exports of every network in full depth and width, with ONNX and LiteRT files: `make test-all`."""
 
 import dataclasses
 import typing

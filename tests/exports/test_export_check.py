@@ -108,6 +108,7 @@ def test_generated_samples(tf_test):
         assert sample.pixels.std() > 10
 
 
+@pytest.mark.slow
 def test_every_form_is_looked_at(tmp_path):
     """A folder with all forms, compared with a network of other weights or another threshold."""
     config = stand_in_config((64, 64))
@@ -129,6 +130,7 @@ def test_every_form_is_looked_at(tmp_path):
     assert differing(model, dataclasses.replace(config, postprocess=limits)) == whole
 
 
+@pytest.mark.slow
 def test_a_threshold_without_detections_hides_no_difference(tmp_path):
     config = stand_in_config((64, 64))
     limits = dataclasses.replace(config.postprocess, score_threshold=0.999)

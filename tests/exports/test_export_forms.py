@@ -44,7 +44,8 @@ def graph_text(folder):
     return (folder / "saved_model.pb").read_bytes()
 
 
-@pytest.mark.parametrize("design", ["tiled_anchors", pytest.param("single_stage", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("design", ["tiled_anchors", "single_stage"])
 def test_designs(small_network, tmp_path, design):
     config = make_config(design=design)
     folder, comparisons = export_saved_model(
@@ -57,6 +58,7 @@ def test_designs(small_network, tmp_path, design):
     assert ("arm_conf" in heads) == (design == "tiled_anchors")
 
 
+@pytest.mark.slow
 def test_xla(network, tmp_path):
     plain, _ = export_saved_model(*network, tmp_path)
     compiled, comparisons = export_saved_model(*network, tmp_path, options=ExportOptions(xla=True))
@@ -67,6 +69,7 @@ def test_xla(network, tmp_path):
     assert must_compile.search(graph_text(compiled)) and not must_compile.search(graph_text(plain))
 
 
+@pytest.mark.slow
 def test_bfloat16(bfloat16, network, monkeypatch, tmp_path):
     model, config = network
     # The weights are variables, in a file of their own.
@@ -95,6 +98,7 @@ def test_network_in_bfloat16_has_the_same_weights(tf_test, network):
         tf_test.assertAllEqual(narrow_values, wide_values)
 
 
+@pytest.mark.slow
 def test_limits_become_part_of_the_graph(network, tmp_path):
     model, config = network
     limits = dataclasses.replace(config.postprocess, score_threshold=0.4, nms_iou=0.3, max_detections=7)
@@ -109,6 +113,7 @@ def test_limits_become_part_of_the_graph(network, tmp_path):
     assert outputs["detection_scores"][0, found - 1] > 0.4
 
 
+@pytest.mark.slow
 def test_images_without_detections(network, tmp_path):
     model, config = network
     limits = dataclasses.replace(config.postprocess, score_threshold=0.999)

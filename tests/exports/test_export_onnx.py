@@ -145,6 +145,7 @@ def test_names_types_and_metadata(folder):
         assert {opset.domain: opset.version for opset in file.opset_import}[""] == 18
 
 
+@pytest.mark.slow
 def test_authors_limits_and_a_fixed_batch(tf_test, model, config, tmp_path):
     """Suppression class after class, a loop in the graph; heads.onnx has no such part."""
     limits = PostprocessConfig(pre_nms_per_image=None, pre_nms_per_class=60, max_detections=100)

@@ -22,6 +22,15 @@ FAST_CASES = 25
 TOTALS = pytest.StashKey[dict]()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items, config):
+    """Without `--fuzz-cases`, these tests are slow ones."""
+    if config.getoption("--fuzz-cases") is None:
+        for item in items:
+            if "fuzz_cases" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def fuzz_cases(request):
     """The number of cases of this test: its share of `--fuzz-cases`, or `FAST_CASES`."""

@@ -190,6 +190,7 @@ def test_model_of_any_size_takes_the_given_one(tf_test, model, detector):
     assert_same(tf_test, Detector(stand_in_model(free), free, (64, 64))([image])[0], detector([image])[0])
 
 
+@pytest.mark.slow
 def test_detectors_of_many_sizes_do_not_warn_of_tracing(monkeypatch):
     """TensorFlow counts the tracings of a line of code, as if all detectors were one function."""
     manager = polymorphic_function._FrequentTracingDetectorManager()

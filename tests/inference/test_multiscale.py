@@ -5,6 +5,7 @@ import tensorflow as tf
 from config_of import config_of
 from row_order import undo_exchanges
 from thin_vgg import thin_vgg
+from tiers import slow
 
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
@@ -94,7 +95,7 @@ def by_hand(model, config, image, base):
     return merged
 
 
-@pytest.mark.parametrize("metric", ["voc", "coco"])
+@pytest.mark.parametrize("metric", ["voc", slow("coco")])
 def test_equals_a_plain_loop_over_single_passes(tf_test, metric, model, images):
     config = multiscale_config(metric, (64, 64))
     # COCO has the passes of VOC and one more; the first image is wide, the second upright.

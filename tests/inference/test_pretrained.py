@@ -67,6 +67,7 @@ def test_a_folder_of_the_name_comes_first(tmp_path, monkeypatch):
     assert run_folder_of(PRETRAINED) == Path(PRETRAINED)
 
 
+@pytest.mark.slow
 def test_start_of_a_training_of_other_classes(detector):
     """VOC's label 8 is the cat."""
     overrides = [f"model.weights={PRETRAINED}", 'data.classes=["zebra", "cat"]']

@@ -59,6 +59,7 @@ def test_a_part_stays_within_the_image():
     assert samples._part_around(image, whole, whole[0])[2] is False
 
 
+@pytest.mark.slow
 def test_training_samples_are_those_of_the_training(config, monkeypatch):
     """Without the broken image, and with the anchors that overlap their object enough or best."""
     dataset = read_dataset(config.data, "train")

@@ -1,6 +1,6 @@
-"""Evaluation and detection on one, two and four replicas, on logical CPU devices, compared bit for bit.
+"""Evaluation and detection on several numbers of replicas, on logical CPU devices, compared bit for bit.
 
-    python shares_program.py CONFIG
+    python shares_program.py CONFIG COUNT...
 
 Devices must be set up before TensorFlow starts, so this is a program. It prints one JSON object; the tests
 in `test_shares.py` say what its values must be.
@@ -41,8 +41,6 @@ from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.replicas import Replicas, local_devices
 from refinedet_tf.inference.tiles import Tiling
 
-REPLICAS = (1, 2, 4)
-
 OVERRIDES = (
     'data.test=["2007/train","2007/val"]',
     "evaluation.batch_size=2",
@@ -54,10 +52,10 @@ OVERRIDES = (
 )
 
 
-def main(config_file):
+def main(config_file, counts):
     """Detects with all numbers of replicas and prints what was found."""
     cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * max(REPLICAS))
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * max(counts))
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     use_small_backbone()
     # Two passes are enough: one is square, and one depends on the image.
@@ -66,14 +64,14 @@ def main(config_file):
     dataset = read_dataset(config.data, "test")
     config = with_classes(config, dataset.class_names)
     keras.utils.set_random_seed(0)
-    models = {count: replicated(config, count) for count in REPLICAS}
+    models = {count: replicated(config, count) for count in counts}
     found = {"images": len(dataset)}
     shares = {
         count: detect_share(timed_replicas(model, config), config, dataset) for count, model in models.items()
     }
     found["evaluation"] = compared(shares)
     found["weights"] = devices_of_weights(models[2], config)
-    models = {count: replicated(free_size(config), count, models[count]) for count in REPLICAS}
+    models = {count: replicated(free_size(config), count, models[count]) for count in counts}
     few = load_config(config_file, [*OVERRIDES, 'data.test=["2007/val"]', "evaluation.batch_size=1"])
     few = with_classes(few, dataset.class_names)
     few_images = read_dataset(few.data, "test")
@@ -86,8 +84,8 @@ def main(config_file):
     found["tiles"] = compared(shares)
     found["views"] = [share.views for share in shares.values()]
     found["limited"] = [share.limited for share in shares.values()]
-    found["detect"] = [detect(config, models[count], dataset) for count in REPLICAS]
-    found["errors of others"] = errors_of_others(models[4])
+    found["detect"] = [detect(config, models[count], dataset) for count in counts]
+    found["errors of others"] = errors_of_others(models[max(counts)])
     print(json.dumps(found))
 
 
@@ -183,4 +181,4 @@ def detect(config, model, dataset):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], [int(count) for count in sys.argv[2:]])

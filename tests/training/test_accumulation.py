@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from run_files import log_entries
 from small_network import assert_same_state, make_trainer, random_batch, state_of
+from tiers import slow
 from training_config import CLASSES_OVERRIDE
 from trunk_model import trunk_model
 
@@ -79,7 +80,7 @@ def test_micro_batches_equal_the_batch(tf_test, config):
     assert_equal_steps(tf_test, made, [in_graph(trainer) for trainer in made], batches)
 
 
-@pytest.mark.parametrize("overrides", [(), ("training.gradient_clip_norm=1.5",)])
+@pytest.mark.parametrize("overrides", [("training.gradient_clip_norm=1.5",), slow(())])
 def test_micro_batches_of_the_whole_network_equal_the_batch(tf_test, config, overrides):
     made = trainers([config(FROZEN, *overrides, micro_batches(number)) for number in (1, 4)])
     batches = [random_batch(config(), 0, OBJECTS)]
@@ -97,9 +98,9 @@ def test_micro_batches_of_vgg16_equal_the_batch(tf_test, config):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("model.design=tiled_anchors",),
-        ("model.design=single_stage",),
-        ("loss.classification=focal",),
+        slow(("model.design=tiled_anchors",)),
+        slow(("model.design=single_stage",)),
+        slow(("loss.classification=focal",)),
         ("loss.background_negatives=30",),
     ],
 )
@@ -117,6 +118,7 @@ def test_xla_compiles_the_loop(tf_test, config):
     assert_equal_steps(tf_test, made, functions, batches, tolerance=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16(bfloat16, tf_test, config):
     """The gradients of micro-batches are rounded to bfloat16 and added in float32."""
     bfloat16 = "training.precision=bfloat16"
@@ -147,6 +149,7 @@ def test_without_accumulation_every_bit_is_that_of_the_plain_step(config, monkey
     assert_same_state(state_of(trainer), state_of(plain))
 
 
+@pytest.mark.slow
 def test_moving_statistics_are_those_of_the_micro_batches_in_their_order(tf_test, config):
     """Micro-batch i of n holds the rows i, i + n, ...; its BatchNorm normalises with its own statistics."""
     config = config(micro_batches(2))
@@ -201,7 +204,7 @@ def test_a_divisor_per_micro_batch_would_differ(config):
         assert abs(mean / float(together[name]) - 1) > 1e-4, name
 
 
-@pytest.mark.parametrize("statistics", ["frozen", "moving"])
+@pytest.mark.parametrize("statistics", ["moving", slow("frozen")])
 def test_one_bad_micro_batch_changes_nothing(config, statistics):
     config = config(f"model.batch_norm_statistics={statistics}", micro_batches(4))
     trainer = make_trainer(config, network=trunk_model(config))
@@ -244,6 +247,7 @@ def test_batch_must_be_a_multiple(config):
         config(micro_batches(0))
 
 
+@pytest.mark.slow
 def test_run_has_the_losses_and_the_data_of_a_run_without_accumulation(
     tf_test, config_file, command, eagerly, tmp_path
 ):

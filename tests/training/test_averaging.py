@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from run_files import weights_in
 from small_network import make_trainer, random_batch, state_of
+from tiers import slow
 from training_config import CLASSES_OVERRIDE
 
 import train
@@ -26,7 +27,7 @@ def arrays(variables):
     return [np.array(variable) for variable in variables]
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [1, slow(2)])
 def test_average_equals_one_by_numpy(tf_test, config, accumulation):
     """Over four steps the decay is 2/11, 3/12, 4/13 and then 0.4 at most: 5/14 is below it, 0.5 above."""
     config = config(DECAY, f"training.accumulation_steps={accumulation}")
@@ -108,6 +109,7 @@ def test_states_that_are_no_numbers_of_a_mean_are_copied():
     assert average.values[0].numpy().tolist() == [7, 8]
 
 
+@pytest.mark.slow
 def test_run_writes_the_averaged_weights(config_file, command, eagerly, tmp_path):
     """Best and final weights are those of the average in the checkpoint, which also holds the weights."""
     arguments = ["--config", config_file, "--output", tmp_path / "run"]

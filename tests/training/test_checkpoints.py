@@ -260,6 +260,7 @@ def test_checkpoint_of_another_network(trainer, tmp_path):
         Checkpoints(tmp_path, other).restore_latest()
 
 
+@pytest.mark.slow
 def test_run_on_a_full_disk(config_file, command, eagerly, monkeypatch, tmp_path):
     """One line and exit code 1, twice; with room again the run goes on from the last good checkpoint."""
     folder = tmp_path / "run"

@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
 from processes import finish, start_program
 
 
+@pytest.mark.slow
 def test_the_length_follows_the_batch_and_the_step_is_not_traced_anew(config_file, tmp_path):
     process = start_program("crowded_program.py", str(config_file), str(tmp_path / "run"))
     (code, out, err), *_ = finish(process)

@@ -28,6 +28,7 @@ def arguments(config_file, start, output, freeze, *more):
     return ["--config", config_file, "--output", output, *sets]
 
 
+@pytest.mark.slow
 def test_run_from_other_classes(config_file, start, command, refused, eagerly, tmp_path):
     folder, source = start
     output = tmp_path / "run"
@@ -67,6 +68,7 @@ def test_run_from_other_classes(config_file, start, command, refused, eagerly, t
     assert (output / "initial_weights.txt").read_text(encoding="utf-8").splitlines() == written
 
 
+@pytest.mark.slow
 def test_frozen_layers_with_random_weights(config_file, command, eagerly, tmp_path):
     result = command(train, *arguments(config_file, "null", tmp_path / "run", '["level3", "tcb6"]'))
     assert result.code == 0, result.err

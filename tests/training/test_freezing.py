@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from small_network import make_trainer, random_batch, state_of
 from thin_vgg import thin_vgg
+from tiers import slow
 from training_config import CLASSES_OVERRIDE
 
 from refinedet_tf.config.files import load_config
@@ -84,8 +85,8 @@ def test_patterns_that_match_nothing(vgg):
     ("freeze", "extra"),
     [
         ("backbone", ["training.gradient_clip_norm=1.5"]),
-        ("all_but_heads", []),
-        ('["level[34]*", "tcb3"]', ["training.accumulation_steps=2"]),
+        slow("all_but_heads", []),
+        slow('["level[34]*", "tcb3"]', ["training.accumulation_steps=2"]),
     ],
 )
 def test_frozen_layers_do_not_move(config, freeze, extra):

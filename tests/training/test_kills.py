@@ -72,6 +72,7 @@ def assert_equal_runs(folder, expected_folder):
         assert_equal_weights(folder / name, expected_folder / name)
 
 
+@pytest.mark.slow
 def test_two_kills_on_a_small_network(config_file, tmp_path):
     often = overrides(f"training.steps={STEPS}", "training.checkpoint_every=7", "training.validate_every=20")
     often += overrides("training.ema_decay=0.9", "training.patience=9")

@@ -250,6 +250,7 @@ def colours(file):
     return {tuple(int(part) for part in colour) for colour in np.unique(picture, axis=0)}
 
 
+@pytest.mark.slow
 def test_curves(tmp_path, interrupted):
     """The picture of a run has the curves of training (blue) and validation (red)."""
     blue, red = (0x44, 0x77, 0xAA), (0xCC, 0x33, 0x11)

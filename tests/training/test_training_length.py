@@ -145,6 +145,7 @@ def sets(*overrides):
     return [part for override in overrides for part in ("--set", override)]
 
 
+@pytest.mark.slow
 def test_run_by_epochs(tf_test, config_file, command, eagerly, tmp_path):
     """Eight images in batches of four: an epoch has two steps. The run's config holds the steps."""
     arguments = ["--config", config_file, "--output", tmp_path / "run", *sets("data.validation=[]")]
@@ -180,6 +181,7 @@ def test_run_that_is_refused_leaves_nothing(config_file, refused, tmp_path, over
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_steps_of_a_cosine_cannot_change(config_file, command, refused, eagerly, tmp_path):
     arguments = ["--config", config_file, "--output", tmp_path / "run"]
     arguments += sets("data.validation=[]", "training.schedule=cosine")

@@ -164,6 +164,7 @@ def test_resume_with_more_steps(finished, interrupted, config_file, command, eag
     assert any(not np.array_equal(old[name], new[name]) for name in old)
 
 
+@pytest.mark.slow
 def test_resume_does_not_need_the_initial_weights(config_file, command, eagerly, tmp_path):
     """The file is gone when the run is resumed. Without a checkpoint the run needs the file."""
     file, folder = tmp_path / "start.weights.h5", tmp_path / "run"
@@ -188,6 +189,7 @@ def test_resume_does_not_need_the_initial_weights(config_file, command, eagerly,
     assert result.err == f"error: weights not found: {file}\n"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_own_steps(config_file, command, eagerly, tmp_path):
     """What was set at the start counts until --set changes it."""
     arguments = ["--config", config_file, "--output", tmp_path / "run"]
@@ -279,6 +281,7 @@ def test_a_finished_run_without_its_checkpoints(finished, config_file, refused):
     assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "change"),
     [
@@ -308,6 +311,7 @@ def test_resume_with_another_measurement(finished, config_file, command, eagerly
     assert state["best"]["mAP"] == validation["mAP"] and state["best"]["step"] == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("earlier_version", [False, True])
 @pytest.mark.parametrize("override", ["evaluation.batch_size=2", "data.validation=[]"])
 def test_resume_with_the_same_measurement(finished, config_file, command, eagerly, earlier_version, override):
@@ -348,6 +352,7 @@ def test_folder_that_is_not_empty(interrupted, config_file, refused):
     assert sorted(interrupted.undisturbed.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_signal_during_a_validation(config_file, command, eagerly, monkeypatch, tmp_path):
     """The validation is given up, and a resumed run does it anew, as if nothing had happened."""
     validate = validation.detect_share
@@ -436,6 +441,7 @@ def test_loss_that_is_not_finite_stops_the_run(config_file, command, eagerly, mo
     assert all(not velocity.numpy().any() for velocity in trainer.optimizer.momentums)
 
 
+@pytest.mark.slow
 def test_largest_seed_and_a_huge_ratio(config_file, command, eagerly, tmp_path):
     arguments = ["--config", config_file, "--output", tmp_path / "run"]
     overrides = ("training.seed=4294967295", "loss.negatives_per_positive=1e9", "training.steps=2")
@@ -456,6 +462,7 @@ class NotFiniteGradient(keras.layers.Layer):
         return identity(values)
 
 
+@pytest.mark.slow
 def test_gradient_that_is_not_finite_stops_the_run(config_file, command, eagerly, monkeypatch, tmp_path):
     """The loss is fine, but not the gradients of what leads to the ARM's offsets."""
 

@@ -113,6 +113,7 @@ def test_total_decreases_on_one_batch(graph):
     assert max(totals[-3:]) < 0.6 * totals[0]
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_float32_variables_and_stays_finite(bfloat16, tf_test, config):
     config = config("training.precision=bfloat16")
     trainer, batch = make_trainer(config), random_batch(config)
@@ -130,6 +131,7 @@ def test_bfloat16_keeps_float32_variables_and_stays_finite(bfloat16, tf_test, co
         assert "kernel" not in path or not np.array_equal(value, before[path]), path
 
 
+@pytest.mark.slow
 def test_jit_compile_gives_the_same_losses(tf_test, config):
     """The network has four convolutions, since XLA compiles slowly, and might refuse only the loss."""
     config = config("training.ema_decay=0.5")

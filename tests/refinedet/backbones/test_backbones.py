@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from config_of import config_of
 from small_network import make_trainer, random_batch
+from tiers import slow
 
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.config.anchor_levels import DEFAULT_LEVELS, level_grids
@@ -53,7 +54,13 @@ STRIDE_4_LAYERS = {
 """The level of stride 4, which a network has only if its config asks for it."""
 
 SLOW = ("resnet50", "inception_v3", "inception_resnet_v2", "efficientnet_v2_s")
-"""Networks with training steps of seconds, for which one update is enough."""
+"""Networks with training steps of seconds, for which one update is enough and which are tried on demand."""
+
+
+def tiered(names):
+    """The names as cases, of which those of large networks are slow."""
+    return [slow(name) if name in SLOW else name for name in names]
+
 
 EXPORTED = ("mobilenet_v2", "convnext_tiny", "resnext101")
 """The networks that are exported here: one for each kind of block."""
@@ -62,7 +69,10 @@ THIN_STAGES = ((1, 64), (2, 64), (2, 64), (1, 64))
 """The stages of a ResNeXt with few blocks and 2 channels per group."""
 
 
-@pytest.fixture(scope="module", params=[*LEVEL_LAYERS, "resnext101"])
+@pytest.fixture(
+    scope="module",
+    params=tiered([*LEVEL_LAYERS, "resnext101"]),
+)
 def built(request):
     """A RefineDet of any size with random weights; of the adapter's also what it was adapted from."""
     found = {}
@@ -176,7 +186,7 @@ def test_export(built, tmp_path):
         assert comparison.detections > 100 and comparison.lost == 0
 
 
-@pytest.mark.parametrize("built", list(LEVEL_LAYERS), indirect=True, scope="module")
+@pytest.mark.parametrize("built", tiered(LEVEL_LAYERS), indirect=True, scope="module")
 def test_the_adapted_network_computes_what_keras_has(tf_test, built):
     """Both agree with the same weights where they pad alike: at even sizes, or inside the Inceptions."""
     original, before = built.original, built.model.get_weights()

@@ -49,6 +49,7 @@ def test_keras_file_of_mobilenet(tf_test, tmp_path):
             tf_test.assertAllEqual(values, old)
 
 
+@pytest.mark.slow
 def test_keras_file_of_convnext(tf_test, tmp_path):
     """A level has the values of Keras' network, which has its preprocessing inside."""
     file = tmp_path / "convnext_tiny_notop.h5"
