@@ -55,7 +55,7 @@ def test_batches_have_one_size():
 
 def test_options_of_int8():
     paths = [Path("a.jpg")] * 16
-    with pytest.raises(InputError, match="add --onnx or --litert"):
+    with pytest.raises(InputError, match="add --onnx, --litert or --mediapipe"):
         ExportOptions(int8=paths)
     with pytest.raises(InputError, match="got 3"):
         ExportOptions(litert=True, int8=paths[:3])
