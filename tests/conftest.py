@@ -18,8 +18,8 @@ def pytest_addoption(parser):
 STORY_FOLDERS = ("benchmarks", "commands", "exports", "serving")
 """The folders of tests that run commands, export or serve."""
 
-STORY_FIXTURES = {"eagerly", "evaluated", "found", "interrupted", "replicas", "story", "wheel", "workers"}
-"""The fixtures that train, or start processes."""
+STORY_FIXTURES = {"command", "evaluated", "found", "interrupted", "replicas", "story", "wheel", "workers"}
+"""The fixtures that run commands, or start processes."""
 
 
 @pytest.hookimpl(tryfirst=True)

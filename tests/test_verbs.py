@@ -11,6 +11,8 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation.result_files import to_json
 from refinedet_tf.weights import save_weights
 
+pytestmark = pytest.mark.story
+
 ANY_SCORE = "postprocess.score_threshold=0.0"
 
 

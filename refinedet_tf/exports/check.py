@@ -252,20 +252,21 @@ def check_mediapipe(folder: Path, detector: Detector, samples: Sequence[Sample])
     """
     if importlib.util.find_spec("mediapipe") is None:
         return []
-    file = folder / "litert" / MEDIAPIPE
-    warped = [
-        Sample(b"", tf.cast(tf.round(warp_image(sample.pixels, detector.image_size)), tf.uint8).numpy())
-        for sample in samples
-    ]
+    resized = [of_network_size(sample.pixels, detector.image_size) for sample in samples]
     comparison = Comparison(f"{MEDIAPIPE} in MediaPipe")
-    with MediaPipeFile(file, detector.class_names) as mediapipe:
-        for sample, expected in zip(warped, detector([sample.pixels for sample in warped]), strict=True):
-            comparison.add(_result_rows(expected), mediapipe(sample.pixels))
+    with MediaPipeFile(folder / "litert" / MEDIAPIPE, detector.class_names) as mediapipe:
+        for pixels, expected in zip(resized, detector(resized), strict=True):
+            comparison.add(_result_rows(expected), mediapipe(pixels))
     # MediaPipe cuts the corner and the size of a box to whole pixels.
     tolerance = Tolerance(2 / min(detector.image_size), 1e-3, 0.0, TOLERANCES["float32"].lost)
     if not comparison.within(tolerance):
         raise ExportMismatch(f"{comparison} (accepted: two pixels in boxes, 1e-3 in scores)")
     return [comparison]
+
+
+def of_network_size(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes an image uint8 [H, W, 3] to `size` (height, width), in whole values."""
+    return tf.cast(tf.round(warp_image(pixels, size)), tf.uint8).numpy()
 
 
 def generated_samples() -> list[Sample]:

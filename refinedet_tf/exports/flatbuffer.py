@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flatbuffers
+import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from refinedet_tf.errors import InputError
@@ -66,6 +67,70 @@ def check_builtin(model: Model, name: str) -> None:
     custom = sorted({operator for operator in operator_names(model) if operator.startswith("CUSTOM")})
     if custom:
         raise InputError(f"{name}: the network needs operators that LiteRT has not: {', '.join(custom)}")
+
+
+OPTIONS = {
+    schema.BuiltinOperator.RESHAPE: (schema.BuiltinOptions.ReshapeOptions, schema.ReshapeOptionsT),
+    schema.BuiltinOperator.MUL: (schema.BuiltinOptions.MulOptions, schema.MulOptionsT),
+    schema.BuiltinOperator.SUB: (schema.BuiltinOptions.SubOptions, schema.SubOptionsT),
+}
+"""The kinds of the options of those built-in operators of `add_operator` that must have some; their defaults
+are right here."""
+
+
+def add_buffer(model: Model, contents: bytes) -> int:
+    """Adds a buffer of bytes to a model, and returns its index."""
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(contents, np.uint8)
+    model.buffers.append(buffer)
+    return len(model.buffers) - 1
+
+
+def add_tensor(model: Model, name: str, shape: list[int], values: np.ndarray | None = None) -> int:
+    """Adds a tensor to the function of a model without loops, and returns its index.
+
+    Args:
+        model: the model, which is changed.
+        name: its name.
+        shape: its shape.
+        values: float32 or int32; None: an operator computes it, in float32.
+    """
+    tensor = schema.TensorT()
+    tensor.name, tensor.shape, tensor.type = name.encode(), shape, schema.TensorType.FLOAT32
+    if values is not None:
+        if values.dtype == np.int32:
+            tensor.type = schema.TensorType.INT32
+        tensor.buffer = add_buffer(model, values.tobytes())
+    (graph,) = model.subgraphs
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
+def add_operator(
+    model: Model, number: int, inputs: list[int], outputs: list[int], custom: tuple[str, bytes] = ("", b"")
+) -> None:
+    """Appends an operator to the function of a model without loops.
+
+    Args:
+        model: the model, which is changed.
+        number: its number in `schema.BuiltinOperator`.
+        inputs: the indices of the tensors that it takes.
+        outputs: those of the tensors that it computes.
+        custom: the name and the options of a custom operator.
+    """
+    code, operator = schema.OperatorCodeT(), schema.OperatorT()
+    code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), 1
+    if number == schema.BuiltinOperator.CUSTOM:
+        name, options = custom
+        code.customCode, operator.customOptions = name.encode(), list(options)
+    elif number in OPTIONS:
+        operator.builtinOptionsType, kind = OPTIONS[number]
+        operator.builtinOptions = kind()
+    model.operatorCodes.append(code)
+    operator.opcodeIndex = len(model.operatorCodes) - 1
+    operator.inputs, operator.outputs = inputs, outputs
+    (graph,) = model.subgraphs
+    graph.operators.append(operator)
 
 
 @dataclasses.dataclass(frozen=True)

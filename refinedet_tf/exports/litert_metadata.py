@@ -12,7 +12,7 @@ from typing import Any
 import flatbuffers
 from tensorflow.lite.python import schema_py_generated as schema
 
-from refinedet_tf.exports.flatbuffer import Model
+from refinedet_tf.exports.flatbuffer import Model, add_buffer
 
 BUFFER = "TFLITE_METADATA"
 """The name under which a model holds its metadata."""
@@ -81,13 +81,10 @@ def add_detector_metadata(model: Model, name: str, description: str, image_size:
     ]
     group = {0: "detection_result", 1: [location, category, score]}
     tree: Table = {0: name, 1: description, 3: [{2: [image], 3: outputs, 8: [group]}], 7: "1.2.0"}
-    buffer = schema.BufferT()
     builder = flatbuffers.Builder()
     builder.Finish(_write(builder, tree), file_identifier=b"M001")
-    buffer.data = list(builder.Output())
-    model.buffers.append(buffer)
     entry = schema.MetadataT()
-    entry.name, entry.buffer = BUFFER.encode(), len(model.buffers) - 1
+    entry.name, entry.buffer = BUFFER.encode(), add_buffer(model, bytes(builder.Output()))
     model.metadata = [*(model.metadata or []), entry]
 
 

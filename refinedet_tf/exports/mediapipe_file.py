@@ -14,7 +14,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 from refinedet_tf.config import Config
 from refinedet_tf.exports import calibration
-from refinedet_tf.exports.flatbuffer import Model
+from refinedet_tf.exports.flatbuffer import Model, add_operator, add_tensor
 from refinedet_tf.exports.graphs import DetectionGraphs
 from refinedet_tf.exports.litert_files import check_package, convert, frozen, quantize, write_file
 from refinedet_tf.exports.litert_metadata import OUTPUTS, add_detector_metadata
@@ -120,22 +120,23 @@ def append_suppression(model: Model, config: Config) -> None:
     num_rows, num_classes = graph.tensors[places["scores"]].shape[1:] - np.array([0, 1])
     # The operator moves an anchor that is the whole image, with centre (0, 0) and sides of 1.
     whole_image = np.tile(np.array([0, 0, 1, 1], np.float32), [num_rows, 1])
-    anchors = _add_tensor(model, "anchors", [num_rows, 4], whole_image)
+    anchors = add_tensor(model, "anchors", [num_rows, 4], whole_image)
     limit = config.postprocess.max_detections
     boxes, classes, scores, number = (
-        _add_tensor(model, name, shape)
+        add_tensor(model, name, shape)
         for name, shape in zip(OUTPUTS, ([1, limit, 4], [1, limit], [1, limit], [1]), strict=True)
     )
     suppressed = [places["encodings"], places["scores"], anchors]
     options = _options(config, int(num_classes))
-    _append(model, schema.BuiltinOperator.CUSTOM, suppressed, [boxes, classes, scores, number], options)
+    found = [boxes, classes, scores, number]
+    add_operator(model, schema.BuiltinOperator.CUSTOM, suppressed, found, (OPERATOR, options))
 
     def append(number: int, inputs: list[int], shape: list[int]) -> int:
-        result = _add_tensor(model, f"boxes {len(graph.tensors)}", shape)
-        _append(model, number, inputs, [result])
+        result = add_tensor(model, f"boxes {len(graph.tensors)}", shape)
+        add_operator(model, number, inputs, [result])
         return result
 
-    column = _add_tensor(model, "column", [3], np.array([1, limit, 1], np.int32))
+    column = add_tensor(model, "column", [3], np.array([1, limit, 1], np.int32))
     per_box = append(schema.BuiltinOperator.RESHAPE, [classes, column], [1, limit, 1])
     shifts = append(schema.BuiltinOperator.MUL, [per_box, places["shift"]], [1, limit, 4])
     in_place = append(schema.BuiltinOperator.SUB, [boxes, shifts], [1, limit, 4])
@@ -164,42 +165,3 @@ def _options(config: Config, num_classes: int) -> bytes:
         for scale in ("y_scale", "x_scale", "h_scale", "w_scale"):
             builder.Float(scale, 1.0)
     return bytes(builder.Finish())
-
-
-OPTIONS = {
-    schema.BuiltinOperator.RESHAPE: (schema.BuiltinOptions.ReshapeOptions, schema.ReshapeOptionsT),
-    schema.BuiltinOperator.MUL: (schema.BuiltinOptions.MulOptions, schema.MulOptionsT),
-    schema.BuiltinOperator.SUB: (schema.BuiltinOptions.SubOptions, schema.SubOptionsT),
-}
-"""The kinds of the options of built-in operators that must have some; their defaults are right."""
-
-
-def _append(model: Model, number: int, inputs: list[int], outputs: list[int], custom: bytes = b"") -> None:
-    """Appends an operator, given by its number in the schema; `OPERATOR` has options of its own."""
-    code, operator = schema.OperatorCodeT(), schema.OperatorT()
-    code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), 1
-    if number == schema.BuiltinOperator.CUSTOM:
-        code.customCode, operator.customOptions = OPERATOR.encode(), list(custom)
-    elif number in OPTIONS:
-        operator.builtinOptionsType, kind = OPTIONS[number]
-        operator.builtinOptions = kind()
-    model.operatorCodes.append(code)
-    operator.opcodeIndex = len(model.operatorCodes) - 1
-    operator.inputs, operator.outputs = inputs, outputs
-    model.subgraphs[0].operators.append(operator)
-
-
-def _add_tensor(model: Model, name: str, shape: list[int], values: np.ndarray | None = None) -> int:
-    """Adds a float32 tensor, or with `values` a constant one of their type, and returns its place."""
-    tensor = schema.TensorT()
-    tensor.name, tensor.shape, tensor.type = name.encode(), shape, schema.TensorType.FLOAT32
-    if values is not None:
-        if values.dtype == np.int32:
-            tensor.type = schema.TensorType.INT32
-        buffer = schema.BufferT()
-        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
-        model.buffers.append(buffer)
-        tensor.buffer = len(model.buffers) - 1
-    tensors = model.subgraphs[0].tensors
-    tensors.append(tensor)
-    return len(tensors) - 1

@@ -17,7 +17,14 @@ import tensorflow as tf
 from refinedet_tf.config import Config
 from refinedet_tf.data.image_header import MAX_PIXELS
 from refinedet_tf.errors import InputError, shortened
-from refinedet_tf.exports import calibration, card, litert_files, mediapipe_file, onnx_files
+from refinedet_tf.exports import (
+    calibration,
+    card,
+    litert_files,
+    litert_metadata,
+    mediapipe_file,
+    onnx_files,
+)
 from refinedet_tf.exports.check import (
     TOLERANCES,
     Comparison,
@@ -206,7 +213,7 @@ def export_saved_model(
             if options.onnx:
                 progress("converting to ONNX")
                 onnx_files.write_onnx(plain, description, written / "onnx", options.onnx_batch, images)
-            metadata = {"model.json": description, "labels.txt": labels}
+            metadata = {"model.json": description, litert_metadata.LABELS: labels}
             folder = written / "litert"
             if options.litert:
                 progress("converting to LiteRT")

@@ -41,10 +41,10 @@ def exported(request, tmp_path_factory):
     )
     model = stand_in_model(config)
     metadata = {"labels.txt": "".join(f"{name}\n" for name in config.class_names), "model.json": "{}"}
-    write_mediapipe(DetectionGraphs(model, config), config, metadata, folder)
+    write_mediapipe(DetectionGraphs(model, config), config, metadata, folder / "litert")
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((50, 90), SIZE, (200, 100))]
-    return Detector(model, config), folder / "mediapipe.tflite", images, metadata
+    return Detector(model, config), folder / "litert" / "mediapipe.tflite", images, metadata
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -84,7 +84,7 @@ def test_classes_do_not_overlap(tf_test):
 
 
 def test_one_subgraph_that_ends_in_the_suppression(exported):
-    detector, file, _, metadata = exported
+    _, file, _, metadata = exported
     model = read_model(file.read_bytes())
     (graph,) = model.subgraphs
     names = [operator_name(model, operator) for operator in graph.operators]
@@ -182,10 +182,7 @@ def test_mediapipe_detects_the_same(exported):
     pytest.importorskip("mediapipe", reason="mediapipe is not installed")
     detector, file, images, _ = exported
     samples = [Sample(b"", image) for image in images]
-    folder = file.parent
-    (folder / "litert").mkdir(exist_ok=True)
-    (folder / "litert" / file.name).write_bytes(file.read_bytes())
-    (comparison,) = check.check_mediapipe(folder, detector, samples)
+    (comparison,) = check.check_mediapipe(file.parent.parent, detector, samples)
     assert comparison.detections > 100 and comparison.lost == 0
     assert comparison.boxes < 2 / SIZE[0] and comparison.scores < 1e-5
 
@@ -193,13 +190,10 @@ def test_mediapipe_detects_the_same(exported):
 def test_another_network_is_refused(exported, monkeypatch):
     pytest.importorskip("mediapipe", reason="mediapipe is not installed")
     detector, file, images, _ = exported
-    folder = file.parent
-    (folder / "litert").mkdir(exist_ok=True)
-    (folder / "litert" / file.name).write_bytes(file.read_bytes())
     call = Detector.__call__
     monkeypatch.setattr(Detector, "__call__", lambda self, pixels: call(self, [255 - p for p in pixels]))
     with pytest.raises(ExportMismatch, match="two pixels in boxes"):
-        check.check_mediapipe(folder, detector, [Sample(b"", image) for image in images])
+        check.check_mediapipe(file.parent.parent, detector, [Sample(b"", image) for image in images])
 
 
 def test_without_mediapipe_there_is_no_comparison(monkeypatch, tmp_path):

@@ -15,6 +15,8 @@ import pytest
 from refinedet_tf.errors import InputError
 from refinedet_tf.training.lock import RunLock
 
+pytestmark = pytest.mark.story
+
 ROOT = Path(__file__).parent.parent.parent
 
 HOLDER = """

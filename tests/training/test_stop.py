@@ -10,6 +10,8 @@ import pytest
 from processes import ROOT, finish, start_program
 from run_files import log_entries
 
+pytestmark = pytest.mark.story
+
 BUSY = """
 import hashlib, sys
 from refinedet_tf.training.stop import StopRequest
