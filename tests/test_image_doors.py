@@ -17,7 +17,6 @@ from config_of import PLAIN, config_of
 from image_door_files import UPRIGHT
 from PIL import Image, ImageOps
 
-from refinedet_tf.commands import detect as detect_command
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.image_header import read_image_header
 from refinedet_tf.data.images import warp_image
@@ -26,8 +25,9 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import evaluator
 from refinedet_tf.exports import calibration
 from refinedet_tf.exports.decoding import decode_batch
+from refinedet_tf.inference import photo_detection
 from refinedet_tf.inference.detections import ImageDetections
-from refinedet_tf.inference.detector import as_pixels
+from refinedet_tf.inference.image_detector import Cost, as_pixels
 from refinedet_tf.inference.tiles import Tiling
 from refinedet_tf.inspection.image_scan import DIGEST_BYTES, scan_images
 from refinedet_tf.training.pictures import detection_pictures
@@ -78,9 +78,7 @@ class Recorder:
     """A detector that records the pixels that it is given, and detects nothing."""
 
     seen: ClassVar = []
-    seconds = single_seconds = whole_seconds = 0.0
-    views, passes, image_size = 0, (), UPRIGHT
-    limited = (0, 0)
+    cost, num_passes, image_size = Cost(), 1, UPRIGHT
 
     def __init__(self, *arguments):
         pass
@@ -114,12 +112,12 @@ def validate(files, size=UPRIGHT):
 
 
 def evaluate_multi_scale(files, size=UPRIGHT):
-    evaluator.detect_share_multi_scale(MODEL, config_for(), dataset_of(files, size))
+    evaluator.detect_share_on_files(MODEL, config_for(), dataset_of(files, size), multi_scale=True)
     return Recorder.seen
 
 
 def evaluate_tiles(files, size=UPRIGHT):
-    evaluator.detect_share_tiled(MODEL, config_for(), dataset_of(files, size), tiling=Tiling(side=64))
+    evaluator.detect_share_on_files(MODEL, config_for(), dataset_of(files, size), tiling=Tiling(side=64))
     return Recorder.seen
 
 
@@ -149,7 +147,7 @@ def size_of(pixels):
 
 
 def detect(files):
-    batch = detect_command._read_batch(files)
+    batch = photo_detection._read_batch(files)
     if batch.unreadable:
         raise InputError("; ".join(batch.unreadable))
     return [image for _, image in batch.images]
@@ -255,8 +253,7 @@ CHECK_THE_SIZE = [name for name, (door, _) in DOORS.items() if "size" in signatu
 @pytest.fixture(autouse=True)
 def recorder(monkeypatch):
     monkeypatch.setattr(Recorder, "seen", [])
-    for name in ("Detector", "MultiScaleDetector", "TiledDetector"):
-        monkeypatch.setattr(evaluator, name, Recorder)
+    monkeypatch.setattr(evaluator, "make_detector", Recorder)
 
 
 @pytest.fixture

@@ -1,12 +1,9 @@
 """Draws what a trained model detects on images or videos."""
 
 import argparse
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from refinedet_tf.commands.image_files import find_images
 from refinedet_tf.commands.options import (
@@ -20,18 +17,13 @@ from refinedet_tf.commands.options import (
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.config.files import PRETRAINED
 from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.inference.detection_files import free_folder, make_output_folder, write_detections
+from refinedet_tf.inference.detection_files import free_folder, make_output_folder
 from refinedet_tf.inference.video_reader import VIDEO_ENDINGS, import_av
 
 if TYPE_CHECKING:
     from refinedet_tf.config import Config
-    from refinedet_tf.inference.detections import ImageDetections
-    from refinedet_tf.inference.detector import Detector
-    from refinedet_tf.inference.multiscale import MultiScaleDetector
+    from refinedet_tf.inference.image_detector import ImageDetector
     from refinedet_tf.inference.replicas import Replicas
-    from refinedet_tf.inference.tiled_detector import TiledDetector
-
-    AnyDetector = Detector | MultiScaleDetector | TiledDetector
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -77,22 +69,17 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     make_output_folder(options.output)
     config, model = load_model(options, on_all_devices=True)
 
-    from refinedet_tf.inference.detector import Detector
-    from refinedet_tf.inference.multiscale import MultiScaleDetector
+    from refinedet_tf.inference.photo_detection import detect_photos
     from refinedet_tf.inference.replicas import Replicas
-    from refinedet_tf.inference.tiled_detector import TiledDetector
+    from refinedet_tf.inference.tiled_detector import make_detector
     from refinedet_tf.inference.video_detection import detect_videos
 
-    def make_detector() -> "AnyDetector":
-        kind = MultiScaleDetector if options.multi_scale else Detector
-        detector = kind(model, config, wanted_score=options.score_threshold)
-        return detector if tiling is None else TiledDetector(detector, config, tiling)
-
-    replicas = Replicas(model, make_detector)
+    score = options.score_threshold
+    replicas = Replicas(model, lambda: make_detector(model, config, options.multi_scale, tiling, score))
     batch_size = config.evaluation.batch_size
-    detect = detect_videos if are_videos else detect_files
+    detect = detect_videos if are_videos else detect_photos
     try:
-        detect(replicas, paths, options.output, options.score_threshold, batch_size)
+        detect(replicas, paths, options.output, score, batch_size)
     finally:
         print_work(replicas, config)
 
@@ -118,78 +105,18 @@ def _are_videos(paths: Sequence[Path]) -> bool:
     return bool(videos)
 
 
-def detect_files(
-    replicas: "Replicas[AnyDetector]",
-    paths: Sequence[Path],
-    output: Path,
-    score_threshold: float,
-    batch_size: int,
-) -> None:
-    """Detects, draws and writes batch after batch, so that any number of images fits in memory.
-
-    A batch consists of those of `batch_size` successive files that can be read. Some batches per replica
-    are in memory.
-
-    Raises:
-        InputError: images cannot be read (all the others have been written), or `output` cannot be
-            written.
-    """
-    unreadable: list[str] = []
-
-    def detect(detector: "AnyDetector", reading: Future[_Batch]) -> "list[ImageDetections]":
-        return detector([image for _, image in reading.result().images], batch_size)
-
-    def results() -> "Iterator[tuple[Path, np.ndarray, ImageDetections]]":
-        with ThreadPoolExecutor(len(replicas.devices)) as readers:
-            starts = range(0, len(paths), batch_size)
-            batches = (readers.submit(_read_batch, paths[start : start + batch_size]) for start in starts)
-            for reading, batch_detections in replicas.run(batches, detect):
-                batch = reading.result()
-                unreadable.extend(batch.unreadable)
-                for (path, image), detections in zip(batch.images, batch_detections, strict=True):
-                    yield path, image, detections
-
-    write_detections(results(), len(paths), output, score_threshold, unreadable)
-
-
-def print_work(replicas: "Replicas[AnyDetector]", config: "Config") -> None:
+def print_work(replicas: "Replicas[ImageDetector]", config: "Config") -> None:
     """Prints the number of views where the detectors see tiles, the work of each of several replicas, and the
     limits that left out candidates which might have been drawn."""
-    from refinedet_tf.evaluation.evaluator import limited_inputs
     from refinedet_tf.evaluation.limits import reached_limits
+    from refinedet_tf.inference.image_detector import total_cost
 
-    views = sum(getattr(detector, "views", 0) for detector in replicas.detectors)
+    cost = total_cost(replicas.detectors)
     images = sum(work.images for work in replicas.work)
-    if views and images:
-        print(f"tiles: {views / images:.1f} views per image; each takes as long as an image without tiles")
+    if cost.views and images:
+        views = cost.views / images
+        print(f"tiles: {views:.1f} views per image; each takes as long as an image without tiles")
     if len(replicas.devices) > 1:
         print("\n".join(map(str, replicas.work)))
-    inputs = sum(detector.inputs for detector in replicas.detectors)
-    for line in reached_limits(limited_inputs(replicas.detectors), inputs, images, config):
+    for line in reached_limits(cost.limited, cost.inputs, images, config):
         print(f"note: {line}")
-
-
-class _Batch(NamedTuple):
-    """Images that were read from successive files."""
-
-    images: list[tuple[Path, np.ndarray]]
-    unreadable: list[str]
-    """What is wrong with each file that could not be read."""
-
-
-def _read_batch(paths: Sequence[Path]) -> _Batch:
-    contents = [(path, _read(path)) for path in paths]
-    return _Batch(
-        [(path, image) for path, image in contents if not isinstance(image, str)],
-        [problem for _, problem in contents if isinstance(problem, str)],
-    )
-
-
-def _read(path: Path) -> np.ndarray | str:
-    """Returns the pixels of an image, or what is wrong with it."""
-    from refinedet_tf.data.images import read_image
-
-    try:
-        return read_image(path)
-    except InputError as error:
-        return str(error)

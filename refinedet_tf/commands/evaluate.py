@@ -101,8 +101,7 @@ def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Work
     from refinedet_tf.data.dataset import read_dataset
     from refinedet_tf.evaluation.evaluator import (
         detect_share,
-        detect_share_multi_scale,
-        detect_share_tiled,
+        detect_share_on_files,
         timed_replicas,
     )
     from refinedet_tf.evaluation.report import make_report_folder
@@ -139,12 +138,10 @@ def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Work
             printer(done, total, seconds)
 
     part = (workers.index, len(workers.names))
-    if tiling is not None:
-        share = detect_share_tiled(
-            model, config, dataset, progress, part, tiling=tiling, multi_scale=options.multi_scale
+    if options.multi_scale or tiling is not None:
+        share = detect_share_on_files(
+            model, config, dataset, progress, part, multi_scale=options.multi_scale, tiling=tiling
         )
-    elif options.multi_scale:
-        share = detect_share_multi_scale(model, config, dataset, progress, part)
     else:
         share = detect_share(timed_replicas(model, config), config, dataset, progress, part)
     joined = gather_shares(share, workers)
@@ -179,7 +176,7 @@ def _write(
     result = score_share(share, config, dataset)
     print(result_files.to_text(result, config.expected, options.all_classes))
     for line in (
-        *reached_limits(share.limited, share.num_inputs, share.num_images, config),
+        *reached_limits(share.cost.limited, share.cost.inputs, share.num_images, config),
         *too_crowded(dataset, config.evaluation),
     ):
         print(f"note: {line}")

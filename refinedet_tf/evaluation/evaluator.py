@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import keras
@@ -21,15 +21,13 @@ from refinedet_tf.evaluation.results import EvaluationResult, Throughput, mean_a
 from refinedet_tf.evaluation.shares import Share, join_images, share_of
 from refinedet_tf.evaluation.timed_detector import TimedDetector
 from refinedet_tf.inference.detections import DatasetDetections, ImageDetections
-from refinedet_tf.inference.detector import Detector
+from refinedet_tf.inference.image_detector import ImageDetector, total_cost
 from refinedet_tf.inference.merging import merge_detections, soft_nms
-from refinedet_tf.inference.multiscale import MultiScaleDetector
 from refinedet_tf.inference.replicas import Replicas
-from refinedet_tf.inference.tiled_detector import TiledDetector
+from refinedet_tf.inference.tiled_detector import make_detector
 from refinedet_tf.inference.tiles import Tiling
 from refinedet_tf.progress import Progress
 
-FileDetectorT = TypeVar("FileDetectorT", MultiScaleDetector, TiledDetector)
 DetectorT = TypeVar("DetectorT")
 BatchT = TypeVar("BatchT")
 
@@ -145,93 +143,56 @@ def detect_share(
     if config.evaluation.soft_nms:
         limit = config.postprocess.max_detections
         detections = with_soft_nms(detections, dataset, limit)
-    network, postprocessing = (
-        sum(detector.seconds[stage] for detector in replicas.detectors) for stage in range(2)
-    )
     loss_sums = [detector.loss.totals for detector in replicas.detectors if detector.loss is not None]
     return Share(
         detections,
-        (network, postprocessing),
+        total_cost(replicas.detectors),
         replicas.work,
         loss_sums=tuple(np.sum(loss_sums, axis=0).tolist()) if loss_sums else (),
-        limited=limited_inputs(replicas.detectors),
     )
 
 
-def limited_inputs(
-    detectors: Sequence[TimedDetector | Detector | MultiScaleDetector | TiledDetector],
-) -> tuple[int, ...]:
-    """Adds up what the detectors of all replicas have counted in `limited`."""
-    return tuple(np.sum([detector.limited for detector in detectors], axis=0).tolist())
-
-
-def detect_share_multi_scale(
-    model: keras.Model,
-    config: Config,
-    dataset: DetectionDataset,
-    progress: Progress | None = None,
-    part: tuple[int, int] = ALL,
-) -> Share:
-    """Detects the objects on the images of one process by multi-scale testing (see `MultiScaleDetector`).
-
-    Args:
-        model: the network with free input size, built with `model.image_size` null.
-        config: `model.image_size` is the size that the network was trained at; the other keys are used
-            as by `detect_share`, except for `evaluation.soft_nms`.
-        dataset: the images of all processes.
-        progress: is called after each batch, as for `detect_share`.
-        part: the number of this process and the number of all processes; see `shares`.
-
-    Raises:
-        InputError: the reasons are those of `evaluate`, or `model.image_size` is not square.
-    """
-    check_dataset(config, dataset)
-    replicas = Replicas(model, lambda: MultiScaleDetector(model, config))
-    detections = _detect_on_files(replicas, config, dataset, progress, part)
-    seconds = sum(detector.seconds for detector in replicas.detectors)
-    single_seconds = sum(detector.single_seconds for detector in replicas.detectors)
-    passes = 2 * len(replicas.detectors[0].passes)
-    limited = limited_inputs(replicas.detectors)
-    return Share(detections, (seconds, single_seconds), replicas.work, passes, limited=limited)
-
-
-def detect_share_tiled(
+def detect_share_on_files(
     model: keras.Model,
     config: Config,
     dataset: DetectionDataset,
     progress: Progress | None = None,
     part: tuple[int, int] = ALL,
     *,
-    tiling: Tiling,
     multi_scale: bool = False,
+    tiling: Tiling | None = None,
 ) -> Share:
-    """Detects the objects on the images of one process and on their tiles (see `TiledDetector`).
+    """Detects on the images of one process by multi-scale testing, on tiles, or both (see `make_detector`).
 
     Args:
-        model: the network; for multi-scale testing with free input size.
-        config: the config, as for `detect_share` or, with `multi_scale`, for `detect_share_multi_scale`.
+        model: the network; for multi-scale testing with free input size, built with `model.image_size` null.
+        config: the config, as for `detect_share`. For multi-scale testing, `model.image_size` is the size
+            that the network was trained at, and `evaluation.soft_nms` is not used.
         dataset: the images of all processes.
         progress: is called after each batch of images, as for `detect_share`.
         part: the number of this process and the number of all processes; see `shares`.
-        tiling: where the tiles lie.
         multi_scale: whether multi-scale testing is applied to each view.
+        tiling: where the tiles lie; None: only whole images are seen.
 
     Raises:
         InputError: the reasons are those of `evaluate`, or for multi-scale testing `model.image_size` is not
             square.
     """
     check_dataset(config, dataset)
-    kind = MultiScaleDetector if multi_scale else Detector
-    replicas = Replicas(model, lambda: TiledDetector(kind(model, config), config, tiling))
-    detections = _detect_on_files(replicas, config, dataset, progress, part)
+    replicas = Replicas(model, lambda: make_detector(model, config, multi_scale, tiling))
+    batch_size = config.evaluation.batch_size
+    indices = share_of(len(dataset), batch_size, *part)
+    batches = (indices[first : first + batch_size] for first in range(0, len(indices), batch_size))
+
+    def detect(detector: ImageDetector, batch: np.ndarray) -> list[ImageDetections]:
+        files = ((dataset.image_paths[index], dataset.image_sizes[index]) for index in batch)
+        return detector((read_image(path, size) for path, size in files), batch_size)
+
+    detections = _run_replicas(replicas, batches, detect, indices, progress)
     if config.evaluation.soft_nms and not multi_scale:
         detections = with_soft_nms(detections, dataset, None)
-    seconds = sum(detector.seconds for detector in replicas.detectors)
-    whole_seconds = sum(detector.whole_seconds for detector in replicas.detectors)
-    views = sum(detector.views for detector in replicas.detectors)
-    passes = replicas.detectors[0].passes if multi_scale else 0
-    limited = limited_inputs(replicas.detectors)
-    return Share(detections, (seconds, whole_seconds), replicas.work, passes, views, limited=limited)
+    passes = replicas.detectors[0].num_passes
+    return Share(detections, total_cost(replicas.detectors), replicas.work, passes)
 
 
 def score_detections(
@@ -275,25 +236,6 @@ def with_soft_nms(
     """Applies soft-NMS, and keeps the best `limit` detections of each image (None: all)."""
     # `postprocess` has clipped the boxes already.
     return merge_detections(detections, dataset.image_sizes, soft_nms, limit, clip=False)
-
-
-def _detect_on_files(
-    replicas: Replicas[FileDetectorT],
-    config: Config,
-    dataset: DetectionDataset,
-    progress: Progress | None,
-    part: tuple[int, int],
-) -> DatasetDetections:
-    """Detects with detectors that read the files of the images; the arguments are those of `detect_share`."""
-    batch_size = config.evaluation.batch_size
-    indices = share_of(len(dataset), batch_size, *part)
-    batches = (indices[first : first + batch_size] for first in range(0, len(indices), batch_size))
-
-    def detect(detector: FileDetectorT, batch: np.ndarray) -> list[ImageDetections]:
-        files = ((dataset.image_paths[index], dataset.image_sizes[index]) for index in batch)
-        return detector((read_image(path, size) for path, size in files), batch_size)
-
-    return _run_replicas(replicas, batches, detect, indices, progress)
 
 
 def _run_replicas(

@@ -13,6 +13,7 @@ import numpy as np
 from refinedet_tf.config import Config
 from refinedet_tf.evaluation.results import MultiScaleCost, Throughput, TilingCost
 from refinedet_tf.inference.detections import DatasetDetections, ImageDetections
+from refinedet_tf.inference.image_detector import Cost
 from refinedet_tf.inference.replicas import ReplicaWork
 
 ROW = np.dtype([("image", "<i8"), ("label", "<i4"), ("score", "<f4"), ("box", "<f4", 4)])
@@ -25,62 +26,49 @@ class Share:
 
     Attributes:
         detections: the detections in the order of the images, whose indices are those of the whole dataset.
-        seconds: the seconds of all images, of (network, post-processing); in multi-scale testing, of (all
-            passes, the single pass that a `Detector` makes); with tiles, of (all views, the whole images).
+        cost: what the detectors have counted and measured; the seconds are without tracing.
         work: what each replica has done.
-        passes: the number of passes over each image, or with tiles over each view, in multi-scale testing; 0
-            for a single scale.
-        views: the number of whole images and tiles; 0 without tiles.
+        passes: the number of passes over each image, or with tiles over each view; 1 for a single scale.
         loss_sums: the sums of the loss, as `evaluation.loss.loss_terms` takes them; () without them.
-        limited: how many inputs of the network reach each limit of `postprocess_and_limits`.
     """
 
     detections: DatasetDetections
-    seconds: tuple[float, float]
+    cost: Cost
     work: tuple[ReplicaWork, ...]
-    passes: int = 0
-    views: int = 0
+    passes: int = 1
     loss_sums: tuple[float, ...] = ()
-    limited: tuple[int, ...] = (0, 0)
 
     @property
     def num_images(self) -> int:
         """The number of images of the share."""
         return sum(work.images for work in self.work)
 
-    @property
-    def num_inputs(self) -> int:
-        """The number of images that the network has seen, those of all passes over all views."""
-        return (self.views or self.num_images) * (self.passes or 1)
-
     def throughput(self, config: Config) -> Throughput | None:
         """Returns the speed of a replica; None for multi-scale testing and for tiles."""
-        if self.passes or self.views:
+        if self.passes > 1 or self.cost.views:
             return None
-        network, postprocessing = self.seconds
-        return Throughput(
-            config.evaluation.batch_size, network / self.num_images, postprocessing / self.num_images
-        )
+        network = self.cost.network_seconds
+        batch_size, rest = config.evaluation.batch_size, self.cost.seconds - network
+        return Throughput(batch_size, network / self.num_images, rest / self.num_images)
 
     def multi_scale_cost(self) -> MultiScaleCost | None:
         """Returns the cost of multi-scale testing; None for a single scale and for tiles."""
-        if not self.passes or self.views:
+        if self.passes == 1 or self.cost.views:
             return None
-        seconds, single_seconds = self.seconds
-        return MultiScaleCost(self.passes, seconds / self.num_images, single_seconds / self.num_images)
+        seconds, plain = (value / self.num_images for value in (self.cost.seconds, self.cost.plain_seconds))
+        return MultiScaleCost(self.passes, seconds, plain)
 
     def tiling_cost(self) -> TilingCost | None:
         """Returns the cost of tiles; None without them."""
-        if not self.views:
+        if not self.cost.views:
             return None
-        seconds, whole_seconds = (seconds / self.num_images for seconds in self.seconds)
-        return TilingCost(self.views / self.num_images, self.passes or 1, seconds, whole_seconds)
+        seconds, plain = (value / self.num_images for value in (self.cost.seconds, self.cost.plain_seconds))
+        return TilingCost(self.cost.views / self.num_images, self.passes, seconds, plain)
 
     def facts(self) -> dict[str, Any]:
         """Returns everything but the detections, in values that JSON can hold."""
         work = [dataclasses.astuple(work) for work in self.work]
-        numbers = {"views": self.views, "loss_sums": self.loss_sums, "limited": self.limited}
-        return {"seconds": self.seconds, "work": work, **numbers}
+        return {"cost": dataclasses.asdict(self.cost), "work": work, "loss_sums": self.loss_sums}
 
     def to_bytes(self) -> bytes:
         """Returns the detections as rows of `ROW`."""
@@ -149,10 +137,6 @@ def join_shares(
         for name, there in zip(names, facts, strict=True)
         for replica, images, seconds in there["work"]
     ]
-    first, second = (sum(there["seconds"][stage] for there in facts) for stage in range(2))
-    views = sum(there["views"] for there in facts)
-    loss_sums, limited = (
-        tuple(map(sum, zip(*(there[name] for there in facts), strict=True)))
-        for name in ("loss_sums", "limited")
-    )
-    return Share(detections, (first, second), tuple(work), passes, views, loss_sums, limited)
+    costs = [Cost(**there["cost"]) for there in facts]
+    loss_sums = tuple(map(sum, zip(*(there["loss_sums"] for there in facts), strict=True)))
+    return Share(detections, sum(costs, Cost()), tuple(work), passes, loss_sums)

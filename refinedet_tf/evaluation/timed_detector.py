@@ -12,6 +12,7 @@ from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.evaluation.loss import LossSums
 from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
 from refinedet_tf.inference.detections import ImageDetections
+from refinedet_tf.inference.image_detector import Cost
 from refinedet_tf.tensors import Heads
 
 
@@ -19,22 +20,19 @@ class TimedDetector:
     """A compiled detector that measures its two stages.
 
     Attributes:
-        seconds: float64 [2], the seconds of the network and of the post-processing so far, without tracing.
-        limited: int64 [2], how many images so far reach each limit of `postprocess_and_limits`.
+        cost: what was counted and measured so far; the seconds are without tracing.
         loss: the loss on the images so far; None where there is no dataset with their objects.
     """
 
     def __init__(self, model: keras.Model, config: Config, dataset: DetectionDataset | None) -> None:
         self.detector = CompiledDetector(inference_network(model), config)
         self.loss = None if dataset is None else LossSums(config, dataset, self.detector.image_size)
-        self.seconds = np.zeros(2)
-        self.limited = np.zeros(2, np.int64)
+        self.cost = Cost()
         self._is_traced = False
 
     def restart(self) -> None:
         """Forgets what was measured; the graphs are kept."""
-        self.seconds = np.zeros(2)
-        self.limited = np.zeros(2, np.int64)
+        self.cost = Cost()
         if self.loss is not None:
             self.loss.restart()
 
@@ -46,9 +44,14 @@ class TimedDetector:
         if not self._is_traced:
             self._run(images)  # The times do not include tracing and the choice of kernels.
             self._is_traced = True
-        heads, outputs, limits, seconds = self._run(images)
-        self.seconds += seconds
-        self.limited += np.count_nonzero(limits, axis=0)
+        heads, outputs, limits, (network, postprocessing) = self._run(images)
+        per_image, per_class = np.count_nonzero(limits, axis=0).tolist()
+        self.cost += Cost(
+            len(sizes),
+            limited=(per_image, per_class),
+            seconds=network + postprocessing,
+            network_seconds=network,
+        )
         if self.loss is not None:
             self.loss.add(heads, image_indices)
         return self.detector.unpack(outputs, sizes)

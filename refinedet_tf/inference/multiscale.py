@@ -6,8 +6,7 @@ count in each pass, are those of the authors' program.
 """
 
 import dataclasses
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -16,7 +15,8 @@ from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.compiled_detector import network_size
 from refinedet_tf.inference.detections import ImageDetections
-from refinedet_tf.inference.detector import Detector, ImageLike, pixel_batches
+from refinedet_tf.inference.detector import Detector
+from refinedet_tf.inference.image_detector import Cost, ImageDetector, total_cost
 from refinedet_tf.inference.merging import Merge, box_voting, soft_box_voting
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -93,16 +93,13 @@ PASSES = {
 """The authors' passes, by the size that the network was trained at; the first pass is the single scale."""
 
 
-class MultiScaleDetector:
+class MultiScaleDetector(ImageDetector):
     """A trained network that sees each image in many passes; it is called as a `Detector` is.
+
+    After the merging the number of detections is not limited again; `max_detections` holds for each pass.
 
     Attributes:
         passes: the passes; each is made as it is and mirrored.
-        image_size: (S, S), the size in pixels that the network was trained at.
-        class_names: the C names, label 1 first.
-        num_classes: C, without background.
-        seconds: the time that all passes have taken so far.
-        single_seconds: the part of `seconds` that a `Detector` would have taken.
     """
 
     def __init__(self, model: keras.Model, config: Config, wanted_score: float = 0.0) -> None:
@@ -127,47 +124,37 @@ class MultiScaleDetector:
         self.image_size = (height, width)
         self.class_names = config.class_names
         self.num_classes = config.num_classes
-        self.seconds = self.single_seconds = 0.0
+        self._plain_seconds = 0.0
         self._merge: Merge = soft_box_voting if is_coco else box_voting
         self._model, self._base = model, height
         self._config = dataclasses.replace(config, model=dataclasses.replace(config.model, image_size=None))
         self._wanted_score = wanted_score
         self._detectors: dict[tuple[int, int], Detector] = {}
 
-    def __call__(self, images: Iterable[ImageLike], batch_size: int = 8) -> list[ImageDetections]:
-        """Detects the objects of each image; arguments, result and errors are those of `Detector`.
-
-        After the merging the number of detections is not limited again; `max_detections` holds for each
-        pass.
-        """
-        results: list[ImageDetections] = []
-        for batch in pixel_batches(images, batch_size):
-            results += self._detect(batch)
-        return results
+    @property
+    def num_passes(self) -> int:
+        """The number of times that the network sees each image, as it is and mirrored."""
+        return 2 * len(self.passes)
 
     @property
-    def inputs(self) -> int:
-        """The number of images that the network has seen so far, those of all passes."""
-        return sum(detector.inputs for detector in self._detectors.values())
+    def cost(self) -> Cost:
+        """What all passes have cost so far, without tracing."""
+        cost = total_cost(self._detectors.values())
+        return dataclasses.replace(cost, plain_seconds=self._plain_seconds)
 
-    @property
-    def limited(self) -> np.ndarray:
-        """What `Detector.limited` counts, of all passes."""
-        return sum((detector.limited for detector in self._detectors.values()), np.zeros(2, np.int64))
-
-    def _detect(self, images: Sequence[np.ndarray]) -> list[ImageDetections]:
-        """Returns the merged detections of each image of a batch."""
-        detections_of_passes: list[list[Rows]] = [[] for _ in images]
+    def _detect(self, images: Iterator[np.ndarray], batch_size: int) -> list[ImageDetections]:
+        batch = list(images)
+        detections_of_passes: list[list[Rows]] = [[] for _ in batch]
         for scale_pass in self.passes:
             # A pass has two input sizes if the batch holds both upright and wide images.
-            sizes = [scale_pass.input_size(self._base, image.shape[:2]) for image in images]
+            sizes = [scale_pass.input_size(self._base, image.shape[:2]) for image in batch]
             for size in sorted(set(sizes)):
                 numbers = [number for number, image_size in enumerate(sizes) if image_size == size]
-                results = self._run_pass(scale_pass, size, [images[number] for number in numbers])
+                results = self._run_pass(scale_pass, size, [batch[number] for number in numbers])
                 for number, rows in zip(numbers, results, strict=True):
                     detections_of_passes[number].append(rows)
         return [
-            self._merge_passes(rows, image) for rows, image in zip(detections_of_passes, images, strict=True)
+            self._merge_passes(rows, image) for rows, image in zip(detections_of_passes, batch, strict=True)
         ]
 
     def _run_pass(self, scale_pass: Pass, size: tuple[int, int], images: Sequence[np.ndarray]) -> list[Rows]:
@@ -176,13 +163,11 @@ class MultiScaleDetector:
         if detector is None:
             detector = self._detectors[size] = Detector(self._model, self._config, size, self._wanted_score)
             detector.warm_up()  # The times do not include tracing.
-        start = time.perf_counter()
+        before = detector.cost.seconds
         plain = detector(images, len(images))
-        middle = time.perf_counter()
-        mirrored = detector([image[:, ::-1] for image in images], len(images))
-        self.seconds += time.perf_counter() - start
         if scale_pass == self.passes[0]:
-            self.single_seconds += middle - start
+            self._plain_seconds += detector.cost.seconds - before
+        mirrored = detector([image[:, ::-1] for image in images], len(images))
         results: list[Rows] = []
         for image, of_plain, of_mirrored in zip(images, plain, mirrored, strict=True):
             boxes = np.concatenate([of_plain.boxes, mirror(of_mirrored.boxes, image.shape[1])])

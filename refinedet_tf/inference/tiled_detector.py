@@ -5,38 +5,36 @@ size that they have in the photograph, or enlarged; the whole image shows the ob
 tile.
 """
 
-import time
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 
+import keras
 import numpy as np
 
 from refinedet_tf.config import Config
 from refinedet_tf.inference.detections import ImageDetections
-from refinedet_tf.inference.detector import Detector, ImageLike, pixel_batches
+from refinedet_tf.inference.detector import Detector
+from refinedet_tf.inference.image_detector import Cost, ImageDetector
 from refinedet_tf.inference.multiscale import MultiScaleDetector
 from refinedet_tf.inference.tiles import Tiling, seen_better_elsewhere, suppress_between_views
 from refinedet_tf.pixel_boxes import to_normalized
 
 
-class TiledDetector:
+class TiledDetector(ImageDetector):
     """A detector that also sees the tiles of each image; it is called as a `Detector` is.
 
     ```
     detector = TiledDetector(Detector(model, config), config, Tiling(side=640, overlap=0.25))
     ```
 
+    The tiles of the images of a batch share batches of their own. After the merging the number of detections
+    is not limited again; `max_detections` holds for each view.
+
     Attributes:
         tiling: where the tiles lie.
-        class_names: the C names, label 1 first.
-        num_classes: C, without background.
-        passes: the number of passes over each view, 1 without multi-scale testing.
-        views: the number of views so far, whole images and tiles.
-        seconds: the time that all views have taken so far.
-        whole_seconds: the part of `seconds` that the whole images have taken, which is the time without
-            tiles.
     """
 
-    def __init__(self, detector: Detector | MultiScaleDetector, config: Config, tiling: Tiling) -> None:
+    def __init__(self, detector: ImageDetector, config: Config, tiling: Tiling) -> None:
         """Wraps a detector.
 
         Args:
@@ -46,64 +44,44 @@ class TiledDetector:
         """
         self.tiling = tiling
         self.class_names, self.num_classes = detector.class_names, detector.num_classes
-        self.passes = 2 * len(detector.passes) if isinstance(detector, MultiScaleDetector) else 1
-        self.views = 0
-        self.seconds = self.whole_seconds = 0.0
+        self.image_size = detector.image_size
+        self._views, self._whole_seconds = 0, 0.0
         self._detector = detector
         self._nms_iou = config.postprocess.nms_iou
 
-    def __call__(self, images: Iterable[ImageLike], batch_size: int = 8) -> list[ImageDetections]:
-        """Detects the objects of each image; arguments, result and errors are those of `Detector`.
-
-        The tiles of up to `batch_size` images share batches of `batch_size` tiles. After the merging the
-        number of detections is not limited again; `max_detections` holds for each tile.
-        """
-        results: list[ImageDetections] = []
-        for batch in pixel_batches(images, batch_size):
-            results += self._detect(batch, batch_size)
-        return results
+    @property
+    def num_passes(self) -> int:
+        """The number of times that the network sees each view."""
+        return self._detector.num_passes
 
     @property
-    def inputs(self) -> int:
-        """The number of images that the network has seen so far, those of all passes over all views."""
-        return self._detector.inputs
+    def cost(self) -> Cost:
+        """What all passes over all views have cost so far, without tracing."""
+        return dataclasses.replace(self._detector.cost, views=self._views, plain_seconds=self._whole_seconds)
 
-    @property
-    def limited(self) -> np.ndarray:
-        """What `Detector.limited` counts, of all passes over all views."""
-        return self._detector.limited
-
-    def _detect(self, images: Sequence[np.ndarray], batch_size: int) -> list[ImageDetections]:
-        """Returns the merged detections of each image of a batch."""
-        if isinstance(self._detector, Detector) and not self._detector.inputs:
+    def _detect(self, images: Iterator[np.ndarray], batch_size: int) -> list[ImageDetections]:
+        batch = list(images)
+        if not batch:
+            return []
+        if not self._views:
             self._detector.warm_up()  # The times do not include tracing.
-        whole, whole_seconds = self._run(images, batch_size)
-        regions = [self.tiling.regions(image.shape[:2], self._detector.image_size) for image in images]
+        before = self._detector.cost.seconds
+        whole = self._detector(batch, batch_size)
+        self._whole_seconds += self._detector.cost.seconds - before
+        regions = [self.tiling.regions(image.shape[:2], self._detector.image_size) for image in batch]
         tiles = [
             image[top:bottom, left:right]
-            for image, image_regions in zip(images, regions, strict=True)
+            for image, image_regions in zip(batch, regions, strict=True)
             for top, left, bottom, right in image_regions
         ]
-        of_tiles, tile_seconds = self._run(tiles, batch_size)
-        self.views += len(images) + len(tiles)
-        self.seconds += whole_seconds + tile_seconds
-        self.whole_seconds += whole_seconds
+        of_tiles = self._detector(tiles, batch_size)
+        self._views += len(batch) + len(tiles)
         results, first = [], 0
         for of_image, image_regions in zip(whole, regions, strict=True):
             end = first + len(image_regions)
             results.append(self._merge(of_image, of_tiles[first:end], image_regions))
             first = end
         return results
-
-    def _run(self, images: Sequence[np.ndarray], batch_size: int) -> tuple[list[ImageDetections], float]:
-        """Returns the detections of each image, and the seconds without tracing."""
-        if isinstance(self._detector, MultiScaleDetector):
-            # It traces a graph for each size of its input, and leaves that out of its time.
-            before = self._detector.seconds
-            results = self._detector(images, batch_size)
-            return results, self._detector.seconds - before
-        start = time.perf_counter()
-        return self._detector(images, batch_size), time.perf_counter() - start
 
     def _merge(
         self, whole: ImageDetections, of_tiles: Sequence[ImageDetections], regions: np.ndarray
@@ -124,3 +102,27 @@ class TiledDetector:
         all_boxes, all_scores, all_labels = (np.concatenate(rows) for rows in (boxes, scores, labels))
         rows = suppress_between_views(all_boxes, all_scores, all_labels, np.concatenate(views), self._nms_iou)
         return ImageDetections(all_boxes[rows], all_scores[rows], all_labels[rows], self.class_names, size)
+
+
+def make_detector(
+    model: keras.Model,
+    config: Config,
+    multi_scale: bool = False,
+    tiling: Tiling | None = None,
+    wanted_score: float = 0.0,
+) -> ImageDetector:
+    """Makes the detector of a command.
+
+    Args:
+        model: the network, as `build_model(config)` makes it; for multi-scale testing with free input size.
+        config: as for `Detector` or `MultiScaleDetector`.
+        multi_scale: whether the network sees each view in many passes.
+        tiling: where the tiles lie; None: only whole images are seen.
+        wanted_score: as for `Detector`.
+
+    Raises:
+        InputError: the reasons are those of `Detector` or `MultiScaleDetector`.
+    """
+    kind = MultiScaleDetector if multi_scale else Detector
+    detector = kind(model, config, wanted_score=wanted_score)
+    return detector if tiling is None else TiledDetector(detector, config, tiling)

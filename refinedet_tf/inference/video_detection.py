@@ -5,26 +5,21 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from refinedet_tf.drawing import draw_detections
 from refinedet_tf.errors import InputError
 from refinedet_tf.files import explain_os_errors
 from refinedet_tf.inference.detection_files import QUIET_SECONDS, detection_entries, free_name
 from refinedet_tf.inference.detections import ImageDetections
-from refinedet_tf.inference.detector import Detector
-from refinedet_tf.inference.multiscale import MultiScaleDetector
+from refinedet_tf.inference.image_detector import ImageDetector
 from refinedet_tf.inference.replicas import Replicas
-from refinedet_tf.inference.tiled_detector import TiledDetector
 from refinedet_tf.inference.video_reader import Frame, VideoReader
 from refinedet_tf.inference.video_writer import VideoWriter
 from refinedet_tf.progress import ProgressPrinter
 
-VideoDetector = TypeVar("VideoDetector", bound=Detector | MultiScaleDetector | TiledDetector)
-
 
 def detect_videos(
-    replicas: Replicas[VideoDetector],
+    replicas: Replicas[ImageDetector],
     paths: Sequence[Path],
     output: Path,
     score_threshold: float,
@@ -68,11 +63,11 @@ class _NotWritten(InputError):
 
 
 def _detect_video(
-    replicas: Replicas[VideoDetector], video: VideoReader, file: Path, score_threshold: float, batch_size: int
+    replicas: Replicas[ImageDetector], video: VideoReader, file: Path, score_threshold: float, batch_size: int
 ) -> None:
     """Detects on one video and writes `file`, and the lines of JSON next to it."""
 
-    def detect(detector: VideoDetector, batch: Sequence[Frame]) -> list[ImageDetections]:
+    def detect(detector: ImageDetector, batch: Sequence[Frame]) -> list[ImageDetections]:
         return detector([frame.pixels for frame in batch], batch_size)
 
     progress, start = ProgressPrinter(video.path.name, QUIET_SECONDS, unit="frames"), time.monotonic()

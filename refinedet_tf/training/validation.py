@@ -112,7 +112,7 @@ def _score_on_chief(
     if share is not None:
         result = score_detections(share.detections, dataset, config.evaluation.metric)
         class_ap = {name: _or_none(class_result.ap) for name, class_result in result.classes.items()}
-        notes = reached_limits(share.limited, share.num_inputs, share.num_images, config)
+        notes = reached_limits(share.cost.limited, share.cost.inputs, share.num_images, config)
         numbers = [_or_none(result.mean_ap), class_ap, loss_terms(share.loss_sums, config), notes]
     return Validation(*workers.exchange(numbers)[0])
 

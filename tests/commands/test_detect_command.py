@@ -16,6 +16,7 @@ from refinedet_tf.config.files import config_to_json, load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference import detection_files, multiscale
 from refinedet_tf.inference.detector import Detector
+from refinedet_tf.inference.photo_detection import detect_photos
 from refinedet_tf.inference.replicas import Replicas
 from refinedet_tf.inference.tiled_detector import TiledDetector
 from refinedet_tf.inference.tiles import Tiling
@@ -159,7 +160,7 @@ def test_images_come_in_batches(network, tmp_path):
     output = tmp_path / "out"
     output.mkdir()
     replicas = Replicas(network[1], lambda: Counting(network[1], network[0]))
-    detect_command.detect_files(replicas, paths, output, 0.5, batch_size=2)
+    detect_photos(replicas, paths, output, 0.5, batch_size=2)
     assert seen == [2, 2, 1]
 
 

@@ -279,9 +279,9 @@ def test_reached_limits_are_counted_and_named(dataset, key, limit, images, line)
     # Detectors that are used again count anew.
     share, again = (detect_share(replicas, config, dataset) for _ in range(2))
     expected = (images, 0) if key == "pre_nms_per_image" else (0, images)
-    assert share.limited == again.limited == expected
-    assert share.num_inputs == NUM_IMAGES
-    lines = reached_limits(share.limited, share.num_inputs, NUM_IMAGES, config)
+    assert share.cost.limited == again.cost.limited == expected
+    assert share.cost.inputs == NUM_IMAGES
+    lines = reached_limits(share.cost.limited, share.cost.inputs, NUM_IMAGES, config)
     assert len(lines) == (line is not None)
     assert all(text.startswith(line) and f"a larger postprocess.{key} uses more" in text for text in lines)
 

@@ -11,6 +11,7 @@ from refinedet_tf.config import Config
 from refinedet_tf.evaluation.results import TilingCost
 from refinedet_tf.evaluation.shares import Share, join_shares, share_of
 from refinedet_tf.inference.detections import DatasetDetections
+from refinedet_tf.inference.image_detector import Cost
 from refinedet_tf.inference.replicas import Replicas, ReplicaWork
 
 
@@ -91,7 +92,9 @@ def test_joined_shares_are_those_of_one_process():
     rows = [generator.integers(1, 4, 50).astype(np.int32), generator.random(50, np.float32)]
     boxes = generator.random((50, 4), np.float32)
     whole = Share(
-        DatasetDetections(images, *rows, boxes), (2.0, 1.0), (ReplicaWork("replica 0", 9, 3.0),), views=30
+        DatasetDetections(images, *rows, boxes),
+        Cost(views=30, inputs=30, seconds=2.0, plain_seconds=1.0),
+        (ReplicaWork("replica 0", 9, 3.0),),
     )
     shares = []
     for index in range(3):  # The last process has no image.
@@ -100,17 +103,14 @@ def test_joined_shares_are_those_of_one_process():
         shares.append(
             Share(
                 part,
-                (1.0, 0.25),
+                Cost(10 * index, 10 * index, (index, 0), seconds=1.0, plain_seconds=0.25),
                 (ReplicaWork("replica 0", (5, 4, 0)[index], 1.5),),
-                views=10 * index,
-                limited=(index, 0),
             )
         )
     facts = json.loads(json.dumps([share.facts() for share in shares]))
-    joined = join_shares(["worker:0", "worker:1", "worker:2"], facts, [s.to_bytes() for s in shares], 0)
+    joined = join_shares(["worker:0", "worker:1", "worker:2"], facts, [s.to_bytes() for s in shares], 1)
     assert joined.to_bytes() == whole.to_bytes()
-    assert joined.seconds == (3.0, 0.75)
-    assert (joined.views, joined.limited) == (whole.views, (3, 0))
+    assert joined.cost == Cost(30, whole.cost.views, (3, 0), 3.0, 0.75)
     assert joined.tiling_cost() == TilingCost(30 / 9, 1, 3.0 / 9, 0.75 / 9)
     assert joined.multi_scale_cost() is None and joined.throughput(Config()) is None
     assert [str(work) for work in joined.work] == [

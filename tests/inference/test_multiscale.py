@@ -150,7 +150,8 @@ def test_cost_is_measured(model, images):
     detector = MultiScaleDetector(model, multiscale_config(image_size=(64, 64)))
     detector.passes = detector.passes[:2]
     detector(images[:1])
-    assert detector.seconds > detector.single_seconds > 0
+    assert detector.cost.seconds > detector.cost.plain_seconds > 0
+    assert (detector.num_passes, detector.cost.inputs, detector.cost.views) == (4, 4, 0)
 
 
 def test_refusals(model):

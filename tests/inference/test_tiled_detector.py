@@ -8,6 +8,7 @@ from stand_in_model import stand_in_config, stand_in_model
 
 from refinedet_tf.inference import multiscale
 from refinedet_tf.inference.detector import Detector
+from refinedet_tf.inference.image_detector import ImageDetector
 from refinedet_tf.inference.multiscale import MultiScaleDetector
 from refinedet_tf.inference.tiled_detector import TiledDetector
 from refinedet_tf.inference.tiles import Tiling, seen_better_elsewhere, suppress_between_views
@@ -76,7 +77,7 @@ def test_composite_has_the_detections_of_its_four_images(config, detector):
     assert rows_of(found).keys() == {key for rows in expected for key in rows}
 
 
-class OnlySmall:
+class OnlySmall(ImageDetector):
     """A detector that sees nothing on images that are larger than the network's input."""
 
     def __init__(self, detector):
@@ -84,11 +85,15 @@ class OnlySmall:
         self.class_names, self.num_classes = detector.class_names, detector.num_classes
         self.image_size = detector.image_size
 
-    def __call__(self, images, batch_size=8):
-        results = self.detector(images, batch_size)
+    @property
+    def cost(self):
+        return self.detector.cost
+
+    def _detect(self, images, batch_size):
+        batch = list(images)
         return [
             result.above(2.0) if image.shape[0] > SIDE else result
-            for image, result in zip(images, results, strict=True)
+            for image, result in zip(batch, self.detector(batch, batch_size), strict=True)
         ]
 
 
@@ -121,8 +126,8 @@ def test_images_of_several_sizes_in_batches(config, detector, batch_size):
     tiling = Tiling(SIDE)
     tiled = TiledDetector(detector, config, tiling)
     results = tiled((image for image in images), batch_size)
-    assert tiled.views == (1 + 2 * 3) + 1 + (1 + 3) + 1
-    assert tiled.seconds > tiled.whole_seconds > 0
+    assert tiled.cost.views == (1 + 2 * 3) + 1 + (1 + 3) + 1
+    assert tiled.cost.seconds > tiled.cost.plain_seconds > 0
     assert len(results) == 4
     for image, result in zip(images, results, strict=True):
         boxes, scores, labels = by_hand(detector, config, tiling, image)
@@ -148,7 +153,7 @@ def test_multi_scale_on_each_view(monkeypatch, config):
     tiled = TiledDetector(MultiScaleDetector(model, config), config, tiling)
     (result,) = tiled([image])
     boxes, scores, _ = by_hand(MultiScaleDetector(model, config), config, tiling, image)
-    assert (tiled.passes, tiled.views) == (4, 3)
+    assert (tiled.num_passes, tiled.cost.views, tiled.cost.inputs) == (4, 3, 12)
     assert len(result.scores) == len(scores) > 10
     np.testing.assert_allclose(result.scores, scores, rtol=1e-4)
     np.testing.assert_allclose(np.sort(result.boxes, axis=0), np.sort(boxes, axis=0), atol=0.01)

@@ -23,7 +23,7 @@ import tensorflow as tf
 from small_network import use_small_backbone
 
 import refinedet_tf as rd
-from refinedet_tf.commands.detect import detect_files, print_work
+from refinedet_tf.commands.detect import print_work
 from refinedet_tf.config import with_classes
 from refinedet_tf.config.files import load_config
 from refinedet_tf.data.dataset import read_dataset
@@ -31,13 +31,13 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import timed_detector
 from refinedet_tf.evaluation.evaluator import (
     detect_share,
-    detect_share_multi_scale,
-    detect_share_tiled,
+    detect_share_on_files,
     timed_replicas,
 )
 from refinedet_tf.inference import multiscale
 from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
 from refinedet_tf.inference.detector import Detector
+from refinedet_tf.inference.photo_detection import detect_photos
 from refinedet_tf.inference.replicas import Replicas, local_devices
 from refinedet_tf.inference.tiles import Tiling
 
@@ -75,15 +75,18 @@ def main(config_file, counts):
     few = load_config(config_file, [*OVERRIDES, 'data.test=["2007/val"]', "evaluation.batch_size=1"])
     few = with_classes(few, dataset.class_names)
     few_images = read_dataset(few.data, "test")
-    shares = {count: detect_share_multi_scale(model, few, few_images) for count, model in models.items()}
+    shares = {
+        count: detect_share_on_files(model, few, few_images, multi_scale=True)
+        for count, model in models.items()
+    }
     found["multi-scale"] = compared(shares)
     tiling = Tiling(200)
     shares = {
-        count: detect_share_tiled(model, few, few_images, tiling=tiling) for count, model in models.items()
+        count: detect_share_on_files(model, few, few_images, tiling=tiling) for count, model in models.items()
     }
     found["tiles"] = compared(shares)
-    found["views"] = [share.views for share in shares.values()]
-    found["limited"] = [share.limited for share in shares.values()]
+    found["views"] = [share.cost.views for share in shares.values()]
+    found["limited"] = [share.cost.limited for share in shares.values()]
     found["detect"] = [detect(config, models[count], dataset) for count in counts]
     found["errors of others"] = errors_of_others(models[max(counts)])
     print(json.dumps(found))
@@ -171,7 +174,7 @@ def detect(config, model, dataset):
         try:
             with contextlib.redirect_stdout(printed):
                 try:
-                    detect_files(replicas, paths, output, 0.9, config.evaluation.batch_size)
+                    detect_photos(replicas, paths, output, 0.9, config.evaluation.batch_size)
                 finally:
                     print_work(replicas, config)
         except InputError as refused:
