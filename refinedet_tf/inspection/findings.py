@@ -10,6 +10,7 @@ from refinedet_tf.data.coco_ground_truth import MAX_DETECTIONS as COCO_DETECTION
 from refinedet_tf.data.coco_ground_truth import count_too_crowded
 from refinedet_tf.errors import listed
 from refinedet_tf.inspection.image_scan import repeated_images, shared_images
+from refinedet_tf.inspection.input_size import better_input_size
 from refinedet_tf.inspection.objects import TWICE_IOU, object_sides
 from refinedet_tf.inspection.report import DataReport, SplitReport
 from refinedet_tf.pages import Finding
@@ -45,6 +46,7 @@ def find_all(report: DataReport) -> list[Finding]:
         _crowded_images,
         _anchors,
         _tiny_objects,
+        _input_size,
         _overlapping_objects,
         _images_without_objects,
         _forgotten_classes,
@@ -253,6 +255,11 @@ def _tiny_objects(report: DataReport) -> list[Finding]:
         "into parts."
     )
     return [Finding("problem", text)]
+
+
+def _input_size(report: DataReport) -> list[Finding]:
+    better = better_input_size(report.splits["train"].dataset.image_sizes, report.image_size)
+    return [] if better is None else [Finding("advice", str(better))]
 
 
 def _overlapping_objects(report: DataReport) -> list[Finding]:

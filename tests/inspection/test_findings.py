@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_objects import make_dataset
+import test_objects
 
 from refinedet_tf.config import (
     Config,
@@ -20,11 +20,18 @@ from refinedet_tf.inspection import anchor_report
 from refinedet_tf.inspection.anchor_report import inspect_anchors
 from refinedet_tf.inspection.findings import find_all, percent, plural
 from refinedet_tf.inspection.image_scan import ImageScan, find_same_images
+from refinedet_tf.inspection.input_size import better_input_size
 from refinedet_tf.inspection.objects import count_objects, images_without_objects, overlaps
 from refinedet_tf.inspection.report import DataReport, SplitReport
 from refinedet_tf.training.description import turned_images
 
 IMAGE_SIZE = (320, 320)
+
+
+def make_dataset(*images, image_size=(150, 150), **options):
+    """A data set whose images have the shape of the network's input."""
+    dataset = test_objects.make_dataset(*images, **options)
+    return dataclasses.replace(dataset, image_sizes=np.full((len(dataset), 2), image_size, np.int32))
 
 
 def square(side, top=0.0, left=0.0, label=1):
@@ -279,3 +286,40 @@ def test_plural():
     assert plural(1, "image") == "1 image"
     assert plural(1200, "image") == "1,200 images"
     assert plural(2, "class", "classes") == "2 classes"
+
+
+@pytest.mark.parametrize(
+    ("image_size", "now", "advised"),
+    [
+        ((480, 640), (320, 320), (288, 384)),
+        ((683, 1024), (320, 320), (256, 384)),
+        ((1024, 683), (320, 320), (384, 256)),
+        ((1080, 1920), (320, 320), (224, 416)),
+        ((480, 640), (512, 512), (448, 608)),
+        ((480, 640), (288, 384), None),
+        ((500, 520), (320, 320), None),
+        ((100, 4000), (320, 320), (96, 1152)),
+    ],
+)
+def test_input_size_of_the_shape_of_the_images(image_size, now, advised):
+    better = better_input_size(np.full((5, 2), image_size), now)
+    assert (better and better.size) == advised
+    if better is not None:
+        assert better.share == 1 and better.cost == np.prod(advised) / np.prod(now)
+
+
+def test_images_of_several_shapes_have_no_input_size_of_their_own():
+    sizes = np.array([(480, 640)] * 3 + [(640, 480)])
+    assert better_input_size(sizes, IMAGE_SIZE) is None
+    assert better_input_size(np.array([(480, 640)] * 9 + [(640, 480)]), IMAGE_SIZE).share == 0.9
+    assert better_input_size(sizes[:0], IMAGE_SIZE) is None
+
+
+def test_squeezed_images_are_a_finding():
+    report = report_on(train=make_dataset(*good_images(), image_size=(480, 640)))
+    (text,) = [text for text in texts(report, "advice") if "squeezed" in text]
+    assert text == (
+        "100 % of the training images are about 1.33 times as wide as high, and the network's input is not: "
+        "all objects are squeezed. model.image_size [288, 384] has their shape and 1.08 of the pixels, which "
+        "the computation follows."
+    )
