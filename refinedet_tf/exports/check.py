@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 from refinedet_tf.config import Config
 from refinedet_tf.data.images import decode_image, warp_image
 from refinedet_tf.data.shapes import make_image
+from refinedet_tf.errors import first_line
 from refinedet_tf.exports.mediapipe_file import MEDIAPIPE
 from refinedet_tf.exports.routes import (
     Answer,
@@ -249,8 +251,20 @@ def check_mediapipe(folder: Path, detector: Detector, samples: Sequence[Sample])
 
     Raises:
         ExportMismatch: a side of a box differs by more than two pixels, or a score by more than 1e-3.
+
+    Warns:
+        UserWarning: MediaPipe is installed, but a library that it needs is not.
     """
     if importlib.util.find_spec("mediapipe") is None:
+        return []
+    try:
+        importlib.import_module("mediapipe.tasks.python.vision")
+    except (ImportError, OSError) as error:
+        warnings.warn(
+            f"mediapipe is installed but cannot be imported ({first_line(error)}): {MEDIAPIPE} was compared "
+            "with the network in LiteRT alone",
+            stacklevel=2,
+        )
         return []
     resized = [of_network_size(sample.pixels, detector.image_size) for sample in samples]
     comparison = Comparison(f"{MEDIAPIPE} in MediaPipe")

@@ -199,3 +199,15 @@ def test_another_network_is_refused(exported, monkeypatch):
 def test_without_mediapipe_there_is_no_comparison(monkeypatch, tmp_path):
     monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
     assert check.check_mediapipe(tmp_path, None, []) == []
+
+
+def test_a_mediapipe_without_its_libraries_is_a_warning(monkeypatch, tmp_path):
+    """On servers, it is often the library of graphics that is missing."""
+
+    def no_library(name):
+        raise OSError("libGLESv2.so.2: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(check.importlib, "import_module", no_library)
+    with pytest.warns(UserWarning, match=r"cannot be imported \(libGLESv2.so.2: .*\): mediapipe.tflite was"):
+        assert check.check_mediapipe(tmp_path, None, []) == []
