@@ -4,7 +4,8 @@
 # make demo: detect with the pretrained detector; train, evaluate, detect and export on a generated set.
 # make fidelity: run the comparisons with the authors' program and write docs/fidelity.md from them;
 # PUBLISHED_AP=FOLDER adds those with published AP (tests/evaluation/test_published_ap.py says what the folder holds).
-# make docs: write docs/configuration.md from the config's dataclasses.
+# make docs: write docs/configuration.md from the config's dataclasses, and docs/configs.md from configs/.
+# make site: build the pages as a site in docs/_build/site, with every warning and every dead link as an error.
 # All set up .venv first: GPU requirements where there is an NVIDIA driver, CPU requirements elsewhere.
 
 REQUIREMENTS := $(shell nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
@@ -15,8 +16,10 @@ IN_VENV := .venv/bin/python
 INSTALLED := .venv/installed-$(REQUIREMENTS)
 RUN := runs/shapes
 CASES := 10000
+SITE := docs/_build/site
+SITE_INSTALLED := .venv/installed-site
 
-.PHONY: test test-fast test-all lint format typecheck fuzz fidelity docs demo clean-demo
+.PHONY: test test-fast test-all lint format typecheck fuzz fidelity docs site demo clean-demo
 
 # The files of tests are shared out among processes (tests/conftest.py groups them), because TensorFlow seldom keeps
 # more than one core busy here.
@@ -29,7 +32,7 @@ test: lint typecheck
 test-fast: $(INSTALLED)
 	$(TEST) -m "not slow and not story"
 
-test-all: lint typecheck
+test-all: lint typecheck $(SITE_INSTALLED)
 	$(TEST) -m "slow or not slow"
 
 lint: $(INSTALLED)
@@ -52,6 +55,15 @@ fidelity: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(IN_VENV) docs/generate_configuration.py
+	$(IN_VENV) docs/generate_configs.py
+
+# Notebooks whose cells have not changed are not executed again, unless docs/_build is removed.
+site: $(SITE_INSTALLED)
+	@$(IN_VENV) -c "import sphinx" 2>/dev/null || { echo "error: make site needs Python 3.11 or later" >&2; exit 2; }
+	rm -rf $(SITE)
+	$(IN_VENV) -m sphinx -W -n -E -q -c docs/site -d docs/_build/doctrees . $(SITE)
+	$(IN_VENV) docs/site/check_links.py $(SITE)
+	@echo "Open $(SITE)/index.html"
 
 demo: $(INSTALLED)
 	rm -rf runs/photos
@@ -74,4 +86,13 @@ $(INSTALLED): $(REQUIREMENTS) requirements-base.txt requirements-serving.txt pyp
 	$(IN_VENV) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
 	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-serving.txt
 	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+# The extra `docs` by itself, since the package is installed without its dependencies. Python 3.10 has no Sphinx 9.
+DOCS_EXTRA := import sys; sys.version_info >= (3, 11) or sys.exit(); import tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
+
+$(SITE_INSTALLED): $(INSTALLED) pyproject.toml
+	$(IN_VENV) -c '$(DOCS_EXTRA)' > .venv/requirements-docs.txt
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check -r .venv/requirements-docs.txt
 	@touch $@
