@@ -4,8 +4,9 @@
 
 The folder is that of an export with --litert, --mediapipe and --int8. The line of JSON says how many of the
 network's detections there are, and how many of them MediaPipe finds again, in the same class with an IoU of
-at least 0.9 and of at least 0.75: on the photographs ("whole"), and on the photographs resized here to the
-size of the network ("resized"). "milliseconds" has the times per image of the files, measured in turns, and
+at least 0.9 and of at least 0.75: on the photographs ("whole"), on the photographs resized here to the
+size of the network ("resized"), and on those with each pixel as a square of 4 x 4 ("squares"), as
+examples/web/ does it. "milliseconds" has the times per image of the files, measured in turns, and
 "to_heads_int8" their ratios to heads_int8.tflite in LiteRT.
 """
 
@@ -64,7 +65,8 @@ def main() -> None:
         MediaPipeFile(folder / "mediapipe_int8.tflite", detector.class_names) as mediapipe_int8,
     ):
         result: dict[str, object] = {}
-        for what, images in (("whole", photos), ("resized", resized)):
+        squares = [image.repeat(4, axis=0).repeat(4, axis=1) for image in resized]
+        for what, images in (("whole", photos), ("resized", resized), ("squares", squares)):
             found, total = pairs(detector, mediapipe, images, options.score)
             again = dict(zip(OVERLAPS, found.tolist(), strict=True))
             result[what] = {"detections": total, "found_again": again}
