@@ -40,8 +40,10 @@ def freeze_layers(network: keras.Model, freeze: str | Sequence[str]) -> list[str
             matched = [path for path in layers if _matches(pattern, path)]
             if not matched:
                 step = max(len(layers) // NUM_EXAMPLES, 1)
+                is_word = pattern in ("none", "backbone", "all_but_heads")
+                hint = f'as a part, it stands alone: training.freeze="{pattern}"; ' if is_word else ""
                 raise InputError(
-                    f"training.freeze: no layer has the name {shortened_text(pattern, 100)!r}; some of "
+                    f"training.freeze: no layer has the name {shortened_text(pattern, 100)!r}; {hint}some of "
                     f"{len(layers)} layers: {', '.join(list(layers)[::step])}"
                 )
             frozen += matched

@@ -77,6 +77,10 @@ def test_patterns_that_match_nothing(vgg):
     ) as error:
         freeze_layers(vgg, ["conv1_*", "block*"])
     assert "\n" not in str(error.value) and vgg.get_layer("conv1_1").trainable
+    with pytest.raises(
+        InputError, match=r"'backbone'; as a part, it stands alone: training.freeze=\"backbone\";"
+    ):
+        freeze_layers(vgg, ["backbone"])
     with pytest.raises(InputError, match="leaves no layer to be trained"):
         freeze_layers(vgg, ["*"])
 

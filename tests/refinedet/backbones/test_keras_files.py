@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from tiers import slow
 
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.config.anchor_levels import level_grids
@@ -13,6 +14,7 @@ from refinedet_tf.weights import load_initial_weights
 from refinedet_tf.weights.applications import is_keras_file
 
 
+@pytest.mark.slow
 def test_keras_file_of_mobilenet(tf_test, tmp_path):
     file = tmp_path / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_224_no_top.h5"
     network = keras.applications.MobileNetV2(
@@ -79,11 +81,11 @@ def test_what_is_a_file_of_keras():
     assert not is_keras_file("final.keras")
 
 
-def test_building_loads_nothing(tmp_path):
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", slow("resnext101")])
+def test_building_loads_nothing(backbone, tmp_path):
     """Neither a file that is missing nor a download stands in the way of building."""
-    for backbone in ("mobilenet_v2", "resnext101"):
-        for weights in ("imagenet", str(tmp_path / "gone.h5")):
-            build_features(keras.Input((64, 64, 3)), ModelConfig(backbone=backbone, weights=weights))
+    for weights in ("imagenet", str(tmp_path / "gone.h5")):
+        build_features(keras.Input((64, 64, 3)), ModelConfig(backbone=backbone, weights=weights))
 
 
 def load_into(backbone, weights):

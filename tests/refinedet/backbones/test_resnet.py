@@ -34,6 +34,7 @@ def bottleneck_parameters(inputs, inner, outputs, projection):
     return sum(conv(*c) + 4 * c[1] + 1 for c in convolutions)
 
 
+@pytest.mark.slow
 def test_number_of_parameters():
     """Counted from the authors' topology, for 512 x 512 and 4 classes."""
     total = conv(3, 64, 7) + 4 * 64 + 1
