@@ -1,7 +1,7 @@
 """The paper's ablations (Table 3) at small scale: python benchmarks/ablations.py --output runs/ablations
 
-Trains the four variants with MobileNetV2 on the generated set, each with the same number of steps and
-several seeds, measures them on its test images and prints a Markdown table: mean mAP, sample standard
+Trains the four variants, with MobileNetV2 on the generated set or as --config says, each with the same number
+of steps and several seeds, measures them on its test images and prints a Markdown table: mean mAP, sample standard
 deviation and the mAP of every seed. What is finished already is not trained again, so that a stopped run
 goes on. Twelve trainings of 500 steps take about half an hour on two CPU cores.
 """
@@ -39,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "steps": options.steps,
         "milestones": [options.steps * 7 // 10, options.steps * 9 // 10],
         "validate_every": options.steps,
+        # Some configs count in epochs.
+        "epochs": None,
+        "milestone_epochs": None,
+        "validate_every_epochs": None,
         "checkpoint_every": options.steps,
     }
     shared = [f"training.{key}={json.dumps(value)}" for key, value in budget.items()]
