@@ -1,9 +1,9 @@
 """The paper's ablations (Table 3) at small scale: python benchmarks/ablations.py --output runs/ablations
 
 Trains the four variants, with MobileNetV2 on the generated set or as --config says, each with the same number
-of steps and several seeds, measures them on its test images and prints a Markdown table: mean mAP, sample standard
-deviation and the mAP of every seed. What is finished already is not trained again, so that a stopped run
-goes on. Twelve trainings of 500 steps take about half an hour on two CPU cores.
+of steps and several seeds, measures them on its test images and prints a Markdown table: mean mAP, sample
+standard deviation and the mAP of every seed. What is finished already is not trained again, so that a stopped
+run goes on. Twelve trainings of 500 steps take about half an hour on two CPU cores.
 """
 
 import argparse
