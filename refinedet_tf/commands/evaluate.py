@@ -76,7 +76,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     import_tensorflow()
     from refinedet_tf.training.workers import Workers
 
-    with Workers(cluster, remedy="start all workers again") as workers:
+    wait = config_from(options).training.wait_for_workers
+    with Workers(cluster, wait, remedy="start all workers again") as workers:
         _evaluate(options, tiling, workers)
         workers.exchange("finished")
 
@@ -107,7 +108,7 @@ def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Work
     from refinedet_tf.evaluation.report import make_report_folder
     from refinedet_tf.evaluation.server_files import check_server_files
     from refinedet_tf.training.agreement import join_workers, weights_fact
-    from refinedet_tf.training.validation import gather_shares
+    from refinedet_tf.training.validation import Rounds, gather_shares
 
     writes = workers.index == 0
     dataset = read_dataset(config.data, "test", strict=options.strict)
@@ -131,9 +132,10 @@ def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Work
         facts |= weights_fact(model.variables)
     join_workers(workers, config, {"test set": dataset}, facts)
     printer = ProgressPrinter()
+    rounds = Rounds(workers, len(dataset), config.evaluation.batch_size)
 
     def progress(done: int, total: int, seconds: float) -> None:
-        workers.check()
+        rounds()
         if writes:
             printer(done, total, seconds)
 
@@ -144,6 +146,7 @@ def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Work
         )
     else:
         share = detect_share(timed_replicas(model, config), config, dataset, progress, part)
+    rounds.finish()
     joined = gather_shares(share, workers)
     if joined is not None:
         _write(joined, config, dataset, options)

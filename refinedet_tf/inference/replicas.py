@@ -131,7 +131,9 @@ class Replicas(Generic[DetectorT]):
 def local_devices() -> list[str]:
     """Lists the devices of this process that compute: all GPUs or, without a GPU, the logical CPU devices."""
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return [device.name for device in devices]
+    # Where several machines work, TensorFlow lists the devices of all, those of this process first.
+    this_process = devices[0].name.partition("/device:")[0]
+    return [device.name for device in devices if device.name.startswith(f"{this_process}/device:")]
 
 
 def replica_devices(network: Network) -> list[str]:

@@ -87,7 +87,7 @@ def join_workers(
     sets: Mapping[str, DetectionDataset | None],
     facts: Mapping[str, Any],
 ) -> None:
-    """Waits for the other workers, and checks that they do the same run or evaluation.
+    """Checks that all workers do the same run or evaluation.
 
     Args:
         workers: the workers, all of which call this function.
@@ -97,9 +97,7 @@ def join_workers(
 
     Raises:
         InputError: the workers differ in the facts, the config or the data.
-        TrainingStopped: a worker did not come up in time.
     """
-    workers.meet(config.training.wait_for_workers)
     if workers.alone:
         return
     facts = {**facts, **config_facts(config)}

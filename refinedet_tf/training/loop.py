@@ -74,7 +74,7 @@ def train(
         tf.config.experimental.enable_op_determinism()
     cluster = read_cluster() if config.training.strategy == "multi_worker" else None
     folder = RunFolder(output)
-    with Workers(cluster) as workers:
+    with Workers(cluster, config.training.wait_for_workers) as workers:
         with RunLock(folder.path, needed=workers.index == 0) as lock, sums_in_fixed_order():
             if workers.index == 0:
                 folder.check(resume)
@@ -83,7 +83,8 @@ def train(
                 lock.take()
                 folder.create(run.config, resume)
             loop = _Loop(run)
-            with StopRequest() as stop:
+            workers.exchange("ready")
+            with StopRequest() as stop, workers.stepping():
                 loop.steps(stop)
         workers.exchange("finished")
     return folder
@@ -121,18 +122,19 @@ class _Loop:
         element_spec = run.distributed.element_spec
         step_function = self._compiled_step({name: element_spec[name] for name in STEP_INPUTS})
         self.progress.restart_clock()
+        batch, run.first_batch = run.first_batch, None
         for step in range(start, training_config.steps):
             waiting = time.perf_counter()
-            batch, run.first_batch = run.first_batch, None
-            if batch is None:
-                batch = run.next_batch(step)
+            batch, failure = self._next_batch(step, batch)
             data_seconds = time.perf_counter() - waiting
             if step == start and run.writes:
                 local = tf.nest.map_structure(lambda value: self._local(value).numpy(), batch)
                 save_picture(batch_picture(local, run.train_set.class_names), self.folder.augmented)
             learning_rate = float(run.trainer.optimizer.learning_rate)
-            told = tf.constant(float(stop.requested is not None))
+            told = tf.constant(math.nan if failure else float(stop.requested is not None))
             result = step_function({name: batch[name] for name in STEP_INPUTS}, told)
+            if math.isnan(float(result["told_to_stop"])):
+                self._end_with_error(failure)
             terms = {name: float(result[name]) for name in (*TERMS, *COUNTS)}
             self._stop_if_not_finite(step, terms, result, batch)
             done = step + 1
@@ -142,6 +144,30 @@ class _Loop:
                 return
         if start == training_config.steps:
             self.progress.say(f"all {training_config.steps} steps are done already")
+
+    def _next_batch(
+        self, step: int, batch: Mapping[str, Any] | None
+    ) -> tuple[Mapping[str, Any], InputError | None]:
+        """Returns the batch of the step after `step` finished ones, and what makes it unusable, or None.
+
+        With several workers the other ones know of the error only by the step, which is done with the batch
+        of the step before it then, and of which nothing is kept.
+        """
+        if step == self.run.start and batch is not None:
+            return batch, None
+        try:
+            return self.run.next_batch(step), None
+        except InputError as error:
+            if self.run.workers.alone or batch is None:
+                raise
+            return batch, error
+
+    def _end_with_error(self, failure: InputError | None) -> None:
+        """Ends the run because a worker, this one with `failure`, has no batch."""
+        with self.run.workers.stepping(False):
+            if failure is not None:
+                raise failure
+            self.run.workers.exchange(None)
 
     def _after_step(self, done: int, stop: StopRequest, told_to_stop: bool) -> bool:
         """Validates and saves as `decisions` says after `done` steps; returns whether the run ends here.
@@ -159,8 +185,7 @@ class _Loop:
             if not run.checkpoints.steps():
                 # Weights without a checkpoint would be neither continued nor replaced after a kill.
                 self._save_checkpoint()
-            run.workers.told_to_stop |= told_to_stop
-            is_measured, told_to_stop = self._validate(done, stop)
+            is_measured, told_to_stop = self._validate(done, stop, told_to_stop)
             self.state = dataclasses.replace(self.state, validation_is_due=not is_measured)
         # It is read once, since a signal that comes later must not name a checkpoint that does not exist.
         stopped_by = stop.requested
@@ -237,7 +262,7 @@ class _Loop:
             "A lower training.learning_rate, more warmup_steps or gradient_clip_norm may help"
         )
 
-    def _validate(self, done: int, stop: StopRequest) -> tuple[bool, bool]:
+    def _validate(self, done: int, stop: StopRequest, told_to_stop: bool) -> tuple[bool, bool]:
         """Measures the network on the validation set, and shows detections in TensorBoard.
 
         With `training.ema_decay`, the averaged weights are measured.
@@ -247,14 +272,19 @@ class _Loop:
             first, nothing has changed.
         """
         with averaged(self.run.trainer.average):
-            return self._validate_network(done, stop)
+            return self._validate_network(done, stop, told_to_stop)
 
-    def _validate_network(self, done: int, stop: StopRequest) -> tuple[bool, bool]:
+    def _validate_network(self, done: int, stop: StopRequest, told_to_stop: bool) -> tuple[bool, bool]:
         """Does what `_validate` does with the values that the network has now."""
         run = self.run
-        result, finished, told_to_stop = measure(
-            run.validation_replicas, run.config, run.validation_set, stop, run.workers
-        )
+
+        def is_told() -> bool:
+            return told_to_stop or stop.requested is not None
+
+        with run.workers.stepping(False):
+            result, finished, told_to_stop = measure(
+                run.validation_replicas, run.config, run.validation_set, is_told, run.workers
+            )
         if not finished:
             return False, told_to_stop
         if result is not None:

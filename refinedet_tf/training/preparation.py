@@ -63,7 +63,7 @@ class PreparedRun:
 
     Raises:
         InputError: the config, the data, the weights or the checkpoint are wrong, or workers differ.
-        TrainingStopped: a worker did not come up in time.
+        TrainingStopped: a worker was lost.
     """
 
     def __init__(
@@ -87,6 +87,8 @@ class PreparedRun:
             raise InputError("training.patience needs data.validation, which names no part")
         self.validation_set = read_dataset(self.config.data, "validation", strict) if has_validation else None
         step = max(folder.saved_steps(), default=0) if resume else 0
+        if step and folder.config.is_file():
+            check_same_run(load_config(folder.config), self.config)
         self.notes = self._check_data(config, is_new=not step)
         sets = {"training set": self.train_set, "validation set": self.validation_set}
         step_fact = {"the last step in --output, which workers must share,": step}
@@ -97,13 +99,10 @@ class PreparedRun:
                 f"has done {step} steps: give {step} to end there, or more"
             )
         self.validation_facts = data_facts("validation set", self.validation_set)
-        with workers.starting_tensorflow():
-            self.strategy = make_strategy(config)
+        self.strategy = make_strategy(config, workers.strategy)
         self.writes = is_chief(self.strategy)
         self.initial_weights: InitialWeights | None = None
         self.frozen: list[str] = []
-        if step and folder.config.is_file():
-            check_same_run(load_config(folder.config), self.config)
         self.trainer = self._build_trainer(tile_anchors(image_size, config.model.anchors))
         self.detector = Detector(self.trainer.network, self.config)
         self.validation_replicas: Replicas[TimedDetector] | None = None
@@ -112,8 +111,9 @@ class PreparedRun:
         self.checkpoints = Checkpoints(folder.checkpoints, self.trainer, self.writes)
         self.state = self._restore_or_initialize(resume, accept_changed_data)
         self.start = self.state.step
-        agree_on_weights(workers, dataclasses.asdict(self.state), self.checkpoints.all_variables)
         self._open_batches()
+        # All errors of a single worker come before it, since the next operation of all is a step.
+        agree_on_weights(workers, dataclasses.asdict(self.state), self.checkpoints.all_variables)
 
     def next_batch(self, step: int) -> Mapping[str, Any]:
         """Returns the batch of the step after `step` finished ones, which must be the next in order.

@@ -9,20 +9,18 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.inference.replicas import local_devices
 
 
-def make_strategy(config: Config) -> tf.distribute.Strategy:
-    """Makes the strategy that `training.strategy` names.
+def make_strategy(config: Config, of_workers: tf.distribute.Strategy | None = None) -> tf.distribute.Strategy:
+    """Makes the strategy of a run, and checks that its replicas can share the batches.
 
-    "mirrored" uses all GPUs of this machine, or its logical CPU devices if it has no GPU.
-    "multi_worker" joins the machines that the environment variable TF_CONFIG lists; it must be made
-    before TensorFlow runs its first operation, and after `read_cluster` has checked that variable.
+    Args:
+        config: the config whose `training` is used.
+        of_workers: the strategy of several machines; None: all GPUs of this machine, or its logical CPU
+            devices if it has no GPU.
 
     Raises:
         InputError: the batch cannot be divided evenly, or `jit_compile` is true with several replicas.
     """
-    if config.training.strategy == "multi_worker":
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    else:
-        strategy = tf.distribute.MirroredStrategy(local_devices())
+    strategy = of_workers or tf.distribute.MirroredStrategy(local_devices())
     replicas = strategy.num_replicas_in_sync
     if config.training.batch_size % replicas:
         raise InputError(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
@@ -12,7 +12,6 @@ from refinedet_tf.evaluation.loss import loss_terms
 from refinedet_tf.evaluation.shares import Share, join_shares
 from refinedet_tf.evaluation.timed_detector import TimedDetector
 from refinedet_tf.inference.replicas import Replicas
-from refinedet_tf.training.stop import StopRequest
 from refinedet_tf.training.workers import Workers
 
 
@@ -34,11 +33,47 @@ class _ValidationStopped(Exception):
     """A validation was given up, because the run was told to stop."""
 
 
+class Rounds:
+    """Keeps the workers together while each detects on its share: all of them meet after every batch.
+
+    So all know of the error of one of them, or of its word to stop, before any has finished long work. It is
+    called as the `progress` of the evaluator, and `finish` afterwards.
+
+    Args:
+        workers: all workers, each of which has the same rounds.
+        num_images: the number of images of the dataset.
+        batch_size: the images per batch.
+        is_told: says whether this process was told to stop.
+    """
+
+    def __init__(
+        self, workers: Workers, num_images: int, batch_size: int, is_told: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.workers, self.is_told = workers, is_told
+        self.left = -(-num_images // (batch_size * len(workers.names)))
+
+    def __call__(self, *_: float) -> None:
+        """Meets the others once.
+
+        Raises:
+            InputError, TrainingStopped: another worker ended with that error, or was lost.
+            _ValidationStopped: any worker was told to stop; it is raised on all of them.
+        """
+        self.left -= 1
+        if any(self.workers.exchange(self.is_told())):
+            raise _ValidationStopped
+
+    def finish(self) -> None:
+        """Meets the others as often as those do that have more batches."""
+        while self.left > 0:
+            self()
+
+
 def measure(
     replicas: Replicas[TimedDetector] | None,
     config: Config,
     dataset: DetectionDataset | None,
-    stop: StopRequest,
+    is_told: Callable[[], bool],
     workers: Workers,
 ) -> tuple[Validation | None, bool, bool]:
     """Measures the network on the validation set, of which every worker takes a part.
@@ -50,40 +85,24 @@ def measure(
         replicas: the detectors, with the loss on `dataset`; None if there is nothing to measure.
         config: the config of the run.
         dataset: the validation set; None: there is nothing to measure.
-        stop: the signals to this process; the other workers learn of them.
+        is_told: says whether this process was told to stop; the other workers learn of it.
         workers: all workers, each of which calls this function.
 
     Returns:
         The accuracy, or None; whether the validation was finished on all workers; whether any worker was told
         to stop. All workers return the same.
     """
-
-    def tell_if_requested() -> None:
-        if stop.requested:
-            workers.tell_to_stop()
-
-    def stop_if_requested(*_: float) -> None:
-        workers.check()
-        tell_if_requested()
-        if workers.told_to_stop:
-            raise _ValidationStopped
-
-    share, finished = None, True
+    validation = None
     if replicas is not None and dataset is not None:
+        rounds = Rounds(workers, len(dataset), config.evaluation.batch_size, is_told)
         try:
             part = (workers.index, len(workers.names))
-            share = detect_share(replicas, config, dataset, stop_if_requested, part)
+            share = detect_share(replicas, config, dataset, rounds, part)
+            rounds.finish()
         except _ValidationStopped:
-            finished = False
-    told = stop.requested is not None or workers.told_to_stop
-    # The others may be at work for long, where this worker had a smaller share.
-    outcomes = workers.exchange([finished, told], tell_if_requested)
-    told_to_stop = any(told for _, told in outcomes)
-    if not all(finished for finished, _ in outcomes):
-        return None, False, told_to_stop
-    if dataset is None or share is None:
-        return None, True, told_to_stop
-    return _score_on_chief(gather_shares(share, workers), config, dataset, workers), True, told_to_stop
+            return None, False, True
+        validation = _score_on_chief(gather_shares(share, workers), config, dataset, workers)
+    return validation, True, any(workers.exchange(is_told()))
 
 
 def gather_shares(share: Share, workers: Workers) -> Share | None:
@@ -100,7 +119,7 @@ def gather_shares(share: Share, workers: Workers) -> Share | None:
     if workers.alone:
         return share
     facts = workers.exchange(share.facts())
-    parts = workers.gather_on_chief(share.to_bytes())
+    parts = workers.gather(share.to_bytes())
     return join_shares(workers.names, facts, parts, share.passes) if workers.index == 0 else None
 
 

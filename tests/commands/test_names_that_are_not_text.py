@@ -13,7 +13,7 @@ import train
 from refinedet_tf.errors import InputError
 from refinedet_tf.exports import savedmodel
 from refinedet_tf.run_folder import RunFolder
-from refinedet_tf.training.workers import Workers
+from refinedet_tf.training.workers import _in_one_line
 
 CAFE = os.fsdecode(b"caf\xe9")
 
@@ -80,5 +80,5 @@ def test_folders_in_which_tensorflow_could_not_write(tmp_path):
 
 def test_what_other_workers_are_told():
     """No message between workers holds such bytes."""
-    text, code = Workers(None)._how_it_ended(InputError(f"image {CAFE}.jpg cannot be decoded"))
-    assert (text, code) == (r"image caf\udce9.jpg cannot be decoded", 2)
+    text = _in_one_line(InputError(f"image {CAFE}.jpg cannot be decoded"))
+    assert text == r"image caf\udce9.jpg cannot be decoded"

@@ -3,11 +3,13 @@
     python training_program.py '[{"arguments": ["--config", ...], "signal": "SIGTERM", "after": 3}, ...]'
 
 With a signal, the process sends it to itself when that many steps are done, or with "validation" when it
-begins to validate. With "pause", every step takes that many seconds more. With "evaluate", the run is one of
+begins to validate. With "once", only worker:1 sends it, and only while there is no file of that name, which
+it makes. With "pause", every step takes that many seconds more. With "evaluate", the run is one of
 evaluate.py, and the chief writes the bytes of all detections to the file that it names. Each run that comes
 back ends with the line "exit CODE". Further words on the command line:
 
     as-users-run-it   optimize the graphs, with four threads between operations and four inside each
+    exit-code         end with the code of the last run
     whole             train the network that the config names; otherwise a small one takes its place
 """
 
@@ -26,8 +28,18 @@ import tensorflow as tf  # isort: skip - after terminal, which sets its environm
 from small_network import use_small_backbone  # isort: skip
 
 from refinedet_tf.commands import evaluate as evaluate_command  # isort: skip
-from refinedet_tf.training import validation, workers
+from refinedet_tf.training import validation
 from refinedet_tf.training.log import ProgressLog
+
+
+def is_first(run):
+    """Says whether this process is the one, and this the first time, that a signal is meant for."""
+    if "once" not in run:
+        return True
+    if json.loads(os.environ["TF_CONFIG"])["task"]["index"] != 1 or Path(run["once"]).exists():
+        return False
+    Path(run["once"]).touch()
+    return True
 
 
 def main(runs, words):
@@ -39,7 +51,6 @@ def main(runs, words):
     else:
         # Rewriting the graphs takes longer than the few steps that they run.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    workers.GRACE_SECONDS = 200.0  # On a busy machine a graph may be traced for longer than usual.
     write_result = evaluate_command._write
     report_step, detect_share = ProgressLog.step, validation.detect_share
     for run in runs:
@@ -47,7 +58,7 @@ def main(runs, words):
         def step(self, done, *arguments, run=run):
             report_step(self, done, *arguments)
             time.sleep(run.get("pause", 0))
-            if done == run.get("after"):
+            if done == run.get("after") and is_first(run):
                 os.kill(os.getpid(), signal.Signals[run["signal"]])
 
         def detect(*arguments, run=run, **options):
@@ -68,6 +79,8 @@ def main(runs, words):
         except SystemExit as stopped:
             code = stopped.code
         print(f"exit {code}", flush=True)
+    if "exit-code" in words:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

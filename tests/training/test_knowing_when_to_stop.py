@@ -98,9 +98,9 @@ def scripted(monkeypatch, small_network):
             if done == signal_after:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        def measure(network, config, dataset, stop, workers):
+        def measure(network, config, dataset, is_told, workers):
             loss_terms = dict.fromkeys(TERMS, 1.0)
-            return Validation(mean_aps[done_steps[-1] - 1], {}, loss_terms), True, stop.requested is not None
+            return Validation(mean_aps[done_steps[-1] - 1], {}, loss_terms), True, is_told()
 
         monkeypatch.setattr(loop.ProgressLog, "step", step)
         monkeypatch.setattr(loop, "measure", measure)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from processes import finish, free_ports, local_cluster, start_workers
@@ -47,7 +48,9 @@ def lost(task, tf_config):
 
 @pytest.fixture(scope="module")
 def story(config_file, devkit, tmp_path_factory):
-    """A chief and a worker that differ in three ways, then train; the worker is told to stop, later killed.
+    """A chief and a worker that differ in three ways, then train with a broken image, and without it.
+
+    The worker is told to stop, and later killed.
 
     Returns:
         The run folder; the lines on stderr of both processes; the checkpoints after the stop; the exit codes
@@ -64,16 +67,26 @@ def story(config_file, devkit, tmp_path_factory):
     alone = folder / "not-shared"
     (alone / "checkpoints" / "step-10").mkdir(parents=True)
     run = arguments_for(config_file, folder / "run", f"data.classes={json.dumps(classes(config_file))}")
+    broken = {
+        "arguments": [
+            *run[:-1],
+            str(folder / "broken"),
+            "--set",
+            f"data.root={without_an_image(folder, devkit, config_file)}",
+        ]
+    }
     chief = [
         {"arguments": run},
         {"arguments": run},
         {"arguments": [*run[:-1], str(alone), "--resume"]},
+        broken,
         {"arguments": run},
     ]
     worker = [
         {"arguments": [*run, "--set", "training.learning_rate=2e-4"]},
         {"arguments": [*run, "--set", f"data.root={other}"]},
         {"arguments": [*run[:-1], str(folder / "empty"), "--resume"]},
+        broken,
         {"arguments": run, "signal": "SIGTERM", "after": 2},
     ]
     tf_configs = local_cluster(1, chief=True)
@@ -87,6 +100,23 @@ def story(config_file, devkit, tmp_path_factory):
     killed = time.monotonic()
     second = finish(*processes, seconds=120)
     return folder / "run", first, left, second, time.monotonic() - killed, tf_configs[0]
+
+
+def without_an_image(folder, devkit, config_file):
+    """The root of the data, in which the first image of the second step cannot be decoded."""
+    from refinedet_tf.config.files import load_config
+    from refinedet_tf.data.dataset import read_dataset
+    from refinedet_tf.data.pipeline import image_order
+
+    root = folder / "broken-devkit"
+    shutil.copytree(devkit, root)
+    config = load_config(config_file, [f"data.root={root}"])
+    dataset = read_dataset(config.data, "train")
+    batch_size = config.training.batch_size
+    order = list(image_order(len(dataset), config.training.seed, 0).take(2 * batch_size).as_numpy_iterator())
+    assert order[batch_size] not in order[:batch_size]
+    Path(dataset.image_paths[order[batch_size]]).write_bytes(b"no image")
+    return root
 
 
 def classes(config_file):
@@ -107,26 +137,38 @@ def test_workers_that_differ_do_not_begin(story):
         f"{prefix}the last step in --output, which workers must share, is 10 on chief:0 and 0 on worker:0"
     )
     for out in (chief_out, worker_out):
-        assert [line for line in out.splitlines() if line.startswith("exit")] == ["exit 2"] * 3 + ["exit 1"]
+        assert [line for line in out.splitlines() if line.startswith("exit")] == ["exit 2"] * 4 + ["exit 1"]
 
 
 def test_all_stop_when_one_is_told_to(story):
     folder, ((_, chief_out, chief_err), (_, worker_out, worker_err)), left, *_ = story
-    assert lines_of(chief_err)[3:] == [
+    assert lines_of(chief_err)[4:] == [
         "error: stopped by a signal to another worker after step 3; continue with --resume"
     ]
-    assert lines_of(worker_err)[3:] == ["error: stopped by SIGTERM after step 3; continue with --resume"]
+    assert lines_of(worker_err)[4:] == ["error: stopped by SIGTERM after step 3; continue with --resume"]
     assert left == ["step-3"]
     assert "step 3/" in chief_out and "step 3/" not in worker_out
+
+
+def test_a_broken_image_of_one_worker_is_named_by_all(story):
+    """It is in the batch of a later step, when the next operation of the others is that step."""
+    folder, ((_, _, chief_err), (_, _, worker_err)), *_ = story
+    lines = [lines_of(err)[3] for err in (chief_err, worker_err)]
+    (reader,) = [index for index, line in enumerate(lines) if line.startswith("error: image ")]
+    assert "cannot be decoded" in lines[reader]
+    name = ("chief:0", "worker:0")[reader]
+    assert lines[1 - reader] == f"error: {name} ended: {lines[reader].removeprefix('error: ')}"
+    assert last_step(folder.parent / "broken") == 1
+    assert not list((folder.parent / "broken").glob("checkpoints/step-*"))
 
 
 def test_a_killed_worker_is_named(story):
     folder, _, _, ((chief_code, chief_out, chief_err), (code, _, _)), seconds, tf_config = story
     assert "continuing after step 3" in chief_out
     assert code == -signal.SIGKILL
-    assert chief_code == 1
+    assert chief_code == 0 and chief_out.splitlines()[-1] == "exit 1"  # The program has ended by itself.
     assert lines_of(chief_err) == [lost("worker:0", tf_config)]
-    assert seconds < 10
+    assert seconds < 150
 
 
 def test_only_the_chief_writes(story):
@@ -171,9 +213,9 @@ def test_a_signal_in_the_validation_of_one_worker(config_file, tmp_path, name):
     arguments = arguments_for(config_file, tmp_path / "run", *overrides)
     run_lists = [[{"arguments": arguments}], [{"arguments": arguments, "signal": name, "validation": True}]]
     tf_configs = local_cluster(2)
-    (code, _, err), (_, _, worker_err) = finish(*start_workers(run_lists, tf_configs), seconds=400)
+    (_, out, err), (_, _, worker_err) = finish(*start_workers(run_lists, tf_configs), seconds=400)
     if name == "SIGKILL":
-        assert (code, lines_of(err)) == (1, [lost("worker:1", tf_configs[0])])
+        assert (out.splitlines()[-1], lines_of(err)) == ("exit 1", [lost("worker:1", tf_configs[0])])
         return
     ending = "after step 2, before its validation was finished; continue with --resume"
     assert lines_of(err) == [f"error: stopped by a signal to another worker {ending}"]
@@ -213,9 +255,13 @@ def test_kills_of_each_worker_and_restarts(config_file, tmp_path, workers):
         started = time.monotonic()
         results = finish(*processes, seconds=120)
         print(f"{workers} workers, worker:{victim} killed: all ended in {time.monotonic() - started:.1f} s")
-        for index, (code, _, err) in enumerate(results):
+        for index, (code, out, err) in enumerate(results):
             if index != victim:
-                assert (code, lines_of(err)) == (1, [lost(f"worker:{victim}", tf_configs[0])])
+                assert code == 0 and out.splitlines()[-1] == "exit 1"
+                # With three workers, one may lose a survivor before it hears of the victim.
+                names = [f"worker:{other}" for other in range(workers) if other != index]
+                (line,) = lines_of(err)
+                assert line in [lost(name, tf_configs[0]) for name in names]
     for code, out, err in finish(*start_workers([runs] * workers, local_cluster(workers))):
         assert (code, out.splitlines()[-1]) == (0, "exit 0"), err
     assert entries_without_times(killed) == entries_without_times(tmp_path / "undisturbed")
