@@ -1,5 +1,6 @@
 """Reading and decoding of image files to upright pixels, and the plain warp to the network's size."""
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ _END_OF_JPEG = b"\xff\xd9"
 _JPEG_MARGIN = 2
 """libjpeg interpolates the colours of a column from its neighbours, so that the outermost columns of a part
 differ from those of the whole image. The margin is more than they need."""
+
+ATTEMPTS = 5
+"""How often a file is decoded whose error TensorFlow has lost."""
 
 
 def decode_image(contents: Tensor) -> tf.Tensor:
@@ -121,7 +125,7 @@ def read_image(path: str | os.PathLike, image_size: Sequence[int] | np.ndarray |
     with explain_os_errors(f"image {path}", "cannot be read"):
         contents = Path(path).read_bytes()
     try:
-        image = _decode(contents).numpy()
+        image = _decode_again_if_cancelled(contents)
     except tf.errors.OpError as error:
         raise InputError(f"image {path} cannot be decoded: {_reason(error)}") from None
     if image_size is not None and image.shape[:2] != tuple(image_size):
@@ -134,6 +138,17 @@ def read_image(path: str | os.PathLike, image_size: Sequence[int] | np.ndarray |
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def _decode(contents: tf.Tensor) -> tf.Tensor:
     return decode_image(contents)
+
+
+def _decode_again_if_cancelled(contents: bytes) -> np.ndarray:
+    """Decodes an image; the error of a broken one is that of the operation that has failed.
+
+    In one of a thousand failures, TensorFlow reports another part of the graph, which it has cancelled then.
+    """
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(tf.errors.CancelledError):
+            return _decode(contents).numpy()
+    return _decode(contents).numpy()
 
 
 def _reason(error: tf.errors.OpError) -> str:

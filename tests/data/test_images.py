@@ -8,8 +8,10 @@ from gif_files import gif
 from image_door_files import UPRIGHT, photo, readable, turned, unreadable
 from PIL import Image
 
+from refinedet_tf.data import images
 from refinedet_tf.data.image_formats import ANIMATED_WEBP, UNKNOWN_BMP
-from refinedet_tf.data.images import UNKNOWN_FORMAT, decode_image, decode_window, warp_image
+from refinedet_tf.data.images import UNKNOWN_FORMAT, decode_image, decode_window, read_image, warp_image
+from refinedet_tf.errors import InputError
 
 WINDOW = tf.function(decode_window)
 
@@ -212,3 +214,20 @@ def test_warp_is_bilinear_with_half_pixel_centers(tf_test, size):
     warped = warp_image(image, size)
     tf_test.assertDTypeEqual(warped, np.float32)
     tf_test.assertAllClose(warped, bilinear(image.astype(float), *size), rtol=1e-7, atol=1e-3)
+
+
+def test_an_error_that_tensorflow_has_lost_is_found_again(monkeypatch, tmp_path):
+    """TensorFlow may report an operation that it has cancelled, and not the one that has failed."""
+    file, decode, calls = tmp_path / "a.jpg", images._decode, []
+    file.write_bytes(b"\xff\x0a" + bytes(40))
+
+    def decode_with_loss(contents):
+        calls.append(contents)
+        if len(calls) < 4:
+            raise tf.errors.CancelledError(None, None, "Function was cancelled before it was started")
+        return decode(contents)
+
+    monkeypatch.setattr(images, "_decode", decode_with_loss)
+    with pytest.raises(InputError, match="it is no JPEG, PNG, BMP, GIF or WebP file"):
+        read_image(file)
+    assert len(calls) == 4
