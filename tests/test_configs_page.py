@@ -1,34 +1,21 @@
 """docs/configs.md says what the configs say."""
 
-import importlib.util
-from pathlib import Path
-
+import generate_configs
 import pytest
 
 from refinedet_tf.config.files import CONFIG_FOLDER
 
-DOCS = Path(__file__).parent.parent / "docs"
+
+def test_page_is_up_to_date():
+    written = generate_configs.PAGE.read_text(encoding="utf-8")
+    assert written == generate_configs.page(), "run python docs/generate_configs.py"
 
 
-@pytest.fixture(scope="module")
-def generator():
-    """The module docs/generate_configs.py."""
-    spec = importlib.util.spec_from_file_location("generate_configs", DOCS / "generate_configs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_page_is_up_to_date(generator):
-    written = generator.PAGE.read_text(encoding="utf-8")
-    assert written == generator.page(), "run python docs/generate_configs.py"
-
-
-def test_every_config_has_a_row(generator):
-    rows = [line for line in generator.page().splitlines() if line.startswith("| [")]
+def test_every_config_has_a_row():
+    rows = [line for line in generate_configs.page().splitlines() if line.startswith("| [")]
     named = [row.split("`")[1] for row in rows]
     assert named == sorted(path.name for path in CONFIG_FOLDER.glob("*.json"))
-    assert {row.count(" | ") for row in rows} == {len(generator.COLUMNS) - 1}
+    assert {row.count(" | ") for row in rows} == {len(generate_configs.COLUMNS) - 1}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +28,7 @@ def test_every_config_has_a_row(generator):
         ("own_data", "-", "-", "| to be extended | `efficientnet_lite0` |"),
     ],
 )
-def test_rows(generator, config, paper, measured, rest):
+def test_rows(config, paper, measured, rest):
     beginning = f"| [`{config}.json`](../configs/{config}.json) | {paper} | {measured} | "
-    (row,) = (line for line in generator.page().splitlines() if line.startswith(beginning))
+    (row,) = (line for line in generate_configs.page().splitlines() if line.startswith(beginning))
     assert rest in row

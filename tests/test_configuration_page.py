@@ -1,39 +1,25 @@
 """docs/configuration.md says what the dataclasses of the config say."""
 
 import dataclasses
-import importlib.util
-from pathlib import Path
 
+import generate_configuration
 import pytest
 
 from refinedet_tf.config import Config
 
-DOCS = Path(__file__).parent.parent / "docs"
+
+def test_page_is_up_to_date():
+    written = generate_configuration.PAGE.read_text(encoding="utf-8")
+    assert written == generate_configuration.page(), "run python docs/generate_configuration.py"
 
 
-@pytest.fixture(scope="module")
-def generator():
-    """The module docs/generate_configuration.py."""
-    spec = importlib.util.spec_from_file_location(
-        "generate_configuration", DOCS / "generate_configuration.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_page_is_up_to_date(generator):
-    written = generator.PAGE.read_text(encoding="utf-8")
-    assert written == generator.page(), "run python docs/generate_configuration.py"
-
-
-def test_every_key_has_a_meaning_and_a_row(generator):
-    page = generator.page()
-    sections = [section for section in generator.sections() if section is not Config]
+def test_every_key_has_a_meaning_and_a_row():
+    page = generate_configuration.page()
+    sections = [section for section in generate_configuration.sections() if section is not Config]
     assert len(sections) == 9
     for section in sections:
         names = {field.name for field in dataclasses.fields(section)}
-        assert generator.docstrings_of_keys(section).keys() == names, section
+        assert generate_configuration.docstrings_of_keys(section).keys() == names, section
     keys = dataclasses.asdict(Config())
     keys["expected"] = {"metric": 0, "value": 0, "spread": 0, "seeds": 0, "source": 0, "hours": 0}
     for key, value in keys.items():
@@ -54,5 +40,5 @@ def test_every_key_has_a_meaning_and_a_row(generator):
         "| `expected.value` | number >= 0, <= 1 | required | ",
     ],
 )
-def test_rows(generator, row):
-    assert f"\n{row}" in generator.page()
+def test_rows(row):
+    assert f"\n{row}" in generate_configuration.page()

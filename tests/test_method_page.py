@@ -1,9 +1,9 @@
 """docs/how-it-works.md: its code runs, and its numbers are those of the shipped detector."""
 
-import importlib.util
 import re
 from pathlib import Path
 
+import draw_method as drawing
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -16,9 +16,6 @@ def cells_of(row):
 
 def test_numbers_are_those_of_the_detector():
     """A score at a threshold may fall on its other side on another processor."""
-    spec = importlib.util.spec_from_file_location("draw_method", ROOT / "docs/draw_method.py")
-    drawing = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(drawing)
     parts = drawing.run_in_parts()
     rows = drawing.numbers(parts)
     assert len(rows) == len(drawing.STAGES) + len(drawing.THRESHOLDS)

@@ -4,7 +4,6 @@ The source folder of Sphinx is the root of the repository, so that a link betwee
 repository and on the site. `docs/index.md` holds the order of the pages.
 """
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -45,11 +44,6 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
-
-# A pattern in a list of pages may match none. Sphinx 9.0 gives its warning no type by which to suppress it.
-logging.getLogger("sphinx.sphinx.directives.other").addFilter(
-    lambda record: "toctree glob" not in str(record.msg)
-)
 
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|keras|np|numpy|os|pathlib|pydantic|supervision|tf|tensorflow|typing)\..*")

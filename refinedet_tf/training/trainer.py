@@ -70,14 +70,15 @@ class RefineDetTrainer(keras.Model):
             batch: "images" [b, H, W, 3] RGB 0..255; "boxes" float32 [b, G, 4], normalised
                 `[ymin, xmin, ymax, xmax]`; "labels" int [b, G], 1..C, and 0 for padding. With
                 accumulation, b is static and a multiple of the number of micro-batches.
-            told_to_stop: float32 scalar, 1 if the process of this replica was told to stop, otherwise 0.
+            told_to_stop: float32 scalar, 1 if the process of this replica was told to stop, otherwise 0; NaN
+                if it has no usable batch, so that nothing of the step is to be kept.
 
         Returns:
             The loss terms and the numbers of `COUNTS` of the whole batch, float32 scalars that are equal
             on all replicas; "bad_gradients" float32 [V], the number of replicas whose gradient is not
             finite, or has a norm above 1e19, for each of the V trainable variables; "told_to_stop" float32,
-            the number of replicas that were told to stop, which is the same on all of them; "statistics",
-            the list of the BatchNorm statistics before the step.
+            the number of replicas that were told to stop, or NaN, the same on all of them; "statistics", the
+            list of the BatchNorm statistics before the step.
         """
         replica = tf.distribute.get_replica_context()
         variables = self.network.trainable_variables

@@ -1,12 +1,12 @@
 """The detector that comes with the package, on photographs in the public domain."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import ship_detector
 
 import detect
 from refinedet_tf.config.files import PRETRAINED, load_config, run_folder_of
@@ -95,19 +95,16 @@ def test_shipped_files_are_small_and_name_no_place():
 
 
 def test_weights_are_rounded_to_16_bits(tmp_path):
-    spec = importlib.util.spec_from_file_location("ship_detector", ROOT / "docs/ship_detector.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     source, target = tmp_path / "source.weights.h5", tmp_path / "target.weights.h5"
     values = np.float32([1 / 3, -2.5, 60_000])
     with h5py.File(source, "w") as file:
         file.attrs["about"] = "text"
         file.create_group("layers/first/vars").create_dataset("0", data=values)
-    script.write_in_16_bits(source, target)
+    ship_detector.write_in_16_bits(source, target)
     with h5py.File(target) as file:
         assert file.attrs["about"] == "text"
         np.testing.assert_array_equal(file["layers/first/vars/0"], values.astype(np.float16))
     with h5py.File(source, "r+") as file:
         file["layers/first/vars/0"][0] = 70_000
     with pytest.raises(InputError, match="layers/first/vars/0 holds a number that float16 cannot hold"):
-        script.write_in_16_bits(source, target)
+        ship_detector.write_in_16_bits(source, target)
