@@ -306,7 +306,7 @@ def test_command_prints_and_writes(dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate_command, "load_model", lambda *_, **__: (config, Oracle()))
     monkeypatch.setattr("refinedet_tf.data.dataset.read_dataset", lambda *args, **kwargs: dataset)
     files = tmp_path / "numbers.json", tmp_path / "curves.png"
-    command.main(["--config", "any", "--json", str(files[0]), "--curves", str(files[1])])
+    command.main(["--config", "shapes.json", "--json", str(files[0]), "--curves", str(files[1])])
     printed = capsys.readouterr().out
     assert "measured 100.00, expected 90.00 (AP; a paper)" in printed
     assert "note: 1 of 7 images have 2 or more candidates before NMS" in printed
