@@ -19,7 +19,7 @@ from refinedet_tf.evaluation.evaluator import (
 from refinedet_tf.evaluation.results import EvaluationResult
 from refinedet_tf.evaluation.shares import join_images
 from refinedet_tf.exports.routes import int8_files
-from refinedet_tf.exports.runtimes import ExportedFile, as_network
+from refinedet_tf.exports.runtimes import ExportedFile, MediaPipeFileInLiteRT, as_network
 from refinedet_tf.inference.compiled_detector import CompiledDetector
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.progress import Progress
@@ -59,10 +59,10 @@ def measure_int8(
 def evaluate_file(
     file: ExportedFile, config: Config, dataset: DetectionDataset, progress: Progress | None = None
 ) -> EvaluationResult:
-    """Evaluates an exported file without suppression as `evaluate` evaluates the network, without times.
+    """Evaluates an exported file as `evaluate` evaluates the network, without times.
 
     Args:
-        file: heads.onnx, heads.tflite, or one of them in int8.
+        file: heads.onnx, heads.tflite, one of them in int8, or a file for MediaPipe.
         config: the config of the network, as for `evaluate`.
         dataset: the images and their ground truth.
         progress: is called after each batch; None: no progress is reported.
@@ -72,12 +72,14 @@ def evaluate_file(
     """
     check_dataset(config, dataset)
     detector = CompiledDetector(as_network(file, config), config)
+    suppresses = isinstance(file, MediaPipeFileInLiteRT)
     start = time.perf_counter()
     indices = np.arange(len(dataset))
     results: list[ImageDetections] = []
     for batch in read_batches(dataset, detector.image_size, config.evaluation.batch_size, indices):
         sizes = dataset.image_sizes[batch["image_indices"].numpy()].tolist()
-        results += detector.unpack(detector(batch["images"]), sizes)
+        outputs = file(batch["images"].numpy()) if suppresses else detector(batch["images"])
+        results += detector.unpack(outputs, sizes)
         if progress is not None:
             progress(len(results), len(dataset), time.perf_counter() - start)
     detections = join_images(results, indices)

@@ -23,6 +23,7 @@ MEDIAPIPE = "mediapipe.tflite"
 """The name of the file."""
 MEDIAPIPE_INT8 = "mediapipe_int8.tflite"
 """The name of the file whose convolutions compute in int8."""
+FILES = (MEDIAPIPE, MEDIAPIPE_INT8)
 
 OPERATOR = "TFLite_Detection_PostProcess"
 """The suppression that is built into every runtime, although it counts as a custom operator."""

@@ -10,8 +10,7 @@ import tensorflow as tf
 from refinedet_tf.config import Config
 from refinedet_tf.data.images import read_image, warp_image
 from refinedet_tf.exports import litert_files, mediapipe_file, onnx_files
-from refinedet_tf.exports.litert_metadata import OUTPUTS
-from refinedet_tf.exports.runtimes import ExportedFile, LiteRTFile, OnnxFile
+from refinedet_tf.exports.runtimes import ExportedFile, LiteRTFile, MediaPipeFileInLiteRT, OnnxFile
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.postprocessing import candidates, postprocess
 from refinedet_tf.tensors import Tensor
@@ -109,10 +108,7 @@ def _route_of_mediapipe(file: ExportedFile, size: tuple[int, int]) -> Route:
     """Returns the route of a file for MediaPipe in LiteRT."""
 
     def detect(sample: Sample) -> Answer:
-        outputs = file(warp_image(sample.pixels[None], size).numpy())
-        boxes, classes, scores, number = (outputs[name][0] for name in OUTPUTS)
-        rows = slice(int(number))
-        return (boxes[rows], scores[rows], classes[rows] + 1), None
+        return _served_rows(file(warp_image(sample.pixels[None], size).numpy()), 0), None
 
     return lambda samples: map(detect, samples)
 
@@ -140,7 +136,8 @@ def _load(folder: Path, names: Sequence[str]) -> dict[str, ExportedFile]:
     """Loads those of the named files of a version that exist."""
     files: dict[str, ExportedFile] = {}
     for name in names:
-        for subfolder, runtime in (("onnx", OnnxFile), ("litert", LiteRTFile)):
+        in_litert = MediaPipeFileInLiteRT if name in mediapipe_file.FILES else LiteRTFile
+        for subfolder, runtime in (("onnx", OnnxFile), ("litert", in_litert)):
             if (folder / subfolder / name).exists():
                 files[name] = runtime(folder / subfolder / name)
     return files
@@ -153,16 +150,18 @@ def _call(file: ExportedFile, pixels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def int8_files(folder: Path) -> dict[str, ExportedFile]:
-    """Loads the files in int8 without suppression in the folder of a version; the keys are their names."""
-    return _load(folder, (onnx_files.HEADS_INT8, litert_files.HEADS_INT8))
+    """Loads the files in int8 in the folder of a version; the keys are their names."""
+    return _load(folder, (onnx_files.HEADS_INT8, litert_files.HEADS_INT8, mediapipe_file.MEDIAPIPE_INT8))
 
 
 def int8_routes(folder: Path, config: Config, size: tuple[int, int]) -> dict[str, Route]:
     """Loads the files in int8 in the folder of a version, and returns the route of each file, by name."""
-    routes = {name: heads_route(name, file, config, size) for name, file in int8_files(folder).items()}
-    for name, file in _load(folder, (mediapipe_file.MEDIAPIPE_INT8,)).items():
-        routes[name] = _route_of_mediapipe(file, size)
-    return routes
+    return {
+        name: _route_of_mediapipe(file, size)
+        if isinstance(file, MediaPipeFileInLiteRT)
+        else heads_route(name, file, config, size)
+        for name, file in int8_files(folder).items()
+    }
 
 
 def _served_rows(outputs: Mapping[str, Tensor], row: int) -> Rows:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from refinedet_tf.config import Config
 from refinedet_tf.exports import calibration
+from refinedet_tf.exports.litert_metadata import OUTPUTS
 from refinedet_tf.inference.compiled_detector import Network, network_size
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.tensors import Heads, Tensor
@@ -57,6 +58,21 @@ class LiteRTFile:
         """Returns the outputs by name for any number of images, float32 [n, height, width, 3]."""
         parts = [self._run(images=batch) for batch in calibration.batches(images, self.batch)]
         return {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]}
+
+
+class MediaPipeFileInLiteRT(LiteRTFile):
+    """A file for MediaPipe Tasks in LiteRT, on images of the network's size."""
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the dict of `postprocess` for any number of images, float32 [n, height, width, 3]."""
+        outputs = super().__call__(images)
+        boxes, classes, scores, number = (outputs[name] for name in OUTPUTS)
+        return {
+            "detection_boxes": boxes,
+            "detection_scores": scores,
+            "detection_classes": classes + 1,
+            "num_detections": number,
+        }
 
 
 class OnnxFile:

@@ -22,7 +22,7 @@ from refinedet_tf.exports import calibration
 from refinedet_tf.exports.accuracy import accuracy_lines, evaluate_file
 from refinedet_tf.exports.graphs import DetectionGraphs
 from refinedet_tf.exports.onnx_files import write_onnx
-from refinedet_tf.exports.runtimes import OnnxFile
+from refinedet_tf.exports.runtimes import MediaPipeFileInLiteRT, OnnxFile
 from refinedet_tf.exports.savedmodel import ExportOptions
 
 
@@ -109,25 +109,31 @@ def test_command_measures_int8(command, small_network, monkeypatch, config_file,
     images = devkit / "VOC2007" / "JPEGImages"
     common = ("--config", config_file, "--set", f"data.classes={classes}", "--weights", "any")
     result = command(
-        export_savedmodel, *common, "--output", tmp_path / "exports", "--litert", "--onnx",
+        export_savedmodel, *common, "--output", tmp_path / "exports", "--litert", "--onnx", "--mediapipe",
         "--int8", images, *_more_images(tmp_path), "--check-split", "validation",
     )  # fmt: skip
     assert result.code == 0, result
     assert "calibrating int8 on 16 of 16 images" in result.err
     lines = result.out.splitlines()
-    names = [line.split(":")[0].strip() for line in lines[1:10]]
+    forms = ["heads_int8.onnx", "heads_int8.tflite", "mediapipe_int8.tflite"]
+    names = [line.split(":")[0].strip() for line in lines[1:12]]
     assert names == [
         "serving_default", "serving_tensor", "serving_heads",
-        "detector.onnx", "detector.tflite", "heads.onnx",
-        "heads.tflite", "heads_int8.onnx compared with float32", "heads_int8.tflite compared with float32",
+        "detector.onnx", "detector.tflite", "heads.onnx", "heads.tflite", "mediapipe.tflite",
+        *(f"{form} compared with float32" for form in forms),
     ]  # fmt: skip
-    assert lines[10] == "mAP (voc) on 2007/val, 4 images:"
-    assert [line.split()[0] for line in lines[11:]] == ["network", "heads_int8.onnx", "heads_int8.tflite"]
+    assert lines[12] == "mAP (voc) on 2007/val, 4 images:"
+    assert [line.split()[0] for line in lines[13:]] == ["network", *forms]
     expected = evaluate(model, config, dataset)
-    assert lines[11].split()[1:] == [f"{100 * expected.mean_ap:.2f}", "%", "(+0.00", "points)"]
+    assert lines[13].split()[1:] == [f"{100 * expected.mean_ap:.2f}", "%", "(+0.00", "points)"]
     # A file in float32 has the accuracy of the network.
-    same = evaluate_file(OnnxFile(tmp_path / "exports" / "1" / "onnx" / "heads.onnx"), config, dataset)
-    assert same.mean_ap == pytest.approx(expected.mean_ap, abs=1e-6)
+    folder = tmp_path / "exports" / "1"
+    for file in (
+        OnnxFile(folder / "onnx" / "heads.onnx"),
+        MediaPipeFileInLiteRT(folder / "litert" / "mediapipe.tflite"),
+    ):
+        same = evaluate_file(file, config, dataset)
+        assert same.mean_ap == pytest.approx(expected.mean_ap, abs=1e-6)
     assert accuracy_lines({"network": expected, "x": same})[1].startswith("x        ")
 
 
