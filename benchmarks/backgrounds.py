@@ -113,7 +113,7 @@ def train_and_measure(options: argparse.Namespace, seed: int, negatives: int) ->
         `SCORE`, and "ap", all 0..1.
     """
     from refinedet_tf.data.dataset import read_dataset
-    from refinedet_tf.evaluation.evaluator import detect_share, score_detections, timed_replicas
+    from refinedet_tf.evaluation.evaluator import detect_portion, score_detections, timed_replicas
     from refinedet_tf.evaluation.ground_truth import GroundTruth
     from refinedet_tf.evaluation.matched_detections import match_detections
 
@@ -139,7 +139,7 @@ def train_and_measure(options: argparse.Namespace, seed: int, negatives: int) ->
     backgrounds = read_dataset(dataclasses.replace(config.data, test=("2007/background",)), "test")
     replicas = timed_replicas(network, config)
     detections, on_backgrounds = (
-        detect_share(replicas, config, dataset).detections for dataset in (test_set, backgrounds)
+        detect_portion(replicas, config, dataset).detections for dataset in (test_set, backgrounds)
     )
     matched = match_detections(detections, GroundTruth.from_dataset(test_set), "always")
     found = matched.true_positive

@@ -112,12 +112,12 @@ def validate(files, size=UPRIGHT):
 
 
 def evaluate_multi_scale(files, size=UPRIGHT):
-    evaluator.detect_share_on_files(MODEL, config_for(), dataset_of(files, size), multi_scale=True)
+    evaluator.detect_portion_on_files(MODEL, config_for(), dataset_of(files, size), multi_scale=True)
     return Recorder.seen
 
 
 def evaluate_tiles(files, size=UPRIGHT):
-    evaluator.detect_share_on_files(MODEL, config_for(), dataset_of(files, size), tiling=Tiling(side=64))
+    evaluator.detect_portion_on_files(MODEL, config_for(), dataset_of(files, size), tiling=Tiling(side=64))
     return Recorder.seen
 
 

@@ -25,7 +25,7 @@ from refinedet_tf.progress import ProgressPrinter
 if TYPE_CHECKING:
     from refinedet_tf.config import Config
     from refinedet_tf.data.dataset import DetectionDataset
-    from refinedet_tf.evaluation.shares import Share
+    from refinedet_tf.evaluation.portions import Portion
     from refinedet_tf.training.cluster import Cluster
     from refinedet_tf.training.workers import Workers
 
@@ -101,14 +101,14 @@ def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Work
     from refinedet_tf.data.acceptance import check_share_of_bad_boxes
     from refinedet_tf.data.dataset import read_dataset
     from refinedet_tf.evaluation.evaluator import (
-        detect_share,
-        detect_share_on_files,
+        detect_portion,
+        detect_portion_on_files,
         timed_replicas,
     )
     from refinedet_tf.evaluation.report import make_report_folder
     from refinedet_tf.evaluation.server_files import check_server_files
     from refinedet_tf.training.agreement import join_workers, weights_fact
-    from refinedet_tf.training.validation import Rounds, gather_shares
+    from refinedet_tf.training.validation import Rounds, gather_portions
 
     writes = workers.index == 0
     dataset = read_dataset(config.data, "test", strict=options.strict)
@@ -141,45 +141,45 @@ def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Work
 
     part = (workers.index, len(workers.names))
     if options.multi_scale or tiling is not None:
-        share = detect_share_on_files(
+        portion = detect_portion_on_files(
             model, config, dataset, progress, part, multi_scale=options.multi_scale, tiling=tiling
         )
     else:
-        share = detect_share(timed_replicas(model, config), config, dataset, progress, part)
+        portion = detect_portion(timed_replicas(model, config), config, dataset, progress, part)
     rounds.finish()
-    joined = gather_shares(share, workers)
+    joined = gather_portions(portion, workers)
     if joined is not None:
         _write(joined, config, dataset, options)
 
 
 def _write(
-    share: "Share", config: "Config", dataset: "DetectionDataset", options: argparse.Namespace
+    portion: "Portion", config: "Config", dataset: "DetectionDataset", options: argparse.Namespace
 ) -> None:
     """Measures the detections of all workers, prints the numbers and writes the files."""
     from refinedet_tf.evaluation import result_files
     from refinedet_tf.evaluation.coco_files import write_coco_files
-    from refinedet_tf.evaluation.evaluator import score_share
+    from refinedet_tf.evaluation.evaluator import score_portion
     from refinedet_tf.evaluation.limits import reached_limits, too_crowded
     from refinedet_tf.evaluation.report import write_report
     from refinedet_tf.evaluation.server_files import write_server_files
 
     if options.server_files is not None:
-        file = write_server_files(share.detections, dataset, config, options.server_files)
+        file = write_server_files(portion.detections, dataset, config, options.server_files)
         print(f"for the evaluation server: {file}")
     if not dataset.labelled:
         return
     if options.detections is not None:
-        ground_truth = write_coco_files(share.detections, dataset, options.detections)
+        ground_truth = write_coco_files(portion.detections, dataset, options.detections)
         print(f"detections written to {options.detections}, ground truth to {ground_truth}")
         if dataset.coco is None and dataset.difficult.any():
             print(
                 f"{dataset.difficult.sum()} difficult objects are crowd regions there, so other programs may "
                 "measure a slightly different AP"
             )
-    result = score_share(share, config, dataset)
+    result = score_portion(portion, config, dataset)
     print(result_files.to_text(result, config.expected, options.all_classes))
     for line in (
-        *reached_limits(share.cost.limited, share.cost.inputs, share.num_images, config),
+        *reached_limits(portion.cost.limited, portion.cost.inputs, portion.num_images, config),
         *too_crowded(dataset, config.evaluation),
     ):
         print(f"note: {line}")
@@ -190,7 +190,7 @@ def _write(
         result_files.write_curves(result, options.curves)
         print(f"curves written to {options.curves}")
     if options.report is not None:
-        page = write_report(options.report, result, share.detections, dataset, config)
+        page = write_report(options.report, result, portion.detections, dataset, config)
         print(f"report written to {page}")
 
 

@@ -17,8 +17,8 @@ from refinedet_tf.data.pipeline import evaluation_batches, explain_failure
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import coco_ap, voc_ap
 from refinedet_tf.evaluation.ground_truth import GroundTruth
+from refinedet_tf.evaluation.portions import Portion, join_images, portion_of
 from refinedet_tf.evaluation.results import EvaluationResult, Throughput, mean_average_precision
-from refinedet_tf.evaluation.shares import Share, join_images, share_of
 from refinedet_tf.evaluation.timed_detector import TimedDetector
 from refinedet_tf.inference.detections import DatasetDetections, ImageDetections
 from refinedet_tf.inference.image_detector import ImageDetector, total_cost
@@ -52,28 +52,28 @@ def evaluate(
         InputError: `model.image_size` or `data.classes` is null, the dataset is empty or has other
             classes than the config, an image cannot be read, or a detection is not finite.
     """
-    share = detect_share(timed_replicas(model, config), config, dataset, progress)
-    return score_share(share, config, dataset)
+    portion = detect_portion(timed_replicas(model, config), config, dataset, progress)
+    return score_portion(portion, config, dataset)
 
 
-def score_share(share: Share, config: Config, dataset: DetectionDataset) -> EvaluationResult:
-    """Measures the accuracy of a share that is the whole dataset, and adds the speed.
+def score_portion(portion: Portion, config: Config, dataset: DetectionDataset) -> EvaluationResult:
+    """Measures the accuracy of a portion that is the whole dataset, and adds the speed.
 
     Args:
-        share: what one process or all of them have detected.
+        portion: what one process or all of them have detected.
         config: the config that it was detected with; `evaluation` is used.
         dataset: the images and their ground truth.
 
     Raises:
         InputError: the reasons are those of `score_detections`.
     """
-    result = score_detections(share.detections, dataset, config.evaluation.metric)
+    result = score_detections(portion.detections, dataset, config.evaluation.metric)
     return dataclasses.replace(
         result,
-        throughput=share.throughput(config),
-        multi_scale=share.multi_scale_cost(),
-        tiling=share.tiling_cost(),
-        work=share.work,
+        throughput=portion.throughput(config),
+        multi_scale=portion.multi_scale_cost(),
+        tiling=portion.tiling_cost(),
+        work=portion.work,
     )
 
 
@@ -87,10 +87,10 @@ def detect_all(
     Returns:
         The detections, in the order of the images, and the speed of the two stages.
     """
-    share = detect_share(timed_replicas(model, config), config, dataset, progress)
-    throughput = share.throughput(config)
+    portion = detect_portion(timed_replicas(model, config), config, dataset, progress)
+    throughput = portion.throughput(config)
     assert throughput is not None
-    return share.detections, throughput
+    return portion.detections, throughput
 
 
 def timed_replicas(
@@ -106,13 +106,13 @@ def timed_replicas(
     return Replicas(model, lambda: TimedDetector(model, config, dataset))
 
 
-def detect_share(
+def detect_portion(
     replicas: Replicas[TimedDetector],
     config: Config,
     dataset: DetectionDataset,
     progress: Progress | None = None,
     part: tuple[int, int] = ALL,
-) -> Share:
+) -> Portion:
     """Detects the objects on the images of one process, with soft-NMS if `evaluation.soft_nms` is true.
 
     Args:
@@ -122,7 +122,7 @@ def detect_share(
         dataset: the images of all processes.
         progress: is called after each batch with the numbers of this process; None: no progress is
             reported.
-        part: the number of this process and the number of all processes; see `shares`.
+        part: the number of this process and the number of all processes; see `portions`.
 
     Raises:
         InputError: the reasons are those of `evaluate`.
@@ -131,7 +131,7 @@ def detect_share(
     replicas.restart()
     for detector in replicas.detectors:
         detector.restart()
-    indices = share_of(len(dataset), config.evaluation.batch_size, *part)
+    indices = portion_of(len(dataset), config.evaluation.batch_size, *part)
 
     def detect(detector: TimedDetector, batch: dict[str, tf.Tensor]) -> list[ImageDetections]:
         image_indices = batch["image_indices"].numpy()
@@ -144,7 +144,7 @@ def detect_share(
         limit = config.postprocess.max_detections
         detections = with_soft_nms(detections, dataset, limit)
     loss_sums = [detector.loss.totals for detector in replicas.detectors if detector.loss is not None]
-    return Share(
+    return Portion(
         detections,
         total_cost(replicas.detectors),
         replicas.work,
@@ -152,7 +152,7 @@ def detect_share(
     )
 
 
-def detect_share_on_files(
+def detect_portion_on_files(
     model: keras.Model,
     config: Config,
     dataset: DetectionDataset,
@@ -161,16 +161,16 @@ def detect_share_on_files(
     *,
     multi_scale: bool = False,
     tiling: Tiling | None = None,
-) -> Share:
+) -> Portion:
     """Detects on the images of one process by multi-scale testing, on tiles, or both (see `make_detector`).
 
     Args:
         model: the network; for multi-scale testing with free input size, built with `model.image_size` null.
-        config: the config, as for `detect_share`. For multi-scale testing, `model.image_size` is the size
+        config: the config, as for `detect_portion`. For multi-scale testing, `model.image_size` is the size
             that the network was trained at, and `evaluation.soft_nms` is not used.
         dataset: the images of all processes.
-        progress: is called after each batch of images, as for `detect_share`.
-        part: the number of this process and the number of all processes; see `shares`.
+        progress: is called after each batch of images, as for `detect_portion`.
+        part: the number of this process and the number of all processes; see `portions`.
         multi_scale: whether multi-scale testing is applied to each view.
         tiling: where the tiles lie; None: only whole images are seen.
 
@@ -181,7 +181,7 @@ def detect_share_on_files(
     check_dataset(config, dataset)
     replicas = Replicas(model, lambda: make_detector(model, config, multi_scale, tiling))
     batch_size = config.evaluation.batch_size
-    indices = share_of(len(dataset), batch_size, *part)
+    indices = portion_of(len(dataset), batch_size, *part)
     batches = (indices[first : first + batch_size] for first in range(0, len(indices), batch_size))
 
     def detect(detector: ImageDetector, batch: np.ndarray) -> list[ImageDetections]:
@@ -192,7 +192,7 @@ def detect_share_on_files(
     if config.evaluation.soft_nms and not multi_scale:
         detections = with_soft_nms(detections, dataset, None)
     passes = replicas.detectors[0].num_passes
-    return Share(detections, total_cost(replicas.detectors), replicas.work, passes)
+    return Portion(detections, total_cost(replicas.detectors), replicas.work, passes)
 
 
 def score_detections(

@@ -16,8 +16,8 @@ from refinedet_tf.evaluation.evaluator import (
     score_detections,
     with_soft_nms,
 )
+from refinedet_tf.evaluation.portions import join_images
 from refinedet_tf.evaluation.results import EvaluationResult
-from refinedet_tf.evaluation.shares import join_images
 from refinedet_tf.exports.routes import int8_files
 from refinedet_tf.exports.runtimes import ExportedFile, MediaPipeFileInLiteRT, as_network
 from refinedet_tf.inference.compiled_detector import CompiledDetector

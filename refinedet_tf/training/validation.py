@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
-from refinedet_tf.evaluation.evaluator import detect_share, score_detections
+from refinedet_tf.evaluation.evaluator import detect_portion, score_detections
 from refinedet_tf.evaluation.limits import reached_limits
 from refinedet_tf.evaluation.loss import loss_terms
-from refinedet_tf.evaluation.shares import Share, join_shares
+from refinedet_tf.evaluation.portions import Portion, join_portions
 from refinedet_tf.evaluation.timed_detector import TimedDetector
 from refinedet_tf.inference.replicas import Replicas
 from refinedet_tf.training.workers import Workers
@@ -34,7 +34,7 @@ class _ValidationStopped(Exception):
 
 
 class Rounds:
-    """Keeps the workers together while each detects on its share: all of them meet after every batch.
+    """Keeps the workers together while each detects on its portion: all of them meet after every batch.
 
     So all know of the error of one of them, or of its word to stop, before any has finished long work. It is
     called as the `progress` of the evaluator, and `finish` afterwards.
@@ -97,42 +97,42 @@ def measure(
         rounds = Rounds(workers, len(dataset), config.evaluation.batch_size, is_told)
         try:
             part = (workers.index, len(workers.names))
-            share = detect_share(replicas, config, dataset, rounds, part)
+            portion = detect_portion(replicas, config, dataset, rounds, part)
             rounds.finish()
         except _ValidationStopped:
             return None, False, True
-        validation = _score_on_chief(gather_shares(share, workers), config, dataset, workers)
+        validation = _score_on_chief(gather_portions(portion, workers), config, dataset, workers)
     return validation, True, any(workers.exchange(is_told()))
 
 
-def gather_shares(share: Share, workers: Workers) -> Share | None:
-    """Joins the shares of all workers on the chief.
+def gather_portions(portion: Portion, workers: Workers) -> Portion | None:
+    """Joins the portions of all workers on the chief.
 
     Args:
-        share: the share of this worker.
+        portion: the portion of this worker.
         workers: all workers, each of which calls this function.
 
     Returns:
-        On the chief, the share of a single process with the whole dataset; None elsewhere. A process that is
-        alone has its share returned.
+        On the chief, the portion of a single process with the whole dataset; None elsewhere. A process that
+        is alone has its portion returned.
     """
     if workers.alone:
-        return share
-    facts = workers.exchange(share.facts())
-    parts = workers.gather(share.to_bytes())
-    return join_shares(workers.names, facts, parts, share.passes) if workers.index == 0 else None
+        return portion
+    facts = workers.exchange(portion.facts())
+    parts = workers.gather(portion.to_bytes())
+    return join_portions(workers.names, facts, parts, portion.passes) if workers.index == 0 else None
 
 
 def _score_on_chief(
-    share: Share | None, config: Config, dataset: DetectionDataset, workers: Workers
+    portion: Portion | None, config: Config, dataset: DetectionDataset, workers: Workers
 ) -> Validation:
-    """Returns on all workers what the chief, which has the share of all, measures."""
+    """Returns on all workers what the chief, which has the portion of all, measures."""
     numbers = None
-    if share is not None:
-        result = score_detections(share.detections, dataset, config.evaluation.metric)
+    if portion is not None:
+        result = score_detections(portion.detections, dataset, config.evaluation.metric)
         class_ap = {name: _or_none(class_result.ap) for name, class_result in result.classes.items()}
-        notes = reached_limits(share.cost.limited, share.cost.inputs, share.num_images, config)
-        numbers = [_or_none(result.mean_ap), class_ap, loss_terms(share.loss_sums, config), notes]
+        notes = reached_limits(portion.cost.limited, portion.cost.inputs, portion.num_images, config)
+        numbers = [_or_none(result.mean_ap), class_ap, loss_terms(portion.loss_sums, config), notes]
     return Validation(*workers.exchange(numbers)[0])
 
 

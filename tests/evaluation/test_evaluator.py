@@ -16,7 +16,7 @@ from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import result_files
 from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES
-from refinedet_tf.evaluation.evaluator import detect_all, detect_share, evaluate, timed_replicas
+from refinedet_tf.evaluation.evaluator import detect_all, detect_portion, evaluate, timed_replicas
 from refinedet_tf.evaluation.limits import reached_limits, too_crowded
 from refinedet_tf.evaluation.results import ClassResult, EvaluationResult, Throughput
 from refinedet_tf.refinedet import boxes as box_ops
@@ -138,7 +138,7 @@ def test_detectors_that_are_used_again_forget_what_they_measured_and_keep_their_
     """So do the validations of a run."""
     oracle, config = Oracle(), make_config()
     replicas = timed_replicas(oracle, config, dataset)
-    first, second = (detect_share(replicas, config, dataset) for _ in range(2))
+    first, second = (detect_portion(replicas, config, dataset) for _ in range(2))
     assert oracle.num_traces == 1
     tf_test.assertAllEqual(first.detections.boxes, second.detections.boxes)
     assert first.loss_sums == second.loss_sums and sum(first.loss_sums) > 0
@@ -277,7 +277,7 @@ def test_reached_limits_are_counted_and_named(dataset, key, limit, images, line)
     config = dataclasses.replace(make_config(), postprocess=PostprocessConfig(**limits))
     replicas = timed_replicas(Oracle(), config, dataset)
     # Detectors that are used again count anew.
-    share, again = (detect_share(replicas, config, dataset) for _ in range(2))
+    share, again = (detect_portion(replicas, config, dataset) for _ in range(2))
     expected = (images, 0) if key == "pre_nms_per_image" else (0, images)
     assert share.cost.limited == again.cost.limited == expected
     assert share.cost.inputs == NUM_IMAGES

@@ -52,7 +52,7 @@ def main(runs, words):
         # Rewriting the graphs takes longer than the few steps that they run.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     write_result = evaluate_command._write
-    report_step, detect_share = ProgressLog.step, validation.detect_share
+    report_step, detect_portion = ProgressLog.step, validation.detect_portion
     for run in runs:
 
         def step(self, done, *arguments, run=run):
@@ -64,7 +64,7 @@ def main(runs, words):
         def detect(*arguments, run=run, **options):
             if run.get("validation"):
                 os.kill(os.getpid(), signal.Signals[run["signal"]])
-            return detect_share(*arguments, **options)
+            return detect_portion(*arguments, **options)
 
         def write(share, *arguments, run=run):
             Path(run["evaluate"]).write_bytes(share.to_bytes())
@@ -72,7 +72,7 @@ def main(runs, words):
 
         ProgressLog.step = step
         evaluate_command._write = write
-        validation.detect_share = detect
+        validation.detect_portion = detect
         code = 0
         try:
             terminal.run((evaluate if "evaluate" in run else train).main, run["arguments"])

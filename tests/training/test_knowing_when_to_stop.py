@@ -18,7 +18,7 @@ import train
 from refinedet_tf.config.files import load_config
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.images import decode_image, warp_image
-from refinedet_tf.evaluation.evaluator import detect_share, timed_replicas
+from refinedet_tf.evaluation.evaluator import detect_portion, timed_replicas
 from refinedet_tf.evaluation.loss import loss_terms
 from refinedet_tf.refinedet.backbones import BACKBONES
 from refinedet_tf.refinedet.losses import COUNTS, TERMS
@@ -52,7 +52,7 @@ def test_validation_loss_of_a_run(tf_test, interrupted, monkeypatch):
     dataset = read_dataset(config.data, "validation")
     expected = loss_image_by_image(network, config, dataset)
     logged = log_entries(interrupted.undisturbed)[-1]["validation"]
-    share = detect_share(timed_replicas(network, config, dataset), config, dataset)
+    share = detect_portion(timed_replicas(network, config, dataset), config, dataset)
     measured = loss_terms(share.loss_sums, config)
     for name in TERMS:
         tf_test.assertAllClose(logged["loss_terms"][name], expected[name], rtol=1e-4, atol=0, msg=name)

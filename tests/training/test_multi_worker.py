@@ -12,7 +12,7 @@ import train
 from refinedet_tf.config import with_classes
 from refinedet_tf.config.files import load_config
 from refinedet_tf.data.shapes import CLASS_NAMES
-from refinedet_tf.evaluation.shares import ROW
+from refinedet_tf.evaluation.portions import ROW
 from refinedet_tf.refinedet.backbones import BACKBONES
 from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.weights import save_weights

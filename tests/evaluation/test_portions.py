@@ -1,4 +1,4 @@
-"""The detections of one, two and four replicas, and the shares of several processes."""
+"""The detections of one, two and four replicas, and the portions of several processes."""
 
 import json
 
@@ -8,8 +8,8 @@ from processes import finish, start_program
 from tiers import slow
 
 from refinedet_tf.config import Config
+from refinedet_tf.evaluation.portions import Portion, join_portions, portion_of
 from refinedet_tf.evaluation.results import TilingCost
-from refinedet_tf.evaluation.shares import Share, join_shares, share_of
 from refinedet_tf.inference.detections import DatasetDetections
 from refinedet_tf.inference.image_detector import Cost
 from refinedet_tf.inference.replicas import Replicas, ReplicaWork
@@ -19,7 +19,7 @@ from refinedet_tf.inference.replicas import Replicas, ReplicaWork
 def found(request, config_file):
     """What the program prints; "counts" are the numbers of replicas."""
     counts = [str(count) for count in request.param]
-    ((code, out, err),) = finish(start_program("shares_program.py", str(config_file), *counts))
+    ((code, out, err),) = finish(start_program("portions_program.py", str(config_file), *counts))
     assert code == 0, err
     return json.loads(out) | {"counts": counts}
 
@@ -80,7 +80,7 @@ def test_every_replica_reads_its_copy_of_the_weights(found):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_every_image_has_one_process(count):
-    parts = [share_of(11, 2, index, count) for index in range(count)]
+    parts = [portion_of(11, 2, index, count) for index in range(count)]
     assert sorted(np.concatenate(parts).tolist()) == list(range(11))
     for index, part in enumerate(parts):
         assert {image // 2 % count for image in part.tolist()} <= {index}
@@ -91,24 +91,24 @@ def test_joined_shares_are_those_of_one_process():
     images = np.sort(generator.integers(0, 9, 50))
     rows = [generator.integers(1, 4, 50).astype(np.int32), generator.random(50, np.float32)]
     boxes = generator.random((50, 4), np.float32)
-    whole = Share(
+    whole = Portion(
         DatasetDetections(images, *rows, boxes),
         Cost(views=30, inputs=30, seconds=2.0, plain_seconds=1.0),
         (ReplicaWork("replica 0", 9, 3.0),),
     )
-    shares = []
+    portions = []
     for index in range(3):  # The last process has no image.
-        kept = np.isin(images, share_of(9, 5, index, 3))
+        kept = np.isin(images, portion_of(9, 5, index, 3))
         part = DatasetDetections(images[kept], *(column[kept] for column in rows), boxes[kept])
-        shares.append(
-            Share(
+        portions.append(
+            Portion(
                 part,
                 Cost(10 * index, 10 * index, (index, 0), seconds=1.0, plain_seconds=0.25),
                 (ReplicaWork("replica 0", (5, 4, 0)[index], 1.5),),
             )
         )
-    facts = json.loads(json.dumps([share.facts() for share in shares]))
-    joined = join_shares(["worker:0", "worker:1", "worker:2"], facts, [s.to_bytes() for s in shares], 1)
+    facts = json.loads(json.dumps([portion.facts() for portion in portions]))
+    joined = join_portions(["worker:0", "worker:1", "worker:2"], facts, [s.to_bytes() for s in portions], 1)
     assert joined.to_bytes() == whole.to_bytes()
     assert joined.cost == Cost(30, whole.cost.views, (3, 0), 3.0, 0.75)
     assert joined.tiling_cost() == TilingCost(30 / 9, 1, 3.0 / 9, 0.75 / 9)
