@@ -115,7 +115,7 @@ def train_and_measure(options: argparse.Namespace, seed: int, negatives: int) ->
     from refinedet_tf.data.dataset import read_dataset
     from refinedet_tf.evaluation.evaluator import detect_share, score_detections, timed_replicas
     from refinedet_tf.evaluation.ground_truth import GroundTruth
-    from refinedet_tf.evaluation.matched_detections import match_detections
+    from refinedet_tf.reports.errors.matched_detections import match_detections
 
     config = load_config(
         "own_data.json",

@@ -22,10 +22,10 @@ from networks import add_config_options_with_default
 from refinedet_tf.commands.terminal import import_tensorflow, run
 from refinedet_tf.config.anchor_levels import AnchorLevel
 from refinedet_tf.config.files import load_config
-from refinedet_tf.data.anchor_coverage import Coverage, coverage
-from refinedet_tf.data.anchor_fit import fit_anchors
 from refinedet_tf.data.shapes import write_shapes
 from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.reports.inspection.anchor_coverage import Coverage, coverage
+from refinedet_tf.reports.inspection.anchor_fit import fit_anchors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -41,10 +41,10 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     config = config_from(options)
 
     import_tensorflow()
-    from refinedet_tf.inspection.findings import find_all
-    from refinedet_tf.inspection.report import inspect_data, report_to_json, write_report_json
-    from refinedet_tf.inspection.report_page import report_page
-    from refinedet_tf.pages import write_page
+    from refinedet_tf.reports.inspection.findings import find_all
+    from refinedet_tf.reports.inspection.report import inspect_data, report_to_json, write_report_json
+    from refinedet_tf.reports.inspection.report_page import report_page
+    from refinedet_tf.reports.pages import write_page
 
     report = inspect_data(config, lambda what: ProgressPrinter(what, QUIET_SECONDS))
     findings = find_all(report)
