@@ -11,7 +11,6 @@ from refinedet_tf.evaluation.coco_ap import evaluate_coco
 from refinedet_tf.evaluation.coco_trees import coco_objects
 from refinedet_tf.evaluation.results import EvaluationResult, SizeResult
 from refinedet_tf.inference.detections import DatasetDetections
-from refinedet_tf.reports.errors.confusion import confusion_matrix
 from refinedet_tf.reports.errors.curves import (
     RECALL_LEVELS,
     BestThreshold,
@@ -21,7 +20,12 @@ from refinedet_tf.reports.errors.curves import (
     interpolated_precision,
 )
 from refinedet_tf.reports.errors.error_kinds import KINDS, ErrorKinds, error_costs, find_error_kinds
-from refinedet_tf.reports.errors.matched_detections import DifficultRule, MatchedDetections, match_detections
+from refinedet_tf.reports.errors.matched_detections import (
+    DifficultRule,
+    MatchedDetections,
+    confusion_matrix,
+    match_detections,
+)
 from refinedet_tf.reports.errors.worst_images import ImageErrors, worst_images
 
 NUM_WORST_IMAGES = 16

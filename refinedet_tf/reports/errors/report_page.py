@@ -1,7 +1,8 @@
-"""The page of the report of an evaluation."""
+"""The report of an evaluation: one self-contained HTML page, and the same numbers as JSON."""
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from refinedet_tf.data.images import read_image
 from refinedet_tf.errors import listed
 from refinedet_tf.evaluation import result_files
 from refinedet_tf.evaluation.results import EvaluationResult
-from refinedet_tf.reports.errors.analysis import Analysis
+from refinedet_tf.inference.detections import DatasetDetections
+from refinedet_tf.reports.errors.analysis import Analysis, analyse, to_json
 from refinedet_tf.reports.errors.curves import RECALL_LEVELS, interpolated_ap, interpolated_precision
 from refinedet_tf.reports.errors.error_kinds import KINDS, MEANINGS
 from refinedet_tf.reports.errors.findings import find_advice
@@ -28,6 +30,7 @@ from refinedet_tf.reports.pages import (
     Table,
     Text,
     render_page,
+    write_report,
 )
 
 MAX_CLASSES = 20
@@ -44,20 +47,35 @@ _SHORT_KINDS = ("class", "local.", "both", "dupl.", "backgr.", "missed")
 _MISSING = "–"
 
 
-def render_report(
-    result: EvaluationResult, analysis: Analysis, dataset: DetectionDataset, config: Config
-) -> str:
-    """Returns the page of a report as HTML.
+def report_errors(
+    folder: Path,
+    result: EvaluationResult,
+    detections: DatasetDetections,
+    dataset: DetectionDataset,
+    config: Config,
+) -> Path:
+    """Writes the report. Except for the speed in `result`, the same arguments give the same files.
 
     Args:
+        folder: an existing folder.
         result: the accuracy and the speed.
-        analysis: what `analyse` returns for the same detections.
-        dataset: the images, whose worst are read and drawn.
+        detections: the detections on all images of the dataset.
+        dataset: the images, whose worst are read and drawn, and their ground truth.
         config: `name` and `data.test` are used.
 
+    Returns:
+        The file of the page.
+
     Raises:
-        InputError: an image cannot be read.
+        InputError: the reasons are those of `analyse`; or an image cannot be read, or a file cannot be
+            written.
     """
+    analysis = analyse(detections, dataset, result)
+    numbers = result_files.to_json(result) | {"report": to_json(analysis, dataset)}
+    return write_report(folder, _page(result, analysis, dataset, config), numbers)
+
+
+def _page(result: EvaluationResult, analysis: Analysis, dataset: DetectionDataset, config: Config) -> str:
     num_objects = sum(item.num_objects for item in result.classes.values())
     num_detections = sum(item.num_detections for item in result.classes.values())
     subtitle = (

@@ -3,11 +3,9 @@
 import dataclasses
 
 import numpy as np
-from PIL import Image
 
-from refinedet_tf.drawing import draw_boxes
+from refinedet_tf.drawing import draw_boxes, scale_image
 from refinedet_tf.fonts import name_font
-from refinedet_tf.reports.errors.confusion import kept_detections
 from refinedet_tf.reports.errors.error_kinds import KINDS, ErrorKinds
 from refinedet_tf.reports.errors.matched_detections import MatchedDetections
 
@@ -46,7 +44,7 @@ def worst_images(matches: MatchedDetections, thresholds: np.ndarray, count: int)
         count: the largest number of images; images without an error are left out.
     """
     detections, ground_truth = matches.detections, matches.ground_truth
-    kept = kept_detections(matches, thresholds)
+    kept = matches.kept(thresholds)
     right = kept & matches.true_positive
     wrong = kept & ~right
     not_found = ~ground_truth.difficult
@@ -110,11 +108,7 @@ def draw_errors(
     )
     boxes = np.concatenate([group for group, _ in groups])
     colors = [color for group, color in groups for _ in group]
-    height, width = pixels.shape[:2]
-    scale = PICTURE_SIDE / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
-    return draw_boxes(resized, boxes, colors, texts, font)
+    return draw_boxes(scale_image(pixels, PICTURE_SIDE), boxes, colors, texts, font)
 
 
 def describe_error(

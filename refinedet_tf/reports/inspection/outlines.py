@@ -89,15 +89,6 @@ def draw_anchors(
     return np.asarray(canvas)
 
 
-def scale_image(image: np.ndarray, side: int) -> np.ndarray:
-    """Returns an image, uint8 [h, w, 3], whose larger side has `side` pixels; the aspect ratio is kept."""
-    height, width = image.shape[:2]
-    factor = side / max(height, width)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    # Every pixel is smoothed from the whole area that it shows, so that small objects do not vanish.
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-
-
 def _rectangle(box: np.ndarray, size: tuple[int, int]) -> Rectangle:
     """Returns the pixels that a box touches; `size` is (width, height)."""
     ymin, xmin, ymax, xmax = (float(value) for value in box)

@@ -1,7 +1,6 @@
 """Everything that is known about the data of a config, as values and as JSON."""
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -13,7 +12,6 @@ import numpy as np
 from refinedet_tf.config import Config, with_classes
 from refinedet_tf.data.dataset import DetectionDataset, read_dataset
 from refinedet_tf.errors import InputError
-from refinedet_tf.files import explain_os_errors, write_aside
 from refinedet_tf.progress import Progress
 from refinedet_tf.reports.inspection.anchor_report import AnchorReport, inspect_anchors
 from refinedet_tf.reports.inspection.image_scan import ImageScan, find_same_images, scan_images
@@ -161,17 +159,6 @@ def report_to_json(report: DataReport) -> dict[str, Any]:
             "positive_iou": report.config.loss.positive_iou,
         },
     }
-
-
-def write_report_json(tree: Mapping[str, Any], path: Path) -> None:
-    """Writes the tree of a report.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    text = json.dumps(tree, indent=1) + "\n"
-    with explain_os_errors(path):
-        write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def _split_to_json(split: SplitReport) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""The report on data as a page."""
+"""The report on data: one self-contained HTML page, and the same numbers as JSON."""
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from refinedet_tf.reports.inspection.anchor_fit import anchors_as_json
 from refinedet_tf.reports.inspection.findings import percent, plural, split_title
 from refinedet_tf.reports.inspection.image_scan import repeated_images
 from refinedet_tf.reports.inspection.objects import ASPECT_RATIO_NAMES, SIZE_LIMITS, ObjectCounts
-from refinedet_tf.reports.inspection.report import DataReport, SplitReport
+from refinedet_tf.reports.inspection.report import DataReport, SplitReport, report_to_json
 from refinedet_tf.reports.inspection.samples import MAX_CLASSES, annotated_samples, augmented_samples
 from refinedet_tf.reports.pages import (
     BarChart,
@@ -25,7 +26,9 @@ from refinedet_tf.reports.pages import (
     Section,
     Table,
     Text,
+    make_report_folder,
     render_page,
+    write_report,
 )
 from refinedet_tf.reports.pages.blocks import Cell
 
@@ -33,8 +36,27 @@ MAX_ROWS = 200
 """The largest number of rows of a table; report.json has all."""
 
 
-def report_page(report: DataReport, findings: Sequence[Finding]) -> str:
-    """Returns the page as HTML; the images of the samples are read again."""
+def report_data(folder: Path, report: DataReport, findings: Sequence[Finding]) -> Path:
+    """Writes the page and the numbers; the images of the samples are read again.
+
+    Args:
+        folder: it is made where it does not exist.
+        report: what `inspect_data` returns.
+        findings: what `find_all` returns for it.
+
+    Returns:
+        The file of the page.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    found = [{"level": finding.level, "text": finding.text} for finding in findings]
+    page = _page(report, findings)
+    make_report_folder(folder)
+    return write_report(folder, page, {"findings": found} | report_to_json(report))
+
+
+def _page(report: DataReport, findings: Sequence[Finding]) -> str:
     train = report.splits["train"]
     unusable = train.scan.problems
     too_many_classes = len(report.config.class_names) > MAX_CLASSES

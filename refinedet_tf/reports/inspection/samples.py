@@ -13,12 +13,12 @@ from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.images import read_image
 from refinedet_tf.data.pipeline import training_batches
-from refinedet_tf.drawing import class_color
+from refinedet_tf.drawing import class_color, scale_image
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.boxes import pairwise_iou
 from refinedet_tf.refinedet.matching import match
 from refinedet_tf.reports.inspection.objects import images_of_objects, object_sides
-from refinedet_tf.reports.inspection.outlines import draw_anchors, draw_outlines, scale_image
+from refinedet_tf.reports.inspection.outlines import draw_anchors, draw_outlines
 from refinedet_tf.reports.pages import Picture
 
 MAX_CLASSES = 100

@@ -12,7 +12,7 @@ from refinedet_tf.reports.pages.blocks import (
     Text,
 )
 from refinedet_tf.reports.pages.charts import BarChart, LineChart
-from refinedet_tf.reports.pages.page import Section, render_page, write_page
+from refinedet_tf.reports.pages.page import Section, make_report_folder, render_page, write_report
 
 __all__ = [
     "BarChart",
@@ -27,6 +27,7 @@ __all__ = [
     "Section",
     "Table",
     "Text",
+    "make_report_folder",
     "render_page",
-    "write_page",
+    "write_report",
 ]

@@ -1,12 +1,15 @@
-"""A whole page from its sections."""
+"""A whole page from its sections, and the two files of a report."""
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from refinedet_tf.files import explain_os_errors, write_aside
+from refinedet_tf.reports import NUMBERS, PAGE
 from refinedet_tf.reports.pages import charts
 from refinedet_tf.reports.pages.blocks import Block
 
@@ -43,11 +46,37 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     return template.render(title=title, subtitle=subtitle, sections=sections, charts=charts)
 
 
-def write_page(path: Path, html: str) -> None:
-    """Writes a page as UTF-8; what Unicode cannot hold, such as bytes of a file name, becomes an escape.
+def make_report_folder(folder: Path) -> None:
+    """Makes the folder of a report.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: it cannot be made.
     """
-    with explain_os_errors(path):
-        write_aside(path, lambda aside: aside.write_bytes(html.encode("utf-8", "backslashreplace")))
+    with explain_os_errors(f"folder {folder}", "cannot be made"):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_report(folder: Path, html: str, numbers: Mapping[str, Any]) -> Path:
+    """Writes a page and its numbers; each file appears whole or not at all, and replaces an older one.
+
+    Both are UTF-8. What Unicode cannot hold, such as bytes of a file name, becomes an escape.
+
+    Args:
+        folder: an existing folder.
+        html: the page.
+        numbers: what the page shows, as a tree for `json.dumps`.
+
+    Returns:
+        The file of the page.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    _write(folder / NUMBERS, json.dumps(numbers, indent=1) + "\n")
+    _write(folder / PAGE, html)
+    return folder / PAGE
+
+
+def _write(file: Path, text: str) -> None:
+    with explain_os_errors(file):
+        write_aside(file, lambda aside: aside.write_bytes(text.encode("utf-8", "backslashreplace")))

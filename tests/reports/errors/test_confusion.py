@@ -3,9 +3,8 @@ from detection_scenes import make_scene
 from pixel_scenes import matches_of
 
 from refinedet_tf.evaluation.ground_truth import GroundTruth
-from refinedet_tf.reports.errors.confusion import confusion_matrix
 from refinedet_tf.reports.errors.curves import best_threshold, class_curves
-from refinedet_tf.reports.errors.matched_detections import match_detections
+from refinedet_tf.reports.errors.matched_detections import confusion_matrix, match_detections
 
 BOX = [0, 0, 40, 40]
 NEAR = [0, 0, 40, 36]

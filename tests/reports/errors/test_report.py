@@ -12,9 +12,11 @@ from PIL import Image
 
 from refinedet_tf.evaluation.evaluator import score_detections
 from refinedet_tf.evaluation.results import MultiScaleCost, Throughput
+from refinedet_tf.reports import PAGE
 from refinedet_tf.reports.errors.analysis import analyse, difficult_rule
 from refinedet_tf.reports.errors.error_kinds import KINDS
-from refinedet_tf.reports.errors.report import PAGE, make_report_folder, write_report
+from refinedet_tf.reports.errors.report_page import report_errors
+from refinedet_tf.reports.pages import make_report_folder
 
 SECTIONS = [
     *("Summary", "What the errors cost", "Classes", "Precision and recall", "Confusion", "Worst images"),
@@ -41,7 +43,7 @@ def report_of(detections, dataset, folder, metric="voc", **speed):
     for name, value in speed.items():
         object.__setattr__(result, name, value)
     make_report_folder(folder)
-    page = write_report(
+    page = report_errors(
         folder,
         result,
         detections,

@@ -1,4 +1,4 @@
-"""refinedet inspect on a hand-made set: every number of the JSON, and the page that shows them."""
+"""refinedet inspect on a hand-made set: every number of the NUMBERS, and the page that shows them."""
 
 import json
 
@@ -7,19 +7,20 @@ from inspected_set import write_coco_set, write_config, write_voc_set
 from page_text import check_self_contained
 
 import inspect_data
-from refinedet_tf.commands.inspect_data import JSON, PAGE, main
+from refinedet_tf.commands.inspect_data import main
+from refinedet_tf.reports import NUMBERS, PAGE
 
 
 @pytest.fixture(scope="module", params=["voc", "coco"])
 def inspected(request, tmp_path_factory):
-    """The format, the tree of the JSON and the text of the page."""
+    """The format, the tree of the NUMBERS and the text of the page."""
     folder = tmp_path_factory.mktemp(request.param)
     write = {"voc": write_voc_set, "coco": write_coco_set}[request.param]
     config = write_config(folder / "mine.json", write(folder / "data"))
     main(["--config", str(config), "--output", str(folder / "new" / "report")])
     report = folder / "new" / "report"
-    assert sorted(path.name for path in report.iterdir()) == [PAGE, JSON]
-    return request.param, json.loads((report / JSON).read_text()), (report / PAGE).read_text()
+    assert sorted(path.name for path in report.iterdir()) == [PAGE, NUMBERS]
+    return request.param, json.loads((report / NUMBERS).read_text()), (report / PAGE).read_text()
 
 
 def path_of(data_format, name, split="train"):
@@ -197,13 +198,13 @@ def test_second_run_writes_the_same_files(command, tmp_path):
     config = write_config(tmp_path / "mine.json", write_voc_set(tmp_path / "data"))
     report = tmp_path / "report"
     main(["--config", str(config), "--output", str(report)])
-    first = {name: (report / name).read_bytes() for name in (PAGE, JSON)}
+    first = {name: (report / name).read_bytes() for name in (PAGE, NUMBERS)}
     (report / PAGE).write_text("old")
     result = command(inspect_data, "--config", config, "--output", report)
     assert (result.code, result.err) == (0, "")
     assert "problem: 1 image file of train cannot be used: broken.jpg." in result.out
-    assert f"report written to {report / PAGE} and {report / JSON}" in result.out
-    assert {name: (report / name).read_bytes() for name in (PAGE, JSON)} == first
+    assert f"report written to {report / PAGE} and {report / NUMBERS}" in result.out
+    assert {name: (report / name).read_bytes() for name in (PAGE, NUMBERS)} == first
 
 
 def test_bad_input_is_one_line(refused, tmp_path):
@@ -227,7 +228,7 @@ def test_test_set_without_annotations(command, tmp_path):
     config = write_config(tmp_path / "mine.json", data)
     result = command(inspect_data, "--config", config, "--output", tmp_path / "report")
     assert result.code == 0, result.err
-    tree = json.loads((tmp_path / "report" / JSON).read_text())
+    tree = json.loads((tmp_path / "report" / NUMBERS).read_text())
     assert tree["splits"]["test"]["labelled"] is False
     assert tree["splits"]["test"]["images_without_objects"] == []
     assert len(tree["same_images"]) == 2

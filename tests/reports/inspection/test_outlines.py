@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from refinedet_tf.drawing import class_color
-from refinedet_tf.reports.inspection.outlines import draw_anchors, draw_outlines, scale_image
+from refinedet_tf.reports.inspection.outlines import draw_anchors, draw_outlines
 
 NAMES = ("a class with a long name", "b")
 
@@ -59,8 +59,3 @@ def test_anchors_may_leave_the_image():
     assert tuple(drawn[29, 20]) == (0, 0, 100)
     assert tuple(drawn[20, 20]) == (0, 0, 0)
     assert drawn[..., 1].max() == 0
-
-
-def test_scaled_image_keeps_its_shape():
-    assert scale_image(np.zeros((30, 60, 3), np.uint8), 200).shape == (100, 200, 3)
-    assert scale_image(np.zeros((3000, 2, 3), np.uint8), 300).shape == (300, 1, 3)

@@ -1,10 +1,13 @@
 """The HTML of a page, read back by a parser."""
 
+import json
+
 import numpy as np
 import pytest
 from page_text import check_self_contained
 
 from refinedet_tf.errors import InputError
+from refinedet_tf.reports import NUMBERS
 from refinedet_tf.reports.pages import (
     BarChart,
     Code,
@@ -18,7 +21,7 @@ from refinedet_tf.reports.pages import (
     Table,
     Text,
     render_page,
-    write_page,
+    write_report,
 )
 
 HOSTILE = """<script>alert("1")</script> & 'x' </svg>"""
@@ -69,11 +72,11 @@ def test_same_arguments_give_the_same_page():
 
 
 def test_page_is_written_with_names_that_are_not_unicode(tmp_path):
-    write_page(tmp_path / "page.html", full_page("caf\udce9.jpg"))
-    html = (tmp_path / "page.html").read_bytes().decode("utf-8")
-    assert "caf\\udce9.jpg" in html
+    page = write_report(tmp_path, full_page("caf\udce9.jpg"), {"file": "caf\udce9.jpg"})
+    assert "caf\\udce9.jpg" in page.read_bytes().decode("utf-8")
+    assert json.loads((tmp_path / NUMBERS).read_text("utf-8")) == {"file": "caf\udce9.jpg"}
     with pytest.raises(InputError, match="nowhere"):
-        write_page(tmp_path / "nowhere" / "page.html", "")
+        write_report(tmp_path / "nowhere", "", {})
 
 
 def test_picture_is_reduced():
