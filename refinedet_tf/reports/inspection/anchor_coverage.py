@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from refinedet_tf.config.anchor_levels import DEFAULT_LEVELS, AnchorLevel, level_grids
+from refinedet_tf.config.values import DEFAULT_LEVELS, AnchorLevel, level_grids
 
 SIZE_LIMITS = (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 1.0)
 """The limits of the size buckets: relative sizes, where 1 is the size of the image. At 320 pixels the inner

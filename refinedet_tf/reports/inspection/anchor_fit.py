@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from refinedet_tf.config.anchor_levels import (
+from refinedet_tf.config.values import (
     ASPECT_RATIOS,
     SCALE,
     STRIDES,

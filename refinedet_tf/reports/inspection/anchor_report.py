@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from refinedet_tf.config import Config
-from refinedet_tf.config.anchor_levels import AnchorLevel
+from refinedet_tf.config.values import AnchorLevel
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.pipeline import training_objects
 from refinedet_tf.reports.inspection.anchor_coverage import Coverage, best_ious, coverage

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from own_anchors import FIVE_LEVELS, FOUR_LEVELS, level
 
-from refinedet_tf.config.anchor_levels import AnchorLevel
 from refinedet_tf.config.files import load_config
+from refinedet_tf.config.values import AnchorLevel
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.boxes import pairwise_iou
 from refinedet_tf.reports.inspection import anchor_coverage

@@ -14,7 +14,7 @@ from refinedet_tf.config import (
     ModelConfig,
     PostprocessConfig,
 )
-from refinedet_tf.config.anchor_levels import DEFAULT_LEVELS, AnchorLevel
+from refinedet_tf.config.values import DEFAULT_LEVELS, AnchorLevel
 from refinedet_tf.data.box_checks import CLIPPED, OUTSIDE, BoxDefects
 from refinedet_tf.reports.inspection import anchor_report
 from refinedet_tf.reports.inspection.anchor_report import inspect_anchors
