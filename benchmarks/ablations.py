@@ -36,13 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=500, help="steps per training (default: 500)")
     options = parser.parse_args(arguments)
     budget = {
-        "steps": options.steps,
+        "length": options.steps,
         "milestones": [options.steps * 7 // 10, options.steps * 9 // 10],
         "validate_every": options.steps,
-        # Some configs count in epochs.
-        "epochs": None,
-        "milestone_epochs": None,
-        "validate_every_epochs": None,
         "checkpoint_every": options.steps,
     }
     shared = [f"training.{key}={json.dumps(value)}" for key, value in budget.items()]

@@ -115,7 +115,7 @@ def train_and_measure(options: argparse.Namespace, seed: int, negatives: int) ->
     from refinedet_tf.data.dataset import read_dataset
     from refinedet_tf.evaluation.evaluator import detect_portion, score_detections, timed_replicas
     from refinedet_tf.evaluation.ground_truth import GroundTruth
-    from refinedet_tf.evaluation.matched_detections import match_detections
+    from refinedet_tf.reports.errors.matched_detections import match_detections
 
     config = load_config(
         "own_data.json",
@@ -127,8 +127,8 @@ def train_and_measure(options: argparse.Namespace, seed: int, negatives: int) ->
             "model.image_size=[96, 96]",
             "training.batch_size=16",
             f"loss.background_negatives={negatives}",
-            f"training.steps={options.steps}",
-            f"training.warmup_steps={options.steps // 10}",
+            f"training.length={options.steps}",
+            f"training.warmup={options.steps // 10}",
             f"training.seed={seed}",
             "training.log_every=50",
         ],

@@ -20,12 +20,12 @@ from typing import Any
 from networks import add_config_options_with_default
 
 from refinedet_tf.commands.terminal import import_tensorflow, run
-from refinedet_tf.config.anchor_levels import AnchorLevel
 from refinedet_tf.config.files import load_config
-from refinedet_tf.data.anchor_coverage import Coverage, coverage
-from refinedet_tf.data.anchor_fit import fit_anchors
+from refinedet_tf.config.values import AnchorLevel
 from refinedet_tf.data.shapes import write_shapes
 from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.reports.inspection.anchor_coverage import Coverage, coverage
+from refinedet_tf.reports.inspection.anchor_fit import fit_anchors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shared = [
         f"data.root={root.absolute()}",
         "data.validation=[]",
-        f"training.steps={options.steps}",
+        f"training.length={options.steps}",
         f"training.milestones={json.dumps([options.steps * 7 // 10, options.steps * 9 // 10])}",
-        f"training.warmup_steps={options.steps // 10}",
+        f"training.warmup={options.steps // 10}",
         f"training.validate_every={options.steps}",
         f"training.checkpoint_every={options.steps}",
         *options.overrides,

@@ -17,8 +17,8 @@ from matplotlib.patches import Rectangle
 
 import refinedet_tf as rd
 from refinedet_tf.config import Config
-from refinedet_tf.config.anchor_levels import DEFAULT_LEVELS, AnchorLevel, level_grids
 from refinedet_tf.config.files import PRETRAINED, load_config
+from refinedet_tf.config.values import DEFAULT_LEVELS, AnchorLevel, level_grids
 from refinedet_tf.inference.detections import ImageDetections
 
 DOCS = Path(__file__).parent

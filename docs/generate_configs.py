@@ -57,7 +57,7 @@ def row(name: str, config: Config) -> list[str]:
 
 def length(training: TrainingConfig) -> str:
     """Returns the length of a training with its batch size: "1,600 steps, batches of 8"."""
-    steps = f"{training.steps:,} steps" if training.epochs is None else f"{training.epochs:g} epochs"
+    steps = f"{training.length:,} steps" if isinstance(training.length, int) else training.length
     return f"{steps}, batches of {training.batch_size}"
 
 

@@ -38,8 +38,9 @@ A config file that says `"extends": "voc320.json"` holds only the keys that diff
 `command` describe a single file and are never inherited. `expected` is a claim about certain data: a config
 whose `data` differs from that of the config it extends does not inherit it.
 
-Some keys of `training` say the same in steps and in epochs, such as `steps` and `epochs`. A file or a command
-line gives one of the two, and it takes the place of the other in the config that it extends or overrides.
+A duration is a number of steps, such as `2000`, or of epochs, such as `"65 epochs"` or `"0.5 epochs"`. An
+epoch is one pass over the training images; the number of steps is rounded up. Earlier configs and run
+folders, whose durations have other keys (`steps`, `epochs`, `warmup_epochs` and so on), are read as well.
 
 A list of two bounds is [smallest, largest].
 """
@@ -141,6 +142,8 @@ def _type(schema: dict[str, Any]) -> str:
             return "list of entries"
         kind, _, bounds = _type(schema["items"]).partition(" ")
         return f"list of {kind}s {bounds}".strip()
+    if "format" in schema:
+        return f"`{json.dumps(schema['format'])}`"
     limits = [text.format(schema[name]) for name, text in BOUNDS.items() if name in schema]
     return " ".join([schema["type"], ", ".join(limits)]).strip()
 

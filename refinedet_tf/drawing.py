@@ -153,6 +153,15 @@ def contact_sheet(images: Sequence[np.ndarray]) -> np.ndarray:
     return sheet
 
 
+def scale_image(image: np.ndarray, side: int) -> np.ndarray:
+    """Returns an image, uint8 [h, w, 3], whose larger side has `side` pixels; the aspect ratio is kept."""
+    height, width = image.shape[:2]
+    factor = side / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    # Every pixel is smoothed from the whole area that it shows, so that small objects do not vanish.
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
 def _check_image(image: np.ndarray) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise InputError(f"an image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")

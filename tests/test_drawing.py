@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from refinedet_tf.drawing import UNKNOWN_COLOR, class_color, contact_sheet, draw_boxes, draw_detections
+from refinedet_tf.drawing import (
+    UNKNOWN_COLOR,
+    class_color,
+    contact_sheet,
+    draw_boxes,
+    draw_detections,
+    scale_image,
+)
 from refinedet_tf.errors import InputError
 
 NAMES = ("aeroplane", "bicycle", "diningtable")
@@ -146,3 +153,8 @@ def test_wrong_input_is_named():
         contact_sheet([])
     with pytest.raises(InputError, match=r"got uint8 \[10, 10\]"):
         contact_sheet([image[..., 0]])
+
+
+def test_scaled_image_keeps_its_shape():
+    assert scale_image(np.zeros((30, 60, 3), np.uint8), 200).shape == (100, 200, 3)
+    assert scale_image(np.zeros((3000, 2, 3), np.uint8), 300).shape == (300, 1, 3)

@@ -29,7 +29,7 @@ from refinedet_tf.inference import photo_detection
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.inference.image_detector import Cost, as_pixels
 from refinedet_tf.inference.tiles import Tiling
-from refinedet_tf.inspection.image_scan import DIGEST_BYTES, scan_images
+from refinedet_tf.reports.inspection.image_scan import DIGEST_BYTES, scan_images
 from refinedet_tf.training.pictures import detection_pictures
 
 READABLE, UNREADABLE = image_door_files.readable(), image_door_files.unreadable()

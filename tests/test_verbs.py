@@ -18,7 +18,7 @@ ANY_SCORE = "postprocess.score_threshold=0.0"
 
 def test_train_evaluate_and_detect(config_file, devkit, eagerly, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = rd.train(rd.load_config(config_file, ["training.steps=2"]))
+    run = rd.train(rd.load_config(config_file, ["training.length=2"]))
     assert run.as_posix() == "runs/tiny" and (run / "final.weights.h5").is_file()
     result = rd.evaluate(run, [ANY_SCORE])
     done = command(evaluate, "--config", run, "--set", ANY_SCORE, "--json", "numbers.json")

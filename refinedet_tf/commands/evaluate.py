@@ -105,8 +105,8 @@ def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Work
         detect_portion_on_files,
         timed_replicas,
     )
-    from refinedet_tf.evaluation.report import make_report_folder
     from refinedet_tf.evaluation.server_files import check_server_files
+    from refinedet_tf.reports.pages import make_report_folder
     from refinedet_tf.training.agreement import join_workers, weights_fact
     from refinedet_tf.training.validation import Rounds, gather_portions
 
@@ -160,8 +160,8 @@ def _write(
     from refinedet_tf.evaluation.coco_files import write_coco_files
     from refinedet_tf.evaluation.evaluator import score_portion
     from refinedet_tf.evaluation.limits import reached_limits, too_crowded
-    from refinedet_tf.evaluation.report import write_report
     from refinedet_tf.evaluation.server_files import write_server_files
+    from refinedet_tf.reports.errors.report_page import report_errors
 
     if options.server_files is not None:
         file = write_server_files(portion.detections, dataset, config, options.server_files)
@@ -190,7 +190,7 @@ def _write(
         result_files.write_curves(result, options.curves)
         print(f"curves written to {options.curves}")
     if options.report is not None:
-        page = write_report(options.report, result, portion.detections, dataset, config)
+        page = report_errors(options.report, result, portion.detections, dataset, config)
         print(f"report written to {page}")
 
 

@@ -12,10 +12,9 @@ from refinedet_tf.commands.options import (
 )
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.files import explain_os_errors, is_file
+from refinedet_tf.files import is_file
 from refinedet_tf.progress import ProgressPrinter
-
-PAGE, JSON = "report.html", "report.json"
+from refinedet_tf.reports import NUMBERS, PAGE
 
 QUIET_SECONDS = 5.0
 """Decoding that takes less time shows no progress."""
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         required=True,
         type=Path,
         metavar="FOLDER",
-        help=f"the folder for {PAGE}, which needs no other file, and {JSON}; an older report is replaced",
+        help=f"the folder for {PAGE}, which needs no other file, and {NUMBERS}; an older report is replaced",
     )
     options = parser.parse_args(arguments)
     folder: Path = options.output
@@ -41,19 +40,13 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     config = config_from(options)
 
     import_tensorflow()
-    from refinedet_tf.inspection.findings import find_all
-    from refinedet_tf.inspection.report import inspect_data, report_to_json, write_report_json
-    from refinedet_tf.inspection.report_page import report_page
-    from refinedet_tf.pages import write_page
+    from refinedet_tf.reports.inspection.findings import find_all
+    from refinedet_tf.reports.inspection.report import inspect_data
+    from refinedet_tf.reports.inspection.report_page import report_data
 
     report = inspect_data(config, lambda what: ProgressPrinter(what, QUIET_SECONDS))
     findings = find_all(report)
-    tree = {"findings": [{"level": finding.level, "text": finding.text} for finding in findings]}
-    page = report_page(report, findings)
-    with explain_os_errors(f"--output {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_report_json(tree | report_to_json(report), folder / JSON)
-    write_page(folder / PAGE, page)
+    page = report_data(folder, report, findings)
     for finding in findings:
         print(f"{finding.level}: {finding.text}")
-    print(f"report written to {folder / PAGE} and {folder / JSON}")
+    print(f"report written to {page} and {folder / NUMBERS}")

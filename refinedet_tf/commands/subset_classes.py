@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     config, trained = load_model(options)
     from refinedet_tf.refinedet.network import build_model
     from refinedet_tf.weights import save_weights
-    from refinedet_tf.weights.class_names import VOC_TO_COCO
-    from refinedet_tf.weights.class_subset import copy_classes, matching_labels
+    from refinedet_tf.weights.class_names import VOC_TO_COCO, matching_labels
+    from refinedet_tf.weights.transfer import copy_classes
 
     trained_names = config.class_names
     synonyms = {

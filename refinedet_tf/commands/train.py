@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     add_config_options(parser, required=False)
     add_data_option(parser)
-    parser.add_argument("--epochs", type=int, metavar="N", help="the same as --set training.epochs=N")
+    parser.add_argument(
+        "--epochs", type=int, metavar="N", help='the same as --set training.length="N epochs"'
+    )
     parser.add_argument(
         "--image-size", type=int, metavar="PIXELS", help="the same as --set model.image_size=[PIXELS,PIXELS]"
     )
@@ -35,8 +37,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue from the newest checkpoint with the run's own config; --set may change training.steps "
-        "and other keys that do not alter the steps that were done",
+        help="continue from the newest checkpoint with the run's own config; --set may change "
+        "training.length and other keys that do not alter the steps that were done",
     )
     parser.add_argument(
         "--accept-changed-data",
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser.add_argument("--strict", action="store_true", help="fail on an unusable box, do not drop it")
     options = parser.parse_args(arguments)
     if options.epochs is not None:
-        options.overrides.append(f"training.epochs={options.epochs}")
+        options.overrides.append(f"training.length={options.epochs} epochs")
     if options.image_size is not None:
         options.overrides.append(f"model.image_size=[{options.image_size},{options.image_size}]")
     take_data_folder(options)

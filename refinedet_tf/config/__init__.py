@@ -1,6 +1,5 @@
 """Every key of a config with its type, default and range; files, inheritance, overrides."""
 
-from refinedet_tf.config.data import AugmentationConfig, DataConfig
 from refinedet_tf.config.schema import (
     Config,
     EvaluationConfig,
@@ -11,11 +10,10 @@ from refinedet_tf.config.schema import (
     differences,
     with_classes,
 )
-from refinedet_tf.config.training import IN_EPOCHS, TrainingConfig
-from refinedet_tf.config.values import MAX_STEPS, STRICT
+from refinedet_tf.config.training import AugmentationConfig, DataConfig, TrainingConfig
+from refinedet_tf.config.values import MAX_STEPS, STRICT, epochs_of, steps_of
 
 __all__ = [
-    "IN_EPOCHS",
     "MAX_STEPS",
     "STRICT",
     "AugmentationConfig",
@@ -28,5 +26,7 @@ __all__ = [
     "PostprocessConfig",
     "TrainingConfig",
     "differences",
+    "epochs_of",
+    "steps_of",
     "with_classes",
 ]

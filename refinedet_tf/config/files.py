@@ -7,8 +7,7 @@ overridden on the command line, for example by `--set training.batch_size=16`.
 about certain data: a config whose `data` differs from that of the config it extends does not inherit it.
 Overrides on the command line leave all four as they are.
 
-Some keys of `training` say the same in steps and in epochs (`config.IN_EPOCHS`). A file or a command line
-gives one of the two, and takes the place of the other in the config that it extends or overrides.
+Earlier configs and run folders have other keys for durations (`OLD_KEYS`), which are read as the new ones.
 """
 
 import dataclasses
@@ -23,7 +22,8 @@ from typing import Any, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from refinedet_tf.config import IN_EPOCHS, Config
+from refinedet_tf.config import Config, TrainingConfig, epochs_of
+from refinedet_tf.config.values import in_epochs
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder
 from refinedet_tf.json_files import JsonSyntaxError, check_text, parse_json, read_json
@@ -38,6 +38,19 @@ CONFIG_FOLDER = next(
 
 PRETRAINED = "pretrained"
 """The name that stands for the run folder of the detector that comes with the package."""
+
+OLD_KEYS = {
+    "steps": "length",
+    "epochs": "length",
+    "milestone_epochs": "milestones",
+    "warmup_steps": "warmup",
+    "warmup_epochs": "warmup",
+    "validate_every_epochs": "validate_every",
+}
+"""Keys of `training` in earlier configs and run folders, and those that have taken their place."""
+
+OLD_KEYS_IN_EPOCHS = {key for key in OLD_KEYS if key.endswith("epochs")}
+"""Those that hold numbers of epochs. Null in them left the length to the key in steps."""
 
 DESCRIBES_ONE_FILE = ("name", "description", "command")
 """The keys that a config does not inherit."""
@@ -82,11 +95,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     tree.setdefault("name", name.encode("utf-8", "backslashreplace").decode())
     given: dict[str, Any] = {}
     for override in overrides:
-        _apply_override(given, override)
-    _check_units(given, "--set")
-    _replace_other_units(tree, given)
-    for override in overrides:
-        _apply_override(tree, override)
+        keys, value = _parse_override(override)
+        if len(keys) == 1:  # A whole section takes the place of the other, and is not joined with it.
+            tree.pop(keys[0], None)
+        _set(given, keys, value)
+    tree = _merge(tree, _with_new_keys(given, tree, "--set"))
     try:
         return _ADAPTER.validate_json(json.dumps(tree))
     except ValidationError as error:
@@ -110,15 +123,8 @@ def run_folder_of(path: str | Path) -> Path:
 
 
 def config_to_json(config: Config) -> str:
-    """Returns the whole config as JSON text, from which `load_config` reads an equal config.
-
-    A key in steps is left out where the one in epochs takes its place.
-    """
-    tree = dataclasses.asdict(config)
-    for in_steps, in_epochs in IN_EPOCHS.items():
-        if tree["training"][in_epochs] is not None:
-            del tree["training"][in_steps]
-    return json.dumps(tree, indent=2) + "\n"
+    """Returns the whole config as JSON text, from which `load_config` reads an equal config."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
 def _find(path: str | Path, base: Path | None) -> Path:
@@ -167,43 +173,65 @@ def _read_with_parents(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     tree = read_json(file, max_bytes=MAX_BYTES)
     if not isinstance(tree, dict):
         raise InputError(f"{shortened_text(file)} must hold a JSON object")
-    _check_units(tree, shortened_text(file.name))
     parent = tree.pop("extends", None)
     if parent is None:
-        return tree
+        return _with_new_keys(tree, {}, shortened_text(file.name))
     if not isinstance(parent, str):
         raise InputError(f"{shortened_text(file.name)}: extends must be a file name, got {shortened(parent)}")
-    return _inherit(_read_with_parents(_find(parent, file.parent), (*seen, file)), tree)
+    inherited = _read_with_parents(_find(parent, file.parent), (*seen, file))
+    return _inherit(inherited, _with_new_keys(tree, inherited, shortened_text(file.name)))
 
 
 def _inherit(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
     """Returns the child with what it inherits, as the head of this file describes."""
     inherited = {key: value for key, value in parent.items() if key not in DESCRIBES_ONE_FILE}
-    _replace_other_units(inherited, child)
     if _merge(inherited, child).get("data") != parent.get("data"):
         inherited.pop("expected", None)
     return _merge(inherited, child)
 
 
-def _check_units(tree: dict[str, Any], where: str) -> None:
-    """Refuses a file or a command line that gives a key of `training` in steps and in epochs."""
-    training = tree.get("training")
+def _with_new_keys(tree: dict[str, Any], inherited: dict[str, Any], where: str) -> dict[str, Any]:
+    """Returns a config with new keys in the place of old ones (`OLD_KEYS`).
+
+    Args:
+        tree: the config of one file, or the keys that a command line sets.
+        inherited: what it extends or overrides, which has new keys.
+        where: the name of the file or option.
+
+    Raises:
+        InputError: two of its keys say the same.
+    """
+    training, before = tree.get("training"), inherited.get("training")
     if not isinstance(training, dict):
-        return
-    for in_steps, in_epochs in IN_EPOCHS.items():
-        if all(training.get(key) is not None for key in (in_steps, in_epochs)):
-            raise InputError(
-                f"{where}: training.{in_steps} and training.{in_epochs} say the same in two units; give one"
-            )
+        return tree
+    renamed: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    key: str
+    for key, value in training.items():
+        if key in OLD_KEYS_IN_EPOCHS:
+            value = [_as_epochs(item) for item in value] if isinstance(value, list) else _as_epochs(value)
+            if value is None:
+                continue
+        new = OLD_KEYS.get(key, key)
+        if new in names:
+            raise InputError(f"{where}: training.{names[new]} and training.{key} say the same; give one")
+        names[new], renamed[new] = key, value
+    for key in OLD_KEYS_IN_EPOCHS & training.keys():
+        new = OLD_KEYS[key]
+        if new not in renamed and isinstance(before, dict) and _is_in_epochs(before.get(new)):
+            renamed[new] = getattr(TrainingConfig(), new)
+    return tree | {"training": renamed}
 
 
-def _replace_other_units(base: dict[str, Any], change: dict[str, Any]) -> None:
-    """Removes the keys of `training` from `base` for which `change` has the other unit."""
-    before, after = base.get("training"), change.get("training")
-    if isinstance(before, dict) and isinstance(after, dict):
-        pairs = [*IN_EPOCHS.items(), *((epochs, steps) for steps, epochs in IN_EPOCHS.items())]
-        replaced = {other for key, other in pairs if after.get(key) is not None}
-        base["training"] = {key: value for key, value in before.items() if key not in replaced}
+def _as_epochs(number: Any) -> Any:
+    """Returns a number as a duration in epochs; anything else is a mistake, which is found later."""
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    return in_epochs(number) if is_number else number
+
+
+def _is_in_epochs(value: Any) -> bool:
+    """Says whether a duration, or one of a list, is in epochs."""
+    return any(epochs_of(item) is not None for item in (value if isinstance(value, list) else [value]))
 
 
 def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -214,7 +242,8 @@ def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
+def _parse_override(override: str) -> tuple[list[str], Any]:
+    """Returns the keys, from the section down, and the value of `--set section.key=value`."""
     name, separator, text = override.partition("=")
     keys = name.strip().split(".", MAX_KEYS)
     shown = shortened_text(f"--set {override}", 100)
@@ -224,9 +253,13 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         raise InputError(f"{shown}: no key lies in so many sections")
     check_text(override, "--set")
     try:
-        value = parse_json(text, f"--set {shortened_text(name.strip(), 100)}")
+        return keys, parse_json(text, f"--set {shortened_text(name.strip(), 100)}")
     except JsonSyntaxError:
-        value = text
+        return keys, text
+
+
+def _set(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    """Sets the value to which the keys lead; what is no section on the way becomes one."""
     for key in keys[:-1]:
         child = tree.get(key)
         tree[key] = dict(child) if isinstance(child, dict) else {}

@@ -1,6 +1,6 @@
 """A config and its sections: frozen dataclasses that define every key with its type, default and range.
 
-`data.py` and `training.py` hold the largest sections.
+`training.py` holds the sections on data and training.
 """
 
 import dataclasses
@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from refinedet_tf.config.anchor_levels import DEFAULT_LEVELS, AnchorLevel, check_levels
-from refinedet_tf.config.data import AugmentationConfig, DataConfig
-from refinedet_tf.config.training import TrainingConfig
+from refinedet_tf.config.training import AugmentationConfig, DataConfig, TrainingConfig
 from refinedet_tf.config.values import (
+    DEFAULT_LEVELS,
     STRICT,
+    AnchorLevel,
     Anchors,
     Candidates,
     CandidatesOfClass,
@@ -25,6 +25,7 @@ from refinedet_tf.config.values import (
     ImageSide,
     NotNegative,
     Positive,
+    check_levels,
 )
 from refinedet_tf.errors import InputError, shortened
 

@@ -1,5 +1,7 @@
-"""The keys of the config's section `training`."""
+"""The sections of the config on a training: `data`, `augmentation` and `training`."""
 
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -8,14 +10,123 @@ from pydantic.dataclasses import dataclass
 
 from refinedet_tf.config.values import (
     STRICT,
-    Epochs,
+    Fraction,
     Images,
     NotNegative,
+    NotNegativeDuration,
     Positive,
-    PositiveStepCount,
+    PositiveDuration,
+    Range,
     StepCount,
+    Trials,
+    epochs_of,
+    steps_of,
 )
 from refinedet_tf.errors import shortened
+
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def check_class_name(name: str) -> None:
+    """Refuses a class name that cannot be drawn, or written as one line of a file.
+
+    Raises:
+        ValueError: it is empty, or holds a line break or another control character.
+    """
+    if not name.strip() or _CONTROL_CHARACTER.search(name):
+        raise ValueError(
+            f"the class name {shortened(name)} must be one line of text, without control characters"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DataConfig:
+    """The data sets and the names of the classes."""
+
+    format: Literal["voc", "coco", "yolo", "csv"] = "voc"
+    """The layout of the data, of which docs/data.md has an example each: XML files of PASCAL VOC, JSON files
+    of COCO, data.yaml and text files of YOLO, or a table."""
+    root: str = "data/VOCdevkit"
+    """For VOC, the folder that holds VOC2007, VOC2012 and so on, or flat folders; for COCO, the folder of
+    annotations/; for YOLO, the folder of data.yaml; for CSV, the folder of the tables."""
+    train: tuple[str, ...] = ()
+    """The parts of the training set: for VOC "2007/trainval" and the like, or "annotations:images"; for COCO
+    "train2017" or "file.json:image_folder"; for YOLO "train"; for CSV "train.csv" or
+    "train.csv:image_folder". A part may end with a share of its images, "[:80%]", "[80%:90%]" or "[90%:]"."""
+    validation: tuple[str, ...] = ()
+    """The parts of the set on which training chooses the best weights; without any, the final ones count."""
+    test: tuple[str, ...] = ()
+    """The parts of the set that evaluation uses."""
+    split_seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """The seed that assigns images to shares, together with the name of each image."""
+    classes: tuple[str, ...] | None = None
+    """The class names in label order (label 1 first); null: those that the files list, or those of the
+    objects in the training data, sorted."""
+    accept_empty_classes: bool = False
+    """Whether to train although a class of `classes` has no object in the training set."""
+    max_bad_boxes: Fraction = 0.1
+    """The largest share of the boxes of a set that may be clipped or dropped. With more, training and
+    evaluation stop, because the numbers of the files probably mean something else."""
+    use_difficult: bool = True
+    """Whether to train on objects that VOC marks as difficult. COCO's crowd regions are never used."""
+
+    def __post_init__(self) -> None:
+        if self.classes is not None:
+            if not self.classes:
+                raise ValueError("classes must name at least one class, or be null")
+            if len(set(self.classes)) != len(self.classes):
+                raise ValueError("classes names a class twice")
+            for name in self.classes:
+                check_class_name(name)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class AugmentationConfig:
+    """The augmentation of training images (paper, section 3.2), applied in the order of the keys."""
+
+    distortion_probability: Fraction = 0.5
+    """The probability of each of the changes of brightness, contrast, saturation and hue."""
+    brightness: NotNegative = 32.0
+    """The largest shift of brightness, in units of 0..255."""
+    contrast: Range = (0.5, 1.5)
+    """The range of the factor on the contrast."""
+    saturation: Range = (0.5, 1.5)
+    """The range of the factor on the saturation."""
+    hue: NotNegative = 18.0
+    """The largest shift in OpenCV's 8-bit hue units (2 degrees each; 18 is a tenth of the circle)."""
+    expand_probability: Fraction = 0.5
+    """The probability that an image is placed on a larger canvas."""
+    expand_ratio: tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1)]] = (1.0, 4.0)
+    """The range of the sides of the expanded canvas in units of the image's sides."""
+    crop_min_ious: tuple[Fraction, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    """The smallest IoU with an object of each kind of crop. Whole images and unconstrained crops are chosen
+    as well, unless this is empty: then images are never cropped."""
+    crop_scale: Range = (0.3, 1.0)
+    """The range of the square root of the crop's share of the image's area, within (0, 1]."""
+    crop_aspect_ratio: Range = (0.5, 2.0)
+    """The range of width / height of the crop, above 0."""
+    crop_trials: Trials = 50
+    """The number of random windows that each kind of crop tries."""
+    random_interpolation: bool = True
+    """Whether to resize with one of five kernels at random; otherwise the kernel is bilinear."""
+    horizontal_flip_probability: Fraction = 0.5
+    """The probability that an image is mirrored, left to right."""
+    vertical_flip_probability: Fraction = 0.0
+    """The probability that an image is mirrored, top to bottom."""
+
+    def __post_init__(self) -> None:
+        for name in ("contrast", "saturation", "expand_ratio", "crop_scale", "crop_aspect_ratio"):
+            _check_range(name, getattr(self, name))
+        if self.crop_scale[0] <= 0 or self.crop_scale[1] > 1:
+            raise ValueError(f"crop_scale must lie in (0, 1], got {list(self.crop_scale)}")
+        if self.crop_aspect_ratio[0] <= 0:
+            raise ValueError(f"crop_aspect_ratio must be above 0, got {list(self.crop_aspect_ratio)}")
+
+
+def _check_range(name: str, value: Sequence[float]) -> None:
+    if value[0] > value[1]:
+        raise ValueError(f"{name} must be [smallest, largest], got {list(value)}")
+
 
 LayerPatterns = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 
@@ -35,25 +146,15 @@ Freeze = Annotated[
     Literal["none", "backbone", "all_but_heads"] | LayerPatterns, pydantic.WrapValidator(_explain_freeze)
 ]
 
-IN_EPOCHS = {
-    "steps": "epochs",
-    "milestones": "milestone_epochs",
-    "warmup_steps": "warmup_epochs",
-    "validate_every": "validate_every_epochs",
-}
-"""The keys of `training` in steps, and those that say the same in epochs and take their place."""
-
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainingConfig:
     """The optimisation (paper, section 3.4)."""
 
-    steps: PositiveStepCount = 120_000
-    """The number of steps of the whole training."""
-    epochs: Epochs | None = None
-    """The length of the training in passes over the training images; null: `steps` says it. The number of
-    steps is epochs x images / `batch_size`, rounded up, and the run's config.json holds it. This and the
-    other keys in epochs take the place of the key in steps: a file may hold one of the two."""
+    length: PositiveDuration = 120_000
+    """The length of the whole training, in steps, or in passes over the training images such as "65 epochs".
+    N epochs are N x images / `batch_size` steps, rounded up, and the run's config.json holds the steps. The
+    other durations are given in the same two ways."""
     batch_size: Images = 32
     """Images per step, which is one update, over all replicas and micro-batches."""
     accumulation_steps: Annotated[int, Field(ge=1, le=1_000)] = 1
@@ -64,16 +165,12 @@ class TrainingConfig:
     schedule: Literal["steps", "cosine"] = "steps"
     """With "steps", the learning rate drops at `milestones`. With "cosine", it falls from the end of the
     warm-up to 0 at the last step along half a period of the cosine, and there are no milestones."""
-    milestones: tuple[PositiveStepCount, ...] = (80_000, 100_000)
-    """The steps at which the learning rate is multiplied by `decay_factor`, in increasing order."""
-    milestone_epochs: tuple[Epochs, ...] | None = None
-    """`milestones` in epochs; null: `milestones` says it."""
+    milestones: tuple[PositiveDuration, ...] = (80_000, 100_000)
+    """When the learning rate is multiplied by `decay_factor`, in increasing order."""
     decay_factor: Positive = 0.1
     """The factor on the learning rate at each milestone."""
-    warmup_steps: StepCount = 0
-    """The number of steps of linear warm-up from 0 to the learning rate."""
-    warmup_epochs: Epochs | None = None
-    """`warmup_steps` in epochs; null: `warmup_steps` says it."""
+    warmup: NotNegativeDuration = 0
+    """The length of the linear warm-up from 0 to the learning rate; 0: there is none."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """The momentum of the solver."""
     weight_decay: NotNegative = 5e-4
@@ -102,25 +199,34 @@ class TrainingConfig:
     deterministic: bool = False
     """Whether TensorFlow uses deterministic kernels. A GPU needs them so that two runs are equal bit for bit;
     on a CPU two runs are equal without them. The order of the data is always deterministic."""
-    log_every: PositiveStepCount = 10
+    log_every: StepCount = 10
     """The number of steps from one logged step to the next."""
-    checkpoint_every: PositiveStepCount = 1_000
-    """The number of steps from one checkpoint to the next."""
-    validate_every: PositiveStepCount = 5_000
-    """The number of steps from one validation to the next."""
-    validate_every_epochs: Epochs | None = None
-    """`validate_every` in epochs; null: `validate_every` says it."""
+    checkpoint_every: PositiveDuration = 1_000
+    """The steps or epochs from one checkpoint to the next."""
+    validate_every: PositiveDuration = 5_000
+    """The steps or epochs from one validation to the next."""
     patience: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """The training ends when the mAP of so many validations in a row has not exceeded the best one; null: it
     takes all steps."""
 
     def __post_init__(self) -> None:
-        for name in ("milestones", "milestone_epochs"):
-            milestones = list(getattr(self, name) or ())
-            if milestones != sorted(set(milestones)):
-                raise ValueError(f"{name} must increase, got {shortened(milestones)}")
+        for unit in (int, str):
+            milestones = [milestone for milestone in self.milestones if isinstance(milestone, unit)]
+            values = [epochs_of(milestone) or milestone for milestone in milestones]
+            if values != sorted(set(values)):
+                raise ValueError(f"milestones must increase, got {shortened(milestones)}")
         if self.batch_size % self.accumulation_steps:
             raise ValueError(
                 f"batch_size {self.batch_size} must be a multiple of accumulation_steps "
                 f"{self.accumulation_steps}"
             )
+
+    @property
+    def steps(self) -> int:
+        """`length`, which must be in steps."""
+        return steps_of(self.length)
+
+    @property
+    def warmup_steps(self) -> int:
+        """`warmup`, which must be in steps."""
+        return steps_of(self.warmup)

@@ -10,7 +10,6 @@ not depend on the class.
 
 import json
 import math
-import runpy
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -316,8 +315,3 @@ def _paint(
         fill = fill * inner + rng.choice([15.0, 240.0]) * (1 - inner)
     alpha = coverage[inside][..., None]
     image[window] += (fill[inside] - image[window]) * alpha
-
-
-if __name__ == "__main__":
-    # The command had this name before it moved to refinedet_tf.commands.
-    runpy.run_module("refinedet_tf.commands.generate_shapes", run_name="__main__")

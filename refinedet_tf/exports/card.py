@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from refinedet_tf import __version__
 from refinedet_tf.config import Config, ModelConfig
-from refinedet_tf.config.anchor_levels import ASPECT_RATIOS, SCALE
+from refinedet_tf.config.values import ASPECT_RATIOS, SCALE
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.json_files import read_json
 from refinedet_tf.refinedet.anchors import tile_anchors

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from refinedet_tf.config.anchor_levels import DEFAULT_LEVELS, AnchorLevel, level_grids
+from refinedet_tf.config.values import DEFAULT_LEVELS, AnchorLevel, level_grids
 
 
 def tile_anchors(

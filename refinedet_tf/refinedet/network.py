@@ -10,7 +10,7 @@ import keras
 from keras import layers, ops
 
 from refinedet_tf.config import Config, ModelConfig
-from refinedet_tf.config.anchor_levels import AnchorLevel, level_grids
+from refinedet_tf.config.values import AnchorLevel, level_grids
 from refinedet_tf.errors import InputError
 from refinedet_tf.refinedet.backbones import build_features
 from refinedet_tf.refinedet.backbones.resnet101 import head_block

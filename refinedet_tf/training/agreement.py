@@ -22,7 +22,7 @@ FREE_ON_RESUME = (
     "data.test",
     "data.accept_empty_classes",
     "data.max_bad_boxes",
-    "training.steps",
+    "training.length",
     "training.wait_for_workers",
     "training.log_every",
     "training.checkpoint_every",
@@ -31,7 +31,7 @@ FREE_ON_RESUME = (
     "evaluation",
     "postprocess",
 )
-"""The keys of the config that may change when a run is resumed. `training.steps` may not with the cosine
+"""The keys of the config that may change when a run is resumed. `training.length` may not with the cosine
 schedule, where the learning rate of every step depends on it."""
 
 FACTS_VERSION = 1
@@ -77,7 +77,7 @@ def fixed_differences(stored: Config, given: Config) -> dict[str, tuple[Any, Any
     return {
         key: pair
         for key, pair in differences(stored, given).items()
-        if not _is_in(key, FREE_ON_RESUME) or (key == "training.steps" and is_cosine)
+        if not _is_in(key, FREE_ON_RESUME) or (key == "training.length" and is_cosine)
     }
 
 

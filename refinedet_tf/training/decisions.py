@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from refinedet_tf.config import TrainingConfig
+from refinedet_tf.config import TrainingConfig, steps_of
 from refinedet_tf.training.state import LoopState
 
 
@@ -28,7 +28,7 @@ def is_validation_due(state: LoopState, training_config: TrainingConfig) -> bool
         training_config: `steps` and `validate_every` are used.
     """
     is_last = state.step == training_config.steps
-    return state.validation_is_due or is_last or state.step % training_config.validate_every == 0
+    return state.validation_is_due or is_last or state.step % steps_of(training_config.validate_every) == 0
 
 
 def is_patience_over(state: LoopState, training_config: TrainingConfig) -> bool:
@@ -52,7 +52,7 @@ def decide(state: LoopState, training_config: TrainingConfig, told_to_stop: bool
         saves_checkpoint=is_finished
         or told_to_stop
         or unfinished_validation
-        or state.step % training_config.checkpoint_every == 0,
+        or state.step % steps_of(training_config.checkpoint_every) == 0,
         stops=told_to_stop and (unfinished_validation or not is_finished),
         ends=patience_is_over and not unfinished_validation,
     )

@@ -259,7 +259,7 @@ class _Loop:
         images = ", ".join(self.run.train_set.image_ids[index] for index in indices)
         raise TrainingStopped(
             f"step {step + 1}: {what}. The weights were not changed. Images: {images}. "
-            "A lower training.learning_rate, more warmup_steps or gradient_clip_norm may help"
+            "A lower training.learning_rate, a longer training.warmup or training.gradient_clip_norm may help"
         )
 
     def _validate(self, done: int, stop: StopRequest, told_to_stop: bool) -> tuple[bool, bool]:

@@ -95,7 +95,7 @@ class PreparedRun:
         join_workers(workers, self.config, sets, step_fact)
         if step > training_config.steps:
             raise InputError(
-                f"training.steps is {training_config.steps}, but the run in {shortened_text(folder.path)} "
+                f"training.length is {training_config.steps}, but the run in {shortened_text(folder.path)} "
                 f"has done {step} steps: give {step} to end there, or more"
             )
         self.validation_facts = data_facts("validation set", self.validation_set)

@@ -1,15 +1,16 @@
 """The learning rate of each step, and the length of a training."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
 import keras
 from keras import ops
 
-from refinedet_tf.config import IN_EPOCHS, MAX_STEPS, TrainingConfig
+from refinedet_tf.config import MAX_STEPS, TrainingConfig, epochs_of, steps_of
+from refinedet_tf.config.values import Duration
 from refinedet_tf.errors import InputError, shortened
 from refinedet_tf.tensors import Tensor
 
@@ -46,7 +47,7 @@ class MultiStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
         """Makes the schedule that a config with `schedule` "steps" describes."""
         return cls(
             training_config.learning_rate,
-            training_config.milestones,
+            [steps_of(milestone) for milestone in training_config.milestones],
             training_config.decay_factor,
             training_config.warmup_steps,
         )
@@ -113,10 +114,8 @@ def schedule_of(training_config: TrainingConfig) -> keras.optimizers.schedules.L
     """Makes the schedule that a config describes.
 
     Raises:
-        ValueError: a key is given in epochs, so that the steps are not known yet (`in_steps`).
+        ValueError: a duration is in epochs, so that its steps are not known yet (`in_steps`).
     """
-    if any(getattr(training_config, key) is not None for key in IN_EPOCHS.values()):
-        raise ValueError(f"{', '.join(IN_EPOCHS.values())} must be null here: see `in_steps`")
     if training_config.schedule == "cosine":
         return CosineSchedule(
             training_config.learning_rate, training_config.steps, training_config.warmup_steps
@@ -125,74 +124,81 @@ def schedule_of(training_config: TrainingConfig) -> keras.optimizers.schedules.L
 
 
 def in_steps(training_config: TrainingConfig, num_images: int) -> TrainingConfig:
-    """Replaces the keys in epochs by those in steps.
+    """Replaces durations in epochs by those in steps.
 
     Args:
         training_config: the config.
         num_images: the number of training images, at least 1.
 
     Returns:
-        The config with the numbers of steps, each rounded up, and null for the keys in epochs.
+        The config with all durations in steps, each rounded up.
 
     Raises:
-        InputError: a number of steps exceeds `MAX_STEPS`, or two milestones fall on one step.
+        InputError: a number of steps exceeds `MAX_STEPS`, or the milestones do not increase in steps.
     """
-    changes: dict[str, Any] = {}
-    for key, epochs_key in IN_EPOCHS.items():
-        epochs = getattr(training_config, epochs_key)
+
+    def steps(key: str, duration: Duration) -> int:
+        epochs = epochs_of(duration)
         if epochs is None:
-            continue
-        # Binary fractions would turn 0.1 epochs of 80 images into one step too many.
-        epochs_each = [Fraction(str(value)) for value in (epochs if isinstance(epochs, tuple) else (epochs,))]
-        steps = [math.ceil(value * num_images / training_config.batch_size) for value in epochs_each]
-        if max(steps, default=0) > MAX_STEPS:
+            return steps_of(duration)
+        # `epochs` is exact: a binary fraction would turn 0.1 epochs of 80 images into one step too many.
+        count = math.ceil(epochs * num_images / training_config.batch_size)
+        if count > MAX_STEPS:
             raise InputError(
-                f"training.{epochs_key} with {num_images} images are {max(steps)} steps; {MAX_STEPS} is the "
+                f"training.{key}: {duration} with {num_images} images are {count} steps; {MAX_STEPS} is the "
                 "largest number"
             )
-        if len(set(steps)) < len(steps):
-            raise InputError(
-                f"training.{epochs_key} {shortened(list(epochs))} with {num_images} images are the steps "
-                f"{shortened(steps)}, which must increase"
-            )
-        changes |= {key: tuple(steps) if isinstance(epochs, tuple) else steps[0], epochs_key: None}
-    return dataclasses.replace(training_config, **changes)
+        return count
+
+    changes: dict[str, Any] = {
+        key: steps(key, getattr(training_config, key))
+        for key in ("length", "warmup", "checkpoint_every", "validate_every")
+    }
+    milestones = [steps("milestones", milestone) for milestone in training_config.milestones]
+    if milestones != sorted(set(milestones)):
+        raise InputError(
+            f"training.milestones {shortened(list(training_config.milestones))} with {num_images} images are "
+            f"the steps {shortened(milestones)}, which must increase"
+        )
+    return dataclasses.replace(training_config, **changes, milestones=tuple(milestones))
 
 
 def check_schedule(training_config: TrainingConfig, written: TrainingConfig | None = None) -> None:
     """Checks that the warm-up and the milestones lie within the training.
 
     Args:
-        training_config: the config, whose keys in epochs must be null (`in_steps`).
+        training_config: the config, whose durations must be in steps (`in_steps`).
         written: the config as the user has written it, whose units a message uses; None: the same.
 
     Raises:
         InputError: the warm-up takes more than all steps, or a milestone is not below the number of steps.
     """
+    written = written or training_config
     steps, warmup_steps = training_config.steps, training_config.warmup_steps
     if warmup_steps > steps:
-        epochs = None if written is None else written.warmup_epochs
-        given, usual = f"training.warmup_steps {warmup_steps}", f"training.warmup_steps={steps // 10}"
+        epochs = epochs_of(written.warmup)
+        given, usual = f"training.warmup {warmup_steps}", f"training.warmup={steps // 10}"
         if epochs is not None:
-            given = f"training.warmup_epochs {epochs:g}, which is {warmup_steps} steps,"
-            usual = f"training.warmup_epochs={epochs * steps / warmup_steps / 10:.2g}"
+            given = f"training.warmup {written.warmup}, which is {warmup_steps} steps,"
+            usual = f'training.warmup="{float(epochs * steps / warmup_steps / 10):.2g} epochs"'
         raise InputError(
             f"{given} exceeds the {steps} steps of the training, which would never reach its learning rate; "
             f"a tenth of the steps is usual: {usual}"
         )
     if training_config.schedule == "cosine":
         return
-    beyond = [milestone for milestone in training_config.milestones if milestone >= steps]
-    if beyond:
-        given = f"training.milestones: {beyond[0]}"
-        usual = f"training.milestones={sorted({max(steps * 7 // 10, 1), max(steps * 9 // 10, 1)})}"
-        milestone_epochs = None if written is None else written.milestone_epochs
-        if milestone_epochs is not None:
-            epochs = milestone_epochs[training_config.milestones.index(beyond[0])]
-            given = f"training.milestone_epochs: {epochs:g}, which is step {beyond[0]},"
-            usual_epochs = (f"{share * steps * epochs / beyond[0]:.2g}" for share in (0.7, 0.9))
-            usual = f"training.milestone_epochs=[{', '.join(usual_epochs)}]"
+    milestones = [steps_of(milestone) for milestone in training_config.milestones]
+    for milestone, as_written in zip(milestones, written.milestones, strict=True):
+        if milestone < steps:
+            continue
+        epochs = epochs_of(as_written)
+        given = f"training.milestones: {milestone}"
+        usual = f"{sorted({max(steps * 7 // 10, 1), max(steps * 9 // 10, 1)})}"
+        if epochs is not None:
+            given = f"training.milestones: {as_written}, which is step {milestone},"
+            epochs_of_length = float(epochs * steps / milestone)
+            usual = json.dumps([f"{share * epochs_of_length:.2g} epochs" for share in (0.7, 0.9)])
         raise InputError(
             f"{given} is not below the {steps} steps of the training, so the learning rate would not drop "
-            f"there; give milestones within it, e.g. {usual}"
+            f"there; give milestones within it, e.g. training.milestones={usual}"
         )

@@ -1,8 +1,10 @@
 """Names of classes: synonyms, and the names that the authors' files leave out."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 
 from refinedet_tf.config.files import load_config
+from refinedet_tf.errors import InputError, shortened_text
 
 VOC_TO_COCO = {
     "aeroplane": "airplane",
@@ -35,6 +37,34 @@ def pair_classes(target: Sequence[str], source: Sequence[str]) -> dict[int, int]
         if equal or similar:
             pairs[label] = (equal or similar)[0]
     return pairs
+
+
+def matching_labels(target: Sequence[str], source: Sequence[str], names: Mapping[str, str]) -> list[int]:
+    """Returns, for each target class, label 1 first, the label of the same class in the source.
+
+    Args:
+        target: the class names of the target in label order.
+        source: the class names of the source in label order.
+        names: the source's names of the target classes that have another name there.
+
+    Raises:
+        InputError: a target class has no counterpart. The message names it and the most similar class.
+    """
+    if unknown := [name for name in names if name not in target]:
+        raise InputError(
+            f"--map: {shortened_text(unknown[0], 100)} is none of the target's classes "
+            f"({shortened_text(', '.join(target))})"
+        )
+    labels = []
+    for name in target:
+        counterpart = names.get(name, name)
+        if counterpart not in source:
+            name, counterpart = shortened_text(name, 100), shortened_text(counterpart, 100)
+            near = difflib.get_close_matches(counterpart, source, n=1, cutoff=0.4)
+            hint = f"; is it {near[0]}? Then --map {name!r}={near[0]!r}" if near else ""
+            raise InputError(f"the class {name} has no counterpart {counterpart!r} among the trained{hint}")
+        labels.append(source.index(counterpart) + 1)
+    return labels
 
 
 def known_set(num_classes: int) -> tuple[str, tuple[str, ...]] | None:

@@ -1,7 +1,11 @@
-"""The start of a training from a detector with other classes: everything that fits is taken over."""
+"""Weights of a detector with other classes: everything that fits is taken over.
+
+A training starts from what fits. `subset-classes` picks classes for which everything must fit (paper,
+section 4.4, Table 4: COCO to VOC).
+"""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -53,7 +57,8 @@ def transfer(model: keras.Model, config: Config, source: Source) -> InitialWeigh
     pairs = pair_classes(config.class_names, source.class_names or ())
     variables = {variable.path: variable for variable in model.weights}
     old = {path: np.asarray(variable) for path, variable in variables.items()}
-    new, reasons = _fitting(old, config, source, {0: 0, **pairs})
+    different = {path: text for path in old if (text := _different_design(path, config, source))}
+    new, reasons = _fitting(old, source.values, {0: 0, **pairs}, different)
     for path, reason in reasons.items():
         if part_of(path) == "backbone":
             raise InputError(
@@ -76,34 +81,58 @@ def transfer(model: keras.Model, config: Config, source: Source) -> InitialWeigh
     )
 
 
+def copy_classes(trained: keras.Model, target: keras.Model, labels: Sequence[int]) -> None:
+    """Copies the weights of a RefineDet to another RefineDet with other classes.
+
+    Args:
+        trained: the model that has the weights.
+        target: the model that is filled; it may differ only in the number of classes.
+        labels: the label (1..C) in `trained` of each class of `target`. The background is always copied.
+
+    Raises:
+        InputError: the models differ in another way. The message names the first variable that differs.
+    """
+    values = {variable.path: np.asarray(variable) for variable in trained.weights}
+    variables = {variable.path: variable for variable in target.weights}
+    old = {path: np.asarray(variable) for path, variable in variables.items()}
+    new, reasons = _fitting(old, values, dict(enumerate([0, *labels])), {})
+    for path in reasons:
+        found = list(values[path].shape) if path in values else "is none"
+        raise InputError(f"--target is another network: {path} is {list(old[path].shape)}, trained {found}")
+    for path, value in new.items():
+        variables[path].assign(value)
+
+
 def _fitting(
-    old: Mapping[str, np.ndarray], config: Config, source: Source, rows: Mapping[int, int]
+    old: Mapping[str, np.ndarray],
+    values: Mapping[str, np.ndarray],
+    rows: Mapping[int, int],
+    different: Mapping[str, str],
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Finds the new values of variables.
 
     Args:
         old: the present values by the `path` of their variable.
-        config: the config of the network.
-        source: the detector.
-        rows: the row in the source of each row of a classification layer that is taken over.
+        values: the values of the detector by path.
+        rows: the row in the detector of each row of a classification layer that is taken over.
+        different: the reasons of variables that are not taken, even where their shapes fit.
 
     Returns:
         The new values of variables by path, and the reason of every other variable.
     """
     new, reasons = {}, {}
     for path, value in old.items():
-        found = source.values.get(path)
-        if difference := _different_design(path, config, source):
-            reasons[path] = difference
+        found = values.get(path)
+        if path in different:
+            reasons[path] = different[path]
         elif found is None:
             reasons[path] = MISSING
         else:
-            fitted = found
+            fitted: np.ndarray | None = found
             if path.startswith(CLASSIFIER):
                 level = path.removeprefix(CLASSIFIER).split("/")[0]
-                anchors = num_anchors(old, level), num_anchors(source.values, level)
-                fitted = _with_rows(value, found, rows, *anchors)
-            if fitted.shape == value.shape:
+                fitted = _with_rows(value, found, rows, num_anchors(old, level), num_anchors(values, level))
+            if fitted is not None and fitted.shape == value.shape:
                 new[path] = fitted
             else:
                 reasons[path] = f"{OTHER_SHAPE} ({list(found.shape)} instead of {list(value.shape)})"
@@ -117,15 +146,15 @@ def _fitting(
 
 def _with_rows(
     old: np.ndarray, found: np.ndarray, rows: Mapping[int, int], old_anchors: int, found_anchors: int
-) -> np.ndarray:
-    """Returns a copy of `old` [..., anchors * (C + 1)] with some rows of `found`; or `found` if it has
-    another number of anchors or input channels.
+) -> np.ndarray | None:
+    """Returns a copy of `old` [..., anchors * (C + 1)] with some rows of `found`; None if it has another
+    number of anchors or input channels.
 
     The channels of both are ordered by (anchor of the cell, class).
     """
     fits = old.shape[:-1] == found.shape[:-1] and old_anchors == found_anchors > 0
     if not fits or found.shape[-1] % found_anchors:
-        return found
+        return None
     into = old.reshape(*old.shape[:-1], old_anchors, -1).copy()
     taken = found.reshape(*found.shape[:-1], found_anchors, -1)
     into[..., list(rows)] = taken[..., list(rows.values())]

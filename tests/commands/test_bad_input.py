@@ -33,7 +33,7 @@ def devkit_copy(devkit, tmp_path):
 @pytest.fixture
 def training(config_file, devkit_copy, tmp_path):
     """The arguments of a run of one step on `devkit_copy`, without validation."""
-    short = sets(f"data.root={devkit_copy.parent}", "data.validation=[]", "training.steps=1")
+    short = sets(f"data.root={devkit_copy.parent}", "data.validation=[]", "training.length=1")
     return ["--config", config_file, "--output", tmp_path / "run", *short]
 
 

@@ -1,6 +1,5 @@
 """The command `refinedet` with its commands, and the names that two of them had before."""
 
-import json
 import subprocess
 import sys
 
@@ -74,19 +73,3 @@ def python_module(name, *arguments):
 
 def test_package_runs_as_a_module():
     assert python_module("refinedet_tf", "--version") == f"refinedet {refinedet_tf.__version__}\n"
-
-
-def test_former_name_of_generate_shapes(tmp_path):
-    root = tmp_path / "set"
-    sizes = ["--train", "1", "--val", "1", "--test", "1"]
-    printed = python_module("refinedet_tf.data.shapes", str(root), *sizes, "--seed", "4")
-    assert printed == f"{root}: 1 images for train, 1 images for val, 1 images for test, seed 4\n"
-    assert json.loads((root / "shapes.json").read_text())["seed"] == 4
-    images = sorted(path.name for path in (root / "VOC2007" / "JPEGImages").iterdir())
-    assert images == ["test_000000.jpg", "train_000000.jpg", "val_000000.jpg"]
-
-
-def test_former_name_of_subset_classes():
-    printed = python_module("refinedet_tf.weights.class_subset", "--help")
-    assert "--target FILE" in printed
-    assert "--map TARGET=TRAINED" in printed

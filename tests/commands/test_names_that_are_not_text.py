@@ -37,7 +37,7 @@ def config_file(tmp_path):
         "test": ["val"],
         "max_bad_boxes": 1.0,
     }
-    tree["training"] |= {"steps": 1, "batch_size": 2}
+    tree["training"] |= {"length": 1, "batch_size": 2}
     file = tmp_path / "cups.json"
     file.write_text(json.dumps(tree))
     return file

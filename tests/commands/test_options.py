@@ -81,11 +81,13 @@ def parse_data(*arguments):
 
 def test_data_folder_in_place_of_a_config(tmp_path, capsys):
     root = write_set("flat", tmp_path / "cups", [Photo("a.jpg")]).root
-    parsed = parse_data("--data", str(root), "--set", "training.epochs=3", "--set", "data.split_seed=5")
+    parsed = parse_data(
+        "--data", str(root), "--set", "training.length=3 epochs", "--set", "data.split_seed=5"
+    )
     options.take_data_folder(parsed)
     config = options.config_from(parsed)
     assert (config.name, config.data.root, config.data.split_seed) == ("cups", str(root), 5)
-    assert (config.training.epochs, config.model.backbone) == (3, "efficientnet_lite0")
+    assert (config.training.length, config.model.backbone) == ("3 epochs", "efficientnet_lite0")
     found, parts, base = capsys.readouterr().out.splitlines()
     assert found == f"data: VOC in {root}, told by XML files in annotations"
     assert parts == "training: annotations:images[:80%]; test: annotations:images[80%:]"

@@ -16,7 +16,7 @@ from refinedet_tf.training.agreement import check_same_run
 def file(tmp_path):
     """A config file."""
     file = tmp_path / "mine.json"
-    tree = {"data": {"root": "here", "train": ["2007/train"]}, "training": {"steps": 1600, "milestones": []}}
+    tree = {"data": {"root": "here", "train": ["2007/train"]}, "training": {"length": 1600, "milestones": []}}
     file.write_text(json.dumps(tree))
     return file
 
@@ -25,7 +25,7 @@ def file(tmp_path):
 def run(file, tmp_path):
     """The folder of a run that was started with other values by --set, and has a checkpoint."""
     run = RunFolder(tmp_path / "run")
-    overrides = ["training.steps=60", "training.batch_size=4"]
+    overrides = ["training.length=60", "training.batch_size=4"]
     run.create(with_classes(load_config(file, overrides), ("cat", "dog")), resume=False)
     (run.checkpoints / "step-20").mkdir(parents=True)
     return run
@@ -40,13 +40,13 @@ def test_what_was_set_at_the_start_need_not_be_repeated(file, run, capsys):
     assert (config.training.steps, config.training.batch_size) == (60, 4)
     assert config == load_config(run.path)
     assert capsys.readouterr().out == (
-        "note: the run goes on with its own config, from which mine.json differs: training.steps is 60, not "
+        "note: the run goes on with its own config, from which mine.json differs: training.length is 60, not "
         "1600; training.batch_size is 4, not 32\n"
     )
 
 
 def test_repeating_it_says_nothing(file, run, capsys):
-    config = resumed(file, run, "training.steps=60", "training.batch_size=4")
+    config = resumed(file, run, "training.length=60", "training.batch_size=4")
     assert config == load_config(run.path)
     assert capsys.readouterr().out == ""
 
@@ -57,7 +57,7 @@ def test_the_run_folder_as_config(run, capsys):
 
 
 def test_set_changes_what_may_change(file, run):
-    config = resumed(file, run, "training.steps=90", "data.max_bad_boxes=0.5")
+    config = resumed(file, run, "training.length=90", "data.max_bad_boxes=0.5")
     assert (config.training.steps, config.training.batch_size) == (90, 4)
     check_same_run(load_config(run.path), config)
     assert config.data.max_bad_boxes == 0.5

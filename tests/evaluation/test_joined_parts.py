@@ -10,10 +10,10 @@ from voc_layout import voc_object, write_voc
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data.dataset import read_dataset
-from refinedet_tf.evaluation.analysis import analyse
 from refinedet_tf.evaluation.coco_files import write_coco_files
 from refinedet_tf.evaluation.evaluator import score_detections
 from refinedet_tf.inference.detections import DatasetDetections
+from refinedet_tf.reports.errors.analysis import analyse
 
 SIDE = 200
 CROWD, LARGE_OF_SMALL_MASK, OUTSIDE = [20, 20, 120, 120], [10, 10, 110, 100], [150, 100, 200, 60]

@@ -43,7 +43,7 @@ def test_extended_files(fuzz, tmp_path):
     def case(rng):
         for name in names:
             parent = (*names, "voc320.json", "folder", *EXTREME_TEXTS, "x" * 300)[rng.integers(24)]
-            tree = {"extends": parent, "training": {"steps": 5}, "data": {"classes": ["cat"]}}
+            tree = {"extends": parent, "training": {"length": 5}, "data": {"classes": ["cat"]}}
             if rng.random() < 0.3:
                 del tree["extends"]
             contents = json.dumps(tree).encode("utf-8", "surrogatepass")

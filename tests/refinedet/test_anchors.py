@@ -7,8 +7,8 @@ import pytest
 from golden_arrays import GOLDEN_FOLDER
 from own_anchors import FIVE_LEVELS, FOUR_LEVELS, tile_by_loops
 
-from refinedet_tf.config.anchor_levels import DEFAULT_LEVELS, level_grids
 from refinedet_tf.config.files import config_to_json, load_config
+from refinedet_tf.config.values import DEFAULT_LEVELS, level_grids
 from refinedet_tf.errors import InputError
 from refinedet_tf.refinedet.anchors import tile_anchors
 

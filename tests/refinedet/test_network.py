@@ -9,7 +9,7 @@ from thin_vgg import thin_vgg
 
 import refinedet_tf
 from refinedet_tf.config import Config, ModelConfig
-from refinedet_tf.config.anchor_levels import DEFAULT_LEVELS, level_grids
+from refinedet_tf.config.values import DEFAULT_LEVELS, level_grids
 from refinedet_tf.errors import InputError
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.network import build_model

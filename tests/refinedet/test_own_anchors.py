@@ -10,7 +10,7 @@ from resnet import resnet
 from small_network import make_trainer, random_batch, state_of
 from thin_vgg import thin_vgg
 
-from refinedet_tf.config.anchor_levels import DEFAULT_LEVELS, level_grids
+from refinedet_tf.config.values import DEFAULT_LEVELS, level_grids
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.multiscale import MultiScaleDetector
 from refinedet_tf.refinedet.anchors import tile_anchors

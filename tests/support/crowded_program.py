@@ -47,7 +47,7 @@ def main(config_file, output):
 
     RefineDetTrainer.train_step, PreparedRun.next_batch = noted_step, noted_batch
     # A crop would hide some of the objects.
-    changes = ("data.validation=[]", "training.steps=4", "augmentation.crop_min_ious=[]")
+    changes = ("data.validation=[]", "training.length=4", "augmentation.crop_min_ious=[]")
     overrides = [word for change in changes for word in ("--set", change)]
     terminal.run(train.main, ["--config", config_file, *overrides, "--output", output])
     found["traced"] = len(traced)

@@ -2,7 +2,7 @@
 
 import math
 
-from refinedet_tf.config.anchor_levels import AnchorLevel
+from refinedet_tf.config.values import AnchorLevel
 
 
 def level(stride, scales, aspect_ratios=(1.0, 2.0, 0.5)):

@@ -1,4 +1,4 @@
-"""What a page of `refinedet_tf.pages` says, read back by a parser of HTML."""
+"""What a page of `refinedet_tf.reports.pages` says, read back by a parser of HTML."""
 
 from html.parser import HTMLParser
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from refinedet_tf.evaluation.ground_truth import GroundTruth
-from refinedet_tf.evaluation.matched_detections import match_detections
 from refinedet_tf.inference.detections import DatasetDetections
+from refinedet_tf.reports.errors.matched_detections import match_detections
 
 SIZE = (100, 200)
 

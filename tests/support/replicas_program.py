@@ -41,7 +41,7 @@ def main(config_file, num_replicas):
             "model.backbone=vgg16",
             "model.tcb_batch_norm=false",
             "training.learning_rate=1e-4",
-            "training.warmup_steps=2",
+            "training.warmup=2",
         ],
     )
     mobilenet = load_config(
@@ -51,7 +51,7 @@ def main(config_file, num_replicas):
             "model.image_size=[128,128]",
             "training.learning_rate=1e-5",
             "training.ema_decay=0.5",
-            "training.warmup_steps=2",
+            "training.warmup=2",
             "training.gradient_clip_norm=5.0",
         ],
     )
@@ -118,7 +118,7 @@ def compare_accumulation(config_file, statistics, several_replicas, single_repli
     overrides = [
         CLASSES_OVERRIDE,
         f"model.batch_norm_statistics={statistics}",
-        "training.warmup_steps=0",
+        "training.warmup=0",
         "loss.background_negatives=30",
     ]
     accumulated = load_config(config_file, [*overrides, "training.accumulation_steps=2"])

@@ -4,7 +4,7 @@ import keras
 from config_of import config_of
 from keras import layers
 
-from refinedet_tf.config.anchor_levels import STRIDES
+from refinedet_tf.config.values import STRIDES
 
 CLASSES = ("circle", "square", "triangle")
 

@@ -33,7 +33,7 @@ def training_tree(root):
         # The graph of five interpolation kernels takes long to build.
         "augmentation": {"random_interpolation": False},
         "training": {
-            "steps": STEPS,
+            "length": STEPS,
             "batch_size": 4,
             "learning_rate": 0.01,
             "milestones": [],

@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from refinedet_tf.config.anchor_levels import STRIDES
+from refinedet_tf.config.values import STRIDES
 from refinedet_tf.refinedet.batch_norm import batch_normalization
 
 

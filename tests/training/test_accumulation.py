@@ -27,7 +27,7 @@ def config(config_file, small_network):
     keras.utils.set_random_seed(0)
 
     def make(*overrides):
-        defaults = ("training.batch_size=8", "training.warmup_steps=0")
+        defaults = ("training.batch_size=8", "training.warmup=0")
         return load_config(config_file, [CLASSES_OVERRIDE, *defaults, *overrides])
 
     return make
@@ -257,7 +257,7 @@ def test_run_has_the_losses_and_the_data_of_a_run_without_accumulation(
     for override in (FROZEN, "data.validation=[]", "training.learning_rate=1e-4"):
         arguments += ["--set", override]
     for folder, number, steps in ((whole, 1, 2), (accumulated, 2, 1), (accumulated, 2, 2)):
-        settings = ("--set", micro_batches(number), "--set", f"training.steps={steps}")
+        settings = ("--set", micro_batches(number), "--set", f"training.length={steps}")
         result = command(train, *arguments, *settings, "--resume", "--output", folder)
         assert result.code == 0, result.err
     entries = [log_entries(folder) for folder in (whole, accumulated)]

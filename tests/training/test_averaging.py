@@ -113,7 +113,7 @@ def test_states_that_are_no_numbers_of_a_mean_are_copied():
 def test_run_writes_the_averaged_weights(config_file, command, eagerly, tmp_path):
     """Best and final weights are those of the average in the checkpoint, which also holds the weights."""
     arguments = ["--config", config_file, "--output", tmp_path / "run"]
-    for override in ("training.steps=2", "training.ema_decay=0.9"):
+    for override in ("training.length=2", "training.ema_decay=0.9"):
         arguments += ["--set", override]
     result = command(train, *arguments)
     assert result.code == 0, result.err

@@ -265,7 +265,7 @@ def test_run_on_a_full_disk(config_file, command, eagerly, monkeypatch, tmp_path
     """One line and exit code 1, twice; with room again the run goes on from the last good checkpoint."""
     folder = tmp_path / "run"
     arguments = ["--config", config_file, "--output", folder]
-    for override in ("training.steps=3", "training.checkpoint_every=1", "data.validation=[]"):
+    for override in ("training.length=3", "training.checkpoint_every=1", "data.validation=[]"):
         arguments += ["--set", override]
     save_checkpoint, save_weights = Checkpoints.save, loop.save_weights
 

@@ -6,7 +6,7 @@ from refinedet_tf.config import TrainingConfig
 from refinedet_tf.training.decisions import Decision, decide, is_validation_due
 from refinedet_tf.training.state import LoopState
 
-SHORT = {"steps": 10, "milestones": (), "warmup_steps": 0}
+SHORT = {"length": 10, "milestones": (), "warmup": 0}
 CONFIG = TrainingConfig(**SHORT, checkpoint_every=4, validate_every=5, patience=2)
 
 

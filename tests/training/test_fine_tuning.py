@@ -24,7 +24,7 @@ def start(config_file, small_network, tmp_path):
 
 def arguments(config_file, start, output, freeze, *more):
     overrides = [f"model.weights={start}", f"training.freeze={freeze}", "data.validation=[]", *more]
-    sets = [text for override in ["training.steps=1", *overrides] for text in ("--set", override)]
+    sets = [text for override in ["training.length=1", *overrides] for text in ("--set", override)]
     return ["--config", config_file, "--output", output, *sets]
 
 
@@ -62,9 +62,9 @@ def test_run_from_other_classes(config_file, start, command, refused, eagerly, t
     assert f"{line} (training.freeze 'backbone')" in lines
     assert not [line for line in lines if line.startswith("note: frozen layers")]
 
-    message = refused(train, *arguments(config_file, folder, output, "none", "training.steps=2"), "--resume")
+    message = refused(train, *arguments(config_file, folder, output, "none", "training.length=2"), "--resume")
     assert "training.freeze was 'backbone', is 'none'" in message
-    command(train, *arguments(config_file, folder, output, "backbone", "training.steps=2"), "--resume")
+    command(train, *arguments(config_file, folder, output, "backbone", "training.length=2"), "--resume")
     assert (output / "initial_weights.txt").read_text(encoding="utf-8").splitlines() == written
 
 

@@ -74,7 +74,7 @@ def assert_equal_runs(folder, expected_folder):
 
 @pytest.mark.slow
 def test_two_kills_on_a_small_network(config_file, tmp_path):
-    often = overrides(f"training.steps={STEPS}", "training.checkpoint_every=7", "training.validate_every=20")
+    often = overrides(f"training.length={STEPS}", "training.checkpoint_every=7", "training.validate_every=20")
     often += overrides("training.ema_decay=0.9", "training.patience=9")
     undisturbed, killed = run_with_kills(["--config", str(config_file), *often], tmp_path, kills=2, seed=0)
     assert_equal_runs(killed, undisturbed)
@@ -85,7 +85,7 @@ def test_twenty_kills_on_the_demo(devkit, tmp_path):
     """MobileNetV2 at 160 x 160 in batches of 8, as `make demo` trains it."""
     demo = ["--config", "shapes.json"] + overrides(
         f"data.root={devkit}",
-        f"training.steps={STEPS}",
+        f"training.length={STEPS}",
         "training.log_every=1",
         "training.checkpoint_every=5",
         "training.validate_every=20",

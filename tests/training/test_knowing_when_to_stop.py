@@ -109,7 +109,7 @@ def scripted(monkeypatch, small_network):
 
 
 def patient(config_file, folder, patience=2, steps=9):
-    overrides = (f"steps={steps}", "validate_every=1", "checkpoint_every=2", f"patience={patience}")
+    overrides = (f"length={steps}", "validate_every=1", "checkpoint_every=2", f"patience={patience}")
     sets = [part for text in overrides for part in ("--set", f"training.{text}")]
     return ["--config", config_file, "--output", folder, *sets]
 
@@ -174,7 +174,7 @@ def test_another_measurement_begins_a_new_count(config_file, command, scripted, 
     """The validations before cannot be compared with the later ones."""
     scripted([0.5, 0.4, 0.3, 0.4, 0.3, 0.2, 0.1])
     arguments = patient(config_file, tmp_path / "run", patience=3)
-    result = command(train, *arguments, "--set", "training.steps=3")
+    result = command(train, *arguments, "--set", "training.length=3")
     assert result.code == 0 and state_after(tmp_path / "run", 3)["without_gain"] == 2
     result = command(train, *arguments, "--set", "evaluation.metric=voc07", "--resume")
     assert result.code == 0 and "was measured otherwise" in result.out

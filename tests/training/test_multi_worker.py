@@ -21,11 +21,11 @@ BROKEN = "val_000001"
 """The image of the second batch, which worker:1 takes."""
 
 RUN = (
-    "training.steps=3",
+    "training.length=3",
     "training.checkpoint_every=2",
     "training.validate_every=2",
     "training.learning_rate=1e-4",
-    "training.warmup_steps=2",
+    "training.warmup=2",
     "training.ema_decay=0.5",
 )
 

@@ -76,7 +76,7 @@ def channels_last(array):
 def test_twelve_steps_of_the_authors_solver(compare):
     model, variables = golden_network()
     optimizer = CaffeSGD.from_training(
-        TrainingConfig(steps=12, learning_rate=1e-3, milestones=(6, 9), weight_decay=0.05)
+        TrainingConfig(length=12, learning_rate=1e-3, milestones=(6, 9), weight_decay=0.05)
     )
     optimizer.build(model.trainable_variables)
     data, target = channels_last(GOLDEN["data"]), channels_last(GOLDEN["target"])

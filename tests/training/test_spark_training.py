@@ -32,7 +32,7 @@ def run_of(config_file, output, **how):
     overrides = (
         'training.strategy="multi_worker"',
         "training.learning_rate=1e-4",
-        "training.steps=8",
+        "training.length=8",
         "training.checkpoint_every=3",
         "training.validate_every=4",
     )

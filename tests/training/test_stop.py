@@ -89,7 +89,7 @@ def wait_for_steps(process, folder, count):
 
 def test_ctrl_c_in_a_training(config_file, tmp_path):
     """The first run of the process is stopped once, the second twice in its first step, which is long."""
-    endless = ["--config", str(config_file), "--set", "training.steps=100000", "--set", "data.validation=[]"]
+    endless = ["--config", str(config_file), "--set", "training.length=100000", "--set", "data.validation=[]"]
     endless += ["--set", "training.checkpoint_every=100000"]
     folders = [tmp_path / "once", tmp_path / "twice"]
     pauses = [0, 600]

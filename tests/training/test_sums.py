@@ -70,7 +70,7 @@ def wide_backbone(images, model_config):
 def test_training_step_has_no_accumulation(config_file, command, monkeypatch, tmp_path):
     monkeypatch.setitem(BACKBONES, BACKBONE, wide_backbone)
     arguments = ["--config", config_file, "--output", tmp_path / "run"]
-    for override in ("training.steps=1", "data.validation=[]"):
+    for override in ("training.length=1", "data.validation=[]"):
         arguments += ["--set", override]
     with optimized_graphs() as nodes:
         result = command(train, *arguments)

@@ -1,71 +1,72 @@
 """The length of a training: epochs, the schedule within the steps, and their errors."""
 
 import json
+import re
 
 import pytest
 from run_files import log_entries
 
 import train
-from refinedet_tf.config import IN_EPOCHS, TrainingConfig
+from refinedet_tf.config import TrainingConfig
 from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.training.schedule import check_schedule, in_steps, schedule_of
 
 
 @pytest.mark.parametrize(
-    ("epochs", "batch_size", "num_images", "steps"),
+    ("length", "batch_size", "num_images", "steps"),
     [
-        (60.0, 8, 296, 2220),
-        (60.0, 8, 297, 2228),  # 2227.5
-        (0.1, 8, 80, 1),  # 0.1 as a binary fraction is a little more than a tenth.
-        (0.3, 1, 10, 3),
-        (0.001, 32, 5, 1),
-        (1.5, 4, 7, 3),  # 2.625
+        ("60 epochs", 8, 296, 2220),
+        ("60 epochs", 8, 297, 2228),  # 2227.5
+        ("0.1 epochs", 8, 80, 1),  # 0.1 as a binary fraction is a little more than a tenth.
+        ("0.3 epochs", 1, 10, 3),
+        ("0.001 epochs", 32, 5, 1),
+        ("1.5 epochs", 4, 7, 3),  # 2.625
+        ("1 epoch", 4, 8, 2),
+        (7, 4, 8, 7),
     ],
 )
-def test_steps_of_epochs(epochs, batch_size, num_images, steps):
-    config = in_steps(TrainingConfig(epochs=epochs, batch_size=batch_size), num_images)
-    assert config.steps == steps
-    assert config.epochs is None
+def test_steps_of_a_length(length, batch_size, num_images, steps):
+    config = in_steps(TrainingConfig(length=length, batch_size=batch_size), num_images)
+    assert config.length == config.steps == steps
 
 
-def test_all_keys_in_epochs():
+def test_all_durations():
     config = TrainingConfig(
-        epochs=10.0,
-        milestone_epochs=(7.0, 9.05),
-        warmup_epochs=0.5,
-        validate_every_epochs=2.0,
+        length="10 epochs",
+        milestones=("7 epochs", 40, "9.05 epochs"),
+        warmup="0.5 epochs",
+        checkpoint_every="1 epoch",
+        validate_every="2 epochs",
         batch_size=4,
         seed=3,
     )
-    assert set(IN_EPOCHS.values()) == {
-        "epochs",
-        "milestone_epochs",
-        "warmup_epochs",
-        "validate_every_epochs",
-    }
     expected = TrainingConfig(
-        steps=50, milestones=(35, 46), warmup_steps=3, validate_every=10, batch_size=4, seed=3
+        length=50,
+        milestones=(35, 40, 46),
+        warmup=3,
+        checkpoint_every=5,
+        validate_every=10,
+        batch_size=4,
+        seed=3,
     )
-    assert in_steps(config, 20) == expected
-    assert in_steps(expected, 999) is not None and in_steps(expected, 999) == expected
+    assert in_steps(config, 20) == expected == in_steps(expected, 999)
 
 
 def test_steps_that_are_too_many_or_equal():
     with pytest.raises(
-        InputError, match="training.epochs with 1000000000 images are .* steps; 1000000000 is"
+        InputError, match="training.length: 1000 epochs with 1000000000 images are .* steps; 1000000000 is"
     ):
-        in_steps(TrainingConfig(epochs=1000.0, batch_size=8), 10**9)
-    same = TrainingConfig(milestone_epochs=(0.1, 0.2), batch_size=8)
-    with pytest.raises(
-        InputError, match=r"milestone_epochs \[0.1, 0.2\] with 8 images are the steps \[1, 1\]"
-    ):
+        in_steps(TrainingConfig(length="1000 epochs", batch_size=8), 10**9)
+    same = TrainingConfig(milestones=("0.1 epochs", "0.2 epochs"), batch_size=8)
+    message = r"milestones \['0.1 epochs', '0.2 epochs'\] with 8 images are the steps \[1, 1\]"
+    with pytest.raises(InputError, match=message):
         in_steps(same, 8)
 
 
 def test_schedule_needs_steps():
-    with pytest.raises(ValueError, match="must be null here"):
-        schedule_of(TrainingConfig(warmup_epochs=1.0))
+    with pytest.raises(ValueError, match="'1 epoch' is not in steps"):
+        schedule_of(TrainingConfig(warmup="1 epoch"))
 
 
 def check(**training):
@@ -73,40 +74,40 @@ def check(**training):
 
 
 def test_schedule_beyond_the_steps():
-    check(steps=10, milestones=(9,), warmup_steps=10)
-    check(steps=10, schedule="cosine")
+    check(length=10, milestones=(9,), warmup=10)
+    check(length=10, schedule="cosine")
     message = (
         r"^training.milestones: 1700 is not below the 1000 steps of the training, so the learning rate would "
         r"not drop there; give milestones within it, e.g. training.milestones=\[700, 900\]$"
     )
     with pytest.raises(InputError, match=message):
-        check(steps=1000, milestones=(500, 1700, 2150))
+        check(length=1000, milestones=(500, 1700, 2150))
     with pytest.raises(InputError, match="milestones: 10 is not below the 10 steps"):
-        check(steps=10, milestones=(10,))
+        check(length=10, milestones=(10,))
     message = (
-        "^training.warmup_steps 11 exceeds the 10 steps of the training, which would never reach its "
-        "learning rate; a tenth of the steps is usual: training.warmup_steps=1$"
+        "^training.warmup 11 exceeds the 10 steps of the training, which would never reach its "
+        "learning rate; a tenth of the steps is usual: training.warmup=1$"
     )
     with pytest.raises(InputError, match=message):
-        check(steps=10, milestones=(), warmup_steps=11)
-    written = TrainingConfig(epochs=3.0, schedule="cosine", warmup_epochs=5.0, batch_size=8)
+        check(length=10, milestones=(), warmup=11)
+    written = TrainingConfig(length="3 epochs", schedule="cosine", warmup="5 epochs", batch_size=8)
     message = (
-        "^training.warmup_epochs 5, which is 185 steps, exceeds the 111 steps of the training, which would "
-        "never reach its learning rate; a tenth of the steps is usual: training.warmup_epochs=0.3$"
+        "^training.warmup 5 epochs, which is 185 steps, exceeds the 111 steps of the training, which would "
+        'never reach its learning rate; a tenth of the steps is usual: training.warmup="0.3 epochs"$'
     )
     with pytest.raises(InputError, match=message):
         check_schedule(in_steps(written, 296), written)
-    written = TrainingConfig(epochs=100.0, milestone_epochs=(60.0, 110.0), batch_size=8)
+    written = TrainingConfig(length="100 epochs", milestones=("60 epochs", "110 epochs"), batch_size=8)
     message = (
-        "^training.milestone_epochs: 110, which is step 4070, is not below the 3700 steps of the training, "
-        r"so the learning rate would not drop there; .* e.g. training.milestone_epochs=\[70, 90\]$"
+        "^training.milestones: 110 epochs, which is step 4070, is not below the 3700 steps of the training, "
+        r'so the learning rate would not drop there; .* training.milestones=\["70 epochs", "90 epochs"\]$'
     )
     with pytest.raises(InputError, match=message):
         check_schedule(in_steps(written, 296), written)
 
 
 def test_cosine(tf_test):
-    schedule = schedule_of(TrainingConfig(schedule="cosine", learning_rate=0.4, steps=10, warmup_steps=2))
+    schedule = schedule_of(TrainingConfig(schedule="cosine", learning_rate=0.4, length=10, warmup=2))
     rates = [float(schedule(step)) for step in range(11)]
     expected = [0.2, 0.4, 0.4, 0.384776, 0.341421, 0.276537, 0.2, 0.123463, 0.0585786, 0.0152241, 0.0]
     tf_test.assertAllClose(rates, expected, rtol=1e-5, atol=1e-7)
@@ -120,25 +121,91 @@ def write(folder, name, training, extends=None):
     return folder / name
 
 
-def test_both_units_are_refused(tmp_path):
-    file = write(tmp_path, "mine.json", {"steps": 10, "epochs": 2.0})
-    message = "^mine.json: training.steps and training.epochs say the same in two units; give one$"
-    with pytest.raises(InputError, match=message):
-        load_config(file)
-    with pytest.raises(InputError, match="^--set: training.milestones and training.milestone_epochs say"):
-        load_config("voc320.json", ["training.milestones=[5]", "training.milestone_epochs=[1.0]"])
+MUST_BE = (
+    "must be a whole number of steps from 1 to 1000000000, or a number of epochs up to 1000000 such as "
+    '"65 epochs", got '
+)
+
+
+@pytest.mark.parametrize(
+    "length", [0, -5, 2.5, True, None, "65", "65 epoch s", "-1 epochs", "0 epochs", "1e9 epochs", [5]]
+)
+def test_what_is_no_duration(length, tmp_path):
+    message = f"mine.json: training.length: {MUST_BE}{json.dumps(length)}"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        load_config(write(tmp_path, "mine.json", {"length": length}))
+
+
+def test_a_duration_is_spelled_in_one_way():
+    same = ("5 epochs", "5.0 epochs", "05 epochs", "5.00 epoch")
+    assert {TrainingConfig(length=length).length for length in same} == {"5 epochs"}
+    assert TrainingConfig(length="1.0 epochs").length == "1 epoch"
+    assert TrainingConfig(length="100 epochs").length == "100 epochs"
+
+
+@pytest.mark.parametrize(
+    "milestones", [[5, 5], [7, 3], ["2 epochs", "1 epoch"], [9, "1 epoch", 8], ["2 epochs", "2.0 epochs"]]
+)
+def test_milestones_must_increase(milestones, tmp_path):
+    with pytest.raises(InputError, match="training: milestones must increase"):
+        load_config(write(tmp_path, "mine.json", {"milestones": milestones}))
+
+
+OLD_AND_NEW = [
+    ({"steps": 10}, {"length": 10}),
+    ({"epochs": 3}, {"length": "3 epochs"}),
+    ({"epochs": 14.0, "warmup_epochs": 0.5}, {"length": "14 epochs", "warmup": "0.5 epochs"}),
+    ({"epochs": 0.00001}, {"length": "0.00001 epochs"}),
+    ({"epochs": None, "steps": 7}, {"length": 7}),
+    ({"epochs": None, "warmup_epochs": None, "milestone_epochs": None}, {}),
+    ({"warmup_steps": 5, "milestones": [6]}, {"warmup": 5, "milestones": [6]}),
+    ({"milestone_epochs": [7, 9.05]}, {"milestones": ["7 epochs", "9.05 epochs"]}),
+    ({"milestone_epochs": []}, {"milestones": []}),
+    ({"validate_every_epochs": 2.5}, {"validate_every": "2.5 epochs"}),
+]
+"""The section `training` with the keys of earlier configs, and with those of today."""
+
+
+@pytest.mark.parametrize(("old", "new"), OLD_AND_NEW)
+def test_old_keys_are_read(old, new, tmp_path):
+    """In a file, in a file that extends another one, and on the command line."""
+    write(tmp_path, "parent.json", {"length": "8 epochs", "warmup": "1 epoch"} if new else {})
+    children = [write(tmp_path, name, keys, "parent.json") for name, keys in (("old", old), ("new", new))]
+    expected = load_config(children[1]).training
+    assert load_config(children[0]).training == expected
+    overrides = [f"training.{key}={json.dumps(value)}" for key, value in old.items()]
+    assert load_config(tmp_path / "parent.json", overrides).training == expected
+
+
+@pytest.mark.parametrize(
+    ("training", "both"),
+    [
+        ({"steps": 10, "epochs": 2.0}, "training.steps and training.epochs"),
+        ({"length": 10, "epochs": 2.0}, "training.length and training.epochs"),
+        ({"steps": 10, "length": 10}, "training.steps and training.length"),
+        ({"milestones": [5], "milestone_epochs": [1.0]}, "training.milestones and training.milestone_epochs"),
+        ({"warmup_epochs": 1, "warmup": 0}, "training.warmup_epochs and training.warmup"),
+    ],
+)
+def test_two_keys_that_say_the_same_are_refused(training, both, tmp_path):
+    with pytest.raises(InputError, match=f"^mine.json: {both} say the same; give one$"):
+        load_config(write(tmp_path, "mine.json", training))
+    overrides = [f"training.{key}={json.dumps(value)}" for key, value in training.items()]
+    with pytest.raises(InputError, match=f"^--set: {both} say the same; give one$"):
+        load_config("voc320.json", overrides)
 
 
 def test_the_other_unit_is_replaced(tmp_path):
     write(tmp_path, "parent.json", {"steps": 10, "milestones": [5], "seed": 7})
     child = write(tmp_path, "child.json", {"epochs": 3.0, "warmup_epochs": 0.5}, "parent.json")
     training = load_config(child).training
-    assert training == TrainingConfig(epochs=3.0, warmup_epochs=0.5, milestones=(5,), seed=7)
-    training = load_config(child, ["training.steps=20"]).training
-    assert (training.steps, training.epochs, training.warmup_epochs) == (20, None, 0.5)
-    # Null says nothing, so it takes the place of nothing.
-    training = load_config(child, ["training.epochs=null"]).training
-    assert (training.steps, training.epochs) == (TrainingConfig().steps, None)
+    assert training == TrainingConfig(length="3 epochs", warmup="0.5 epochs", milestones=(5,), seed=7)
+    training = load_config(child, ["training.length=20"]).training
+    assert (training.length, training.warmup) == (20, "0.5 epochs")
+    # Null left the length to the key in steps, which the config has not.
+    assert load_config(child, ["training.epochs=null"]).training.length == TrainingConfig().length
+    assert load_config(child, ["training.warmup_epochs=null"]).training.warmup == 0
+    assert load_config(tmp_path / "parent.json", ["training.epochs=null"]).training.length == 10
 
 
 def sets(*overrides):
@@ -149,12 +216,13 @@ def sets(*overrides):
 def test_run_by_epochs(tf_test, config_file, command, eagerly, tmp_path):
     """Eight images in batches of four: an epoch has two steps. The run's config holds the steps."""
     arguments = ["--config", config_file, "--output", tmp_path / "run", *sets("data.validation=[]")]
-    arguments += sets("training.warmup_epochs=1", "training.milestone_epochs=[2.1]", "training.epochs=3")
+    arguments += sets(
+        "training.warmup=1 epoch", 'training.milestones=["2.1 epochs"]', "training.length=3 epochs"
+    )
     result = command(train, *arguments)
     assert result.code == 0, result.err
     training = load_config(tmp_path / "run").training
     assert (training.steps, training.warmup_steps, training.milestones) == (6, 2, (5,))
-    assert all(getattr(training, key) is None for key in IN_EPOCHS.values())
     rates = [entry["learning_rate"] for entry in log_entries(tmp_path / "run")]
     tf_test.assertAllClose(rates, [0.005, *[0.01] * 4, 0.001], rtol=1e-5, atol=0)
     assert "step 6/6  " in result.out
@@ -168,11 +236,11 @@ def test_run_by_epochs(tf_test, config_file, command, eagerly, tmp_path):
     [
         (["training.milestones=[3, 6]"], "training.milestones: 6 is not below the 6 steps of the training"),
         (
-            ["training.warmup_epochs=4"],
-            "training.warmup_epochs 4, which is 8 steps, exceeds the 6 steps",
+            ["training.warmup=4 epochs"],
+            "training.warmup 4 epochs, which is 8 steps, exceeds the 6 steps",
         ),
         (["training.patience=3", "data.validation=[]"], "training.patience needs data.validation"),
-        (["training.epochs=1", "training.steps=5"], "training.steps and training.epochs say the same"),
+        (["training.epochs=1", "training.length=5"], "training.epochs and training.length say the same"),
     ],
 )
 def test_run_that_is_refused_leaves_nothing(config_file, refused, tmp_path, overrides, message):
@@ -185,6 +253,6 @@ def test_run_that_is_refused_leaves_nothing(config_file, refused, tmp_path, over
 def test_steps_of_a_cosine_cannot_change(config_file, command, refused, eagerly, tmp_path):
     arguments = ["--config", config_file, "--output", tmp_path / "run"]
     arguments += sets("data.validation=[]", "training.schedule=cosine")
-    assert command(train, *arguments, *sets("training.steps=1")).code == 0
-    line = refused(train, *arguments, *sets("training.steps=2"), "--resume")
-    assert line == ("error: --resume with another config: training.steps was 1, is 2; start a new --output")
+    assert command(train, *arguments, *sets("training.length=1")).code == 0
+    line = refused(train, *arguments, *sets("training.length=2"), "--resume")
+    assert line == ("error: --resume with another config: training.length was 1, is 2; start a new --output")

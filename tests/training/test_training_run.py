@@ -151,7 +151,7 @@ def test_finished_run_says_so(finished, config_file, command, small_network):
 
 
 def test_resume_with_more_steps(finished, interrupted, config_file, command, eagerly):
-    more = ("--set", "training.steps=7", "--set", "data.validation=[]")
+    more = ("--set", "training.length=7", "--set", "data.validation=[]")
     result = command(train, "--config", config_file, *more, "--resume", "--output", finished)
     assert result.code == 0, result.err
     assert "continuing after step 6" in result.out and "step 7/7  " in result.out
@@ -164,6 +164,24 @@ def test_resume_with_more_steps(finished, interrupted, config_file, command, eag
     assert any(not np.array_equal(old[name], new[name]) for name in old)
 
 
+def test_run_folder_with_old_keys_goes_on_as_one_with_new_keys(finished, config_file, command, eagerly):
+    """Bit for bit, also when the command line has the old keys."""
+    old = shutil.copytree(finished, finished.with_name("old"))
+    tree = json.loads((old / "config.json").read_text())
+    training = tree["training"]
+    training |= {"steps": training.pop("length"), "warmup_steps": training.pop("warmup")}
+    training |= dict.fromkeys(("epochs", "milestone_epochs", "warmup_epochs", "validate_every_epochs"))
+    (old / "config.json").write_text(json.dumps(tree))
+    for folder, key in ((finished, "length"), (old, "steps")):
+        more = ("--set", f"training.{key}=7", "--set", "data.validation=[]")
+        result = command(train, "--config", config_file, *more, "--resume", "--output", folder)
+        assert result.code == 0, result.err
+        assert "continuing after step 6" in result.out and "step 7/7  " in result.out
+    assert_equal_weights(old / "final.weights.h5", finished / "final.weights.h5")
+    assert entries_without_times(old) == entries_without_times(finished)
+    assert (old / "config.json").read_text() == (finished / "config.json").read_text()
+
+
 @pytest.mark.slow
 def test_resume_does_not_need_the_initial_weights(config_file, command, eagerly, tmp_path):
     """The file is gone when the run is resumed. Without a checkpoint the run needs the file."""
@@ -172,11 +190,11 @@ def test_resume_does_not_need_the_initial_weights(config_file, command, eagerly,
     arguments = ["--config", config_file, "--output", folder]
     for override in (f"model.weights={file}", "training.checkpoint_every=1", "data.validation=[]"):
         arguments += ["--set", override]
-    result = command(train, *arguments, "--set", "training.steps=1")
+    result = command(train, *arguments, "--set", "training.length=1")
     assert result.code == 0, result.err
     file.unlink()
 
-    result = command(train, *arguments, "--set", "training.steps=2", "--resume")
+    result = command(train, *arguments, "--set", "training.length=2", "--resume")
     assert result.code == 0, result.err
     assert "continuing after step 1" in result.out and "step 2/2  " in result.out
     assert load_config(folder).model.weights == str(file)
@@ -184,7 +202,7 @@ def test_resume_does_not_need_the_initial_weights(config_file, command, eagerly,
 
     shutil.rmtree(folder / "checkpoints")
     (folder / "final.weights.h5").unlink()
-    result = command(train, *arguments, "--set", "training.steps=2", "--resume")
+    result = command(train, *arguments, "--set", "training.length=2", "--resume")
     assert result.code == 2
     assert result.err == f"error: weights not found: {file}\n"
 
@@ -193,16 +211,16 @@ def test_resume_does_not_need_the_initial_weights(config_file, command, eagerly,
 def test_a_resumed_run_keeps_its_own_steps(config_file, command, eagerly, tmp_path):
     """What was set at the start counts until --set changes it."""
     arguments = ["--config", config_file, "--output", tmp_path / "run"]
-    first = command(train, *arguments, "--set", "training.steps=1", "--set", "data.validation=[]")
+    first = command(train, *arguments, "--set", "training.length=1", "--set", "data.validation=[]")
     assert first.code == 0, first.err
     note = (
         "note: the run goes on with its own config, from which tiny.json differs: data.validation is (), not "
-        "('2007/val',); training.steps is {}, not 6"
+        "('2007/val',); training.length is {}, not 6"
     )
     again = command(train, *arguments, "--resume")
     assert again.code == 0 and "all 1 steps are done already" in again.out
     assert note.format(1) in again.out.splitlines()
-    more = command(train, *arguments, "--resume", "--set", "training.steps=2")
+    more = command(train, *arguments, "--resume", "--set", "training.length=2")
     assert more.code == 0 and "step 2/2  " in more.out
     assert load_config(tmp_path / "run").training.steps == 2
     assert [entry["step"] for entry in log_entries(tmp_path / "run")] == [1, 2]
@@ -212,9 +230,9 @@ def test_a_resumed_run_keeps_its_own_steps(config_file, command, eagerly, tmp_pa
 def test_resume_with_fewer_steps_than_are_done(finished, config_file, refused, small_network):
     before = (finished / "config.json").read_text()
     line = refused(
-        *(train, "--config", config_file, "--resume", "--output", finished, "--set", "training.steps=4")
+        *(train, "--config", config_file, "--resume", "--output", finished, "--set", "training.length=4")
     )
-    what = f"training.steps is 4, but the run in {finished} has done 6 steps"
+    what = f"training.length is 4, but the run in {finished} has done 6 steps"
     assert line == f"error: {what}: give 6 to end there, or more"
     assert (finished / "config.json").read_text() == before
 
@@ -235,7 +253,7 @@ def test_resume_with_other_data(finished, devkit, config_file, command, eagerly,
     """It is refused and changes nothing, unless it is accepted."""
     more = with_one_more_image(devkit, tmp_path / "more")
     arguments = ["--config", config_file, "--resume", "--output", finished]
-    for override in ("data.validation=[]", "training.steps=7", f"data.root={more}"):
+    for override in ("data.validation=[]", "training.length=7", f"data.root={more}"):
         arguments += ["--set", override]
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     result = command(train, *arguments)
@@ -296,7 +314,7 @@ def test_resume_with_another_measurement(finished, config_file, command, eagerly
     state = json.loads(state_file.read_text())
     state["best"]["mAP"] = 1.0
     state_file.write_text(json.dumps(state))
-    arguments = ["--config", config_file, "--set", "training.steps=7", "--resume", "--output", finished]
+    arguments = ["--config", config_file, "--set", "training.length=7", "--resume", "--output", finished]
     result = command(train, *arguments, "--set", override)
     assert result.code == 0, result.err
     expected = (
@@ -323,7 +341,7 @@ def test_resume_with_the_same_measurement(finished, config_file, command, eagerl
         del state["best"]["measured_by"], state["best"]["data"], state["validation_is_due"], state["data"]
     state_file.write_text(json.dumps(state))
     before = (finished / "best.weights.h5").read_bytes()
-    arguments = ["--config", config_file, "--set", "training.steps=7", "--resume", "--output", finished]
+    arguments = ["--config", config_file, "--set", "training.length=7", "--resume", "--output", finished]
     result = command(train, *arguments, "--set", override)
     assert result.code == 0, result.err
     assert "was measured otherwise" not in result.out
@@ -364,7 +382,7 @@ def test_signal_during_a_validation(config_file, command, eagerly, monkeypatch, 
     before = signal.getsignal(signal.SIGTERM)
     folder, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     arguments = ["--config", config_file]
-    for override in ("training.validate_every=1", "training.steps=2"):
+    for override in ("training.validate_every=1", "training.length=2"):
         arguments += ["--set", override]
     for step in (1, 2):
         with monkeypatch.context() as patch:
@@ -394,7 +412,7 @@ def test_signal_during_the_last_validation(config_file, command, eagerly, monkey
         os.kill(os.getpid(), signal.SIGINT)
         return validate(*arguments, **options)
 
-    arguments = ["--config", config_file, "--set", "training.steps=1", "--output", tmp_path / "run"]
+    arguments = ["--config", config_file, "--set", "training.length=1", "--output", tmp_path / "run"]
     with monkeypatch.context() as patch:
         patch.setattr(validation, "detect_portion", interrupted_validation)
         assert command(train, *arguments).code == 1
@@ -444,7 +462,7 @@ def test_loss_that_is_not_finite_stops_the_run(config_file, command, eagerly, mo
 @pytest.mark.slow
 def test_largest_seed_and_a_huge_ratio(config_file, command, eagerly, tmp_path):
     arguments = ["--config", config_file, "--output", tmp_path / "run"]
-    overrides = ("training.seed=4294967295", "loss.negatives_per_positive=1e9", "training.steps=2")
+    overrides = ("training.seed=4294967295", "loss.negatives_per_positive=1e9", "training.length=2")
     for override in (*overrides, "data.validation=[]"):
         arguments += ["--set", override]
     result = command(train, *arguments)

@@ -47,7 +47,7 @@ def plain_gradients(network, batch, config):
 @pytest.fixture(scope="module")
 def traced(config_file):
     """A trainer and its step as a graph, with a warm-up over three steps to the rate 0.003."""
-    overrides = ["learning_rate=0.003", "warmup_steps=3", "milestones=[1000]"]
+    overrides = ["learning_rate=0.003", "warmup=3", "milestones=[1000]"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES, BACKBONE, small_backbone)
         config = load_config(config_file, [CLASSES_OVERRIDE, *(f"training.{text}" for text in overrides)])

@@ -93,7 +93,7 @@ def story(config_file, devkit, tmp_path_factory):
     first = finish(*start_workers([chief, worker], tf_configs), seconds=600)
     left = sorted(path.name for path in (folder / "run" / "checkpoints").iterdir())
     assert not (folder / "empty").exists()
-    resumed = {"arguments": [*run, "--resume", "--set", "training.steps=1000"]}
+    resumed = {"arguments": [*run, "--resume", "--set", "training.length=1000"]}
     tf_configs = local_cluster(1, chief=True)
     processes = start_workers([[resumed], [{**resumed, "signal": "SIGKILL", "after": 5}]], tf_configs)
     processes[1].wait(600)
@@ -231,7 +231,7 @@ def test_kills_of_each_worker_and_restarts(config_file, tmp_path, workers):
     generator = random.Random(workers)
     steps = 12 * (workers + 1)
     overrides = (
-        f"training.steps={steps}",
+        f"training.length={steps}",
         "training.batch_size=6",
         "training.checkpoint_every=3",
         "training.validate_every=10",

@@ -10,7 +10,7 @@ from thin_vgg import thin_vgg
 from refinedet_tf.errors import InputError
 from refinedet_tf.weights import load_weights, save_weights
 from refinedet_tf.weights.anchor_counts import anchors_per_cell, anchors_per_cell_in
-from refinedet_tf.weights.class_subset import copy_classes
+from refinedet_tf.weights.transfer import copy_classes
 
 HINT = ": use the model.anchors that the weights were trained with"
 

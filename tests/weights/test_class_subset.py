@@ -6,8 +6,8 @@ from refinedet_tf.commands import subset_classes
 from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.weights import load_weights, save_weights
-from refinedet_tf.weights.class_names import VOC_TO_COCO
-from refinedet_tf.weights.class_subset import copy_classes, matching_labels
+from refinedet_tf.weights.class_names import VOC_TO_COCO, matching_labels
+from refinedet_tf.weights.transfer import copy_classes
 
 VOC = load_config("voc320.json").data.classes
 COCO = load_config("coco320.json").data.classes

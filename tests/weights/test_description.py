@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from thin_vgg import thin_vgg
 
-from refinedet_tf.config.anchor_levels import DEFAULT_LEVELS
+from refinedet_tf.config.values import DEFAULT_LEVELS
 from refinedet_tf.errors import InputError
 from refinedet_tf.refinedet.network import built_from
 from refinedet_tf.weights import load_weights, save_weights

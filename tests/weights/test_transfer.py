@@ -20,6 +20,7 @@ from refinedet_tf.refinedet.network import build_model, built_from
 from refinedet_tf.weights import load_initial_weights, load_weights, save_weights, sources, transfer_weights
 from refinedet_tf.weights.class_names import known_set, pair_classes
 from refinedet_tf.weights.description import ATTRIBUTE, describe
+from refinedet_tf.weights.transfer import _fitting
 
 VOC = load_config("voc320.json").class_names
 COCO = load_config("coco320.json").class_names
@@ -272,6 +273,14 @@ def test_values_that_no_network_has(build, tmp_path):
         assert re.search(
             r"arm_loc3/kernel holds nan at place 3", refusal(build(classes), tmp_path / "bad.weights.h5")
         )
+
+
+def test_another_number_of_anchors_does_not_fit_even_where_the_shapes_do():
+    """Six anchors of three rows have as many channels as three anchors of six rows."""
+    old = {"odm_conf3/bias": np.zeros(18), "odm_loc3/bias": np.zeros(24)}
+    found = {"odm_conf3/bias": np.ones(18), "odm_loc3/bias": np.ones(12)}
+    new, reasons = _fitting(old, found, {0: 0, 1: 4, 2: 2}, {})
+    assert new == {} and reasons.keys() == old.keys()
 
 
 def test_pairs_of_names():

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from refinedet_tf.config import data as data_config
+from refinedet_tf.config import training as data_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.files import is_folder, list_folder
 

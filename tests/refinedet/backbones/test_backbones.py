@@ -13,7 +13,7 @@ from small_network import make_trainer, random_batch
 from tiers import slow
 
 from refinedet_tf.config import ModelConfig
-from refinedet_tf.config.anchor_levels import DEFAULT_LEVELS, level_grids
+from refinedet_tf.config.values import DEFAULT_LEVELS, level_grids
 from refinedet_tf.exports.check import generated_samples
 from refinedet_tf.exports.savedmodel import ExportOptions, export_saved_model
 from refinedet_tf.refinedet.anchors import tile_anchors

@@ -7,7 +7,7 @@ from keras import layers
 from tiers import slow
 
 from refinedet_tf.config import ModelConfig
-from refinedet_tf.config.anchor_levels import level_grids
+from refinedet_tf.config.values import level_grids
 from refinedet_tf.errors import InputError
 from refinedet_tf.refinedet.backbones import build_features
 from refinedet_tf.weights import load_initial_weights

@@ -4,7 +4,7 @@ import pytest
 from config_of import config_of
 from resnet import resnet
 
-from refinedet_tf.config.anchor_levels import DEFAULT_LEVELS, level_grids
+from refinedet_tf.config.values import DEFAULT_LEVELS, level_grids
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.batch_norm import BatchNormalization
 from refinedet_tf.refinedet.network import build_model
