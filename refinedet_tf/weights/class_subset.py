@@ -4,10 +4,10 @@ import difflib
 import runpy
 from collections.abc import Mapping, Sequence
 
-import keras
 import numpy as np
 
 from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.refinedet.network import RefineDet
 
 
 def matching_labels(target: Sequence[str], source: Sequence[str], names: Mapping[str, str]) -> list[int]:
@@ -38,7 +38,7 @@ def matching_labels(target: Sequence[str], source: Sequence[str], names: Mapping
     return labels
 
 
-def copy_classes(trained: keras.Model, target: keras.Model, labels: Sequence[int]) -> None:
+def copy_classes(trained: RefineDet, target: RefineDet, labels: Sequence[int]) -> None:
     """Copies the weights of a RefineDet to another RefineDet with other classes.
 
     Args:
@@ -50,13 +50,12 @@ def copy_classes(trained: keras.Model, target: keras.Model, labels: Sequence[int
         InputError: the models differ in another way. The message names the first variable that differs.
     """
     rows = [0, *labels]
-    num_logits = trained.output["odm_conf"].shape[-1]
+    num_logits = trained.config.num_classes + 1
     trained_values = {variable.path: np.asarray(variable) for variable in trained.weights}
     values = {}
     for variable in target.weights:
         value = trained_values.get(variable.path)
-        if value is not None and variable.path.split("/")[-2].startswith("odm_conf"):
-            # The channels are ordered by (anchor of the cell, class).
+        if value is not None and variable.path.partition("/")[0] in trained.classifiers:
             value = value.reshape(*value.shape[:-1], -1, num_logits)[..., rows]
             value = value.reshape(*value.shape[:-2], -1)
         if value is None or value.shape != tuple(variable.shape):
