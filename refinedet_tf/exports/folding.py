@@ -8,9 +8,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from refinedet_tf.config import ModelConfig
+from refinedet_tf.config import Config
 from refinedet_tf.refinedet.layers import TransferConnectionBlock
-from refinedet_tf.refinedet.network import built_from
+from refinedet_tf.refinedet.network import RefineDet
 
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.Conv2DTranspose, layers.SeparableConv2D)
 """The layers into which a BatchNorm is folded."""
@@ -30,9 +30,8 @@ def inference_model(model: keras.Model) -> keras.Model:
         A functional model, for inference only, with the inputs and outputs of `model`; it gives the same
         heads up to rounding.
     """
-    config = built_from(model)
     folded = fold_batch_norm(model)
-    return folded if config is None else join_heads(folded, config.model)
+    return join_heads(folded, model.config) if isinstance(model, RefineDet) else folded
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
@@ -85,7 +84,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     return copied
 
 
-def join_heads(model: keras.Model, model_config: ModelConfig) -> keras.Model:
+def join_heads(model: keras.Model, config: Config) -> keras.Model:
     """Replaces the two convolutions of a module's heads on each level by one.
 
     The values of an anchor are adjacent in the joined convolution, its 4 offsets before its C + 1 logits. So
@@ -94,15 +93,15 @@ def join_heads(model: keras.Model, model_config: ModelConfig) -> keras.Model:
     Args:
         model: the network, as `build_model` or `fold_batch_norm` makes it. It is changed no more than
             that its layers are also those of the result.
-        model_config: `anchor_levels` is used.
+        config: `model` and the number of classes are used.
     """
     outputs = {}
     for module in ("arm", "odm"):
         if f"{module}_loc" not in model.output:
             continue
         joined = []
-        sizes = [model.output[f"{module}_{head}"].shape[-1] for head in HEADS]
-        for level in model_config.anchor_levels:
+        sizes = [4, 1 + (1 if module == "arm" else config.num_classes)]
+        for level in config.model.anchor_levels:
             heads = [model.get_layer(f"{module}_{head}{level.number}") for head in HEADS]
             settings = {**heads[0].get_config(), "name": f"{module}_heads{level.number}"}
             head = layers.Conv2D.from_config({**settings, "filters": level.per_cell * sum(sizes)})

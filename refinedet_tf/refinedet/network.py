@@ -2,91 +2,156 @@
 
 import contextlib
 import math
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import keras
+import numpy as np
 from keras import layers, ops
+from pydantic import TypeAdapter
 
 from refinedet_tf.config import Config, ModelConfig
+from refinedet_tf.config.files import config_to_json
 from refinedet_tf.config.values import AnchorLevel, level_grids
 from refinedet_tf.errors import InputError
+from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.backbones import build_features
 from refinedet_tf.refinedet.backbones.resnet101 import head_block
-from refinedet_tf.refinedet.layers import TransferConnectionBlock, caffe_xavier
+from refinedet_tf.refinedet.layers import L2Normalize, TransferConnectionBlock, caffe_xavier
 from refinedet_tf.tensors import Tensor
 
 Part = Literal["backbone", "extra", "transfer", "heads"]
-"""A part of the network; see `part_of`."""
-
-PARTS: dict[Part, re.Pattern] = {
-    "heads": re.compile(r"(arm|odm)(_(loc|conf)\d|\d_block_)"),
-    "transfer": re.compile(r"tcb\d"),
-    "extra": re.compile(r"conv6_\d|conv\d_\d_norm|res6_|extra_\d|source\d_norm"),
-}
-"""The beginnings of the names of the layers that are not those of the backbone."""
+"""A part of the network: the layers of which there are ImageNet weights; the further levels and the L2
+normalisation that RefineDet adds to them; the transfer connection blocks; and the heads of ARM and ODM with
+their bottleneck blocks."""
 
 FOCAL_PRIOR = 0.01
 """The initial probability of an object at every anchor if the focal loss is used; pi in RetinaNet (Lin et
 al., ICCV 2017, section 4.1)."""
 
 
-def build_model(config: Config) -> keras.Model:
-    """Builds the RefineDet network (paper, figure 1) with random weights.
+@keras.saving.register_keras_serializable("refinedet_tf")
+class RefineDet(keras.Model):
+    """The network (paper, figure 1), a functional model from images to the outputs of the heads.
 
-    Its weights are then loaded by `load_initial_weights`, by `load_weights` or from a checkpoint. The
-    design "single_stage" has only the "odm" heads, on the backbone's feature maps. The design
+    It takes images [B, H, W, 3], RGB 0..255, of any number type, and returns a dict of float32 logits and
+    offsets for A anchors in the order of `anchors((H, W))`:
+    "arm_loc" [B, A, 4] and "odm_loc" [B, A, 4], offsets (cx, cy, w, h);
+    "arm_conf" [B, A, 2], logits of (background, object);
+    "odm_conf" [B, A, C + 1], logits of the classes, background first.
+    H and W are fixed by `model.image_size`, or free if it is null.
+
+    The design "single_stage" has only the "odm" heads, on the backbone's feature maps. The design
     "tiled_anchors" has the same layers as "refinedet".
 
-    Args:
-        config: `model` (except `model.weights`), `training.precision`, `loss.classification` and the
-            number C of classes are used.
-
-    Returns:
-        A model that takes images [B, H, W, 3], RGB 0..255, of any number type, and returns a dict of
-        float32 logits and offsets for A anchors in the order of `tile_anchors((H, W), model.anchors)`:
-        "arm_loc" [B, A, 4] and "odm_loc" [B, A, 4], offsets (cx, cy, w, h);
-        "arm_conf" [B, A, 2], logits of (background, object);
-        "odm_conf" [B, A, C + 1], logits of the classes, background first.
-        H and W are fixed by `model.image_size`, or free if it is null. `built_from` returns its config.
-
-    Raises:
-        InputError: the class names are not known, or `model.image_size` does not fit the backbone's grids.
+    Attributes:
+        config: the config that the network was built from.
     """
-    size = config.model.image_size or (None, None)
-    with _precision(config.training.precision):
-        images = keras.Input((*size, 3), name="images", dtype="float32")
-        sources = build_features(images, config.model)
-        _check_grids(sources, config.model)
-        if config.model.design == "single_stage":
-            heads = _module("odm", sources, config.num_classes, config)
-        else:
-            features = _transfer(sources, config.model)
-            heads = _module("arm", sources, 1, config) | _module("odm", features, config.num_classes, config)
-    network = keras.Model(images, heads, name="refinedet")
-    # Files of weights say what they were trained for, and are compared with this when they are loaded.
-    network.refinedet_config = config
-    return network
+
+    def __init__(self, config: Config) -> None:
+        """Builds the network with random weights.
+
+        Args:
+            config: `model` (except `model.weights`), `training.precision`, `loss.classification` and the
+                number C of classes are used.
+
+        Raises:
+            InputError: the class names are not known, or `model.image_size` does not fit the backbone's
+                grids.
+        """
+        size = config.model.image_size or (None, None)
+        with _precision(config.training.precision):
+            images = keras.Input((*size, 3), name="images", dtype="float32")
+            sources = build_features(images, config.model)
+            _check_grids(sources, config.model)
+            if config.model.design == "single_stage":
+                features = sources
+                heads = _module("odm", features, config.num_classes, config)
+            else:
+                features = _transfer(sources, config.model)
+                heads = _module("arm", sources, 1, config)
+                heads |= _module("odm", features, config.num_classes, config)
+        super().__init__(images, heads, name="refinedet")
+        self.config = config
+        self._parts = _parts(images, sources, features, self.layers)
+
+    def anchors(self, image_size: tuple[int, int] | None = None) -> np.ndarray:
+        """Returns the tiled anchors, float32 [A, 4]; see `tile_anchors`.
+
+        Args:
+            image_size: (height, width) in pixels; None: `model.image_size`.
+
+        Raises:
+            ValueError: both are null.
+        """
+        size = image_size or self.config.model.image_size
+        if size is None:
+            raise ValueError("model.image_size is null: give the size of the images")
+        return tile_anchors(size, self.config.model.anchors)
+
+    def part_of(self, path: str) -> Part:
+        """Returns the part of the network to which a layer or a variable belongs.
+
+        Args:
+            path: the name of a layer, after the names of the layers that contain it; or the `path` of a
+                variable.
+        """
+        # The layers inside a backbone of another package are known by that backbone only.
+        return self._parts.get(path.partition("/")[0], "backbone")
+
+    @property
+    def classifiers(self) -> dict[str, int]:
+        """The number of anchors per cell of the ODM's classification layers, by the names of the layers.
+
+        Their channels, the last axis of their variables, are ordered by (anchor of the cell, class).
+        """
+        return {f"odm_conf{level.number}": level.per_cell for level in self.config.model.anchor_levels}
+
+    @property
+    def channel_order(self) -> str | None:
+        """The order of the colour channels in the backbone, "bgr" or "rgb"; None where it has no choice."""
+        return getattr(self.get_layer("preprocessing"), "channel_order", None)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"config": config_to_json(self.config)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> "RefineDet":
+        return cls(TypeAdapter(Config).validate_json(config["config"]))
 
 
-def built_from(model: keras.Model) -> Config | None:
-    """Returns the config that `build_model` made a network from; None for a network of another origin."""
-    return getattr(model, "refinedet_config", None)
+def build_model(config: Config) -> RefineDet:
+    """Builds the network of a config with random weights; see `RefineDet`.
+
+    Its weights are then loaded by `load_initial_weights`, by `load_weights` or from a checkpoint.
+    """
+    return RefineDet(config)
 
 
-def part_of(layer: str) -> Part:
-    """Returns the part of the network to which a layer belongs.
+def _parts(
+    images: keras.KerasTensor,
+    sources: Sequence[keras.KerasTensor],
+    features: Sequence[keras.KerasTensor],
+    all_layers: Sequence[layers.Layer],
+) -> dict[str, Part]:
+    """Returns the part of each layer by its name, from what the feature maps depend on.
 
     Args:
-        layer: the name of a layer of the network, or the `path` of one of its variables.
-
-    Returns:
-        "heads" for the heads of ARM and ODM with their bottleneck blocks, "transfer" for the transfer
-        connection blocks, "extra" for the further levels and the L2 normalisation that RefineDet adds to
-        the backbone, and "backbone" for the network of which there are ImageNet weights.
+        images: the input of the network.
+        sources: the backbone's feature maps. The last level, of stride 64, is always RefineDet's own.
+        features: the inputs of the ODM.
+        all_layers: the layers of the network.
     """
-    return next((part for part, beginning in PARTS.items() if beginning.match(layer)), "backbone")
+
+    def layers_before(maps: Sequence[keras.KerasTensor]) -> set[str]:
+        return {operation.name for operation in keras.Function(images, maps).operations}
+
+    norms = {layer.name for layer in all_layers if isinstance(layer, L2Normalize)}
+    parts: dict[str, Part] = dict.fromkeys((layer.name for layer in all_layers), "heads")
+    parts.update(dict.fromkeys(layers_before(features), "transfer"))
+    parts.update(dict.fromkeys(layers_before(sources), "extra"))
+    parts.update(dict.fromkeys(layers_before(sources[:-1]) - norms, "backbone"))
+    return parts
 
 
 def _transfer(sources: Sequence[keras.KerasTensor], model_config: ModelConfig) -> list[keras.KerasTensor]:

@@ -6,13 +6,20 @@ from fnmatch import fnmatchcase
 import keras
 
 from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.refinedet.network import part_of
+from refinedet_tf.refinedet.network import Part, RefineDet
+
+FROZEN_PARTS: dict[str, tuple[Part, ...]] = {
+    "none": (),
+    "backbone": ("backbone",),
+    "all_but_heads": ("backbone", "extra", "transfer"),
+}
+"""The parts of the network that each word of `training.freeze` freezes."""
 
 NUM_EXAMPLES = 6
 """The number of layer names in the message about a pattern that matches none."""
 
 
-def freeze_layers(network: keras.Model, freeze: str | Sequence[str]) -> list[str]:
+def freeze_layers(network: RefineDet, freeze: str | Sequence[str]) -> list[str]:
     """Makes layers of a network untrainable.
 
     They have no gradient, and so neither weight decay nor momentum nor a share in the norm of the gradient.
@@ -33,7 +40,8 @@ def freeze_layers(network: keras.Model, freeze: str | Sequence[str]) -> list[str
     """
     layers = dict(_layers_with_variables(network))
     if isinstance(freeze, str):
-        frozen = [path for path in layers if _is_frozen_by(freeze, path)]
+        parts = FROZEN_PARTS[freeze]
+        frozen = [path for path in layers if parts and network.part_of(path) in parts]
     else:
         frozen = []
         for pattern in freeze:
@@ -66,11 +74,6 @@ def _layers_with_variables(
         if not deeper and inner.weights:
             yield "/".join(path), inner
         yield from deeper
-
-
-def _is_frozen_by(freeze: str, path: str) -> bool:
-    part = part_of(path)
-    return {"none": False, "backbone": part == "backbone", "all_but_heads": part != "heads"}[freeze]
 
 
 def _matches(pattern: str, path: str) -> bool:

@@ -2,27 +2,30 @@
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import socket
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import explain_os_errors, is_folder
-from refinedet_tf.json_files import parse_json
+from refinedet_tf.json_files import read_json
 
-HELD = (errno.EAGAIN, errno.EACCES)
-"""What the system answers when another process holds the lock."""
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What the system answers on a file system without locks."""
+
+PATIENCE = 0.2
+"""The seconds for which a lock is tried again: its file may just have been removed by its last owner."""
 
 MAX_BYTES = 10_000
 """The largest size of a lock file that is read."""
 
 
-class RunLock:
+class RunLock(contextlib.AbstractContextManager):
     """A lock on a run folder, held as long as the context lasts.
 
     It is a lock of the operating system (`flock`) on the file `.lock`, which ends with the process however
@@ -42,24 +45,22 @@ class RunLock:
 
     def __init__(self, folder: Path, needed: bool = True) -> None:
         self.file = folder / ".lock"
+        self._lock = FileLock(self.file, timeout=PATIENCE, fallback_to_soft=False)
         self._needed = needed
-        self._handle: int | None = None
+        self._is_taken = False
 
     def __enter__(self) -> "RunLock":
         if is_folder(self.file.parent):
             self.take()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._handle is None:
-            return
-        # The file goes before the lock, so that it is never the file of another process.
-        with contextlib.suppress(OSError):
-            self.file.unlink()
-        os.close(self._handle)
-        self._handle = None
+    def __exit__(self, *_: object) -> None:
+        if self._is_taken:
+            # The file goes before the lock, so that it is never the file of another process.
+            with contextlib.suppress(OSError):
+                self.file.unlink()
+            self._lock.release()
+            self._is_taken = False
 
     def take(self) -> None:
         """Makes the folder and locks it, unless this is done already.
@@ -67,57 +68,38 @@ class RunLock:
         Raises:
             InputError: another process trains into the folder, or the folder or the lock cannot be written.
         """
-        if not self._needed or self._handle is not None:
+        if not self._needed or self._is_taken:
             return
         with explain_os_errors(self.file.parent):
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            while self._handle is None:
-                self._try()
-
-    def _try(self) -> None:
-        """Opens and locks the file, unless another process has just removed it."""
-        handle = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-        try:
-            locked = _lock(handle)
-            owner = _read_owner(handle)
-            if locked is False or (locked is None and _is_alive(owner)):
+            if not self._acquire():
+                owner = _describe(_read_owner(self.file))
                 raise InputError(
-                    f"{shortened_text(self.file.parent)} is in use by another training{_describe(owner)}: "
-                    "wait for its end, stop it, or name another --output"
+                    f"{shortened_text(self.file.parent)} is in use by another training{owner}: wait for its "
+                    "end, stop it, or name another --output"
                 )
-            if not _is_at(handle, self.file):
-                return
             facts = {"host": socket.gethostname(), "process": os.getpid(), "since": _now()}
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(facts).encode() + b"\n", 0)
-            self._handle, handle = handle, -1
-        finally:
-            if handle >= 0:
-                os.close(handle)
+            self.file.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        self._is_taken = True
+
+    def _acquire(self) -> bool:
+        """Says whether the folder was free and is taken now."""
+        try:
+            self._lock.acquire()
+        except Timeout:
+            return False
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            return not _is_alive(_read_owner(self.file))
+        return True
 
 
-def _lock(handle: int) -> bool | None:
-    """Says whether the lock was free and is taken now; None if the file system has no locks."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return False if error.errno in HELD else None
-    return True
-
-
-def _is_at(handle: int, file: Path) -> bool:
-    """Says whether an open file still is the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(file, follow_symlinks=False))  # noqa: PTH116
-    except FileNotFoundError:
-        return False
-
-
-def _read_owner(handle: int) -> dict[str, Any]:
+def _read_owner(file: Path) -> dict[str, Any]:
     """Returns what the owner of the lock wrote, or an empty object."""
     try:
-        owner = parse_json(os.pread(handle, MAX_BYTES, 0), ".lock")
-    except (OSError, InputError):
+        owner = read_json(file, max_bytes=MAX_BYTES)
+    except InputError:
         return {}
     return owner if isinstance(owner, dict) else {}
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.config import Config, with_classes
@@ -17,7 +16,6 @@ from refinedet_tf.evaluation.evaluator import timed_replicas
 from refinedet_tf.evaluation.timed_detector import TimedDetector
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.replicas import Replicas
-from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.training.agreement import (
@@ -103,7 +101,7 @@ class PreparedRun:
         self.writes = is_chief(self.strategy)
         self.initial_weights: InitialWeights | None = None
         self.frozen: list[str] = []
-        self.trainer = self._build_trainer(tile_anchors(image_size, config.model.anchors))
+        self.trainer = self._build_trainer()
         self.detector = Detector(self.trainer.network, self.config)
         self.validation_replicas: Replicas[TimedDetector] | None = None
         if self.validation_set is not None:
@@ -136,11 +134,11 @@ class PreparedRun:
         note = check_empty_classes(self.train_set, config.data) if is_new else None
         return [note] if note else []
 
-    def _build_trainer(self, anchors: np.ndarray) -> RefineDetTrainer:
+    def _build_trainer(self) -> RefineDetTrainer:
         with self.strategy.scope():
             network = build_model(self.config)
             self.frozen = freeze_layers(network, self.config.training.freeze)
-            trainer = RefineDetTrainer(network, anchors, self.config)
+            trainer = RefineDetTrainer(network, network.anchors(), self.config)
             optimizer = CaffeSGD.from_training(self.config.training)
             optimizer.build(network.trainable_variables)
             trainer.compile(optimizer=optimizer)

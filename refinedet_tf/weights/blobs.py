@@ -12,7 +12,6 @@ A blob is identified by the name of its layer and its number in that layer. The 
 PyTorch's layouts are the same.
 """
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +19,8 @@ import keras
 import numpy as np
 
 from refinedet_tf.errors import InputError, listed, shortened, shortened_text
-from refinedet_tf.weights.anchor_counts import anchors_per_cell, check_anchors_per_cell
+from refinedet_tf.refinedet.network import RefineDet
+from refinedet_tf.weights.head_counts import HeadCounts, check_anchors, counts_of_channels, other_classes
 from refinedet_tf.weights.values import check_values
 
 Blob = tuple[str, int]
@@ -41,7 +41,21 @@ ODM_SOURCES = {
 }
 """The layers after which those of the ODM heads are named, stride 8 first."""
 
-FIRST_LEVEL = 3
+BRANCHES = ("branch1", "branch2a", "branch2b", "branch2c")
+"""The convolutions of a bottleneck block."""
+
+
+def _head_names(backbone: str) -> dict[str, str]:
+    """Returns the authors' names of the heads' layers and of the convolutions before them, by our names."""
+    names: dict[str, str] = {}
+    for module, sources in (("arm", ARM_SOURCES[backbone]), ("odm", ODM_SOURCES[backbone])):
+        for level, source in enumerate(sources, 3):
+            names |= {f"{module}_{values}{level}": f"{source}_mbox_{values}" for values in ("loc", "conf")}
+            names |= {f"{module}{level}_block_{branch}": f"{source}_{branch}" for branch in BRANCHES}
+    return names
+
+
+HEAD_NAMES = {backbone: _head_names(backbone) for backbone in ARM_SOURCES}
 
 PARAMETERS = {"kernel": 0, "bias": 1, "scale": 0, "gamma": 0, "beta": 1}
 """The numbers of the blobs of trained variables."""
@@ -50,7 +64,7 @@ STATISTICS = {"moving_mean": 0, "moving_variance": 1, "moving_weight": 2}
 """The numbers of the blobs of BatchNorm's statistics."""
 
 
-def variables_by_blob(model: keras.Model, path: str | Path = "this file") -> dict[Blob, keras.Variable]:
+def variables_by_blob(model: RefineDet, path: str | Path = "this file") -> dict[Blob, keras.Variable]:
     """Returns every variable of a model by the blob that holds it.
 
     Args:
@@ -71,7 +85,7 @@ def blob_shape(variable: keras.Variable) -> tuple[int, ...]:
 
 
 def assign_blobs(
-    model: keras.Model,
+    model: RefineDet,
     blobs: Mapping[Blob, np.ndarray],
     path: str | Path,
     wanted: Collection[Blob] | None = None,
@@ -94,9 +108,10 @@ def assign_blobs(
             if only the numbers of classes or of anchors per cell differ; or a value is not finite, larger
             than any weight or a negative variance. The model is unchanged.
     """
-    variables = variables_by_blob(model, path)
-    if wanted is None:
-        check_anchors_per_cell(path, _anchors_per_cell_of(blobs), model)
+    variables, backbone = variables_by_blob(model, path), model.config.model.backbone
+    counts = counts_of_blobs(blobs, backbone)
+    if wanted is None and len(counts.anchors) == len(ODM_SOURCES["vgg16"]):
+        check_anchors(path, counts, model.config.model)
     wanted = variables.keys() if wanted is None else wanted
     missing = [blob for blob in variables if blob in wanted and blob not in blobs]
     left_over = [blob for blob in blobs if blob not in wanted]
@@ -106,8 +121,11 @@ def assign_blobs(
         if blob in wanted and blob in blobs and not _same(blobs[blob].shape, blob_shape(variables[blob]))
     }
     if missing or left_over or mismatched:
-        per_cell = anchors_per_cell(model)
-        raise InputError(f"{path} {_explain(missing, left_over, mismatched, names or {}, per_cell)}")
+        classifiers = {_caffe_name(layer, backbone) for layer in model.classifiers}
+        only_classes = not missing and not left_over and all(blob[0] in classifiers for blob in mismatched)
+        if counts.classes and only_classes:
+            raise other_classes(path, counts.classes, model.config.num_classes)
+        raise InputError(f"{path} {_explain(missing, left_over, mismatched, names or {})}")
     values = {blob: _value(blob, variables[blob], blobs) for blob in variables if blob in wanted}
     for blob, value in values.items():
         check_values(path, (names or {}).get(blob, f"{blob[0]} blob {blob[1]}"), variables[blob], value)
@@ -123,8 +141,16 @@ def backbone_of(blobs: Iterable[Blob]) -> str | None:
     return "vgg16" if "conv1_1" in layers else "resnet101" if "res2a_branch2a" in layers else None
 
 
+def counts_of_blobs(blobs: Mapping[Blob, np.ndarray], backbone: str) -> HeadCounts:
+    """Returns the numbers that the ODM's heads in a file of one of the authors' networks tell."""
+    kernels = {layer: blobs.get((name, PARAMETERS["kernel"])) for layer, name in HEAD_NAMES[backbone].items()}
+    return counts_of_channels(
+        {layer: len(kernel) for layer, kernel in kernels.items() if kernel is not None and kernel.ndim == 4}
+    )
+
+
 def values_by_path(
-    model: keras.Model, blobs: Mapping[Blob, np.ndarray], backbone: str
+    model: RefineDet, blobs: Mapping[Blob, np.ndarray], backbone: str
 ) -> tuple[dict[str, np.ndarray], list[Blob]]:
     """Converts blobs to Keras' layouts without a check of their shapes.
 
@@ -146,12 +172,11 @@ def values_by_path(
     return values, [blob for blob in blobs if blob in left_over]
 
 
-def _backbone(model: keras.Model, path: str | Path) -> str:
+def _backbone(model: RefineDet, path: str | Path) -> str:
     """Returns "vgg16" or "resnet101", the authors' network that the model is."""
-    names = {layer.name for layer in model.layers}
-    backbone = "vgg16" if "conv1_1" in names else "resnet101" if "res2a_branch2a" in names else None
-    has_blocks = "arm3_block_branch1" in names
-    if backbone is None or has_blocks != (backbone == "resnet101"):
+    model_config = model.config.model
+    backbone = model_config.backbone
+    if backbone not in ARM_SOURCES or model_config.has_head_blocks != (backbone == "resnet101"):
         raise InputError(
             f"{path}: files of Caffe and PyTorch fit the authors' networks only: model.backbone vgg16 "
             "without head_blocks, or resnet101 with them"
@@ -171,14 +196,7 @@ def _blob(path: str, backbone: str) -> Blob:
 
 def _caffe_name(layer: str, backbone: str) -> str:
     """Returns the authors' name of a layer; only heads and their blocks have other names in the model."""
-    sources = {"arm": ARM_SOURCES[backbone], "odm": ODM_SOURCES[backbone]}
-    if match := re.fullmatch(r"(arm|odm)_(loc|conf)([3-6])", layer):
-        module, values, level = match.groups()
-        return f"{sources[module][int(level) - FIRST_LEVEL]}_mbox_{values}"
-    if match := re.fullmatch(r"(arm|odm)([3-6])_block_(branch\w+)", layer):
-        module, level, branch = match.groups()
-        return f"{sources[module][int(level) - FIRST_LEVEL]}_{branch}"
-    return layer
+    return HEAD_NAMES[backbone].get(layer, layer)
 
 
 def _norm_name(layer: str, backbone: str, kind: str) -> str:
@@ -215,16 +233,8 @@ def _explain(
     left_over: Sequence[Blob],
     mismatched: Mapping[Blob, ShapePair],
     names: Mapping[Blob, str],
-    per_cell: Mapping[int, int],
 ) -> str:
     """Returns the message for blobs that do not fit, which follows the path of their file."""
-    class_counts = [_class_counts(blob, shapes, per_cell) for blob, shapes in mismatched.items()]
-    if class_counts and class_counts[0] and not missing and not left_over and None not in class_counts:
-        file_classes, model_classes = class_counts[0]
-        return (
-            f"holds weights for {file_classes} classes, the model has {model_classes}: use the config that "
-            "they were trained with, or pick classes with refinedet subset-classes"
-        )
 
     def name(blob: Blob) -> str:
         return shortened_text(names.get(blob, f"{blob[0]} blob {blob[1]}"), 100)
@@ -238,29 +248,3 @@ def _explain(
         shapes = [f"{name(b)} is {shortened(list(f))}, not {list(w)}" for b, (f, w) in mismatched.items()]
         parts.append(f"{len(mismatched)} of another shape ({listed(shapes)})")
     return f"does not fit the model; blobs: {'; '.join(parts)}"
-
-
-def _anchors_per_cell_of(blobs: Mapping[Blob, np.ndarray]) -> dict[int, int]:
-    """Returns the number of anchors per cell by the number of the level, of the levels in a file."""
-    found = {}
-    for (layer, number), array in blobs.items():
-        head = re.fullmatch(r"(?:res)?P([3-6])_(?:inter_)?mbox_loc", layer)
-        if head and number == PARAMETERS["kernel"] and array.ndim == 4:
-            found[int(head[1])] = array.shape[0] // 4
-    return found if len(found) == len(ODM_SOURCES["vgg16"]) else {}
-
-
-def _class_counts(blob: Blob, shapes: ShapePair, per_cell: Mapping[int, int]) -> tuple[int, int] | None:
-    """Returns the number of classes in the file and in the model if the blob is of an ODM classifier.
-
-    Args:
-        blob: the blob.
-        shapes: its shape in the file and in the model.
-        per_cell: the number of anchors per cell by the number of the level.
-    """
-    head = re.match(r"(?:res)?P([3-6])_(?:inter_)?mbox_conf$", blob[0])
-    found, wanted = ([size for size in shape if size > 1][:1] for shape in shapes)
-    if not head or not found or found[0] % per_cell[int(head[1])]:
-        return None
-    anchors = per_cell[int(head[1])]
-    return found[0] // anchors - 1, wanted[0] // anchors - 1

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
-import keras
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from refinedet_tf.config import STRICT, Config, ModelConfig
 from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.refinedet.network import built_from
+from refinedet_tf.refinedet.network import RefineDet
 from refinedet_tf.weights.class_names import same_class
 
 ATTRIBUTE = "refinedet"
@@ -38,18 +37,15 @@ def describe(config: Config) -> Description:
     return Description(classes=config.class_names, model=dataclasses.replace(config.model, weights=None))
 
 
-def write_description(model: keras.Model, file: Path) -> None:
-    """Adds the description of a network to its `.weights.h5` file, if `build_model` has built the network.
+def write_description(model: RefineDet, file: Path) -> None:
+    """Adds the description of a network to its `.weights.h5` file.
 
     Raises:
         OSError: the file cannot be written.
     """
-    config = built_from(model)
-    if config is None:
-        return
     with h5py.File(file, "r+") as opened:
         # A text of variable length may be longer than the 64 KiB to which HDF5 limits other attributes.
-        opened.attrs[ATTRIBUTE] = json.dumps(dataclasses.asdict(describe(config)))
+        opened.attrs[ATTRIBUTE] = json.dumps(dataclasses.asdict(describe(model.config)))
 
 
 def read_description(file: Path, path: Path) -> Description | None:
@@ -82,23 +78,23 @@ def read_description(file: Path, path: Path) -> Description | None:
         ) from None
 
 
-def check_description(description: Description | None, model: keras.Model, path: Path) -> None:
+def check_description(description: Description | None, model: RefineDet, path: Path) -> None:
     """Compares the description of weights with the network that they shall fill.
 
     Another image size gives a warning, since a network without fully connected layers takes any.
 
     Args:
         description: the description; None where the file has none.
-        model: the network. Without a `built_from`, nothing is compared.
+        model: the network.
         path: the file of the weights, for messages.
 
     Raises:
         InputError: the weights were trained on other classes or in another order, on another order of the
             colour channels, or with other anchors.
     """
-    config = built_from(model)
-    if description is None or config is None:
+    if description is None:
         return
+    config = model.config
     check_channel_order(description.model.channel_order, model, path)
     _check_classes(description.classes, config.class_names, path)
     if description.model.anchor_levels != config.model.anchor_levels:
@@ -117,7 +113,7 @@ def check_description(description: Description | None, model: keras.Model, path:
         )
 
 
-def check_channel_order(trained: str, model: keras.Model, path: Path) -> None:
+def check_channel_order(trained: str, model: RefineDet, path: Path) -> None:
     """Checks that weights were trained on the order of the channels that the network has.
 
     Args:
@@ -128,18 +124,12 @@ def check_channel_order(trained: str, model: keras.Model, path: Path) -> None:
     Raises:
         InputError: the network has another order.
     """
-    now = channel_order_of(model)
+    now = model.channel_order
     if now is not None and trained != now:
         raise InputError(
             f"{shortened_text(path)} was trained on {trained.upper()} images, the model sees {now.upper()}: "
             f"set model.channel_order to {trained}"
         )
-
-
-def channel_order_of(model: keras.Model) -> str | None:
-    """Returns "bgr" or "rgb", or None if the network's input has no choice of an order."""
-    layers = [layer for layer in model.layers if layer.name == "preprocessing"]
-    return getattr(layers[0], "channel_order", None) if layers else None
 
 
 def _check_classes(trained: Sequence[str], now: Sequence[str], path: Path) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from refinedet_tf.config import ModelConfig
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import read_bytes
+from refinedet_tf.refinedet.network import RefineDet
 from refinedet_tf.weights.values import check_values
 
 BACKBONE = "mobilenet_v2"
@@ -31,14 +31,11 @@ KINDS = ("weights", "depthwise_weights", "biases", "gamma", "beta", "moving_mean
 """The last parts of the names of constants that are weights; all others are arithmetic of the graph."""
 
 
-def load_frozen_graph(
-    model: keras.Model, model_config: ModelConfig, path: Path
-) -> tuple[list[str], list[str]]:
+def load_frozen_graph(model: RefineDet, path: Path) -> tuple[list[str], list[str]]:
     """Fills the backbone of a RefineDet with MobileNetV2 from a frozen graph.
 
     Args:
-        model: the result of `build_model` with the same `model_config`.
-        model_config: `backbone` is used.
+        model: the result of `build_model`.
         path: a file that exists.
 
     Returns:
@@ -49,10 +46,11 @@ def load_frozen_graph(
         InputError: the backbone is another one, the file is damaged, too large or no frozen graph, or its
             weights do not fit. The model is unchanged.
     """
-    if model_config.backbone != BACKBONE:
+    backbone = model.config.model.backbone
+    if backbone != BACKBONE:
         raise InputError(
             f"{shortened_text(path)}: a frozen graph is a start for model.backbone {BACKBONE} only, not for "
-            f"{model_config.backbone}"
+            f"{backbone}"
         )
     tensors = _read_tensors(path)
     trunk, values, used = model.get_layer(BACKBONE), {}, set()

@@ -14,6 +14,7 @@ import numpy as np
 
 from refinedet_tf.errors import InputError, first_line, shortened_text
 from refinedet_tf.refinedet.backbones.resnet101 import block_names
+from refinedet_tf.refinedet.network import RefineDet
 from refinedet_tf.weights.blobs import Blob, assign_blobs, blob_shape, variables_by_blob
 
 KEPT_TAPS = slice(0, 7, 3)
@@ -21,9 +22,6 @@ KEPT_TAPS = slice(0, 7, 3)
 
 KEPT_CHANNELS = slice(0, None, 4)
 """Every fourth of the 4096 channels of fc6 and fc7."""
-
-PRETRAINED = re.compile(r"conv[1-5]_[1-3]|fc[67]|(bn_|scale_)?conv1|(res|bn|scale)[2-5][a-c]\d*_branch\w+")
-"""The layers of the authors' networks for which ImageNet weights exist."""
 
 CLASSIFIERS = ("fc8", "fc1000")
 """The layers that only classification networks have."""
@@ -38,7 +36,7 @@ def is_classifier(blobs: Mapping[Blob, np.ndarray]) -> bool:
 
 
 def assign_imagenet(
-    model: keras.Model,
+    model: RefineDet,
     blobs: Mapping[Blob, np.ndarray],
     path: str | Path,
     names: Mapping[Blob, str] | None = None,
@@ -61,8 +59,9 @@ def assign_imagenet(
     Raises:
         InputError: as in `assign_blobs`.
     """
-    shapes = {blob: blob_shape(variable) for blob, variable in variables_by_blob(model, path).items()}
-    wanted = {blob for blob in shapes if PRETRAINED.fullmatch(blob[0])}
+    variables = variables_by_blob(model, path)
+    shapes = {blob: blob_shape(variable) for blob, variable in variables.items()}
+    wanted = {blob for blob, variable in variables.items() if model.part_of(variable.path) == "backbone"}
     kept = {
         blob: _as_convolution(blob, array, shapes[blob]) if blob in wanted else array
         for blob, array in blobs.items()
@@ -71,7 +70,7 @@ def assign_imagenet(
     return assign_blobs(model, kept, path, wanted, names)
 
 
-def load_keras_imagenet(model: keras.Model, source: str | Path = "imagenet") -> list[str]:
+def load_keras_imagenet(model: RefineDet, source: str | Path = "imagenet") -> list[str]:
     """Fills the backbone of a VGG-16 or ResNet-101 RefineDet from Keras' ImageNet weights.
 
     Args:
@@ -87,7 +86,7 @@ def load_keras_imagenet(model: keras.Model, source: str | Path = "imagenet") -> 
     Raises:
         InputError: the download fails, or the file is missing or of another network.
     """
-    is_vgg = any(layer.name == "conv1_1" for layer in model.layers)
+    is_vgg = model.config.model.backbone == "vgg16"
     file = "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
     if not is_vgg:
         file = "resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5"

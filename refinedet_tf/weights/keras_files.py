@@ -9,25 +9,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
-import keras
 import numpy as np
 
 from refinedet_tf.errors import InputError, first_line, listed, shortened_text
 from refinedet_tf.files import write_aside
-from refinedet_tf.weights.anchor_counts import anchors_per_cell, anchors_per_cell_in, check_anchors_per_cell
+from refinedet_tf.refinedet.network import RefineDet
 from refinedet_tf.weights.description import (
     Description,
     check_description,
     read_description,
     write_description,
 )
+from refinedet_tf.weights.head_counts import check_anchors, counts_in, other_classes
 from refinedet_tf.weights.values import check_values, unchanged_on_error
 
 MEMBER = "model.weights.h5"
 """The name of the weights in a `.keras` file, which is a zip archive."""
 
 
-def load_keras_weights(model: keras.Model, path: Path) -> list[str]:
+def load_keras_weights(model: RefineDet, path: Path) -> list[str]:
     """Fills every variable of `model` from a file.
 
     Args:
@@ -46,14 +46,14 @@ def load_keras_weights(model: keras.Model, path: Path) -> list[str]:
     """
     with _weights_file(path) as file:
         shapes = _shapes_in(file)
-        check_anchors_per_cell(path, anchors_per_cell_in(file), model)
-        _compare(path, shapes, model)
+        check_anchors(path, counts_in(file), model.config.model)
+        _compare(path, file, shapes, model)
         check_description(read_description(file, path), model, path)
         _fill(model, file, path)
     return [layer.name for layer in model.layers if layer.weights]
 
 
-def check_network(path: Path, network: keras.Model) -> None:
+def check_network(path: Path, network: RefineDet) -> None:
     """Checks that a file holds the arrays of a network, without their values.
 
     Args:
@@ -64,10 +64,10 @@ def check_network(path: Path, network: keras.Model) -> None:
         InputError: the file holds other arrays, or fewer bytes than its arrays have.
     """
     with _weights_file(path) as file:
-        _compare(path, _shapes_in(file, stored=True), network)
+        _compare(path, file, _shapes_in(file, stored=True), network)
 
 
-def survey(path: Path, model: keras.Model) -> tuple[Description | None, int | None]:
+def survey(path: Path, model: RefineDet) -> tuple[Description | None, int | None]:
     """Finds out what a file holds, without its values.
 
     Args:
@@ -82,18 +82,10 @@ def survey(path: Path, model: keras.Model) -> tuple[Description | None, int | No
         InputError: the file or its description is damaged.
     """
     with _weights_file(path) as file:
-        shapes = _shapes_in(file)
-        missing, left_over = _differences(shapes, model)
-        num_classes = None
-        if not missing and not left_over:
-            bias = next((v for v in model.weights if v.path.endswith("odm_conf3/bias")), None)
-            num_classes = None if bias is None else bias.shape[0] // anchors_per_cell(model)[3] - 1
-        elif sum(missing.values()) == sum(left_over.values()):
-            num_classes = _num_classes(left_over, model)
-        return read_description(file, path), num_classes
+        return read_description(file, path), _fitting_classes(file, _shapes_in(file), model)
 
 
-def read_values(model: keras.Model, path: Path) -> dict[str, np.ndarray]:
+def read_values(model: RefineDet, path: Path) -> dict[str, np.ndarray]:
     """Reads a file whose shapes are those of a model, whatever its classes are; the model is unchanged.
 
     Returns:
@@ -104,7 +96,7 @@ def read_values(model: keras.Model, path: Path) -> dict[str, np.ndarray]:
     """
     before = [np.array(variable) for variable in model.weights]
     with _weights_file(path) as file:
-        _compare(path, _shapes_in(file), model)
+        _compare(path, file, _shapes_in(file), model)
         _fill(model, file, path)
     values = {variable.path: np.array(variable) for variable in model.weights}
     for variable, value in zip(model.weights, before, strict=True):
@@ -112,7 +104,7 @@ def read_values(model: keras.Model, path: Path) -> dict[str, np.ndarray]:
     return values
 
 
-def _fill(model: keras.Model, file: Path, path: Path) -> None:
+def _fill(model: RefineDet, file: Path, path: Path) -> None:
     """Fills a model from a `.weights.h5` file that has the right shapes; `path` names it in messages.
 
     Keras assigns while it reads, so that a defect may be noticed after some variables have changed. They
@@ -162,11 +154,10 @@ def _extracted(path: Path) -> Iterator[Path]:
         yield Path(archive.extract(info, folder))
 
 
-def save_weights(model: keras.Model, path: Path) -> None:
+def save_weights(model: RefineDet, path: Path) -> None:
     """Writes a `.weights.h5` file; an old file stays until the new one is complete.
 
-    The file says for which classes and which network the weights were trained, if `build_model` has built
-    the model.
+    The file says for which classes and which network the weights were trained.
 
     Raises:
         OSError: the file cannot be written.
@@ -202,19 +193,16 @@ def _shapes_in(path: Path, stored: bool = False) -> Counter[tuple[int, ...]]:
     return shapes
 
 
-def _compare(path: Path, found: Counter[tuple[int, ...]], model: keras.Model) -> None:
-    """Raises an InputError if the shapes in a file are not those of the model."""
-    missing, left_over = _differences(found, model)
-    if not missing and not left_over:
+def _compare(path: Path, file: Path, found: Counter[tuple[int, ...]], model: RefineDet) -> None:
+    """Raises an InputError, which names `path`, if the shapes in a file are not those of the model."""
+    wanted = _shapes_of(model, model.config.num_classes)
+    if found == wanted:
         return
-    model_classes, file_classes = _num_classes(missing, model), _num_classes(left_over, model)
-    if None not in (model_classes, file_classes) and sum(missing.values()) == sum(left_over.values()):
-        raise InputError(
-            f"{path} holds weights for {file_classes} classes, the model has {model_classes}: "
-            "use the config that they were trained with, or pick classes with refinedet subset-classes"
-        )
-    # Keras' files name layers by class and number, so that only shapes can be compared. A layer is
-    # certainly missing if no array in the file has its shape.
+    if num_classes := _fitting_classes(file, found, model):
+        raise other_classes(path, num_classes, model.config.num_classes)
+    missing, left_over = wanted - found, found - wanted
+    # Keras' files name the layers inside others by class and number, so that only shapes can be compared. A
+    # layer is certainly missing if no array in the file has its shape.
     names = [v.path for v in model.weights if tuple(v.shape) in missing and tuple(v.shape) not in found]
     raise InputError(
         f"{path} holds weights of another model: {sum(missing.values())} arrays are missing "
@@ -223,21 +211,18 @@ def _compare(path: Path, found: Counter[tuple[int, ...]], model: keras.Model) ->
     )
 
 
-def _differences(
-    found: Counter[tuple[int, ...]], model: keras.Model
-) -> tuple[Counter[tuple[int, ...]], Counter[tuple[int, ...]]]:
-    """Counts the shapes of a model that a file lacks, and those that only the file has."""
-    wanted = Counter(tuple(variable.shape) for variable in model.weights)
-    return wanted - found, found - wanted
+def _fitting_classes(file: Path, shapes: Counter[tuple[int, ...]], model: RefineDet) -> int | None:
+    """Returns the number of classes with which a model would have the shapes in a file; None: with none."""
+    num_classes = counts_in(file).classes
+    fits = num_classes is not None and shapes == _shapes_of(model, num_classes)
+    return num_classes if fits else None
 
 
-def _num_classes(shapes: Counter[tuple[int, ...]], model: keras.Model) -> int | None:
-    """Returns the number of classes that an ODM classifier among the shapes has; None without one."""
-    inputs = next((v.shape[2] for v in model.weights if v.path.endswith("odm_conf3/kernel")), None)
-    channels = {shape[-1] for shape in shapes if shape[:3] == (3, 3, inputs)}
-    counts = set(anchors_per_cell(model).values())
-    for number in sorted(channels):
-        num_logits, rest = divmod(number, min(counts))
-        if not rest and {count * num_logits for count in counts} <= channels:
-            return num_logits - 1
-    return None
+def _shapes_of(model: RefineDet, num_classes: int) -> Counter[tuple[int, ...]]:
+    """Counts the shapes that the weights of a model would have with a number of classes."""
+    shapes: Counter[tuple[int, ...]] = Counter()
+    for variable in model.weights:
+        anchors = model.classifiers.get(variable.path.partition("/")[0])
+        shape = tuple(variable.shape)
+        shapes[shape if anchors is None else (*shape[:-1], anchors * (num_classes + 1))] += 1
+    return shapes

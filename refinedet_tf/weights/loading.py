@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from refinedet_tf.config import ModelConfig
@@ -13,12 +12,11 @@ from refinedet_tf.config.files import run_folder_of
 from refinedet_tf.errors import InputError, listed, shortened_text
 from refinedet_tf.files import is_file, is_folder
 from refinedet_tf.refinedet.backbones.applications import APPLICATIONS
-from refinedet_tf.refinedet.network import built_from
+from refinedet_tf.refinedet.network import RefineDet
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.weights.applications import is_keras_file, load_application_weights
 from refinedet_tf.weights.blobs import ARM_SOURCES, Blob, assign_blobs
 from refinedet_tf.weights.caffe_files import read_caffemodel
-from refinedet_tf.weights.description import channel_order_of
 from refinedet_tf.weights.frozen_graphs import load_frozen_graph
 from refinedet_tf.weights.imagenet import assign_imagenet, is_classifier, load_keras_imagenet
 from refinedet_tf.weights.keras_files import load_keras_weights
@@ -44,7 +42,7 @@ TORCH_VGG = (
 """The layers by their numbers in RefineDet.PyTorch's `vgg`."""
 
 
-def load_weights(model: keras.Model, path: str | Path, transfer: bool = False) -> list[str]:
+def load_weights(model: RefineDet, path: str | Path, transfer: bool = False) -> list[str]:
     """Fills a model from a file.
 
     A file of RefineDet weights must fill every variable of the model, and all its weights must be used.
@@ -87,7 +85,7 @@ def load_weights(model: keras.Model, path: str | Path, transfer: bool = False) -
     return load_keras_weights(model, path)
 
 
-def transfer_weights(model: keras.Model, path: str | Path) -> InitialWeights:
+def transfer_weights(model: RefineDet, path: str | Path) -> InitialWeights:
     """Fills a model with everything of a trained detector that fits; the rest keeps its values.
 
     Classes are matched by their names, where VOC's and COCO's names of the same class are equal. A file
@@ -105,21 +103,17 @@ def transfer_weights(model: keras.Model, path: str | Path) -> InitialWeights:
     Raises:
         InputError: the file is missing or damaged, or of another backbone or order of the colour channels.
             The model is unchanged.
-        ValueError: the model is not a result of `build_model`.
     """
-    config = built_from(model)
-    if config is None:
-        raise ValueError("only a model that build_model has made can take weights of other classes")
     path = run_folder_of(path)
     path = _checked(RunFolder(path).trained_weights() if is_folder(path) else path, (*ENDINGS, FROZEN_GRAPH))
     if path.suffix == FROZEN_GRAPH:
-        return _of_backbone(model, *load_frozen_graph(model, config.model, path), source=path)
+        return _of_backbone(model, *load_frozen_graph(model, path), source=path)
     if path.suffix not in BLOB_ENDINGS:
-        return transfer(model, config, keras_source(model, config, path))
+        return transfer(model, keras_source(model, path))
     blobs, names = _read_blobs(path)
     if is_classifier(blobs):
         return _of_backbone(model, assign_imagenet(model, blobs, path, names), source=path)
-    return transfer(model, config, blob_source(model, config, blobs, path, names))
+    return transfer(model, blob_source(model, blobs, path, names))
 
 
 def _checked(path: str | Path, endings: tuple[str, ...] = ENDINGS) -> Path:
@@ -145,7 +139,7 @@ def _read_blobs(path: Path) -> tuple[dict[Blob, np.ndarray], dict[Blob, str]]:
     return {blob: tensors[name] for blob, name in names.items()}, names
 
 
-def load_initial_weights(model: keras.Model, model_config: ModelConfig) -> InitialWeights | None:
+def load_initial_weights(model: RefineDet, model_config: ModelConfig) -> InitialWeights | None:
     """Fills a model with the weights that `model.weights` names: "imagenet", a file or a run folder.
 
     The weights of a detector may have other classes (`transfer_weights`).
@@ -184,7 +178,7 @@ class PartialWeightsWarning(UserWarning):
 
 
 def _of_backbone(
-    model: keras.Model, filled: list[str], left_over: Sequence[str] = (), *, source: str | Path
+    model: RefineDet, filled: list[str], left_over: Sequence[str] = (), *, source: str | Path
 ) -> InitialWeights:
     """Describes a start that filled the backbone alone.
 
@@ -213,7 +207,7 @@ def _of_backbone(
 
 
 def _assign(
-    model: keras.Model, blobs: Mapping[Blob, np.ndarray], path: Path, names: Mapping[Blob, str]
+    model: RefineDet, blobs: Mapping[Blob, np.ndarray], path: Path, names: Mapping[Blob, str]
 ) -> list[str]:
     """Fills a whole model, or its backbone from the blobs of a classification network."""
     if not is_classifier(blobs):
@@ -227,8 +221,8 @@ def _assign(
     return filled
 
 
-def _warn_of_channel_order(model: keras.Model, path: Path) -> None:
-    now = channel_order_of(model)
+def _warn_of_channel_order(model: RefineDet, path: Path) -> None:
+    now = model.channel_order
     if path.suffix == ".caffemodel" and now == "rgb":
         warnings.warn(
             f"{path}: Caffe's networks take BGR, this model sees RGB; set model.channel_order to bgr",

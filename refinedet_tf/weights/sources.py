@@ -12,9 +12,9 @@ from refinedet_tf.config import Config, DataConfig, ModelConfig
 from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import is_file
-from refinedet_tf.refinedet.network import build_model
+from refinedet_tf.refinedet.network import RefineDet, build_model
 from refinedet_tf.run_folder import RunFolder
-from refinedet_tf.weights.blobs import Blob, backbone_of, values_by_path
+from refinedet_tf.weights.blobs import Blob, backbone_of, counts_of_blobs, values_by_path
 from refinedet_tf.weights.class_names import known_set, pair_classes
 from refinedet_tf.weights.description import check_channel_order, describe
 from refinedet_tf.weights.keras_files import check_network, load_keras_weights, read_values, survey
@@ -29,6 +29,7 @@ class Source:
         values: its arrays in Keras' layouts by the `path` of the variable in a network of its kind.
         model_config: the design of its network. What a file of Caffe or PyTorch does not tell has the
             default value.
+        classifiers: the numbers of anchors per cell of its classification layers, as in `RefineDet`.
         class_names: its classes in label order, or None if they are not known.
         notes: sentences on how its classes, size and order of the channels are known.
         left_over: the names of further arrays of the file, which belong to no variable.
@@ -37,14 +38,14 @@ class Source:
     path: Path
     values: Mapping[str, np.ndarray]
     model_config: ModelConfig
+    classifiers: Mapping[str, int]
     class_names: tuple[str, ...] | None
     notes: tuple[str, ...]
     left_over: tuple[str, ...] = ()
 
 
 def blob_source(
-    model: keras.Model,
-    config: Config,
+    model: RefineDet,
     blobs: Mapping[Blob, np.ndarray],
     path: Path,
     names: Mapping[Blob, str],
@@ -53,7 +54,6 @@ def blob_source(
 
     Args:
         model: the network that takes the weights.
-        config: its config.
         blobs: the arrays of the file in the layouts of Caffe.
         path: the file.
         names: the names of the blobs in a `.pth` file.
@@ -61,7 +61,7 @@ def blob_source(
     Raises:
         InputError: the file is of another backbone than the network, or of neither VGG-16 nor ResNet-101.
     """
-    backbone = backbone_of(blobs)
+    config, backbone = model.config, backbone_of(blobs)
     if backbone is None:
         raise InputError(
             f"{shortened_text(path)} is of neither of the authors' networks (VGG-16, ResNet-101)"
@@ -69,7 +69,8 @@ def blob_source(
     if backbone != config.model.backbone:
         raise _another_backbone(path, backbone, config.model.backbone)
     values, left_over = values_by_path(model, blobs, backbone)
-    class_names, note = _deduced_names(_num_classes(values), config.class_names)
+    counts = counts_of_blobs(blobs, backbone)
+    class_names, note = _deduced_names(counts.classes or 0, config.class_names)
     order: Literal["bgr", "rgb"] = "bgr" if path.suffix == ".caffemodel" else "rgb"
     notes = [note]
     if order != config.model.channel_order:
@@ -81,28 +82,29 @@ def blob_source(
         path,
         values,
         ModelConfig(backbone=backbone, channel_order=order),
+        {f"odm_conf{level}": count for level, count in counts.anchors.items()},
         class_names,
         tuple(notes),
         tuple(names.get(blob, f"{blob[0]} blob {blob[1]}") for blob in left_over),
     )
 
 
-def keras_source(model: keras.Model, config: Config, path: Path) -> Source:
+def keras_source(model: RefineDet, path: Path) -> Source:
     """Makes the source of a `.weights.h5` or `.keras` file.
 
     Keras' files do not name their arrays, so that the network of the file is built to read them. Which
     network this is, the file says itself; or the config.json next to it in a run folder; or it is that of
-    `config` with another number of classes.
+    `model` with another number of classes.
 
     Args:
         model: the network that takes the weights.
-        config: its config.
         path: the file.
 
     Raises:
         InputError: the file is damaged, of another backbone or another order of the channels, or of another
             network than it says; or nothing says which network it belongs to.
     """
+    config = model.config
     description, num_classes = survey(path, model)
     note = ""
     if description is None and (beside := _config_beside(path)):
@@ -131,37 +133,22 @@ def keras_source(model: keras.Model, config: Config, path: Path) -> Source:
         notes = (*notes, "trained with other anchors")
     if num_classes == config.num_classes:
         # The network itself has all shapes of the file, which saves building another one.
-        values = read_values(model, path)
-    else:
-        placeholders = tuple(f"class {label}" for label in range(1, (num_classes or 0) + 1))
-        source_config = dataclasses.replace(
-            config,
-            model=dataclasses.replace(trained, image_size=None),
-            data=DataConfig(classes=description.classes if description else placeholders),
-        )
-        # What the file says of itself may ask for any amount of memory.
-        check_network(path, _without_values(source_config))
-        network = build_model(source_config)
-        load_keras_weights(network, path)
-        values = {variable.path: np.asarray(variable) for variable in network.weights}
-    return Source(path, values, trained, class_names, notes)
+        return Source(path, read_values(model, path), trained, model.classifiers, class_names, notes)
+    placeholders = tuple(f"class {label}" for label in range(1, (num_classes or 0) + 1))
+    source_config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(trained, image_size=None),
+        data=DataConfig(classes=description.classes if description else placeholders),
+    )
+    # What the file says of itself may ask for any amount of memory.
+    check_network(path, _without_values(source_config))
+    network = build_model(source_config)
+    load_keras_weights(network, path)
+    values = {variable.path: np.asarray(variable) for variable in network.weights}
+    return Source(path, values, trained, network.classifiers, class_names, notes)
 
 
-def num_anchors(values: Mapping[str, np.ndarray], level: str) -> int:
-    """Returns the number of anchors per cell of a level of a detector, which its ODM's offsets tell.
-
-    Args:
-        values: arrays by the `path` of their variable.
-        level: the number of the level.
-
-    Returns:
-        The number, or 0 if there are no such offsets.
-    """
-    bias = values.get(f"odm_loc{level}/bias")
-    return 0 if bias is None or bias.ndim != 1 else len(bias) // 4
-
-
-def _without_values(config: Config) -> keras.Model:
+def _without_values(config: Config) -> RefineDet:
     """Builds a network whose variables have shapes but no values, which takes no memory."""
     if keras.backend.backend() != "tensorflow":
         return build_model(config)
@@ -169,14 +156,6 @@ def _without_values(config: Config) -> keras.Model:
 
     with tf.Graph().as_default():
         return build_model(config)
-
-
-def _num_classes(values: Mapping[str, np.ndarray]) -> int:
-    """Returns the number of classes of a detector; 0 if its heads do not tell it."""
-    bias, anchors = values.get("odm_conf3/bias"), num_anchors(values, "3")
-    if bias is None or not anchors or len(bias) % anchors:
-        return 0
-    return max(len(bias) // anchors - 1, 0)
 
 
 def _deduced_names(num_classes: int, wanted: tuple[str, ...]) -> tuple[tuple[str, ...] | None, str]:

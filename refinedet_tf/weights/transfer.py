@@ -7,18 +7,14 @@ section 4.4, Table 4: COCO to VOC).
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
-import keras
 import numpy as np
 
 from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError, listed, shortened_text
-from refinedet_tf.refinedet.network import part_of
+from refinedet_tf.refinedet.network import RefineDet
 from refinedet_tf.weights.class_names import pair_classes
-from refinedet_tf.weights.sources import Source, num_anchors
+from refinedet_tf.weights.sources import Source
 from refinedet_tf.weights.values import check_values
-
-CLASSIFIER = "odm_conf"
-"""The beginning of the names of the heads whose rows belong to classes."""
 
 MISSING = "not in the file"
 OTHER_SHAPE = "of another shape in the file"
@@ -39,7 +35,7 @@ class InitialWeights:
     details: list[str] = dataclasses.field(default_factory=list)
 
 
-def transfer(model: keras.Model, config: Config, source: Source) -> InitialWeights:
+def transfer(model: RefineDet, source: Source) -> InitialWeights:
     """Fills a network with everything of a trained detector that fits; the rest keeps its values.
 
     A layer fits if all its arrays in the file have the shapes of its variables. The classification
@@ -47,20 +43,20 @@ def transfer(model: keras.Model, config: Config, source: Source) -> InitialWeigh
 
     Args:
         model: the network, as `build_model` made it.
-        config: its config, with class names.
         source: the detector.
 
     Raises:
         InputError: the backbone does not fit, or a value is not finite, larger than any weight or a
             negative variance. The network is unchanged.
     """
+    config = model.config
     pairs = pair_classes(config.class_names, source.class_names or ())
     variables = {variable.path: variable for variable in model.weights}
     old = {path: np.asarray(variable) for path, variable in variables.items()}
-    different = {path: text for path in old if (text := _different_design(path, config, source))}
-    new, reasons = _fitting(old, source.values, {0: 0, **pairs}, different)
+    different = {path: text for path in old if (text := _different_design(model, path, source))}
+    new, reasons = _fitting(model, old, source.values, source.classifiers, {0: 0, **pairs}, different)
     for path, reason in reasons.items():
-        if part_of(path) == "backbone":
+        if model.part_of(path) == "backbone":
             raise InputError(
                 f"{shortened_text(source.path)} holds another backbone than the config: {path} is {reason}"
             )
@@ -70,7 +66,7 @@ def transfer(model: keras.Model, config: Config, source: Source) -> InitialWeigh
         variables[path].assign(value)
     layers = [layer.name for layer in model.layers if any(v.path in new for v in layer.weights)]
     has_all_rows = len(pairs) == config.num_classes
-    in_part = {path for path in new if path.startswith(CLASSIFIER) and not has_all_rows}
+    in_part = {path for path in new if _layer(path) in model.classifiers and not has_all_rows}
     states = {path: f"new, {reason}" for path, reason in reasons.items()} | dict.fromkeys(
         in_part, "some rows"
     )
@@ -81,7 +77,7 @@ def transfer(model: keras.Model, config: Config, source: Source) -> InitialWeigh
     )
 
 
-def copy_classes(trained: keras.Model, target: keras.Model, labels: Sequence[int]) -> None:
+def copy_classes(trained: RefineDet, target: RefineDet, labels: Sequence[int]) -> None:
     """Copies the weights of a RefineDet to another RefineDet with other classes.
 
     Args:
@@ -95,7 +91,8 @@ def copy_classes(trained: keras.Model, target: keras.Model, labels: Sequence[int
     values = {variable.path: np.asarray(variable) for variable in trained.weights}
     variables = {variable.path: variable for variable in target.weights}
     old = {path: np.asarray(variable) for path, variable in variables.items()}
-    new, reasons = _fitting(old, values, dict(enumerate([0, *labels])), {})
+    rows = dict(enumerate([0, *labels]))
+    new, reasons = _fitting(target, old, values, trained.classifiers, rows, {})
     for path in reasons:
         found = list(values[path].shape) if path in values else "is none"
         raise InputError(f"--target is another network: {path} is {list(old[path].shape)}, trained {found}")
@@ -104,16 +101,20 @@ def copy_classes(trained: keras.Model, target: keras.Model, labels: Sequence[int
 
 
 def _fitting(
+    model: RefineDet,
     old: Mapping[str, np.ndarray],
     values: Mapping[str, np.ndarray],
+    classifiers: Mapping[str, int],
     rows: Mapping[int, int],
     different: Mapping[str, str],
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Finds the new values of variables.
 
     Args:
-        old: the present values by the `path` of their variable.
+        model: the network.
+        old: its values by the `path` of their variable.
         values: the values of the detector by path.
+        classifiers: `RefineDet.classifiers` of the detector.
         rows: the row in the detector of each row of a classification layer that is taken over.
         different: the reasons of variables that are not taken, even where their shapes fit.
 
@@ -129,9 +130,8 @@ def _fitting(
             reasons[path] = MISSING
         else:
             fitted: np.ndarray | None = found
-            if path.startswith(CLASSIFIER):
-                level = path.removeprefix(CLASSIFIER).split("/")[0]
-                fitted = _with_rows(value, found, rows, num_anchors(old, level), num_anchors(values, level))
+            if anchors := model.classifiers.get(_layer(path)):
+                fitted = _with_rows(value, found, rows, anchors, classifiers.get(_layer(path), 0))
             if fitted is not None and fitted.shape == value.shape:
                 new[path] = fitted
             else:
@@ -161,13 +161,13 @@ def _with_rows(
     return into.reshape(old.shape)
 
 
-def _different_design(path: str, config: Config, source: Source) -> str | None:
+def _different_design(model: RefineDet, path: str, source: Source) -> str | None:
     """Says why a layer means something else in the source, even where its shapes are equal; None if not."""
-    part = part_of(path)
-    single_stage = [model.design == "single_stage" for model in (source.model_config, config.model)]
+    part, designs = model.part_of(path), (source.model_config, model.config.model)
+    single_stage = [model_config.design == "single_stage" for model_config in designs]
     if part in ("heads", "transfer") and single_stage[0] != single_stage[1]:
         return f"of model.design {source.model_config.design} in the file"
-    blocks = [model.has_head_blocks for model in (source.model_config, config.model)]
+    blocks = [model_config.has_head_blocks for model_config in designs]
     if part == "heads" and blocks[0] != blocks[1]:
         return f"{'after' if blocks[0] else 'without'} a block of model.head_blocks in the file"
     return None

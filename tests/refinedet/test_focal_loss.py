@@ -219,6 +219,7 @@ def test_only_the_focal_loss_starts_with_the_prior(tf_test, small_network, tmp_p
     mining, focal = (build_model(focal_config(classification=kind)) for kind in ("mining", "focal"))
     focal.save(tmp_path / "focal.keras")
     again = keras.saving.load_model(tmp_path / "focal.keras")
+    assert again.config == focal.config
     assert again.get_layer("odm_conf3").get_config() == focal.get_layer("odm_conf3").get_config()
     for level in (3, 4, 5, 6):
         for name, classes in (("arm_conf", 1), ("odm_conf", 3)):

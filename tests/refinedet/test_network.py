@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 from config_of import config_of
+from own_anchors import FIVE_LEVELS
 from thin_vgg import thin_vgg
 
 import refinedet_tf
@@ -215,6 +216,32 @@ def test_unknown_width_multiplier():
 def test_classes_must_be_known():
     with pytest.raises(InputError, match="data.classes is null"):
         build_model(Config())
+
+
+@pytest.mark.parametrize("design", ["refinedet", "single_stage"])
+def test_parts(design):
+    levels = range(2, 7) if design == "refinedet" else LEVELS
+    network = thin_vgg(design=design, anchors=FIVE_LEVELS if len(levels) == 5 else None)
+    parts = {"backbone": set(), "extra": set(), "transfer": set(), "heads": set()}
+    for variable in network.weights:
+        parts[network.part_of(variable.path)].add(variable.path.split("/")[0])
+    assert {name[:4] for name in parts["backbone"]} == {"conv", "fc6", "fc7"}
+    assert len(parts["backbone"]) == 2 + 2 + 3 * 3 + 2
+    norms = {f"conv{level + 1}_3_norm" for level in levels if level < 5}
+    assert parts["extra"] == norms | {"conv6_1", "conv6_2"}
+    modules = ("arm", "odm") if design == "refinedet" else ("odm",)
+    assert parts["transfer"] == {f"tcb{level}" for level in levels if design == "refinedet"}
+    heads = [f"{module}_{kind}" for module in modules for kind in ("loc", "conf")]
+    assert parts["heads"] == {f"{head}{level}" for head in heads for level in levels}
+
+
+def test_anchors_of_a_network(thin):
+    np.testing.assert_array_equal(thin.anchors((64, 128)), tile_anchors((64, 128)))
+    with pytest.raises(ValueError, match="image_size is null"):
+        thin.anchors()
+    fixed = thin_vgg(image_size=(64, 64), anchors=FIVE_LEVELS)
+    np.testing.assert_array_equal(fixed.anchors(), tile_anchors((64, 64), FIVE_LEVELS))
+    assert fixed.anchors().shape == fixed.output["arm_loc"].shape[1:]
 
 
 def imports_of(file):

@@ -10,7 +10,6 @@ from thin_vgg import thin_vgg
 
 from refinedet_tf.config.values import DEFAULT_LEVELS
 from refinedet_tf.errors import InputError
-from refinedet_tf.refinedet.network import built_from
 from refinedet_tf.weights import load_weights, save_weights
 from refinedet_tf.weights.description import ATTRIBUTE, describe, read_description
 
@@ -39,7 +38,7 @@ def refusal(model, file):
 
 
 def test_description_comes_back(model, file):
-    config = built_from(model)
+    config = model.config
     found = read_description(file, file)
     assert found == describe(config)
     assert found.classes == CLASSES and found.model.image_size == (64, 64)

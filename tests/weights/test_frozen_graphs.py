@@ -9,7 +9,6 @@ from frozen_graph import SCOPE, graph_of, random_weights, thin_mobilenet, write_
 from thin_vgg import thin_vgg
 
 from refinedet_tf.errors import InputError
-from refinedet_tf.refinedet.network import built_from
 from refinedet_tf.weights import frozen_graphs, load_initial_weights, load_weights, transfer_weights
 
 FIRST = f"{SCOPE}/Conv/weights"
@@ -29,7 +28,7 @@ def weights(model):
 def test_every_layer_is_filled(tf_test, model, weights, tmp_path):
     file = write_graph(tmp_path / "frozen_inference_graph.pb", weights)
     own = {v.path: np.array(v) for v in model.weights[len(model.get_layer("mobilenet_v2").weights) :]}
-    config = dataclasses.replace(built_from(model).model, weights=str(file))
+    config = dataclasses.replace(model.config.model, weights=str(file))
     report = load_initial_weights(model, config)
     assert report.layers == ["mobilenet_v2"]
     assert report.summary[0].startswith(

@@ -1,5 +1,7 @@
 """ImageNet weights in a backbone, from Caffe's, Keras' and PyTorch's files."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -12,7 +14,10 @@ from refinedet_tf.config import ModelConfig
 from refinedet_tf.errors import InputError
 from refinedet_tf.weights import load_initial_weights, load_weights
 from refinedet_tf.weights.blobs import blob_shape, variables_by_blob
-from refinedet_tf.weights.imagenet import PRETRAINED, load_keras_imagenet
+from refinedet_tf.weights.imagenet import load_keras_imagenet
+
+PRETRAINED = re.compile(r"conv[1-5]_[1-3]|fc[67]|(bn_|scale_)?conv1|(res|bn|scale)[2-5][a-c]\d*_branch\w+")
+"""The layers of the authors' networks for which ImageNet weights exist."""
 
 
 def pretrained_layers(model, seed=0):

@@ -1,10 +1,13 @@
+import functools
 import io
 import re
 import zipfile
 
 import h5py
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from config_of import config_of
 from thin_vgg import thin_vgg
 
@@ -91,6 +94,30 @@ def test_batch_norm_comes_back(tf_test, mobilenet, tmp_path):
         tf_test.assertAllEqual(value, expected[path])
     assert {"mobilenet_v2", "extra_1_norm", "tcb3"} <= set(layers)
     assert sum(path.endswith("moving_variance") for path in expected) > 60
+
+
+def test_files_of_a_plain_functional_model(tf_test, small_network, tmp_path):
+    """A network was one of Keras' own class once: its files and checkpoints fill a `RefineDet`."""
+    model = build_model(config_of(2, model={"backbone": "mobilenet_v2", "tcb_channels": 8}))
+    plain = keras.Model(model.input, model.output, name="refinedet")
+    assert [variable.path for variable in plain.variables] == [variable.path for variable in model.variables]
+    expected = values(fill(plain, seed=1))
+    plain.save(tmp_path / "old.keras")
+    plain.save_weights(tmp_path / "old.weights.h5")
+    tf.train.Checkpoint(network=plain).write(str(tmp_path / "old"))
+
+    def read_checkpoint():
+        checkpoint = tf.train.Checkpoint(network=model).read(str(tmp_path / "old"))
+        checkpoint.assert_consumed().assert_existing_objects_matched()
+
+    files = [tmp_path / "old.keras", tmp_path / "old.weights.h5"]
+    for read in [*(functools.partial(load_weights, model, file) for file in files), read_checkpoint]:
+        fill(model, seed=2)
+        read()
+        for path, value in values(model).items():
+            tf_test.assertAllEqual(value, expected[path])
+    again = keras.models.load_model(tmp_path / "old.keras")
+    tf_test.assertAllEqual(again.get_weights()[0], model.get_weights()[0])
 
 
 def test_weights_fit_another_image_size(tf_test, files):

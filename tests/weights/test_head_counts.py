@@ -9,7 +9,7 @@ from thin_vgg import thin_vgg
 
 from refinedet_tf.errors import InputError
 from refinedet_tf.weights import load_weights, save_weights
-from refinedet_tf.weights.anchor_counts import anchors_per_cell, anchors_per_cell_in
+from refinedet_tf.weights.head_counts import HeadCounts, counts_in, counts_of_channels
 from refinedet_tf.weights.transfer import copy_classes
 
 HINT = ": use the model.anchors that the weights were trained with"
@@ -45,10 +45,33 @@ def message_of(tf_test):
 
 
 def test_numbers_of_networks_and_files(paper, five, tmp_path):
-    assert anchors_per_cell(paper) == {3: 3, 4: 3, 5: 3, 6: 3}
-    assert anchors_per_cell(five) == {2: 4, 3: 6, 4: 1, 5: 2, 6: 1}
+    assert paper.classifiers == {"odm_conf3": 3, "odm_conf4": 3, "odm_conf5": 3, "odm_conf6": 3}
+    expected = HeadCounts({2: 4, 3: 6, 4: 1, 5: 2, 6: 1}, 2)
     save_weights(five, tmp_path / "five.weights.h5")
-    assert anchors_per_cell_in(tmp_path / "five.weights.h5") == {2: 4, 3: 6, 4: 1, 5: 2, 6: 1}
+    assert counts_in(tmp_path / "five.weights.h5") == expected
+    assert five.classifiers == {
+        "odm_conf2": 4,
+        "odm_conf3": 6,
+        "odm_conf4": 1,
+        "odm_conf5": 2,
+        "odm_conf6": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("channels", "classes"),
+    [
+        ({"odm_loc3": 12, "odm_conf3": 63, "odm_loc4": 8, "odm_conf4": 42}, 20),
+        ({"odm_loc3": 12, "odm_conf3": 63, "odm_loc4": 8, "odm_conf4": 44}, None),
+        ({"odm_loc3": 12, "odm_conf3": 64}, None),
+        ({"odm_loc3": 12, "odm_conf3": 3}, None),
+        ({"odm_loc3": 12}, None),
+        ({"odm_loc3": 2, "odm_conf3": 63}, None),
+        ({"odm_conf3": 63}, None),
+    ],
+)
+def test_classes_that_channels_tell(channels, classes):
+    assert counts_of_channels(channels).classes == classes
 
 
 @pytest.mark.parametrize("ending", ["weights.h5", "keras"])
