@@ -21,7 +21,7 @@ PAGE = Path(__file__).parent / "configuration.md"
 HEAD = """\
 # Configuration
 
-This page is generated from `refinedet_tf/config/schema.py` by `python docs/generate_configuration.py`.
+This page is generated from `refinedet_tf/config/` by `python docs/generate_configuration.py`.
 
 Every command takes `--config`, which is a JSON file, the name of a file in `configs/`, or a run folder. It
 also takes any number of overrides:

@@ -41,7 +41,7 @@ Range = tuple[NotNegative, NotNegative]
 Duration: TypeAlias = int | str
 """A number of steps, or a text such as "65 epochs"."""
 
-_EPOCHS = re.compile(r"([0-9]{1,7}(?:\.[0-9]{1,20})?) epochs?", re.ASCII)
+_EPOCHS = re.compile(r"([0-9]{1,7}(?:\.[0-9]{1,30})?) epochs?", re.ASCII)
 
 
 def epochs_of(duration: Duration) -> fractions.Fraction | None:

@@ -9,7 +9,7 @@ from pycocotools.cocoeval import COCOeval
 
 from refinedet_tf.data.coco_ground_truth import indexed
 from refinedet_tf.data.dataset import DetectionDataset
-from refinedet_tf.evaluation.coco_trees import coco_ground_truth, detection_annotations
+from refinedet_tf.evaluation.coco_files import coco_ground_truth, detection_annotations
 from refinedet_tf.evaluation.ground_truth import GroundTruth, check_labels
 from refinedet_tf.evaluation.results import ClassResult, SizeResult
 from refinedet_tf.inference.detections import DatasetDetections

@@ -16,7 +16,7 @@ from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.refinedet.losses import COUNTS, TERMS, loss_sums
 from refinedet_tf.training import trainer as trainer_module
-from refinedet_tf.training.accumulation import sum_over_micro_batches
+from refinedet_tf.training.trainer import sum_over_micro_batches
 
 OBJECTS = (3, 2, 0, 1, 0, 3, 3, 2)
 """The objects of the eight images of a batch, of which no two micro-batches have equally many."""

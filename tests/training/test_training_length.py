@@ -249,6 +249,13 @@ def test_run_that_is_refused_leaves_nothing(config_file, refused, tmp_path, over
     assert not (tmp_path / "run").exists()
 
 
+def test_option_epochs(config_file, refused, tmp_path):
+    """Three epochs of eight images in batches of four are six steps."""
+    run = ("--config", config_file, "--output", tmp_path / "run", "--epochs")
+    assert refused(train, *run, 0).endswith('such as "65 epochs", got "0 epochs"')
+    assert "exceeds the 6 steps" in refused(train, *run, 3, *sets("training.warmup=4 epochs"))
+
+
 @pytest.mark.slow
 def test_steps_of_a_cosine_cannot_change(config_file, command, refused, eagerly, tmp_path):
     arguments = ["--config", config_file, "--output", tmp_path / "run"]

@@ -8,7 +8,7 @@ import numpy as np
 
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.evaluation.coco_ap import evaluate_coco
-from refinedet_tf.evaluation.coco_trees import coco_objects
+from refinedet_tf.evaluation.coco_files import coco_objects
 from refinedet_tf.evaluation.results import EvaluationResult, SizeResult
 from refinedet_tf.inference.detections import DatasetDetections
 from refinedet_tf.reports.errors.curves import (

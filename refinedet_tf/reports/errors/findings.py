@@ -1,6 +1,7 @@
 """What a reader should do about a result: a few sentences that follow from its numbers."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -47,23 +48,21 @@ def find_advice(result: EvaluationResult, analysis: Analysis) -> list[Finding]:
     ]
 
 
-def _costly_kinds(analysis: Analysis) -> list[Finding]:
+def _costly_kinds(analysis: Analysis) -> Iterator[Finding]:
     counts = analysis.errors.count()
     by_cost = sorted(KINDS, key=lambda kind: -analysis.costs[kind])
     costly = [kind for kind in by_cost if analysis.costs[kind] >= COSTLY][:2]
     if not costly:
-        return [Finding("good", f"No kind of error costs {100 * COSTLY:.0f} point of mAP or more.")]
-    return [
-        Finding(
+        yield Finding("good", f"No kind of error costs {100 * COSTLY:.0f} point of mAP or more.")
+    for kind in costly:
+        yield Finding(
             "advice",
             f"{kind.capitalize()} costs {100 * analysis.costs[kind]:.1f} points of mAP at IoU 0.50 "
             f"({counts[kind]:,} errors): {ADVICE[kind]}.",
         )
-        for kind in costly
-    ]
 
 
-def _small_objects(analysis: Analysis) -> list[Finding]:
+def _small_objects(analysis: Analysis) -> Iterator[Finding]:
     """Compares small objects with large ones, over the classes that have both."""
     both = [
         item.sizes
@@ -71,43 +70,35 @@ def _small_objects(analysis: Analysis) -> list[Finding]:
         if item.sizes["small"].num_objects and item.sizes["large"].num_objects
     ]
     if not both:
-        return []
+        return
     small = float(np.mean([sizes["small"].ap50 for sizes in both]))
     large = float(np.mean([sizes["large"].ap50 for sizes in both]))
-    if small >= 0.7 * large:
-        return []
-    return [
-        Finding(
+    if small < 0.7 * large:
+        yield Finding(
             "advice",
             f"Small objects reach AP {100 * small:.1f} at IoU 0.50, large ones of the same classes "
             f"{100 * large:.1f}: a larger input size or finer anchors help small objects.",
         )
-    ]
 
 
-def _weak_classes(result: EvaluationResult) -> list[Finding]:
+def _weak_classes(result: EvaluationResult) -> Iterator[Finding]:
     weak = [
         f"{name} ({100 * item.ap:.1f})"
         for name, item in result.classes.items()
         if item.ap < result.mean_ap / 2
     ]
-    if not weak:
-        return []
-    return [Finding("advice", f"The AP of these classes is below half of the mean: {listed(weak)}.")]
+    if weak:
+        yield Finding("advice", f"The AP of these classes is below half of the mean: {listed(weak)}.")
 
 
-def _few_objects(result: EvaluationResult) -> list[Finding]:
+def _few_objects(result: EvaluationResult) -> Iterator[Finding]:
     numbers = {name: item.num_objects for name, item in result.classes.items()}
     none = [name for name, number in numbers.items() if number == 0]
     few = [f"{name} ({number})" for name, number in numbers.items() if 0 < number < FEW_OBJECTS]
-    findings = []
     if none:
-        findings.append(
-            Finding("advice", f"No object to find, so left out of the mean ({len(none)}): {listed(none)}.")
-        )
+        yield Finding("advice", f"No object to find, so left out of the mean ({len(none)}): {listed(none)}.")
     if few:
         text = (
             f"Fewer than {FEW_OBJECTS} objects to find say little about a class ({len(few)}): {listed(few)}."
         )
-        findings.append(Finding("advice", text))
-    return findings
+        yield Finding("advice", text)

@@ -1,6 +1,6 @@
 """What a report on data means for a training, in sentences that a user can act on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -36,7 +36,7 @@ NAMED = 4
 
 def find_all(report: DataReport) -> list[Finding]:
     """Returns the findings: problems first, then advice, then what was checked and is good."""
-    checks: Sequence[Callable[[DataReport], list[Finding]]] = (
+    checks: Sequence[Callable[[DataReport], Iterable[Finding]]] = (
         _unusable_images,
         _turned_images,
         _shared_images,
@@ -95,8 +95,7 @@ def _unusable_images(report: DataReport) -> list[Finding]:
     return findings or [Finding("good", f"All {number} decode and have the annotated size.")]
 
 
-def _turned_images(report: DataReport) -> list[Finding]:
-    findings = []
+def _turned_images(report: DataReport) -> Iterator[Finding]:
     for name, split in report.splits.items():
         if not split.with_orientation:
             continue
@@ -106,15 +105,14 @@ def _turned_images(report: DataReport) -> list[Finding]:
             f"{plural(len(split.with_orientation), 'photograph')} of {name} turned upright by the EXIF "
             f"orientation.{with_boxes if turned else ''}"
         )
-        findings.append(Finding("good", text))
+        yield Finding("good", text)
         if unclear:
             text = (
                 f"{plural(len(unclear), 'photograph')} of {name} with an EXIF orientation whose annotation "
                 f"does not tell whether it was made upright, as is assumed: {_files(split, unclear)}. If "
                 "boxes lie beside their objects, turn the pixels of these files and remove the tag."
             )
-            findings.append(Finding("advice", text))
-    return findings
+            yield Finding("advice", text)
 
 
 def _shared_images(report: DataReport) -> list[Finding]:
@@ -137,8 +135,7 @@ def _shared_images(report: DataReport) -> list[Finding]:
     return findings
 
 
-def _classes_without_objects(report: DataReport) -> list[Finding]:
-    findings = []
+def _classes_without_objects(report: DataReport) -> Iterator[Finding]:
     for name, split in report.splits.items():
         empty = empty_classes(split.dataset) if split.dataset.labelled else []
         if not empty:
@@ -150,20 +147,19 @@ def _classes_without_objects(report: DataReport) -> list[Finding]:
             text += f" Nothing of {them} will be learned: check the spelling in data.classes."
         else:
             text += " The accuracy of such a class cannot be measured there."
-        findings.append(Finding("problem" if name == "train" else "advice", text))
-    return findings
+        yield Finding("problem" if name == "train" else "advice", text)
 
 
-def _rare_classes(report: DataReport) -> list[Finding]:
+def _rare_classes(report: DataReport) -> Iterator[Finding]:
     class_counts = report.splits["train"].class_counts.items()
     rare = [f"{name} ({counts.objects})" for name, counts in class_counts if 0 < counts.objects < FEW_OBJECTS]
     if not rare:
-        return []
+        return
     text = (
         f"{plural(len(rare), 'class has', 'classes have')} fewer than {FEW_OBJECTS} objects in train: "
         f"{listed(rare, NAMED)}. Annotate more of them, or leave such a class out."
     )
-    return [Finding("problem", text)]
+    yield Finding("problem", text)
 
 
 def _bad_boxes(report: DataReport) -> list[Finding]:
@@ -190,16 +186,15 @@ def _bad_boxes(report: DataReport) -> list[Finding]:
     return findings or [Finding("good", "No box had to be dropped or clipped.")]
 
 
-def _crowded_images(report: DataReport) -> list[Finding]:
+def _crowded_images(report: DataReport) -> Iterator[Finding]:
     limit = report.config.postprocess.max_detections
-    findings = []
     for name, split in report.splits.items():
         if images := int((np.diff(split.dataset.offsets) > limit).sum()):
             text = (
                 f"{plural(images, 'image')} of {name} with more than {limit:,} objects, up to "
                 f"{split.dataset.max_boxes:,}. Not all can be found: raise postprocess.max_detections."
             )
-            findings.append(Finding("problem", text))
+            yield Finding("problem", text)
         if report.config.evaluation.metric != "coco":
             continue
         dataset = split.dataset
@@ -209,15 +204,14 @@ def _crowded_images(report: DataReport) -> list[Finding]:
                 f"COCO's metric counts the {COCO_DETECTIONS} best detections of an image and class, so that "
                 "even a perfect detector has an AP below 100: evaluation.metric voc counts all."
             )
-            findings.append(Finding("problem" if name != "train" else "advice", text))
-    return findings
+            yield Finding("problem" if name != "train" else "advice", text)
 
 
-def _anchors(report: DataReport) -> list[Finding]:
+def _anchors(report: DataReport) -> Iterator[Finding]:
     anchors = report.anchors
     share = anchors.choices[0].coverage.share_below
     if share is None:
-        return []
+        return
     class_counts = report.splits["train"].class_counts
     worst = {
         name: value
@@ -229,7 +223,8 @@ def _anchors(report: DataReport) -> list[Finding]:
             f"The anchors reach {percent(1 - share)} of the training objects (IoU of at least "
             f"{report.config.loss.positive_iou:g})."
         )
-        return [Finding("good", text)]
+        yield Finding("good", text)
+        return
     classes = listed([f"{name} {percent(value)}" for name, value in worst.items()], NAMED)
     text = (
         f"{percent(share)} of the training objects{f' ({classes})' if worst else ''} overlap no anchor by an "
@@ -240,59 +235,59 @@ def _anchors(report: DataReport) -> list[Finding]:
     else:
         better = percent(anchors.advised.coverage.share_below or 0.0)
         text += f" With the anchors in the section Anchors it would be {better}: copy them into the config."
-    return [Finding("problem" if share >= LARGE_SHARE else "advice", text)]
+    yield Finding("problem" if share >= LARGE_SHARE else "advice", text)
 
 
-def _tiny_objects(report: DataReport) -> list[Finding]:
+def _tiny_objects(report: DataReport) -> Iterator[Finding]:
     sides = object_sides(report.splits["train"].dataset.boxes, report.image_size)
     share = float(np.mean(sides < TINY_SIDE)) if len(sides) else 0.0
     if share < NOTABLE_SHARE:
-        return []
+        return
     height, width = report.image_size
     text = (
         f"{percent(share)} of the training objects are smaller than {TINY_SIDE:.0f} pixels at "
         f"{width}x{height}, where little is left of them: raise model.image_size, or cut the photographs "
         "into parts."
     )
-    return [Finding("problem", text)]
+    yield Finding("problem", text)
 
 
-def _input_size(report: DataReport) -> list[Finding]:
+def _input_size(report: DataReport) -> Iterator[Finding]:
     better = better_input_size(report.splits["train"].dataset.image_sizes, report.image_size)
-    return [] if better is None else [Finding("advice", str(better))]
+    if better is not None:
+        yield Finding("advice", str(better))
 
 
-def _overlapping_objects(report: DataReport) -> list[Finding]:
+def _overlapping_objects(report: DataReport) -> Iterator[Finding]:
     split = report.splits["train"]
     objects = split.counts.objects - split.counts.difficult
     if not objects or split.crowded < NOTABLE_SHARE * objects:
-        return []
+        return
     text = (
         f"{percent(split.crowded / objects)} of the training objects overlap another one of their class by "
         f"an IoU above {report.config.postprocess.nms_iou:g}, the value of postprocess.nms_iou. Of two such "
         "objects only one is detected; a larger value keeps both."
     )
-    return [Finding("advice", text)]
+    yield Finding("advice", text)
 
 
-def _images_without_objects(report: DataReport) -> list[Finding]:
+def _images_without_objects(report: DataReport) -> Iterator[Finding]:
     counts = []
     for name, split in report.splits.items():
         if number := len(split.without_objects):
             counts.append(f"{number:,} of {name} ({percent(number / len(split.dataset))})")
     if not counts:
-        return []
+        return
     text = (
         f"Images without an object: {', '.join(counts)}; the section Images lists them. They stand for "
         "background: make sure that nobody forgot to annotate them."
     )
     if report.splits["train"].without_objects:
         text += f" {use_of_backgrounds(report.config.loss)}"
-    return [Finding("advice", text)]
+    yield Finding("advice", text)
 
 
-def _forgotten_classes(report: DataReport) -> list[Finding]:
-    findings = []
+def _forgotten_classes(report: DataReport) -> Iterator[Finding]:
     for name, split in report.splits.items():
         for class_name, indices in split.without_usual_class.items():
             text = (
@@ -300,12 +295,10 @@ def _forgotten_classes(report: DataReport) -> list[Finding]:
                 f"{plural(len(indices), 'image')} with other objects: {_files(split, indices)}. See whether "
                 "it was forgotten there."
             )
-            findings.append(Finding("advice", text))
-    return findings
+            yield Finding("advice", text)
 
 
-def _annotated_twice(report: DataReport) -> list[Finding]:
-    findings = []
+def _annotated_twice(report: DataReport) -> Iterator[Finding]:
     for name, split in report.splits.items():
         if split.twice:
             images = list(dict.fromkeys(pair.image for pair in split.twice))
@@ -313,36 +306,33 @@ def _annotated_twice(report: DataReport) -> list[Finding]:
                 f"{plural(len(split.twice), 'pair')} of boxes in {name} with an IoU above {TWICE_IOU:g}, "
                 f"where one object seems to be annotated twice: {_files(split, images)}."
             )
-            findings.append(Finding("advice", text))
-    return findings
+            yield Finding("advice", text)
 
 
-def _repeated_images(report: DataReport) -> list[Finding]:
-    findings = []
+def _repeated_images(report: DataReport) -> Iterator[Finding]:
     for name, split in report.splits.items():
         if groups := repeated_images(report.same_images, name):
             copies = listed([" = ".join(split.name(index) for index in group) for group in groups], NAMED)
             text = f"{plural(len(groups), 'image')} of {name} with copies, equal pixel for pixel: {copies}."
-            findings.append(Finding("advice", text))
-    return findings
+            yield Finding("advice", text)
 
 
-def _few_images(report: DataReport) -> list[Finding]:
+def _few_images(report: DataReport) -> Iterator[Finding]:
     images = len(report.splits["train"].dataset)
     if images >= FEW_IMAGES or report.config.model.weights is not None:
-        return []
+        return
     text = (
         f"Training starts from random weights (model.weights is null) with {plural(images, 'image')}. With "
         "so few, trained weights as the start help much."
     )
-    return [Finding("advice", text)]
+    yield Finding("advice", text)
 
 
-def _missing_splits(report: DataReport) -> list[Finding]:
+def _missing_splits(report: DataReport) -> Iterator[Finding]:
     if "validation" in report.splits:
-        return []
+        return
     text = (
         "data.validation is empty: the weights of the last step are kept instead of the best, and nothing "
         "shows when the training should end."
     )
-    return [Finding("advice", text)]
+    yield Finding("advice", text)
