@@ -84,10 +84,10 @@ def _detect_video(
                         writer = VideoWriter(file, size, video.rate, video.time_base, video.pixel_aspect)
                         files.enter_context(writer)
                     shown = result.above(score_threshold)
-                    picture = draw_detections(
+                    drawn = draw_detections(
                         frame.pixels, shown.normalized_boxes, shown.labels, shown.class_names, shown.scores
                     )
-                    writer.write(picture, frame.ticks)
+                    writer.write(drawn, frame.ticks)
                     lines.write(json.dumps(_json_line(frame, result), ensure_ascii=False) + "\n")
                 num_frames += 1
                 num_drawn += len(shown.scores)

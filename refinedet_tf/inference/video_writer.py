@@ -1,4 +1,4 @@
-"""Writing of a video from pictures and their times, by PyAV."""
+"""Writing of a video from frames and their times, by PyAV."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +20,7 @@ BT709, LIMITED_RANGE = 1, 1
 
 
 class VideoWriter:
-    """An MP4 video with H.264 pictures and no sound; it is a context manager.
+    """An MP4 video with H.264 frames and no sound; it is a context manager.
 
     Leaving the context finishes the video, also after an error or Ctrl-C, so that what was written plays.
     H.264 needs even sides, so that an odd side gets a copy of its last row or column.
@@ -38,7 +38,7 @@ class VideoWriter:
 
         Args:
             path: the file, which ends in ".mp4".
-            size: (height, width) of the pictures in pixels. Later pictures of another size are warped to it.
+            size: (height, width) of the frames in pixels. Later frames of another size are warped to it.
             rate: the mean number of frames per second.
             time_base: the length in seconds of the unit of the times.
             pixel_aspect: the width of a pixel by its height.
@@ -85,11 +85,11 @@ class VideoWriter:
                 raise
 
     def write(self, pixels: np.ndarray, ticks: int) -> None:
-        """Adds a picture.
+        """Adds a frame.
 
         Args:
             pixels: uint8 [H, W, 3], RGB.
-            ticks: when the picture is shown, in units of `time_base`; more than that of the picture before.
+            ticks: when the frame is shown, in units of `time_base`; more than that of the frame before.
 
         Raises:
             OSError: the file cannot be written.
