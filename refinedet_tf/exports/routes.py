@@ -13,7 +13,8 @@ from refinedet_tf.exports import litert_files, mediapipe_file, onnx_files
 from refinedet_tf.exports.litert_metadata import OUTPUTS
 from refinedet_tf.exports.runtimes import ExportedFile, LiteRTFile, OnnxFile
 from refinedet_tf.refinedet.anchors import tile_anchors
-from refinedet_tf.refinedet.postprocessing import candidates, postprocess
+from refinedet_tf.refinedet.candidates import candidates
+from refinedet_tf.refinedet.postprocessing import postprocess
 from refinedet_tf.tensors import Tensor
 
 CANDIDATE_TOLERANCE = 1e-5
