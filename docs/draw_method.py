@@ -71,7 +71,7 @@ def run_in_parts() -> Parts:
 
     from refinedet_tf.data.images import read_image
     from refinedet_tf.refinedet.boxes import decode
-    from refinedet_tf.refinedet.postprocessing import candidates
+    from refinedet_tf.refinedet.candidates import candidates
 
     config, detector = load_config(PRETRAINED), rd.Detector.pretrained()
     anchors = rd.tile_anchors(detector.image_size)

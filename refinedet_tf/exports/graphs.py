@@ -11,6 +11,7 @@ from refinedet_tf.data.image_header import MAX_PIXELS
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.exports.decoding import decode_batch
 from refinedet_tf.exports.folding import inference_model
+from refinedet_tf.exports.suppression import suppressed
 from refinedet_tf.inference.compiled_detector import CompiledDetector
 from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.tensors import Heads, Tensor
@@ -33,7 +34,8 @@ class DetectionGraphs(tf.Module):
             they are saved; a Keras model as an attribute would be saved as a Keras object.
         heads: a function from float32 [N, height, width, 3], RGB 0..255, to the heads, as `build_model`
             describes them.
-        candidates, limited_candidates: functions from the heads, see those of `postprocessing`.
+        candidates, limited_candidates: functions from the heads, see the module `candidates`.
+        detections: a function from the heads to the dict of `postprocess`, in operators of ONNX and LiteRT.
         detect: a function from the input of `heads` to the dict of `postprocess`.
         assets: the files that the SavedModel contains, which the export sets.
     """
@@ -92,6 +94,9 @@ class DetectionGraphs(tf.Module):
         self.heads = detector.heads
         self.candidates = detector.candidates
         self.limited_candidates = detector.limited_candidates
+        self.detections = lambda heads: suppressed(
+            *detector.limited_candidates(heads), config.postprocess, config.num_classes
+        )
         self.detect = detector
 
     def warp(self, images: Tensor) -> tf.Tensor:

@@ -83,7 +83,7 @@ def write_litert(
         for output in outputs.values():
             # The loops of the suppression need the number of images.
             output.set_shape([batch, *output.shape[1:]])
-        return graphs.detect.detections.python_function(outputs)
+        return graphs.detections(outputs)
 
     @tf.function(input_signature=signature)
     def heads(images: tf.Tensor) -> dict[str, tf.Tensor]:

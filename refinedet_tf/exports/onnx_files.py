@@ -64,7 +64,7 @@ def write_onnx(
 
     @tf.function(input_signature=[tf.TensorSpec([batch, None, None, 3], tf.uint8, "images")])
     def detector(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return graphs.detect(_warp(images, graphs.image_size))
+        return graphs.detections(graphs.heads(_warp(images, graphs.image_size)))
 
     @tf.function(input_signature=[tf.TensorSpec([batch, *graphs.image_size, 3], tf.float32, "images")])
     def heads(images: tf.Tensor) -> dict[str, tf.Tensor]:

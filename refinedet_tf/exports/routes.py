@@ -12,7 +12,8 @@ from refinedet_tf.data.images import read_image, warp_image
 from refinedet_tf.exports import litert_files, mediapipe_file, onnx_files
 from refinedet_tf.exports.runtimes import ExportedFile, LiteRTFile, MediaPipeFileInLiteRT, OnnxFile
 from refinedet_tf.refinedet.anchors import tile_anchors
-from refinedet_tf.refinedet.postprocessing import candidates, postprocess
+from refinedet_tf.refinedet.candidates import candidates
+from refinedet_tf.refinedet.postprocessing import postprocess
 from refinedet_tf.tensors import Tensor
 
 CANDIDATE_TOLERANCE = 1e-5

@@ -12,12 +12,8 @@ from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.refinedet.anchors import tile_anchors
-from refinedet_tf.refinedet.postprocessing import (
-    candidates,
-    limited_candidates,
-    postprocess,
-    postprocess_and_limits,
-)
+from refinedet_tf.refinedet.candidates import candidates, limited_candidates
+from refinedet_tf.refinedet.postprocessing import postprocess, postprocess_and_limits
 from refinedet_tf.tensors import Heads, Tensor
 
 Network = Callable[[Tensor], Heads]
@@ -39,9 +35,9 @@ class CompiledDetector:
         detections: a function from the heads of a batch to the dict of `postprocess`.
         detections_and_limits: a function from the heads of a batch to what `postprocess_and_limits` returns.
         candidates: a function from the heads of a batch to (boxes, scores); see
-            `postprocessing.candidates`.
+            `candidates.candidates`.
         limited_candidates: a function from the heads of a batch to (boxes, scores, labels); see
-            `postprocessing.limited_candidates`.
+            `candidates.limited_candidates`.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from refinedet_tf.exports.graphs import DetectionGraphs
 from refinedet_tf.exports.onnx_files import write_onnx
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.refinedet.anchors import tile_anchors
-from refinedet_tf.refinedet.postprocessing import candidates
+from refinedet_tf.refinedet.candidates import candidates
 
 SIZE = (64, 128)
 DESCRIPTION = json.dumps({"classes": ["circle", "square", "triangle"]})

@@ -8,7 +8,8 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.refinedet.anchors import tile_anchors
-from refinedet_tf.refinedet.postprocessing import candidates, postprocess
+from refinedet_tf.refinedet.candidates import candidates
+from refinedet_tf.refinedet.postprocessing import postprocess
 
 NUM_ANCHORS = 255
 """3 anchors per cell of the grids 8 x 8, 4 x 4, 2 x 2 and 1 x 1, for images of 64 x 64 pixels."""

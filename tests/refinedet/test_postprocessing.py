@@ -39,21 +39,25 @@ def test_agrees_with_plain_loops(tf_test, mode, num_classes):
         tf_test.assertAllClose(actual[:, 1:], expected[:, 1:], rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("limits", [{}, {"pre_nms_per_class": 40}], ids=str)
 @pytest.mark.parametrize("max_detections", [9, 60, 1000])
-def test_suppression_in_blocks_is_that_of_all_candidates_at_once(monkeypatch, max_detections):
-    """The blocks are smaller than the number of boxes that stay, of about that size, and larger."""
-    config = config_of(3, postprocess={"pre_nms_per_image": None, "max_detections": max_detections})
+def test_the_strongest_candidates_alone_give_the_detections_of_all(monkeypatch, max_detections, limits):
+    """Images of many, few and no candidates, which need several rounds, one or none."""
+    settings = {"pre_nms_per_image": None, "max_detections": max_detections, **limits}
+    config = config_of(3, postprocess=settings)
     heads = detection_heads(3, len(ANCHORS), 3)
-    heads["odm_conf"][1, :, 0] += 6  # One image has few candidates, and one has none.
+    heads["odm_conf"][1, :, 0] += 6
     heads["odm_conf"][2, :, 0] += 60
+    heads["odm_conf"][0, 100:] = heads["odm_conf"][0, :-100]  # Equal scores, also at a limit.
     found = []
-    for block in (1000, 128, 32, 7):
-        monkeypatch.setattr(postprocessing, "BLOCK", block)
-        result = postprocess(heads, ANCHORS, config)
-        found.append({name: np.array(value).tobytes() for name, value in result.items()})
-    counts = result["num_detections"].numpy()
+    for first, few in ((10_000, 1), (1, 10_000), (64, 1), (7, 1), (7, 100), (1, 1)):
+        monkeypatch.setattr(postprocessing, "FIRST_ANCHORS", first)
+        monkeypatch.setattr(postprocessing, "FEW_ANCHORS", few)
+        outputs = postprocess_and_limits(heads, ANCHORS, config)
+        found.append([np.array(value).tobytes() for value in tf.nest.flatten(outputs)])
+    counts = outputs[0]["num_detections"].numpy()
     assert counts[0] > 50 or counts[0] == max_detections
-    assert 0 < counts[1] <= counts[0] and counts[2] == 0
+    assert counts[1] > 0 and counts[2] == 0
     assert all(other == found[0] for other in found)
 
 
