@@ -1,6 +1,7 @@
 """The fixtures that tests of several folders share."""
 
 import json
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -55,25 +56,24 @@ def float32_is_float32():
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Seeds Python's generator, which gives a seed to every initialiser of Keras that has none."""
+    random.seed(87654321)
+
+
 @pytest.fixture
 def tf_test():
-    """The assertions of a `tf.test.TestCase`, which is set up before the test and torn down after it.
+    """The assertions of a `tf.test.TestCase`.
 
         tf_test.assertAllClose(found, expected, rtol=1e-5, atol=0)
 
-    They take tensors, variables and arrays, require equal shapes, and print the elements that differ.
-    The set-up seeds Python, NumPy and TensorFlow, so a fixture that sets other seeds comes after
-    `tf_test` in the arguments of the test.
+    They take tensors, variables and arrays, require equal shapes, and print the elements that differ. The
+    test case is not set up, because that seeds TensorFlow, which then prepares every traced function anew.
     """
     from tensor_assertions import TensorAssertions
 
-    case = TensorAssertions()
-    case.setUp()
-    yield case
-    try:
-        case.tearDown()
-    finally:
-        case.doCleanups()
+    return TensorAssertions()
 
 
 @pytest.fixture(scope="session")
