@@ -1,6 +1,7 @@
 """The fixtures that tests of several folders share."""
 
 import json
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -18,24 +19,25 @@ def pytest_addoption(parser):
 STORY_FOLDERS = ("benchmarks", "commands", "exports", "serving")
 """The folders of tests that run commands, export or serve."""
 
-STORY_FIXTURES = {"command", "evaluated", "found", "interrupted", "replicas", "story", "wheel", "workers"}
+STORY_FIXTURES = {"command", "found", "interrupted", "replicas", "story", "workers"}
 """The fixtures that run commands, or start processes."""
+
+SHARED_FIXTURES = ("interrupted", "exported")
+"""The fixtures that take long and that several files use."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Marks the stories, which `make test-fast` leaves out, and groups the tests.
 
-    It keeps each file of tests in one process of pytest-xdist (--dist=loadgroup).
-
-    The files that use `interrupted` share a process, because its runs take the best part of a minute.
+    It keeps each file of tests in one process of pytest-xdist (--dist=loadgroup), and so the files that use
+    one of `SHARED_FIXTURES`.
     """
-    with_runs = {item.path for item in items if "interrupted" in item.fixturenames}
+    groups = {item.path: name for item in items for name in SHARED_FIXTURES if name in item.fixturenames}
     for item in items:
         if item.path.parent.name in STORY_FOLDERS or STORY_FIXTURES.intersection(item.fixturenames):
             item.add_marker(pytest.mark.story)
-        group = "interrupted" if item.path in with_runs else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(groups.get(item.path, item.path.name)))
 
 
 @pytest.hookimpl(trylast=True)
@@ -55,25 +57,24 @@ def float32_is_float32():
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Seeds Python's generator, which gives a seed to every initialiser of Keras that has none."""
+    random.seed(87654321)
+
+
 @pytest.fixture
 def tf_test():
-    """The assertions of a `tf.test.TestCase`, which is set up before the test and torn down after it.
+    """The assertions of a `tf.test.TestCase`.
 
         tf_test.assertAllClose(found, expected, rtol=1e-5, atol=0)
 
-    They take tensors, variables and arrays, require equal shapes, and print the elements that differ.
-    The set-up seeds Python, NumPy and TensorFlow, so a fixture that sets other seeds comes after
-    `tf_test` in the arguments of the test.
+    They take tensors, variables and arrays, require equal shapes, and print the elements that differ. The
+    test case is not set up, because that seeds TensorFlow, which then prepares every traced function anew.
     """
     from tensor_assertions import TensorAssertions
 
-    case = TensorAssertions()
-    case.setUp()
-    yield case
-    try:
-        case.tearDown()
-    finally:
-        case.doCleanups()
+    return TensorAssertions()
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +123,20 @@ def small_network(monkeypatch):
 
 
 @pytest.fixture
-def eagerly(small_network):
+def without_pictures(monkeypatch):
+    """Leaves out the pictures and curves of a run, which take a quarter of the time of a short one."""
+    import numpy as np
+
+    from refinedet_tf.training import loop
+
+    gray = np.full((8, 8, 3), 128, np.uint8)
+    monkeypatch.setattr(loop, "batch_picture", lambda *_: gray)
+    monkeypatch.setattr(loop, "detection_pictures", lambda *_: [gray])
+    monkeypatch.setattr(loop, "draw_curves", lambda *_: None)
+
+
+@pytest.fixture
+def eagerly(small_network, without_pictures):
     """Runs the small network without graphs, since tracing them takes most of the time of a short run."""
     import tensorflow as tf
 
@@ -156,7 +170,8 @@ def refused(command):
     def run(module, *arguments):
         result = command(module, *arguments)
         assert result.code == 2, result
-        (line,) = result.err.splitlines()
+        # A slow machine prints the progress of the work before the error.
+        (line,) = (line for line in result.err.splitlines() if " images/s, " not in line)
         assert line.startswith("error: ")
         return line
 
@@ -165,27 +180,32 @@ def refused(command):
 
 @pytest.fixture(scope="session")
 def interrupted(config_file, tmp_path_factory):
-    """A run that nothing stopped, and a run that SIGTERM and SIGKILL stopped and that was resumed each time.
+    """A run that nothing stopped, and one that Ctrl-C and SIGKILL stopped and that was resumed each time.
 
     Attributes: `undisturbed` and `disturbed`, the run folders; `output`, what the first run printed;
     `killed` and `resumed`, what `finish` returns for the process that ended with SIGKILL and for the
-    process after it; `checkpoints_left`, the names of the checkpoint folders between the two.
+    process after it; `checkpoints_left`, the names of the checkpoint folders between the two; `twice`, the
+    folder of a run that the second process began at its end, and that Ctrl-C stopped twice after a step.
     """
     from processes import finish, start_program
 
     folder = tmp_path_factory.mktemp("runs")
-    undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
+    undisturbed, disturbed, twice = (folder / name for name in ("undisturbed", "disturbed", "twice"))
     deterministic = ["--set", "training.deterministic=true"]
     arguments = ["--config", str(config_file), *deterministic, "--output"]
     again = [*arguments, str(disturbed), "--resume"]
     runs = [
         {"arguments": [*arguments, str(undisturbed)]},
-        {"arguments": [*arguments, str(disturbed)], "signal": "SIGTERM", "after": 2},
+        {"arguments": [*arguments, str(disturbed)], "signal": "SIGINT", "after": 2},
         {"arguments": again, "signal": "SIGKILL", "after": 5},
     ]
     first = finish(start_program("training_program.py", json.dumps(runs)))[0]
     left = sorted(path.name for path in (disturbed / "checkpoints").iterdir())
-    second = finish(start_program("training_program.py", json.dumps([{"arguments": again}])))[0]
+    runs = [
+        {"arguments": again},
+        {"arguments": [*arguments, str(twice)], "signal": "SIGINT", "after": 1, "times": 2},
+    ]
+    second = finish(start_program("training_program.py", json.dumps(runs)))[0]
     return SimpleNamespace(
         undisturbed=undisturbed,
         disturbed=disturbed,
@@ -193,4 +213,27 @@ def interrupted(config_file, tmp_path_factory):
         killed=first,
         checkpoints_left=left,
         resumed=second,
+        twice=twice,
     )
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """A stand-in network for images of 64 x 128, and its export, which nobody changes.
+
+    Attributes: `config` and `model`; `folder`, that of version 1; `comparisons`, those of the export.
+    """
+    from stand_in_model import stand_in_config, stand_in_model
+
+    from refinedet_tf.exports.savedmodel import ExportOptions, export_saved_model
+
+    config = stand_in_config((64, 128))
+    model = stand_in_model(config)
+    folder, comparisons = export_saved_model(
+        model,
+        config,
+        tmp_path_factory.mktemp("exports"),
+        options=ExportOptions(onnx=True),
+        measured={"mAP": 0.5},
+    )
+    return SimpleNamespace(config=config, model=model, folder=folder, comparisons=comparisons)

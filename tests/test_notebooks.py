@@ -18,8 +18,8 @@ from refinedet_tf.drawing import class_color
 pytestmark = pytest.mark.story
 
 FOLDER = Path(__file__).parent.parent / "docs" / "notebooks"
-SECONDS_PER_CELL = 300
-"""No cell takes a tenth of it on two cores; a machine may be busy."""
+SECONDS_PER_CELL = 900
+"""No cell takes a tenth of it on two cores; a machine may be very busy."""
 
 
 @pytest.fixture
@@ -72,13 +72,13 @@ def test_detect_and_train(execute, tmp_path):
     for image, label in ((astronaut, 15), (chelsea, 8)):
         assert (image[image.shape[0] // 2, :20] == class_color(label)).all(axis=1).any()
 
-    assert len(numbers_after(r"step \d+/60  loss", shown.text)) == 6
+    assert len(numbers_after(r"step \d+/36  loss", shown.text)) == 4
     validations = re.findall(r"validation at step (\d+): mAP ([0-9.]+).*?loss ([0-9.]+)", shown.text)
     (half, _, loss_before), (end, _, loss_after) = validations
-    assert (half, end) == ("30", "60") and float(loss_after) < float(loss_before)
+    assert (half, end) == ("18", "36") and float(loss_after) < float(loss_before)
     (mean,), of_classes = numbers_after("\nmAP", shown.text), numbers_after(r"\n\w+ +AP", shown.text)
     assert len(of_classes) == 6 and mean == pytest.approx(np.mean(of_classes), abs=1e-3)
-    # It was 0.31.
+    # It was 0.23.
     assert mean > 0.1
 
     (work,) = tmp_path.glob("refinedet-*")

@@ -13,6 +13,7 @@ import pytest
 import refinedet_tf
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -223,8 +223,8 @@ def test_score_threshold_out_of_range(run, tmp_path):
         run(save(tmp_path / "a.png"), "--score-threshold", 50)
 
 
-def test_whole_command_on_a_run_folder(tmp_path, monkeypatch, capsys):
-    """The whole way with a real network: a run folder, a good and a broken image, exit code 2."""
+def test_whole_command_on_a_run_folder(small_network, tmp_path, monkeypatch, capsys):
+    """The whole way with a network of all modules: a run folder, a good and a broken image, exit code 2."""
     import refinedet_tf as rd
 
     text = {

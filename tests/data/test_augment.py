@@ -28,11 +28,12 @@ def change(config, **values):
     return dataclasses.replace(config, **values)
 
 
-def draw(function, count, dtype=tf.float32):
-    """`function(seed)` for `count` seeds, stacked."""
+def draw(function, count, dtype=tf.float32, times=1):
+    """`function(seed)` for `count` seeds, stacked; with `times`, a list of as many such results."""
     seeds = tf.stack([tf.fill([count], tf.constant(7, tf.int64)), tf.range(count, dtype=tf.int64)], axis=1)
-    mapped = tf.function(lambda s: tf.map_fn(function, s, fn_output_signature=dtype))(seeds)
-    return tf.nest.map_structure(lambda t: t.numpy(), mapped)
+    mapped = tf.function(lambda s: tf.map_fn(function, s, fn_output_signature=dtype))
+    results = [tf.nest.map_structure(lambda t: t.numpy(), mapped(seeds)) for _ in range(times)]
+    return results if times > 1 else results[0]
 
 
 def augment(image, boxes, labels, *arguments):
@@ -349,12 +350,11 @@ def test_samples_are_valid_and_depend_on_the_seed_alone(tf_test):
         return pixels, tf.pad(boxes, [[0, padding], [0, 0]]), tf.pad(labels, [[0, padding]])
 
     types = (tf.uint8, tf.float32, tf.int32)
-    images, boxes, labels = draw(sample, 300, types)
+    (images, boxes, labels), again = draw(sample, 300, types, times=2)
     assert images.shape == (300, 32, 40, 3)
     real = boxes[labels > 0]
     assert real.min() >= 0 and real.max() <= 1 and (real[:, 2:] > real[:, :2]).all()
     assert set(labels.ravel()) == {0, 1, 2, 3}
-    again = draw(sample, 300, types)
     for first, second in zip((images, boxes, labels), again, strict=True):
         tf_test.assertAllEqual(first, second)
     assert len({image.tobytes() for image in images}) > 290

@@ -22,10 +22,9 @@ def pixels_of(index):
     return np.random.default_rng(index).integers(0, 256, (20 + index, 30, 3), dtype=np.uint8)
 
 
-@pytest.fixture
-def dataset(tmp_path):
+def make_dataset(folder):
     """Five PNGs; every third object is difficult."""
-    paths = [tmp_path / f"{index}.png" for index in range(len(OBJECTS_PER_IMAGE))]
+    paths = [folder / f"{index}.png" for index in range(len(OBJECTS_PER_IMAGE))]
     for index, path in enumerate(paths):
         Image.fromarray(pixels_of(index)).save(path)
     count = sum(OBJECTS_PER_IMAGE)
@@ -43,6 +42,11 @@ def dataset(tmp_path):
     )
 
 
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("images"))
+
+
 def make_config(augmentation=None, data=None, **training):
     return config_of(
         model={"image_size": (64, 80)},
@@ -56,6 +60,12 @@ def take(batches, count):
     return list(batches.take(count).as_numpy_iterator())
 
 
+@pytest.fixture(scope="module")
+def batches(dataset):
+    """The first 25 batches, which are 20 epochs."""
+    return take(pipeline.training_batches(dataset, make_config()), 25)
+
+
 def assert_equal_batches(tf_test, first, second):
     assert len(first) == len(second) > 0
     for a, b in zip(first, second, strict=True):
@@ -65,7 +75,7 @@ def assert_equal_batches(tf_test, first, second):
 
 
 def test_only_the_number_of_objects_is_no_static_length(dataset):
-    batches = pipeline.training_batches(dataset, make_config())
+    batches = pipeline.training_batches(dataset, make_config(PLAIN))
     assert batches.element_spec == {
         "images": tf.TensorSpec((4, 64, 80, 3), tf.uint8),
         "boxes": tf.TensorSpec((4, None, 4), tf.float32),
@@ -87,13 +97,10 @@ def test_without_augmentation_images_and_objects_are_those_of_the_index(tf_test,
             assert not batch["boxes"][row, count:].any() and not batch["labels"][row, count:].any()
 
 
-def test_every_epoch_is_a_permutation_of_its_own(tf_test, dataset):
-    batches = take(pipeline.training_batches(dataset, make_config()), 25)
+def test_every_epoch_is_a_permutation_of_its_own(tf_test, batches):
     epochs = np.concatenate([batch["image_indices"] for batch in batches]).reshape(20, 5)
     tf_test.assertAllEqual(np.sort(epochs, axis=1), np.tile(np.arange(5), (20, 1)))
     assert len({tuple(epoch) for epoch in epochs}) > 10
-    other_seed = take(pipeline.training_batches(dataset, make_config(seed=1)), 25)
-    assert not np.array_equal(epochs.ravel(), np.concatenate([b["image_indices"] for b in other_seed]))
 
 
 def test_neither_epoch_256_nor_seed_256_repeats_the_order(dataset):
@@ -110,30 +117,24 @@ def test_neither_epoch_256_nor_seed_256_repeats_the_order(dataset):
     assert all(len(start) == 80 for start in starts)
 
 
-def test_an_image_is_augmented_differently_each_time(dataset):
-    batches = take(pipeline.training_batches(dataset, make_config()), 10)
-    first_image = [b["images"][row] for b in batches for row in np.flatnonzero(b["image_indices"] == 0)]
+def test_an_image_is_augmented_differently_each_time(batches):
+    first_image = [b["images"][row] for b in batches[:10] for row in np.flatnonzero(b["image_indices"] == 0)]
     assert len(first_image) == 8
     assert len({image.tobytes() for image in first_image}) == 8
 
 
-def test_resuming_is_exact(tf_test, dataset):
-    config = make_config()
-    whole = take(pipeline.training_batches(dataset, config), 7)
-    assert_equal_batches(
-        tf_test, take(pipeline.training_batches(dataset, config, start_step=3), 4), whole[3:]
-    )
+def test_resuming_is_exact(tf_test, dataset, batches):
+    resumed = take(pipeline.training_batches(dataset, make_config(), start_step=3), 4)
+    assert_equal_batches(tf_test, resumed, batches[3:7])
 
 
-def test_workers_share_the_batch(tf_test, dataset):
-    config = make_config()
-    whole = take(pipeline.training_batches(dataset, config, start_step=2), 3)
+def test_workers_share_the_batch(tf_test, dataset, batches):
     parts = [
-        take(pipeline.training_batches(dataset, config, start_step=2, shard=(index, 2)), 3)
+        take(pipeline.training_batches(dataset, make_config(), start_step=2, shard=(index, 2)), 3)
         for index in range(2)
     ]
     joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts, strict=True)]
-    assert_equal_batches(tf_test, joined, whole)
+    assert_equal_batches(tf_test, joined, batches[2:5])
 
 
 @pytest.mark.parametrize(
@@ -145,18 +146,14 @@ def test_workers_share_the_batch(tf_test, dataset):
     ],
 )
 def test_difficult_objects(tf_test, dataset, data, drops):
-    batches = take(pipeline.training_batches(dataset, make_config(PLAIN, data)), 5)
-    counts = {}
-    for batch in batches:
-        counts.update(zip(batch["image_indices"].tolist(), (batch["labels"] > 0).sum(axis=1), strict=True))
-        for row, index in enumerate(batch["image_indices"]):
-            boxes, labels, difficult = dataset.image_annotations(index)
-            kept = ~difficult if drops else np.ones(len(labels), bool)
-            real = batch["labels"][row] > 0
-            tf_test.assertAllEqual(batch["labels"][row][real], labels[kept])
-            tf_test.assertAllClose(batch["boxes"][row][real], boxes[kept], rtol=1e-7, atol=1e-6)
-    assert counts.keys() == set(range(5))
-    assert sum(counts.values()) == (4 if drops else 7)
+    boxes, labels = pipeline.PaddedObjects(dataset, make_config(PLAIN, data)).of(np.arange(5))
+    for index in range(5):
+        expected_boxes, expected_labels, difficult = dataset.image_annotations(index)
+        kept = ~difficult if drops else np.ones(len(difficult), bool)
+        real = labels[index] > 0
+        tf_test.assertAllEqual(labels[index][real], expected_labels[kept])
+        tf_test.assertAllClose(boxes[index][real], expected_boxes[kept], rtol=1e-7, atol=1e-6)
+    assert (labels > 0).sum() == (4 if drops else 7)
 
 
 def test_only_an_image_without_objects_is_a_background(tf_test, dataset):
@@ -183,7 +180,7 @@ def test_data_without_any_object_still_has_a_padding_row(dataset):
         difficult=dataset.difficult[:0],
         offsets=np.zeros(6, np.int64),
     )
-    (batch,) = take(pipeline.training_batches(empty, make_config()), 1)
+    (batch,) = take(pipeline.training_batches(empty, make_config(PLAIN)), 1)
     assert batch["boxes"].shape == (4, 1, 4) and not batch["boxes"].any() and not batch["labels"].any()
 
 
@@ -269,7 +266,7 @@ def test_evaluation_reads_every_image_once_in_order(tf_test, dataset):
 
 def test_training_images_are_those_of_the_next_steps(dataset, monkeypatch):
     monkeypatch.setattr(pipeline, "_PREFETCH_STEPS", 1)
-    config = make_config(batch_size=3)
+    config = make_config(PLAIN, batch_size=3)
     batches = take(pipeline.training_batches(dataset, config), 9)
     for step in (0, 3, 8):
         assert pipeline.training_images(dataset, config, step).tolist() == sorted(
@@ -296,7 +293,8 @@ def save_transposed(path):
         (save_transposed, r"3\.png: the annotation says 30x23 \(width x height\), the file is 23x30"),
     ],
 )
-def test_a_failure_names_the_image(dataset, damage, message):
+def test_a_failure_names_the_image(tmp_path, damage, message):
+    dataset = make_dataset(tmp_path)
     damage(dataset.image_paths[3])
     config = make_config()
     with pytest.raises(tf.errors.OpError) as training_error:

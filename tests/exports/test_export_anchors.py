@@ -35,23 +35,23 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def exported(model, config, tmp_path_factory):
+def written(model, config, tmp_path_factory):
     """(folder of the version, comparisons)."""
     folder = tmp_path_factory.mktemp("exports")
     return export_saved_model(model, config, folder, options=ExportOptions(onnx=True))
 
 
 @pytest.mark.slow
-def test_every_form_detects_what_the_network_detects(exported):
-    _, comparisons = exported
+def test_every_form_detects_what_the_network_detects(written):
+    _, comparisons = written
     assert len(comparisons) == 5
     for comparison in comparisons:
         assert comparison.detections > 20 and comparison.lost == 0, str(comparison)
 
 
 @pytest.mark.slow
-def test_model_json_is_enough_to_decode_the_heads_of_onnx(tf_test, exported, model, config):
-    folder, _ = exported
+def test_model_json_is_enough_to_decode_the_heads_of_onnx(tf_test, written, model, config):
+    folder, _ = written
     described = json.loads((folder / "assets" / "model.json").read_text(encoding="utf-8"))
     anchors = described["anchors"]
     assert anchors["strides"] == [4, 8, 16, 32, 64]

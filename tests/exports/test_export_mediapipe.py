@@ -33,7 +33,7 @@ LIMITS = {
 
 
 @pytest.fixture(scope="module", params=LIMITS)
-def exported(request, tmp_path_factory):
+def written(request, tmp_path_factory):
     """The detector, its file, and images of several sizes."""
     folder = tmp_path_factory.mktemp("mediapipe")
     config = dataclasses.replace(
@@ -48,9 +48,9 @@ def exported(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_detections_are_those_of_the_network(tf_test, exported, threads):
+def test_detections_are_those_of_the_network(tf_test, written, threads):
     """For any number of threads, on which the runtime's suppression within classes would depend."""
-    detector, file, images, _ = exported
+    detector, file, images, _ = written
     runtime, labels = LiteRTFile(file, threads), set()
     for image, expected in zip(images, detector(images), strict=True):
         outputs = runtime(warp_image(image[None], SIZE).numpy())
@@ -83,8 +83,8 @@ def test_classes_do_not_overlap(tf_test):
     assert not found["scores"][..., 0].any()
 
 
-def test_one_subgraph_that_ends_in_the_suppression(exported):
-    _, file, _, metadata = exported
+def test_one_subgraph_that_ends_in_the_suppression(written):
+    _, file, _, metadata = written
     model = read_model(file.read_bytes())
     (graph,) = model.subgraphs
     names = [operator_name(model, operator) for operator in graph.operators]
@@ -126,9 +126,9 @@ def text(table, number):
     return table.String(field(table, number)).decode()
 
 
-def test_metadata_name_what_mediapipe_needs(exported):
+def test_metadata_name_what_mediapipe_needs(written):
     """Read field by field, by the numbers of the schema."""
-    _, file, *_ = exported
+    _, file, *_ = written
     model = read_model(file.read_bytes())
     (entry,) = [entry for entry in model.metadata if entry.name == b"TFLITE_METADATA"]
     buffer = bytearray(model.buffers[entry.buffer].data)
@@ -177,19 +177,19 @@ def test_options_are_checked():
         ExportOptions(mediapipe=True, precision="bfloat16")
 
 
-def test_mediapipe_detects_the_same(exported):
+def test_mediapipe_detects_the_same(written):
     """Images of the network's size: whole pixels, and scores."""
     pytest.importorskip("mediapipe", reason="mediapipe is not installed")
-    detector, file, images, _ = exported
+    detector, file, images, _ = written
     samples = [Sample(b"", image) for image in images]
     (comparison,) = check.check_mediapipe(file.parent.parent, detector, samples)
     assert comparison.detections > 100 and comparison.lost == 0
     assert comparison.boxes < 2 / SIZE[0] and comparison.scores < 1e-5
 
 
-def test_another_network_is_refused(exported, monkeypatch):
+def test_another_network_is_refused(written, monkeypatch):
     pytest.importorskip("mediapipe", reason="mediapipe is not installed")
-    detector, file, images, _ = exported
+    detector, file, images, _ = written
     call = Detector.__call__
     monkeypatch.setattr(Detector, "__call__", lambda self, pixels: call(self, [255 - p for p in pixels]))
     with pytest.raises(ExportMismatch, match="two pixels in boxes"):

@@ -8,7 +8,6 @@ import onnx
 import onnxruntime
 import pytest
 import tensorflow as tf
-from stand_in_model import stand_in_config, stand_in_model
 
 from refinedet_tf.config import PostprocessConfig
 from refinedet_tf.data.images import warp_image
@@ -25,20 +24,18 @@ DESCRIPTION = json.dumps({"classes": ["circle", "square", "triangle"]})
 
 
 @pytest.fixture(scope="module")
-def config():
-    return stand_in_config(SIZE)
+def config(exported):
+    return exported.config
 
 
 @pytest.fixture(scope="module")
-def model(config):
-    return stand_in_model(config)
+def model(exported):
+    return exported.model
 
 
 @pytest.fixture(scope="module")
-def folder(model, config, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("onnx") / "dynamic"
-    write_onnx(DetectionGraphs(model, config), DESCRIPTION, folder)
-    return folder
+def folder(exported):
+    return exported.folder / "onnx"
 
 
 def session_of(file):
@@ -127,6 +124,7 @@ def test_warp_is_that_of_tensorflow_bit_for_bit(tf_test, tmp_path):
 
 
 def test_names_types_and_metadata(folder):
+    description = (folder.parent / "assets" / "model.json").read_text(encoding="utf-8")
     session = session_of(folder / "detector.onnx")
     (image,) = session.get_inputs()
     assert (image.name, image.type, image.shape[3]) == ("images", "tensor(uint8)", 3)
@@ -141,7 +139,7 @@ def test_names_types_and_metadata(folder):
     assert (image.type, image.shape[1:]) == ("tensor(float)", [*SIZE, 3])
     for name in ("detector.onnx", "heads.onnx"):
         file = onnx.load(folder / name)
-        assert {prop.key: prop.value for prop in file.metadata_props} == {"model.json": DESCRIPTION}
+        assert {prop.key: prop.value for prop in file.metadata_props} == {"model.json": description}
         assert {opset.domain: opset.version for opset in file.opset_import}[""] == 18
 
 

@@ -4,13 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from grpc_client import GrpcClient
 from image_files import save
 from rest_client import RestClient
 from serving_stand_ins import ServedModel, grpc_server, rest_server
-from stand_in_model import stand_in_config, stand_in_model
-
-from refinedet_tf.exports.savedmodel import export_saved_model
 
 
 @pytest.fixture(autouse=True)
@@ -19,21 +17,24 @@ def direct(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
-@pytest.fixture(scope="module")
-def network():
-    config = stand_in_config()
-    return config, stand_in_model(config)
+@pytest.fixture(scope="session")
+def network(exported):
+    return exported.config, exported.model
 
 
-@pytest.fixture(scope="module")
-def exported(network, tmp_path_factory):
-    config, model = network
-    return export_saved_model(model, config, tmp_path_factory.mktemp("exports"))[0]
+@pytest.fixture(scope="session")
+def model_folder(exported):
+    return exported.folder
+
+
+@pytest.fixture(scope="session")
+def loaded_model(model_folder):
+    return tf.saved_model.load(str(model_folder))
 
 
 @pytest.fixture
-def served(exported):
-    return ServedModel(exported)
+def served(loaded_model):
+    return ServedModel(loaded_model)
 
 
 @pytest.fixture
@@ -67,8 +68,8 @@ def options(request, connect):
 
 
 @pytest.fixture
-def labels(exported, tmp_path):
-    return Path(shutil.copy(exported / "assets" / "labels.txt", tmp_path))
+def labels(model_folder, tmp_path):
+    return Path(shutil.copy(model_folder / "assets" / "labels.txt", tmp_path))
 
 
 @pytest.fixture

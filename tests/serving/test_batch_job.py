@@ -26,8 +26,8 @@ SERVING = Path(__file__).parent.parent.parent / "serving"
 
 
 @pytest.fixture(scope="module")
-def file_detector(exported):
-    return FileDetector(str(exported))
+def file_detector(model_folder):
+    return FileDetector(str(model_folder))
 
 
 @pytest.fixture
@@ -98,10 +98,12 @@ def test_arrays_are_those_of_the_network(file_detector, network, images, tf_test
             tf_test.assertAllClose(outputs[name][row][valid], array, rtol=0, atol=1e-6)
 
 
-def test_answers_are_the_entries_of_detect(without_engine, exported, network, files, monkeypatch, tmp_path):
+def test_answers_are_the_entries_of_detect(
+    without_engine, model_folder, network, files, monkeypatch, tmp_path
+):
     monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: network)
     folder = files[0].parent
-    run(folder, files[0], "--model", exported, "--output", tmp_path / "job", "--shard", 2)
+    run(folder, files[0], "--model", model_folder, "--output", tmp_path / "job", "--shard", 2)
     with pytest.raises(ValueError, match="3 of 6 images left out"):
         detect.main([str(folder), "--config", "any", "--output", str(tmp_path / "local")])
     expected = json.loads((tmp_path / "local" / "detections.json").read_text(encoding="utf-8"))
@@ -123,11 +125,11 @@ def test_answers_are_the_entries_of_detect(without_engine, exported, network, fi
             assert detection["box"] == pytest.approx(other["box"], abs=0.0101)
 
 
-def test_a_stopped_job_goes_on(without_engine, exported, files, tmp_path, capsys):
+def test_a_stopped_job_goes_on(without_engine, model_folder, files, tmp_path, capsys):
     """Complete shards are kept; a damaged one and one that was being written are computed again."""
     output = tmp_path / "job"
     last = save(tmp_path / "last.png")
-    arguments = [*files[:6], last, "--model", exported, "--output", output, "--shard", 2]
+    arguments = [*files[:6], last, "--model", model_folder, "--output", output, "--shard", 2]
     run(*arguments)
     undisturbed = (output / "detections.jsonl").read_bytes()
     assert without_engine == [0, 1, 2, 3]
@@ -157,19 +159,19 @@ def test_a_stopped_job_goes_on(without_engine, exported, files, tmp_path, capsys
     assert "the job is finished already" in capsys.readouterr().out
 
 
-def test_a_folder_with_another_job_is_refused(without_engine, exported, images, tmp_path):
-    arguments = ["--model", exported, "--output", tmp_path / "job"]
+def test_a_folder_with_another_job_is_refused(without_engine, model_folder, images, tmp_path):
+    arguments = ["--model", model_folder, "--output", tmp_path / "job"]
     run(images[0], *arguments)
     for different in ([images[1], *arguments], [images[0], *arguments, "--shard", 7]):
         with pytest.raises(BatchJobError, match="holds a job with another model, other images or another"):
             run(*different)
     with pytest.raises(BatchJobError, match="is not empty and holds no job"):
-        run(images[0], "--model", exported, "--output", images[0].parent)
+        run(images[0], "--model", model_folder, "--output", images[0].parent)
 
 
-def test_swapped_class_names_are_another_model(without_engine, exported, images, tmp_path):
+def test_swapped_class_names_are_another_model(without_engine, model_folder, images, tmp_path):
     model = tmp_path / "model"
-    shutil.copytree(exported, model)
+    shutil.copytree(model_folder, model)
     arguments = [images[0], "--model", model, "--output", tmp_path / "job"]
     hashes = [hash_of_model(str(model))]
     run(*arguments)
@@ -234,7 +236,7 @@ def test_a_shard_that_fails_leaves_no_file(tmp_path):
     assert list(job.shards.iterdir()) == []
 
 
-def test_coco_results(without_engine, exported, files, tmp_path):
+def test_coco_results(without_engine, model_folder, files, tmp_path):
     ids = {"in/a.jpg": 31, "b.png": 7, "c.bmp": 5, "cut.jpg": 9}
     categories = {"triangle": 30, "circle": 10, "square": 20, "unused": 1}
     annotations = tmp_path / "annotations.json"
@@ -244,7 +246,7 @@ def test_coco_results(without_engine, exported, files, tmp_path):
     }
     annotations.write_text(json.dumps(tree), encoding="utf-8")
     output = tmp_path / "job"
-    run(*files[:4], "--model", exported, "--output", output, "--coco", annotations, "--shard", 3)
+    run(*files[:4], "--model", model_folder, "--output", output, "--coco", annotations, "--shard", 3)
     rows = json.loads((output / "coco_results.json").read_text(encoding="utf-8"))
     expected = []
     for answer, image_id in zip(read_answers(output), ids.values(), strict=True):
@@ -258,7 +260,7 @@ def test_coco_results(without_engine, exported, files, tmp_path):
     assert rows == expected
     assert {row["image_id"] for row in rows} == {31, 7, 5}
     (output / "coco_results.json").unlink()
-    run(*files[:4], "--model", exported, "--output", output, "--coco", annotations, "--shard", 3)
+    run(*files[:4], "--model", model_folder, "--output", output, "--coco", annotations, "--shard", 3)
     assert json.loads((output / "coco_results.json").read_text(encoding="utf-8")) == rows
     assert without_engine == [0, 1]
     with pytest.raises(BatchJobError, match="has no image with the file_name of"):
@@ -312,31 +314,31 @@ def test_images_are_found_once(images, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("option", ["--processes", "--batch", "--shard"])
-def test_wrong_values(exported, images, tmp_path, option):
+def test_wrong_values(model_folder, images, tmp_path, option):
     with pytest.raises(BatchJobError, match=f"{option} must be at least 1, got 0"):
-        run(images[0], "--model", exported, "--output", tmp_path / "job", option, 0)
+        run(images[0], "--model", model_folder, "--output", tmp_path / "job", option, 0)
     with pytest.raises(BatchJobError, match=r"has no saved_model.pb: name the folder of a version"):
-        run(images[0], "--model", exported.parent, "--output", tmp_path / "job")
+        run(images[0], "--model", model_folder.parent, "--output", tmp_path / "job")
     assert not (tmp_path / "job").exists()
 
 
-def test_paths_that_are_no_unicode(without_engine, exported, images, tmp_path):
+def test_paths_that_are_no_unicode(without_engine, model_folder, images, tmp_path):
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")
     shutil.copy(images[0], odd)
-    run(odd, "--model", exported, "--output", tmp_path / "job")
+    run(odd, "--model", model_folder, "--output", tmp_path / "job")
     (answer,) = read_answers(tmp_path / "job")
     assert answer["image"] == odd
     assert answer["detections"]
 
 
-def test_the_hash_sees_other_weights(exported, tmp_path):
-    copy = Path(shutil.copytree(exported, tmp_path / "copy"))
-    assert hash_of_model(str(copy)) == hash_of_model(str(exported))
+def test_the_hash_sees_other_weights(model_folder, tmp_path):
+    copy = Path(shutil.copytree(model_folder, tmp_path / "copy"))
+    assert hash_of_model(str(copy)) == hash_of_model(str(model_folder))
     (weights,) = (copy / "variables").glob("*.data-*")
     contents = bytearray(weights.read_bytes())
     contents[len(contents) // 2] ^= 1
     weights.write_bytes(contents)
-    assert hash_of_model(str(copy)) != hash_of_model(str(exported))
+    assert hash_of_model(str(copy)) != hash_of_model(str(model_folder))
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "bmp", "gif", "webp"])
@@ -353,7 +355,7 @@ def test_size_of_an_image_that_pillow_does_not_know(tmp_path, monkeypatch):
     assert image_size(contents) == (31, 47)
 
 
-def test_nothing_of_the_package_is_needed(exported, images, tmp_path):
+def test_nothing_of_the_package_is_needed(model_folder, images, tmp_path):
     """The work of a process of Spark runs where this package and Keras cannot be imported."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nfor name in ('refinedet_tf', 'keras', 'pydantic'):\n    sys.modules[name] = None\n"
@@ -364,7 +366,7 @@ def test_nothing_of_the_package_is_needed(exported, images, tmp_path):
         "print(*answer_shards([(0, images)], model, output, 2, 1))"
     )
     child = subprocess.run(
-        [sys.executable, "-c", program, str(exported), str(tmp_path / "job"), *map(str, images)],
+        [sys.executable, "-c", program, str(model_folder), str(tmp_path / "job"), *map(str, images)],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{SERVING}"},
         cwd=tmp_path,
         capture_output=True,
@@ -377,11 +379,11 @@ def test_nothing_of_the_package_is_needed(exported, images, tmp_path):
     assert [json.loads(line)["image"] for line in lines] == list(map(str, images))
 
 
-def test_without_spark(exported, images, tmp_path, monkeypatch):
+def test_without_spark(model_folder, images, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyspark", None)
     monkeypatch.setitem(sys.modules, "py4j", None)
     with pytest.raises(BatchJobError, match=r"Spark is not installed: pip install -r serving"):
-        run(images[0], "--model", exported, "--output", tmp_path / "job")
+        run(images[0], "--model", model_folder, "--output", tmp_path / "job")
 
 
 def start_job(*arguments):
@@ -433,10 +435,10 @@ def photographs(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", ["nothing", "worker", "everything"])
-def test_spark_answers_every_image_once(exported, photographs, tmp_path, killed):
+def test_spark_answers_every_image_once(model_folder, photographs, tmp_path, killed):
     """Two processes; one of them, or the whole job, ends with SIGKILL in the middle."""
     output = tmp_path / "job"
-    arguments = [photographs[0].parent, "--model", exported, "--output", output]
+    arguments = [photographs[0].parent, "--model", model_folder, "--output", output]
     arguments += ["--processes", 2, "--shard", 10, "--batch", 2]
     process = start_job(*arguments)
     try:
@@ -473,8 +475,8 @@ def test_spark_answers_every_image_once(exported, photographs, tmp_path, killed)
 
 
 @pytest.mark.slow
-def test_a_task_that_always_fails_ends_the_job(exported, photographs, tmp_path):
-    broken = Path(shutil.copytree(exported, tmp_path / "model"))
+def test_a_task_that_always_fails_ends_the_job(model_folder, photographs, tmp_path):
+    broken = Path(shutil.copytree(model_folder, tmp_path / "model"))
     (broken / "saved_model.pb").write_bytes(b"no model")
     process = start_job(photographs[0], "--model", broken, "--output", tmp_path / "job")
     _, errors = process.communicate(timeout=300)

@@ -152,7 +152,9 @@ def test_rest_needs_no_tensorflow(rest_url, images, labels, tmp_path):
         text=True,
         check=False,
     )
-    assert (child.returncode, child.stderr) == (0, "")
+    assert child.returncode == 0, child.stderr
+    # A slow machine prints the progress of the work.
+    assert [line for line in child.stderr.splitlines() if " images/s, " not in line] == []
     assert child.stdout.startswith("3 images, ")
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8"))) == 3
 

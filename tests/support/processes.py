@@ -56,7 +56,7 @@ def start_workers(run_lists, tf_configs, *words):
     ]
 
 
-def finish(*processes, seconds=300):
+def finish(*processes, seconds=900):
     """Waits for each process and returns its (exit code, stdout, stderr); afterwards none is running."""
     try:
         outputs = [process.communicate(timeout=seconds) for process in processes]

@@ -1,11 +1,12 @@
 """Training steps of several replicas and of one, on logical CPU devices, compared.
 
-    python replicas_program.py CONFIG REPLICAS
+    python replicas_program.py CONFIG REPLICAS [whole]
 
-Devices must be set up before TensorFlow starts, so this is a program. It prints one JSON object; the
-tests in `test_training_step.py` say what its values must be.
+Without "whole", VGG-16 has few channels. Devices must be set up before TensorFlow starts, so this is a
+program. It prints one JSON object; the tests in `test_training_step.py` say what its values must be.
 """
 
+import importlib
 import json
 import sys
 
@@ -15,6 +16,7 @@ import keras  # isort: skip - after terminal
 import numpy as np
 import tensorflow as tf
 from small_network import make_trainer, random_batch, state_of, use_small_backbone
+from thin_vgg import STAGES
 from training_config import CLASSES_OVERRIDE
 from trunk_model import trunk_model
 
@@ -28,8 +30,10 @@ HALVES = [(3, 2, 0, 0), (0, 0, 1, 3), (2, 1, 3, 1), (1, 0, 0, 0), (0, 2, 0, 1)]
 """Objects on the four images of each step, which two or four replicas share."""
 
 
-def main(config_file, num_replicas):
+def main(config_file, num_replicas, words):
     """Trains both networks with both strategies and prints what was found."""
+    if "whole" not in words:
+        importlib.import_module("refinedet_tf.refinedet.backbones.vgg16").STAGES = STAGES
     keras.utils.set_random_seed(0)
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * num_replicas)
@@ -61,7 +65,7 @@ def main(config_file, num_replicas):
         "vgg16": compare_replicas(vgg, several_replicas, single_replica, HALVES, in_graph=True),
         # Without graphs: tracing so many layers twice takes a minute.
         "mobilenet_v2": compare_replicas(
-            mobilenet, several_replicas, single_replica, HALVES[:3], in_graph=False
+            mobilenet, several_replicas, single_replica, HALVES[:2], in_graph=False
         ),
     }
     # Moving statistics need a graph that holds each micro-batch, whose tracing takes long.
@@ -238,4 +242,4 @@ def control(config):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

@@ -32,15 +32,15 @@ class Refusal(Exception):
 
 
 class ServedModel:
-    """The signature `serving_default` of an exported model, with versions and labels.
+    """The signature `serving_default` of a loaded model, with versions and labels.
 
     Attributes: `asked`, a (version, number of images) for every request; `change`, applied to the
     outputs if set; `wait`, if set an event without which no request is answered; `loaded`, what the
     status says.
     """
 
-    def __init__(self, folder):
-        self._loaded = tf.saved_model.load(str(folder))
+    def __init__(self, loaded_model):
+        self._loaded = loaded_model
         self.asked, self.change, self.wait, self.loaded = [], None, None, True
 
     def predict(self, name, version, label, signature, images):

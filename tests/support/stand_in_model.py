@@ -17,7 +17,7 @@ def stand_in_model(config, seed=0):
     """A model from images [B, H, W, 3] to heads; its random weights detect something on most images."""
     images = keras.Input((*(config.model.image_size or (None, None)), 3), dtype="float32")
     scaled = layers.Rescaling(1 / 127.5, -1)(images)
-    levels = [layers.AveragePooling2D(stride)(scaled) for stride in STRIDES]
+    levels = [layers.AveragePooling2D(stride, padding="same")(scaled) for stride in STRIDES]
     depths = {"arm_loc": 4, "arm_conf": 2, "odm_loc": 4, "odm_conf": config.num_classes + 1}
     heads = {}
     for place, (name, depth) in enumerate(depths.items()):

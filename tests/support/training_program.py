@@ -3,10 +3,10 @@
     python training_program.py '[{"arguments": ["--config", ...], "signal": "SIGTERM", "after": 3}, ...]'
 
 With a signal, the process sends it to itself when that many steps are done, or with "validation" when it
-begins to validate. With "once", only worker:1 sends it, and only while there is no file of that name, which
-it makes. With "pause", every step takes that many seconds more. With "evaluate", the run is one of
-evaluate.py, and the chief writes the bytes of all detections to the file that it names. Each run that comes
-back ends with the line "exit CODE". Further words on the command line:
+begins to validate; with "times", more than once. With "once", only worker:1 sends it, and only while there
+is no file of that name, which it makes. With "pause", every step takes that many seconds more. With
+"evaluate", the run is one of evaluate.py, and the chief writes the bytes of all detections to the file that
+it names. Each run that comes back ends with the line "exit CODE". Further words on the command line:
 
     as-users-run-it   optimize the graphs, with four threads between operations and four inside each
     exit-code         end with the code of the last run
@@ -59,7 +59,9 @@ def main(runs, words):
             report_step(self, done, *arguments)
             time.sleep(run.get("pause", 0))
             if done == run.get("after") and is_first(run):
-                os.kill(os.getpid(), signal.Signals[run["signal"]])
+                for _ in range(run.get("times", 1)):
+                    os.kill(os.getpid(), signal.Signals[run["signal"]])
+                    time.sleep(0.2)  # Signals of one kind that arrive together count once.
 
         def detect(*arguments, run=run, **options):
             if run.get("validation"):

@@ -70,7 +70,7 @@ class NoBatches:
 
 
 @pytest.fixture
-def scripted(monkeypatch, small_network):
+def scripted(monkeypatch, small_network, without_pictures):
     """Runs the loop alone: no step computes anything, and the validations find the mAPs of a list.
 
     The list begins with the mAP after the first step, and every step is followed by a validation.
@@ -78,13 +78,6 @@ def scripted(monkeypatch, small_network):
     result = {name: tf.constant(1.0) for name in (*TERMS, *COUNTS, "told_to_stop")}
     result |= {"told_to_stop": tf.constant(0.0), "bad_gradients": tf.zeros([1]), "statistics": []}
     monkeypatch.setattr(preparation, "distributed_batches", lambda *_: NoBatches())
-    replaced = {
-        "detection_pictures": lambda *_: [np.zeros((8, 8, 3), np.uint8)],
-        "batch_picture": lambda *_: np.zeros((8, 8, 3), np.uint8),
-        "draw_curves": lambda *_: None,
-    }
-    for name, function in replaced.items():
-        monkeypatch.setattr(loop, name, function)
     monkeypatch.setattr(loop._Loop, "_compiled_step", lambda *_: lambda batch, told_to_stop: result)
     monkeypatch.setattr(loop._Loop, "_local", lambda self, value: tf.zeros([]))
     report = loop.ProgressLog.step

@@ -6,6 +6,7 @@ import shutil
 import h5py
 import pytest
 from processes import finish, local_cluster, start_workers
+from run_files import log_entries
 from small_network import BACKBONE, small_backbone
 
 import train
@@ -45,22 +46,15 @@ DETECTS = (
 
 
 @pytest.fixture(scope="module")
-def workers(config_file, tmp_path_factory):
-    """The run folder, and what `finish` returns for both processes."""
-    folder = tmp_path_factory.mktemp("multi") / "run"
-    arguments = arguments_for(config_file, folder, 'training.strategy="multi_worker"')
-    run_list = [{"arguments": arguments}]
-    return folder, finish(*start_workers([run_list, run_list], local_cluster(2)), seconds=600)
+def workers(config_file, devkit, tmp_path_factory):
+    """The run folder, the folder of the evaluations, and what `finish` returns for both processes.
 
-
-@pytest.fixture(scope="module")
-def evaluated(config_file, devkit, tmp_path_factory):
-    """The folder of the results, and what `finish` returns for both processes.
-
-    They evaluate random weights together, first while an image in the share of worker:1 is broken. Then the
-    chief evaluates alone.
+    They train together. Then they evaluate random weights together, first while an image in the share of
+    worker:1 is broken. Then the chief evaluates alone.
     """
-    folder = tmp_path_factory.mktemp("evaluated")
+    folder = tmp_path_factory.mktemp("multi")
+    multi = 'training.strategy="multi_worker"'
+    training = {"arguments": arguments_for(config_file, folder / "run", multi)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES, BACKBONE, small_backbone)
         config = with_classes(load_config(config_file), CLASS_NAMES)
@@ -68,7 +62,6 @@ def evaluated(config_file, devkit, tmp_path_factory):
     broken = folder / "devkit"
     shutil.copytree(devkit, broken)
     (broken / "VOC2007" / "JPEGImages" / f"{BROKEN}.jpg").write_bytes(b"no image")
-    multi = 'training.strategy="multi_worker"'
 
     def evaluation(name, *overrides):
         settings = [f"data.classes={json.dumps(CLASS_NAMES)}", *DETECTS, *overrides]
@@ -77,13 +70,13 @@ def evaluated(config_file, devkit, tmp_path_factory):
         options += ["--json", str(folder / f"{name}.json")]
         return {"evaluate": str(folder / name), "arguments": options}
 
-    both = [evaluation("broken", multi, f"data.root={broken}"), evaluation("together", multi)]
+    both = [training, evaluation("broken", multi, f"data.root={broken}"), evaluation("together", multi)]
     run_lists = [[*both, evaluation("alone")], both]
-    return folder, finish(*start_workers(run_lists, local_cluster(2)), seconds=280)
+    return folder / "run", folder, finish(*start_workers(run_lists, local_cluster(2)), seconds=1800)
 
 
-def test_evaluation_by_two_workers_is_that_of_one(evaluated):
-    folder, _ = evaluated
+def test_evaluation_by_two_workers_is_that_of_one(workers):
+    _, folder, _ = workers
     together = (folder / "together").read_bytes()
     assert len(together) > 400 * ROW.itemsize
     assert together == (folder / "alone").read_bytes()
@@ -93,16 +86,16 @@ def test_evaluation_by_two_workers_is_that_of_one(evaluated):
     assert shares == [[("worker:0 replica 0", 2), ("worker:1 replica 0", 2)], [("replica 0", 4)]]
 
 
-def test_only_the_chief_prints_an_evaluation(evaluated):
-    _, ((_, chief_out, _), (_, out, _)) = evaluated
+def test_only_the_chief_prints_an_evaluation(workers):
+    *_, ((_, chief_out, _), (_, out, _)) = workers
     assert sum(line.startswith("mAP ") for line in chief_out.splitlines()) == 2
     assert "worker:1 replica 0: 2 images in " in chief_out
-    said = [line for line in out.splitlines() if not line.startswith("waiting for ")]
-    assert said == ["exit 2", "exit 0"]
+    said = [line for line in out.splitlines() if not line.startswith(("waiting for ", "done: "))]
+    assert said == ["exit 0", "exit 2", "exit 0"]
 
 
-def test_a_broken_image_in_one_share_is_named_by_all(evaluated):
-    _, ((_, _, chief_err), (_, _, err)) = evaluated
+def test_a_broken_image_in_one_share_is_named_by_all(workers):
+    *_, ((_, _, chief_err), (_, _, err)) = workers
     (chief_line,), (line,) = (
         [line for line in text.splitlines() if BROKEN in line] for text in (chief_err, err)
     )
@@ -111,15 +104,16 @@ def test_a_broken_image_in_one_share_is_named_by_all(evaluated):
 
 
 def test_both_end_well_and_one_speaks(workers):
-    _, ((chief_code, chief_out, chief_err), (code, out, err)) = workers
+    *_, ((chief_code, chief_out, chief_err), (code, out, err)) = workers
     assert chief_code == 0, chief_err
     assert code == 0, err
+    assert chief_out.count("exit 0") == 3
     assert chief_out.count("\nstep ") == 3 and "2 replica(s)" in chief_out
     assert "step " not in out
 
 
 def test_run_folder_is_complete(workers):
-    folder, _ = workers
+    folder, *_ = workers
     assert sorted(path.name for path in folder.iterdir()) == [
         ".refinedet-run",
         "augmented.png",
@@ -145,7 +139,7 @@ def test_run_folder_is_complete(workers):
 
 def test_two_workers_equal_one_process(tf_test, workers, config_file, command, eagerly, tmp_path):
     """The global batch is the same, so the weights and the statistics of BatchNorm are, too."""
-    result = command(train, *arguments_for(config_file, tmp_path / "alone"))
+    result = command(train, *arguments_for(config_file, tmp_path / "alone", "data.validation=[]"))
     assert result.code == 0, result.err
     compared = 0
     with (
@@ -161,14 +155,14 @@ def test_two_workers_equal_one_process(tf_test, workers, config_file, command, e
 
         single_file.visititems(compare)
     assert compared > 50
-    first, second = (
-        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    ours, theirs = (
+        [entry for entry in log_entries(folder) if "loss" in entry]
         for folder in (workers[0], tmp_path / "alone")
     )
-    for ours, theirs in zip(first, second, strict=True):
-        if "loss" in ours:
-            assert ours["num_arm_positives"] == theirs["num_arm_positives"] > 0
-            tf_test.assertAllClose(ours["loss"], theirs["loss"], rtol=1e-4, atol=0)
+    assert len(theirs) == 3
+    for entry, expected in zip(ours, theirs, strict=True):
+        assert entry["num_arm_positives"] == expected["num_arm_positives"] > 0
+        tf_test.assertAllClose(entry["loss"], expected["loss"], rtol=1e-4, atol=0)
 
 
 def task(kind, index):

@@ -1,14 +1,12 @@
-"""Ctrl-C in real processes: once stops after the step, twice stops at once."""
+"""Signals to real processes: one is a request to stop, and Ctrl-C twice stops at once."""
 
-import json
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from processes import ROOT, finish, start_program
-from run_files import log_entries
+from processes import ROOT
 
 pytestmark = pytest.mark.story
 
@@ -77,35 +75,3 @@ def test_sigterm_twice_is_one_request(busy):
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (0, "SIGTERM\n", "")
-
-
-def wait_for_steps(process, folder, count):
-    while process.poll() is None:
-        if (folder / "log.jsonl").is_file() and (folder / "log.jsonl").read_text().count("\n") >= count:
-            return
-        time.sleep(0.01)
-    raise AssertionError(process.communicate()[1])
-
-
-def test_ctrl_c_in_a_training(config_file, tmp_path):
-    """The first run of the process is stopped once, the second twice in its first step, which is long."""
-    endless = ["--config", str(config_file), "--set", "training.length=100000", "--set", "data.validation=[]"]
-    endless += ["--set", "training.checkpoint_every=100000"]
-    folders = [tmp_path / "once", tmp_path / "twice"]
-    pauses = [0, 600]
-    runs = [
-        {"arguments": [*endless, "--output", str(folder)], "pause": pause}
-        for folder, pause in zip(folders, pauses, strict=True)
-    ]
-    process = start_program("training_program.py", json.dumps(runs))
-    wait_for_steps(process, folders[0], 2)
-    interrupt(process, times=1)
-    wait_for_steps(process, folders[1], 1)
-    interrupt(process, times=2)
-    ((code, out, err),) = finish(process)
-    assert code == 130 and out.count("exit ") == out.count("exit 1") == 1
-    done = log_entries(folders[0])[-1]["step"]
-    assert f"error: stopped by SIGINT after step {done}; continue with --resume\n" in err
-    assert [path.name for path in (folders[0] / "checkpoints").iterdir()] == [f"step-{done}"]
-    assert err.count(FIRST) == 2 and err.endswith("interrupted\n")
-    assert not (folders[1] / "checkpoints").exists()

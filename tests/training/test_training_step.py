@@ -207,8 +207,8 @@ def replicas(config_file):
     return compare_replicas(config_file, 2)
 
 
-def compare_replicas(config_file, num_replicas):
-    program = start_program("replicas_program.py", str(config_file), str(num_replicas))
+def compare_replicas(config_file, num_replicas, *words):
+    program = start_program("replicas_program.py", str(config_file), str(num_replicas), *words)
     ((code, out, err),) = finish(program, seconds=900)
     assert code == 0, err
     return json.loads(out.splitlines()[-1])
@@ -251,7 +251,7 @@ def assert_equal_accumulation(found, has_batch_norm):
 
 @pytest.mark.slow
 def test_four_replicas_equal_one(config_file):
-    found = compare_replicas(config_file, 4)
+    found = compare_replicas(config_file, 4, "whole")
     for backbone in ("vgg16", "mobilenet_v2"):
         assert found[backbone]["replicas"] == 4
         assert_equal_training(found[backbone], has_batch_norm=backbone == "mobilenet_v2")

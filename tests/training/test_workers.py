@@ -90,15 +90,15 @@ def story(config_file, devkit, tmp_path_factory):
         {"arguments": run, "signal": "SIGTERM", "after": 2},
     ]
     tf_configs = local_cluster(1, chief=True)
-    first = finish(*start_workers([chief, worker], tf_configs), seconds=600)
+    first = finish(*start_workers([chief, worker], tf_configs), seconds=1800)
     left = sorted(path.name for path in (folder / "run" / "checkpoints").iterdir())
     assert not (folder / "empty").exists()
     resumed = {"arguments": [*run, "--resume", "--set", "training.length=1000"]}
     tf_configs = local_cluster(1, chief=True)
     processes = start_workers([[resumed], [{**resumed, "signal": "SIGKILL", "after": 5}]], tf_configs)
-    processes[1].wait(600)
+    processes[1].wait(1800)
     killed = time.monotonic()
-    second = finish(*processes, seconds=120)
+    second = finish(*processes, seconds=400)
     return folder / "run", first, left, second, time.monotonic() - killed, tf_configs[0]
 
 
@@ -253,7 +253,7 @@ def test_kills_of_each_worker_and_restarts(config_file, tmp_path, workers):
         time.sleep(generator.uniform(0, 0.2))
         processes[victim].kill()
         started = time.monotonic()
-        results = finish(*processes, seconds=120)
+        results = finish(*processes, seconds=400)
         print(f"{workers} workers, worker:{victim} killed: all ended in {time.monotonic() - started:.1f} s")
         for index, (code, out, err) in enumerate(results):
             if index != victim:
