@@ -19,7 +19,7 @@ ANY_SCORE = "postprocess.score_threshold=0.0"
 
 def test_train(config_file, eagerly, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = rd.train(rd.load_config(config_file, ["training.steps=1", "data.validation=[]"]))
+    run = rd.train(rd.load_config(config_file, ["training.length=1", "data.validation=[]"]))
     assert run.as_posix() == "runs/tiny" and (run / "final.weights.h5").is_file()
 
 

@@ -18,9 +18,9 @@ from refinedet_tf.evaluation import result_files
 from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES
 from refinedet_tf.evaluation.evaluator import (
     detect_all,
-    detect_share,
+    detect_portion,
     evaluate,
-    score_share,
+    score_portion,
     timed_replicas,
 )
 from refinedet_tf.evaluation.limits import reached_limits, too_crowded
@@ -108,18 +108,18 @@ def make_config(metric="voc07", image_size=(64, 64), classes=CLASSES, expected=N
 
 
 @pytest.fixture(scope="module")
-def shares(dataset):
+def portions(dataset):
     """What models detect that do not see the objects of some images, by the numbers of these images."""
     config = make_config()
     return {
-        blind_to: detect_share(timed_replicas(Oracle(blind_to), config), config, dataset)
+        blind_to: detect_portion(timed_replicas(Oracle(blind_to), config), config, dataset)
         for blind_to in ((), (6,), ALL_IMAGES)
     }
 
 
 @pytest.mark.parametrize("metric", ["voc07", "voc", "coco"])
-def test_a_perfect_model_reaches_ap_1(metric, dataset, shares):
-    result = score_share(shares[()], make_config(metric), dataset)
+def test_a_perfect_model_reaches_ap_1(metric, dataset, portions):
+    result = score_portion(portions[()], make_config(metric), dataset)
     assert result.mean_ap == pytest.approx(1.0)
     assert [entry.ap for entry in result.classes.values()] == pytest.approx([1.0, 1.0, np.nan], nan_ok=True)
     assert [entry.num_objects for entry in result.classes.values()] == [4, 2, 0]
@@ -130,15 +130,15 @@ def test_a_perfect_model_reaches_ap_1(metric, dataset, shares):
 
 
 @pytest.mark.parametrize("metric,ap", [("voc07", 8 / 11), ("voc", 3 / 4), ("coco", 76 / 101)])
-def test_an_object_missed_in_the_short_last_batch_costs_recall(metric, ap, dataset, shares):
-    result = score_share(shares[6,], make_config(metric), dataset)
+def test_an_object_missed_in_the_short_last_batch_costs_recall(metric, ap, dataset, portions):
+    result = score_portion(portions[6,], make_config(metric), dataset)
     assert [entry.ap for entry in result.classes.values()] == pytest.approx([ap, 1.0, np.nan], nan_ok=True)
     assert result.mean_ap == pytest.approx((ap + 1) / 2)
 
 
-def test_a_model_that_finds_nothing_has_ap_0(dataset, shares):
+def test_a_model_that_finds_nothing_has_ap_0(dataset, portions):
     for metric in ("voc07", "voc", "coco"):
-        result = score_share(shares[ALL_IMAGES], make_config(metric), dataset)
+        result = score_portion(portions[ALL_IMAGES], make_config(metric), dataset)
         assert result.mean_ap == 0.0
 
 
