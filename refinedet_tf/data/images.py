@@ -1,6 +1,5 @@
 """Reading and decoding of image files to upright pixels, and the plain warp to the network's size."""
 
-import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -22,9 +21,6 @@ _JPEG_MARGIN = 2
 """libjpeg interpolates the colours of a column from its neighbours, so that the outermost columns of a part
 differ from those of the whole image. The margin is more than they need."""
 
-ATTEMPTS = 5
-"""How often a file is decoded whose error TensorFlow has lost."""
-
 
 def decode_image(contents: Tensor) -> tf.Tensor:
     """Decodes one image file to the upright image that browsers show.
@@ -44,7 +40,12 @@ def decode_image(contents: Tensor) -> tf.Tensor:
     Raises:
         tf.errors.InvalidArgumentError: the bytes are not such an image, or are truncated.
     """
-    return turn_upright(_decode_raster(contents), read_orientation(contents))
+    orientation = read_orientation(contents)
+    # Of two parts that run side by side, a broken file stops the other as well, and now and then TensorFlow
+    # reports only that one, as cancelled. A dataset that ignores errors does not ignore this.
+    with tf.control_dependencies([orientation]):
+        raster = _decode_raster(contents)
+    return turn_upright(raster, orientation)
 
 
 def decode_annotated(contents: Tensor, image_size: Tensor) -> tf.Tensor:
@@ -125,7 +126,7 @@ def read_image(path: str | os.PathLike, image_size: Sequence[int] | np.ndarray |
     with explain_os_errors(f"image {path}", "cannot be read"):
         contents = Path(path).read_bytes()
     try:
-        image = _decode_again_if_cancelled(contents)
+        image = _decode(contents).numpy()
     except tf.errors.OpError as error:
         raise InputError(f"image {path} cannot be decoded: {_reason(error)}") from None
     if image_size is not None and image.shape[:2] != tuple(image_size):
@@ -138,17 +139,6 @@ def read_image(path: str | os.PathLike, image_size: Sequence[int] | np.ndarray |
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def _decode(contents: tf.Tensor) -> tf.Tensor:
     return decode_image(contents)
-
-
-def _decode_again_if_cancelled(contents: bytes) -> np.ndarray:
-    """Decodes an image; the error of a broken one is that of the operation that has failed.
-
-    In one of a thousand failures, TensorFlow reports another part of the graph, which it has cancelled then.
-    """
-    for _ in range(ATTEMPTS - 1):
-        with contextlib.suppress(tf.errors.CancelledError):
-            return _decode(contents).numpy()
-    return _decode(contents).numpy()
 
 
 def _reason(error: tf.errors.OpError) -> str:
