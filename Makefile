@@ -1,5 +1,5 @@
 # make test: lint, type check and the tests but the slow ones. make lint format typecheck: these alone.
-# make test-fast: without those that run commands, export, or start processes either. make test-all: all tests.
+# make test-fast: without those that train, run commands, export, or start processes either. make test-all: all tests.
 # make fuzz: tests/fuzz with 10,000 mutated inputs; make fuzz CASES=N with N.
 # make demo: detect with the pretrained detector; train, evaluate, detect and export on a generated set.
 # make fidelity: run the comparisons with the authors' program and write docs/fidelity.md from them;

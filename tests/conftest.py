@@ -16,11 +16,11 @@ def pytest_addoption(parser):
     )
 
 
-STORY_FOLDERS = ("benchmarks", "commands", "exports", "serving")
-"""The folders of tests that run commands, export or serve."""
+STORY_FOLDERS = ("benchmarks", "commands", "exports", "serving", "training")
+"""The folders of tests that run commands, export, serve or train."""
 
-STORY_FIXTURES = {"command", "found", "interrupted", "replicas", "story", "workers"}
-"""The fixtures that run commands, or start processes."""
+STORY_FIXTURES = {"command", "found", "interrupted", "replicas", "story", "trained", "workers"}
+"""The fixtures that run commands, train, or start processes."""
 
 SHARED_FIXTURES = ("interrupted", "exported")
 """The fixtures that take long and that several files use."""

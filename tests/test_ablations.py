@@ -12,6 +12,7 @@ from loss_by_loops import single_object_loss
 from random_heads import detection_heads
 from small_network import BACKBONE, make_trainer, random_batch, small_backbone
 from thin_vgg import thin_vgg
+from tiers import slow
 
 from refinedet_tf.exports.graphs import DetectionGraphs
 from refinedet_tf.exports.savedmodel import serving_signatures
@@ -216,7 +217,11 @@ def test_single_stage_detections_against_loops(tf_test):
 # All together
 
 
-@pytest.fixture(scope="module", params=[*((d, "mining") for d in DESIGNS), ("refinedet", "focal")])
+TRAINED = [("tiled_anchors", "mining"), ("single_stage", "mining")]
+TRAINED += [slow(("refinedet", "mining")), slow(("refinedet", "focal"))]
+
+
+@pytest.fixture(scope="module", params=TRAINED)
 def trained(request):
     """The config, the network, its values before, and what 12 steps on one batch reported."""
     design, classification = request.param

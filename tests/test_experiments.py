@@ -115,6 +115,7 @@ def test_splits():
     assert experiment("voc320").data.use_difficult and not experiment("coco512").data.use_difficult
 
 
+@pytest.mark.story
 @pytest.mark.parametrize("name", [name if name in TRAINED else slow(name) for name in EXPERIMENTS])
 def test_two_training_steps(name, monkeypatch):
     """The channels are few and the images small; solver, loss and design are those of the config."""

@@ -32,6 +32,8 @@ from refinedet_tf.inference.tiles import Tiling
 from refinedet_tf.reports.inspection.image_scan import DIGEST_BYTES, scan_images
 from refinedet_tf.training.pictures import detection_pictures
 
+pytestmark = pytest.mark.story
+
 READABLE, UNREADABLE = image_door_files.readable(), image_door_files.unreadable()
 
 

@@ -45,6 +45,7 @@ def iou(box, other):
     return common / (sum(areas) - common)
 
 
+@pytest.mark.story
 def test_command_without_options(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("detections").mkdir()
