@@ -1,9 +1,11 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from config_of import config_of
 from row_order import undo_exchanges
 from stand_in_model import stand_in_config, stand_in_model
+from thin_vgg import thin_vgg
 from tiers import slow
 
 from refinedet_tf.data.images import warp_image
@@ -44,10 +46,18 @@ def images():
     return [squares[:height, :width] for height, width in SIZES]
 
 
-@pytest.fixture(scope="module")
-def model():
-    """Heads of a single layer, because the graphs of sixteen passes are traced."""
-    return stand_in_model(stand_in_config(image_size=None))
+@pytest.fixture(scope="module", params=["one layer", pytest.param("thin VGG-16", marks=pytest.mark.slow)])
+def model(request):
+    """Heads of a single layer, because the graphs of sixteen passes are traced; or all of RefineDet."""
+    if request.param == "one layer":
+        return stand_in_model(stand_in_config(image_size=None))
+    keras.utils.set_random_seed(0)
+    model = thin_vgg(num_classes=3)
+    generator = np.random.default_rng(1)
+    for variable in model.weights:
+        if variable.path.split("/")[0][:4] in ("arm_", "odm_"):
+            variable.assign(np.asarray(variable) + generator.normal(0, 0.3, variable.shape))
+    return model
 
 
 def by_hand(model, config, image, base):
