@@ -24,6 +24,7 @@ MEDIAPIPE = "mediapipe.tflite"
 MEDIAPIPE_INT8 = "mediapipe_int8.tflite"
 """The name of the file whose convolutions compute in int8."""
 FILES = (MEDIAPIPE, MEDIAPIPE_INT8)
+"""The names of the files with suppression by `OPERATOR`."""
 
 OPERATOR = "TFLite_Detection_PostProcess"
 """The suppression that is built into every runtime, although it counts as a custom operator."""

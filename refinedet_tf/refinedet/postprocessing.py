@@ -219,7 +219,7 @@ def _kept(boxes: tf.Tensor, is_candidate: tf.Tensor, postprocess_config: Postpro
     last = tf.shape(boxes)[1] - 1
     # The kernel does not order equal scores, so it gets the order itself, counted downwards.
     ranks = tf.cast(last - tf.range(last + 1), tf.float32)
-    with tf.device("CPU:0"):  # On a GPU the kernel rounds otherwise.
+    with tf.device("CPU:0"):  # The rounding of the kernel on a GPU was not compared.
         found = tf.raw_ops.CombinedNonMaxSuppression(
             boxes=boxes[:, :, None],
             scores=tf.where(is_candidate, ranks[:, None], 0.0),
