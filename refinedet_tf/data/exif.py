@@ -8,13 +8,12 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from refinedet_tf.data.file_bytes import PNG_SIGNATURE, is_at, number, octets, rare_function
+from refinedet_tf.data.file_bytes import EXIF, PNG_SIGNATURE, is_at, number, octets, rare_function
 from refinedet_tf.tensors import Tensor
 
 MAX_BLOCKS = 1000
 """The number of blocks of a file that are looked at before the one with the EXIF data."""
 
-_EXIF = b"Exif\0\0"
 _ENTRY_BYTES = 12
 """The bytes of an entry: tag (2), type (2), count (4) and value (4)."""
 _TAG, _SHORT = 0x0112, 3
@@ -132,7 +131,7 @@ def _jpeg_segment(contents: Tensor, position: tf.Tensor) -> Block:
     marker, size = head[1], number(head[2:4], big_endian=True)
     # The application data and comments stand before all tables and pixels.
     is_segment = (head[0] == 255) & ((marker >= 0xE0) & (marker <= 0xEF) | (marker >= 0xFE))
-    is_exif = is_segment & (marker == 0xE1) & tf.reduce_all(head[4:] == list(_EXIF))
+    is_exif = is_segment & (marker == 0xE1) & tf.reduce_all(head[4:] == list(EXIF))
     step = tf.where(marker < 255, 2 + size, 1)
     return _block(contents, position, 4, size - 2, step, is_exif, is_segment)
 
@@ -186,7 +185,7 @@ def _is_webp_with_exif(contents: Tensor) -> tf.Tensor:
 
 def _orientation(data: Tensor) -> tf.Tensor:
     """Reads the orientation from EXIF data: string scalar, a TIFF header and a list of entries."""
-    tiff = tf.strings.substr(data, tf.where(is_at(data, 0, _EXIF), len(_EXIF), 0), tf.strings.length(data))
+    tiff = tf.strings.substr(data, tf.where(is_at(data, 0, EXIF), len(EXIF), 0), tf.strings.length(data))
     is_big = is_at(tiff, 0, b"MM\0*")
     is_tiff = is_big | is_at(tiff, 0, b"II*\0")
     length = tf.cast(tf.strings.length(tiff), tf.int64)

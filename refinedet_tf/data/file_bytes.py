@@ -7,6 +7,9 @@ from refinedet_tf.tensors import Tensor
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 """The first bytes of a PNG."""
 
+EXIF = b"Exif\0\0"
+"""The bytes before the EXIF data in a JPEG, and sometimes in other files."""
+
 rare_function = tf.function(
     input_signature=[tf.TensorSpec([], tf.string)],
     autograph=False,

@@ -9,14 +9,14 @@ import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.data.exif import read_orientation, turn_upright, upright_size, window_of_raster
-from refinedet_tf.data.file_bytes import PNG_SIGNATURE, is_at, rare_function
+from refinedet_tf.data.file_bytes import EXIF, PNG_SIGNATURE, is_at, rare_function
 from refinedet_tf.data.image_formats import decode_bmp, decode_gif, decode_webp
 from refinedet_tf.data.image_header import UNKNOWN_FORMAT
 from refinedet_tf.errors import InputError
 from refinedet_tf.files import explain_os_errors, is_file
 from refinedet_tf.tensors import Tensor
 
-_END_OF_JPEG = b"\xff\xd9"
+_JPEG_SIGNATURE, _END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 _JPEG_MARGIN = 2
 """libjpeg interpolates the colours of a column from its neighbours, so that the outermost columns of a part
 differ from those of the whole image. The margin is more than they need."""
@@ -125,8 +125,9 @@ def read_image(path: str | os.PathLike, image_size: Sequence[int] | np.ndarray |
         raise InputError(f"image {path} does not exist (any more); restore it, or index the data again")
     with explain_os_errors(f"image {path}", "cannot be read"):
         contents = Path(path).read_bytes()
+    is_stored_upright = contents.startswith(_JPEG_SIGNATURE) and EXIF not in contents
     try:
-        image = _decode(contents).numpy()
+        image = (_decode_stored_upright if is_stored_upright else _decode)(contents).numpy()
     except tf.errors.OpError as error:
         raise InputError(f"image {path} cannot be decoded: {_reason(error)}") from None
     if image_size is not None and image.shape[:2] != tuple(image_size):
@@ -134,11 +135,17 @@ def read_image(path: str | os.PathLike, image_size: Sequence[int] | np.ndarray |
     return image
 
 
+def _decode_jpeg(contents: Tensor) -> tf.Tensor:
+    """Decodes the raster of a JPEG: uint8 [h, w, 3], RGB."""
+    # `tf.io.decode_image` would take the fast cosine transform, whose error is up to 8 grey values.
+    return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+
+
 # Outside of a graph a broken image can make operations fail that another thread computes for other images on
-# another logical device.
-@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
-def _decode(contents: tf.Tensor) -> tf.Tensor:
-    return decode_image(contents)
+# another logical device. Most files need the second of these alone; to trace the first takes half a second.
+_FILE = [tf.TensorSpec([], tf.string)]
+_decode = tf.function(decode_image, input_signature=_FILE, autograph=False)
+_decode_stored_upright = tf.function(_decode_jpeg, input_signature=_FILE, autograph=False)
 
 
 def _reason(error: tf.errors.OpError) -> str:
@@ -169,10 +176,7 @@ def _other_size(contents: bytes, size: tuple[int, int], stated_size: Sequence[in
 def _decode_raster(contents: Tensor) -> tf.Tensor:
     """Decodes the pixels as they are stored: uint8 [h, w, 3], RGB."""
     raster = tf.cond(
-        tf.io.is_jpeg(contents),
-        # `tf.io.decode_image` would take the fast cosine transform, whose error is up to 8 grey values.
-        lambda: tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: _decode_other_format(contents),
+        tf.io.is_jpeg(contents), lambda: _decode_jpeg(contents), lambda: _decode_other_format(contents)
     )
     return tf.ensure_shape(raster, [None, None, 3])
 

@@ -101,7 +101,7 @@ def _with_changes(layer: keras.layers.Layer, name: str, keeps_padding: bool) -> 
         settings["padding"] = "same"
     if isinstance(layer, layers.DepthwiseConv2D):
         if isinstance(layer.depthwise_initializer, keras.initializers.GlorotUniform):
-            settings["depthwise_initializer"] = _he_depthwise(layer.kernel_size)
+            settings["depthwise_initializer"] = he_depthwise(layer.kernel_size)
     elif isinstance(layer, layers.Conv2D):
         initializer = settings["kernel_initializer"]
         if isinstance(layer.kernel_initializer, keras.initializers.GlorotUniform):
@@ -110,7 +110,7 @@ def _with_changes(layer: keras.layers.Layer, name: str, keeps_padding: bool) -> 
             kind = layers.DepthwiseConv2D
             settings = {key: settings[key] for key in DEPTHWISE_SETTINGS}
             if initializer == "he_normal":
-                initializer = _he_depthwise(layer.kernel_size)
+                initializer = he_depthwise(layer.kernel_size)
             settings["depthwise_initializer"] = initializer
     return kind.from_config(settings)
 
@@ -149,7 +149,7 @@ DEPTHWISE_SETTINGS = (
 """The settings that a depthwise convolution shares with a convolution with groups."""
 
 
-def _he_depthwise(kernel_size: tuple[int, int]) -> keras.initializers.Initializer:
+def he_depthwise(kernel_size: tuple[int, int]) -> keras.initializers.Initializer:
     """Makes He's initializer for a depthwise kernel, whose fan-in is its number of taps, 9 for 3x3.
 
     Keras counts all channels and starts with values many times smaller. Before a BatchNorm such values

@@ -12,8 +12,9 @@ import keras
 from keras import layers
 
 from refinedet_tf.config import ModelConfig
-from refinedet_tf.refinedet.backbones.adaptation import adapted
+from refinedet_tf.refinedet.backbones.adaptation import he_depthwise
 from refinedet_tf.refinedet.backbones.applications import as_backbone
+from refinedet_tf.refinedet.batch_norm import batch_normalization
 
 
 class Stage(NamedTuple):
@@ -71,10 +72,9 @@ def efficientnet_lite(images: keras.KerasTensor, model_config: ModelConfig) -> l
     Returns:
         The feature maps that `as_backbone` describes.
     """
-    trunk, _ = adapted(_network(SCALINGS[model_config.backbone]), model_config)
     # (x - 127) / 128
     preprocessing = layers.Rescaling(1 / 128, -127 / 128, dtype="float32", name="preprocessing")
-    return as_backbone(trunk, preprocessing(images), model_config)
+    return as_backbone(_network(model_config), preprocessing(images), model_config)
 
 
 def scaled_channels(channels: int, width: float) -> int:
@@ -84,13 +84,12 @@ def scaled_channels(channels: int, width: float) -> int:
     return rounded + CHANNEL_DIVISOR if rounded < 0.9 * scaled else rounded
 
 
-def _network(scaling: Scaling) -> keras.Model:
+def _network(model_config: ModelConfig) -> keras.Model:
     """Makes a network without its classifier, which begins with a 1x1 convolution to 1280 channels."""
+    scaling = SCALINGS[model_config.backbone]
     inputs = keras.Input((None, None, 3))
-    features = layers.Conv2D(STEM_CHANNELS, 3, strides=2, padding="same", use_bias=False, name="conv_stem")(
-        inputs
-    )
-    features = _norm(features, "bn0", "stem_relu")
+    features = _convolution(inputs, STEM_CHANNELS, "conv_stem", kernel_size=3, stride=2)
+    features = _norm(features, model_config, "bn0", "stem_relu")
     number = 0
     for index, stage in enumerate(STAGES):
         is_scaled = 0 < index < len(STAGES) - 1
@@ -98,32 +97,55 @@ def _network(scaling: Scaling) -> keras.Model:
         channels = scaled_channels(stage.channels, scaling.width)
         for repeat in range(repeats):
             stride = stage.stride if repeat == 0 else 1
-            features = _block(features, f"blocks_{number}", stage, channels, stride)
+            features = _block(features, model_config, f"blocks_{number}", stage, channels, stride)
             number += 1
     return keras.Model(inputs, features)
 
 
 def _block(
-    inputs: keras.KerasTensor, name: str, stage: Stage, channels: int, stride: int
+    inputs: keras.KerasTensor, model_config: ModelConfig, name: str, stage: Stage, channels: int, stride: int
 ) -> keras.KerasTensor:
     """Builds an inverted residual block: expansion, depthwise convolution, linear projection, shortcut."""
     features = inputs
     if stage.expansion > 1:
-        expanded = stage.expansion * inputs.shape[-1]
-        features = layers.Conv2D(expanded, 1, use_bias=False, name=f"{name}_expand_conv")(features)
-        features = _norm(features, f"{name}_bn0", f"{name}_expand_relu")
+        features = _convolution(features, stage.expansion * inputs.shape[-1], f"{name}_expand_conv")
+        features = _norm(features, model_config, f"{name}_bn0", f"{name}_expand_relu")
     features = layers.DepthwiseConv2D(
-        stage.kernel_size, strides=stride, padding="same", use_bias=False, name=f"{name}_depthwise_conv"
+        stage.kernel_size,
+        strides=stride,
+        padding="same",
+        use_bias=False,
+        depthwise_initializer=he_depthwise((stage.kernel_size, stage.kernel_size)),
+        name=f"{name}_depthwise_conv",
     )(features)
-    features = _norm(features, f"{name}_bn1", f"{name}_depthwise_relu")
-    features = layers.Conv2D(channels, 1, use_bias=False, name=f"{name}_project_conv")(features)
-    features = _norm(features, f"{name}_bn2")
+    features = _norm(features, model_config, f"{name}_bn1", f"{name}_depthwise_relu")
+    features = _convolution(features, channels, f"{name}_project_conv")
+    features = _norm(features, model_config, f"{name}_bn2")
     if stride == 1 and inputs.shape[-1] == channels:
         features = layers.Add(name=f"{name}_add")([features, inputs])
     return features
 
 
-def _norm(features: keras.KerasTensor, name: str, relu: str | None = None) -> keras.KerasTensor:
+def _convolution(
+    features: keras.KerasTensor, channels: int, name: str, kernel_size: int = 1, stride: int = 1
+) -> keras.KerasTensor:
+    """Applies a convolution without a bias, since a BatchNorm follows."""
+    convolution = layers.Conv2D(
+        channels,
+        kernel_size,
+        strides=stride,
+        padding="same",
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=name,
+    )
+    return convolution(features)
+
+
+def _norm(
+    features: keras.KerasTensor, model_config: ModelConfig, name: str, relu: str | None = None
+) -> keras.KerasTensor:
     """Applies BatchNorm, and then ReLU6 if it is given a name."""
-    features = layers.BatchNormalization(epsilon=EPSILON, name=name)(features)
-    return features if relu is None else layers.ReLU(6.0, name=relu)(features)
+    frozen = model_config.batch_norm_statistics != "moving"
+    norm = batch_normalization(name, model_config.batch_norm_momentum, frozen, epsilon=EPSILON)
+    return norm(features) if relu is None else layers.ReLU(6.0, name=relu)(norm(features))

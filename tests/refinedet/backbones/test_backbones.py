@@ -20,7 +20,7 @@ from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.backbones import BACKBONES
 from refinedet_tf.refinedet.backbones import applications as applications_module
 from refinedet_tf.refinedet.backbones.adaptation import adapted, copy_weights
-from refinedet_tf.refinedet.backbones.applications import APPLICATIONS, find_levels
+from refinedet_tf.refinedet.backbones.applications import APPLICATIONS, as_backbone, find_levels
 from refinedet_tf.refinedet.batch_norm import BatchNormalization
 from refinedet_tf.refinedet.losses import TERMS
 from refinedet_tf.refinedet.network import build_model
@@ -77,18 +77,23 @@ THIN_STAGES = ((1, 64), (2, 64), (2, 64), (1, 64))
     params=tiered([*LEVEL_LAYERS, "resnext101"]),
 )
 def built(request):
-    """A RefineDet of any size with random weights; of the adapter's also what it was adapted from."""
+    """A RefineDet of any size with random weights; of Keras' networks also what it was adapted from."""
     found = {}
 
     def spy(network, model_config):
         trunk, pairs = adapted(network, model_config)
-        found.update(original=network, trunk=trunk, pairs=pairs)
+        found.update(original=network, pairs=pairs)
         return trunk, pairs
+
+    def spy_on_trunk(network, inputs, model_config):
+        found.update(trunk=network)
+        return as_backbone(network, inputs, model_config)
 
     keras.utils.set_random_seed(0)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(applications_module, "adapted", spy)
         for module in (applications_module, lite_module):
-            patch.setattr(module, "adapted", spy)
+            patch.setattr(module, "as_backbone", spy_on_trunk)
         patch.setattr(resnext_module, "STAGES", THIN_STAGES)
         width = {"width_multiplier": 0.35} if request.param == "mobilenet_v2" else {}
         config = config_of(
@@ -189,7 +194,7 @@ def test_export(built, tmp_path):
         assert comparison.detections > 100 and comparison.lost == 0
 
 
-@pytest.mark.parametrize("built", tiered(LEVEL_LAYERS), indirect=True, scope="module")
+@pytest.mark.parametrize("built", tiered(APPLICATIONS), indirect=True, scope="module")
 def test_the_adapted_network_computes_what_keras_has(tf_test, built):
     """Both agree with the same weights where they pad alike: at even sizes, or inside the Inceptions."""
     original, before = built.original, built.model.get_weights()
