@@ -22,8 +22,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     and weight * variance, and the weight as a third blob. The batch itself is normalised with its
     own statistics, as Caffe does when `use_global_stats` is not set.
 
-    A layer that is not trainable is computed as in inference: TensorFlow joins the kernel of training with
-    the ReLU after it to one whose ReLU of NaN is 0, and without a gradient of gamma nothing would tell of it.
+    In inference TensorFlow joins its kernel with the convolution before it and the ReLU after it to one whose
+    ReLU of NaN is 0. In training a layer that is not trainable is computed as Keras does it: without a
+    gradient of gamma nothing would tell of the NaN.
 
     Args:
         frozen: if true, training normalises with the stored statistics, too, and never changes
@@ -43,16 +44,26 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
-        if not training or not self.trainable:
+        if training and not self.trainable:
             return super().call(inputs, training=False)
         if keras.backend.backend() != "tensorflow":
-            return super().call(inputs, training=False) if self.frozen else self._call_of_keras(inputs)
-        from refinedet_tf.refinedet.tensorflow_batch_norm import normalise_with_batch, normalise_with_stored
+            if training and not self.frozen:
+                return self._call_of_keras(inputs)
+            return super().call(inputs, training=False)
+        from refinedet_tf.refinedet.tensorflow_batch_norm import (
+            normalise,
+            normalise_with_batch,
+            normalise_with_stored,
+        )
 
         features = ops.cast(inputs, "float32")
         gamma = self.gamma if self.scale else ops.ones_like(self.moving_mean)
         beta = self.beta if self.center else ops.zeros_like(self.moving_mean)
-        if self.frozen:
+        if not training:
+            normalised = normalise(
+                features, gamma, beta, self.moving_mean, self.moving_variance, self.epsilon
+            )
+        elif self.frozen:
             normalised = normalise_with_stored(
                 features, gamma, beta, self.moving_mean, self.moving_variance, self.epsilon
             )

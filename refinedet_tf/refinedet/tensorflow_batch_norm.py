@@ -15,6 +15,30 @@ import tensorflow as tf
 from refinedet_tf.tensors import Tensor
 
 
+def normalise(
+    features: Tensor, scale: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, epsilon: float
+) -> tf.Tensor:
+    """Returns scale * (features - mean) / sqrt(variance + epsilon) + offset, in one pass.
+
+    Args:
+        features: float32 [B, H, W, C].
+        scale: float32 [C].
+        offset: float32 [C].
+        mean: float32 [C].
+        variance: float32 [C].
+        epsilon: is added to the variance.
+    """
+    return tf.raw_ops.FusedBatchNormV3(
+        x=features,
+        scale=tf.convert_to_tensor(scale),
+        offset=tf.convert_to_tensor(offset),
+        mean=tf.convert_to_tensor(mean),
+        variance=tf.convert_to_tensor(variance),
+        epsilon=epsilon,
+        is_training=False,
+    ).y
+
+
 def normalise_with_batch(
     features: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, count: int | Tensor, num_replicas: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -48,8 +72,8 @@ def normalise_with_batch(
     mean, variance = (tf.cast(value, tf.float32) for value in (wide_mean, wide_variance))
 
     @tf.custom_gradient
-    def normalise(features: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
-        outputs = _normalise(features, gamma, beta, mean, variance, epsilon)
+    def with_gradient(features: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+        outputs = normalise(features, gamma, beta, mean, variance, epsilon)
 
         def gradient(of_outputs: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             of_gamma, of_beta = _gamma_and_beta(of_outputs, features, wide_mean, wide_variance, epsilon)
@@ -59,7 +83,7 @@ def normalise_with_batch(
             # The loss of every replica depends on the statistics, and so on the features of each.
             all_gamma, all_beta = tf.unstack(_over_replicas(tf.stack([of_gamma, of_beta]), num_replicas))
             zeros = tf.zeros_like(gamma)
-            of_features = _normalise(of_outputs, gamma, zeros, zeros, variance, epsilon) + _normalise(
+            of_features = normalise(of_outputs, gamma, zeros, zeros, variance, epsilon) + normalise(
                 features,
                 *_per_value(gamma, all_gamma, all_beta, wide_variance, epsilon, count),
                 mean,
@@ -71,7 +95,7 @@ def normalise_with_batch(
         # With a second result, TensorFlow does not join the kernel with a ReLU, which would make NaN 0.
         return (outputs, mean), gradient
 
-    outputs, mean = normalise(*map(tf.convert_to_tensor, (features, gamma, beta)))
+    outputs, mean = with_gradient(*map(tf.convert_to_tensor, (features, gamma, beta)))
     return outputs, mean, variance
 
 
@@ -93,40 +117,20 @@ def normalise_with_stored(
     """
 
     @tf.custom_gradient
-    def normalise(features: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
-        outputs = _normalise(features, gamma, beta, mean, variance, epsilon)
+    def with_gradient(features: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+        outputs = normalise(features, gamma, beta, mean, variance, epsilon)
 
         def gradient(of_outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             wide_mean, wide_variance = tf.cast(mean, tf.float64), tf.cast(variance, tf.float64)
             of_gamma, of_beta = _gamma_and_beta(of_outputs, features, wide_mean, wide_variance, epsilon)
             zeros = tf.zeros_like(gamma)
-            of_features = _normalise(of_outputs, gamma, zeros, zeros, variance, epsilon)
+            of_features = normalise(of_outputs, gamma, zeros, zeros, variance, epsilon)
             return of_features, tf.cast(of_gamma, tf.float32), tf.cast(of_beta, tf.float32)
 
         return outputs, gradient
 
     mean, variance = tf.convert_to_tensor(mean), tf.convert_to_tensor(variance)
-    return normalise(*map(tf.convert_to_tensor, (features, gamma, beta)))
-
-
-def _normalise(
-    features: tf.Tensor,
-    scale: tf.Tensor,
-    offset: tf.Tensor,
-    mean: tf.Tensor,
-    variance: tf.Tensor,
-    epsilon: float,
-) -> tf.Tensor:
-    """Returns scale * (features - mean) / sqrt(variance + epsilon) + offset, in one pass."""
-    return tf.raw_ops.FusedBatchNormV3(
-        x=features,
-        scale=scale,
-        offset=offset,
-        mean=mean,
-        variance=variance,
-        epsilon=epsilon,
-        is_training=False,
-    ).y
+    return with_gradient(*map(tf.convert_to_tensor, (features, gamma, beta)))
 
 
 def _of_features(
