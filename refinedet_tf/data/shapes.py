@@ -185,11 +185,7 @@ def write_shapes(
 
 
 def _holds(root: Path, marker: dict) -> bool:
-    """Returns whether the folder already holds exactly this set; False if it is new or empty.
-
-    Raises:
-        InputError: the folder holds anything else.
-    """
+    """Returns whether the folder already holds exactly this set; refuses one that holds anything else."""
     if is_file(root):
         raise InputError(f"{root} is not a folder")
     if not is_folder(root) or not list_folder(root):
@@ -245,14 +241,7 @@ def _outline(rng: np.random.Generator, name: str) -> list[np.ndarray]:
 def _random_coverage(
     rng: np.random.Generator, name: str, height: int, width: int, object_pixels: tuple[float, float] | None
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Draws a shape of random form, size, rotation and place.
-
-    Args:
-        rng: the random numbers.
-        name: the class of the shape.
-        height: the height of the image in pixels.
-        width: the width of the image in pixels.
-        object_pixels: the range of the longer side of the shape's box in pixels; None: `OBJECT_SIDES`.
+    """Draws a shape of random form, size, rotation and place in an image of the given height and width.
 
     Returns:
         The coverage of each pixel, float32 [h, w], 0..1, and (top, left) in the image.
