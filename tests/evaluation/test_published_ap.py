@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from refinedet_tf.data.readers.coco import CocoPart
-from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES, coco_average_precisions
+from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES, evaluate_coco
 from refinedet_tf.evaluation.ground_truth import GroundTruth
 from refinedet_tf.evaluation.results import mean_average_precision
 from refinedet_tf.evaluation.voc_ap import average_precisions, class_average_precision
@@ -214,7 +214,7 @@ def coco_summary(ground_truth_file, detection_file, dtype):
         np.array([detection["score"] for detection in found], np.float32),
         (corners / np.tile(dataset.image_sizes[images], 2)).astype(dtype),
     )
-    summary, _ = coco_average_precisions(detections, dataset)
+    summary, *_ = evaluate_coco(detections, dataset)
     return [summary[name] for name in SUMMARY_NAMES]
 
 
