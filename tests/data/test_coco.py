@@ -5,7 +5,6 @@ import pytest
 from coco_layout import write_coco
 
 from refinedet_tf.config import DataConfig
-from refinedet_tf.config.files import load_config
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.readers.coco import CocoPart
 from refinedet_tf.errors import InputError
@@ -60,12 +59,6 @@ def test_reads_images_and_objects(tmp_path, tree):
     assert [image.class_names for image in images] == [["cat"], [], ["toothbrush", "toothbrush"]]
     assert images[2].boxes == [(10.5, 5, 20, 40), (0, 0, 50, 50)]
     assert images[2].difficult == [False, True]
-
-
-def test_corners():
-    corners, has_area = CocoPart.corners(np.array([[10.5, 5, 20, 40], [3, 3, 0, 5], [3, 3, 5, -1.0]]))
-    np.testing.assert_array_equal(corners[0], [10.5, 5, 30.5, 45])
-    np.testing.assert_array_equal(has_area, [True, False, False])
 
 
 def test_dataset_with_classes_in_the_order_of_category_ids(tmp_path, tree):
@@ -270,8 +263,6 @@ def _delete(*path):
         (_set("images", 1, "width", value=-(10**400)), r"images\[1\]: width must be a whole .*, got -1000"),
         (_set("images", 1, "width", value=[40]), r"images\[1\]: width must be a whole .*, got \[40\]"),
         (_set("images", 1, "file_name", value="a\0.jpg"), "holds a null character: a.x00.jpg"),
-        (_set("images", 1, "file_name", value="\ud800.jpg"), "holds half of a character: .ud800.jpg"),
-        (_set("categories", 1, "name", value="\udcff"), "holds half of a character: .udcff"),
         (_set("categories", 1, "id", value=2**64), r"categories\[1\]: id must be .* at most 64 bits"),
         (_set("categories", 2, "name", value={"x" * 10**6: [1] * 10**6}), "name must be text, got {"),
         (_set("annotations", 2, "iscrowd", value=[0] * 10**6), r"iscrowd must be 0 or 1, got \[0"),
@@ -288,25 +279,6 @@ def test_broken_files(tmp_path, tree, change, message):
         CocoPart(tmp_path, "train2017")
     assert len(str(raised.value)) < 600
     assert str(raised.value).startswith(str(tmp_path / "annotations" / "instances_train2017.json"))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"images": ' + "[" * 100_000 + "]" * 100_000 + "}",
-        '{"images": ' + "[" * 100_000,
-        '{"images": [{"id": ' + "9" * 5_000 + "}]}",
-        '{"images": \xff',
-        "5",
-    ],
-    ids=["nested", "open", "digits", "not text", "no object"],
-)
-def test_hostile_json(tmp_path, text):
-    file = tmp_path / "mine.json"
-    file.write_bytes(text.encode("latin-1"))
-    with pytest.raises(InputError) as raised:
-        CocoPart(tmp_path, "mine.json:images")
-    assert str(raised.value).startswith(f"{file} ") and len(str(raised.value)) < 600
 
 
 @pytest.mark.parametrize(
@@ -406,26 +378,11 @@ def test_very_many_categories_and_long_names(tmp_path, tree):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match=r"instances_train2017\.json cannot be read: No such file"):
         CocoPart(tmp_path, "train2017")
-    (tmp_path / "mine.json").write_text("{")
-    with pytest.raises(InputError, match=r"mine\.json is not valid JSON"):
-        CocoPart(tmp_path, "mine.json:images")
+    for text, message in (("{", "is not valid JSON"), ("5", 'must hold an object with the list "images"')):
+        (tmp_path / "mine.json").write_text(text)
+        with pytest.raises(InputError, match=rf"mine\.json {message}"):
+            CocoPart(tmp_path, "mine.json:images")
     with pytest.raises(InputError, match='write "mine.json:image_folder"'):
         CocoPart(tmp_path, "mine.json")
     with pytest.raises(InputError, match='write "train2017" or "file.json:image_folder"'):
         CocoPart(tmp_path, "mine.json:")
-
-
-def test_published_config():
-    config = load_config("coco320.json")
-    assert config.num_classes == 80
-    # Spot checks against the official list: ids 1, 13, 44, 72 and 90 of the sparse numbering.
-    labels = {name: label for label, name in enumerate(config.data.classes, start=1)}
-    picked = ("person", "stop sign", "bottle", "tv", "toothbrush")
-    assert [labels[name] for name in picked] == [1, 12, 40, 63, 80]
-    assert not config.data.use_difficult
-    assert config.training.steps == 400_000
-    assert config.training.milestones == (280_000, 360_000)
-    assert config.training.batch_size == 32
-    assert config.model.backbone == "vgg16"
-    assert config.evaluation.metric == "coco"
-    assert config.expected.value == 0.294

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from coco_layout import write_coco
 from voc_layout import voc_object, write_voc
-from yolo_layout import write_yolo
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data.dataset import read_dataset
@@ -106,53 +105,6 @@ def coco_tree(order):
         {"id": number, "image_id": number, "category_id": 1, "bbox": [2, 1, 6, 9]} for number in order
     ]
     return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "dog"}]}
-
-
-def write_all(root):
-    """The same images and boxes in the layouts of VOC (devkit and flat), COCO, YOLO and CSV."""
-    dog = voc_object("dog", (3, 2, 8, 10))
-    folder = write_voc(root / "voc", **dict.fromkeys(IMAGES, dog))
-    (root / "flat").mkdir()
-    (root / "flat" / "annotations").symlink_to(folder / "Annotations")
-    (root / "flat" / "images").symlink_to(folder / "JPEGImages")
-    (root / "coco").mkdir()
-    write_coco(root / "coco", coco_tree(range(40)), "mine.json", "images")
-    write_yolo(root / "yolo", size=(20, 10), **dict.fromkeys(IMAGES, "1 0.25 0.55 0.3 0.9\n"))
-    (root / "csv").mkdir()
-    (root / "csv" / "images").symlink_to(folder / "JPEGImages")
-    rows = "".join(f"{name}.jpg,20,10,dog,2,1,8,10\n" for name in IMAGES)
-    (root / "csv" / "mine.csv").write_text(f"filename,width,height,class,xmin,ymin,xmax,ymax\n{rows}")
-    return {
-        "voc": ("voc", "2007/all"),
-        "flat": ("voc", "annotations:images"),
-        "coco": ("coco", "mine.json:images"),
-        "yolo": ("yolo", "train"),
-        "csv": ("csv", "mine.csv:images"),
-    }
-
-
-def test_all_formats_give_the_same_sets_and_boxes(tmp_path):
-    parts = write_all(tmp_path)
-    found = {}
-    for folder, (data_format, part) in parts.items():
-        data_config = DataConfig(
-            format=data_format,
-            root=str(tmp_path / folder),
-            train=(f"{part}[:70%]",),
-            validation=(f"{part}[70%:80%]",),
-            test=(f"{part}[80%:]",),
-            classes=("dog",),
-            split_seed=3,
-        )
-        sets = [read_dataset(data_config, split) for split in ("train", "validation", "test")]
-        names = [sorted(path.rpartition("/")[2] for path in dataset.image_paths) for dataset in sets]
-        assert sorted(sum(names, [])) == sorted(f"{name}.jpg" for name in IMAGES)
-        for dataset in sets:
-            expected = np.tile(np.float32([0.1, 0.1, 1, 0.4]), (len(dataset), 1))
-            np.testing.assert_allclose(dataset.boxes, expected, atol=1e-7)
-        found[folder] = names
-    assert 20 < len(found["voc"][0]) < 36 and found["voc"][1] and found["voc"][2]
-    assert all(names == found["voc"] for names in found.values())
 
 
 def test_the_order_of_a_file_and_new_images_change_no_share(tmp_path):

@@ -37,12 +37,6 @@ def test_body_parts_are_not_objects(tmp_path):
     assert read_one(tmp_path).class_names == ["person"]
 
 
-def test_corners_are_zero_based_and_continuous():
-    corners, has_area = VocPart.corners(np.array([[1, 1, 20, 10], [504, 337, 504, 337], [5, 8, 9, 7.0]]))
-    np.testing.assert_array_equal(corners[0], [0, 0, 20, 10])
-    np.testing.assert_array_equal(has_area, [True, False, False])
-
-
 def test_split_lines(tmp_path):
     folder = write_voc(tmp_path, a="", b="", c="", d="")
     (folder / "JPEGImages" / "photo 1.jpg").touch()
