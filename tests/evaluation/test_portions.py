@@ -64,13 +64,11 @@ def test_detect_writes_the_same_and_says_who_did_what(found):
     assert limit.startswith("note: 12 of 12 images have 400 or more candidates before NMS")
     work = [[line.partition(" in ")[0] for line in result["printed"][:-1]] for result in several]
     assert all(result["printed"][-1] == limit for result in several)
-    assert (
-        work
-        == [
-            ["replica 0: 6 images", "replica 1: 6 images"],
-            ["replica 0: 4 images", "replica 1: 4 images", "replica 2: 2 images", "replica 3: 2 images"],
-        ][: len(several)]
-    )
+    shares = ((6, 6), (4, 4, 2, 2))
+    expected = [
+        [f"replica {number}: {count} images" for number, count in enumerate(share)] for share in shares
+    ]
+    assert work == expected[: len(several)]
 
 
 def test_every_replica_reads_its_copy_of_the_weights(found):
