@@ -68,13 +68,7 @@ def score_portion(portion: Portion, config: Config, dataset: DetectionDataset) -
         InputError: the reasons are those of `score_detections`.
     """
     result = score_detections(portion.detections, dataset, config.evaluation.metric)
-    return dataclasses.replace(
-        result,
-        throughput=portion.throughput(config),
-        multi_scale=portion.multi_scale_cost(),
-        tiling=portion.tiling_cost(),
-        work=portion.work,
-    )
+    return dataclasses.replace(result, **portion.cost_fields(config))
 
 
 def timed_replicas(

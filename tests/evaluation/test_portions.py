@@ -109,8 +109,8 @@ def test_joined_shares_are_those_of_one_process():
     joined = join_portions(["worker:0", "worker:1", "worker:2"], facts, [s.to_bytes() for s in portions], 1)
     assert joined.to_bytes() == whole.to_bytes()
     assert joined.cost == Cost(30, whole.cost.views, (3, 0), 3.0, 0.75)
-    assert joined.tiling_cost() == TilingCost(30 / 9, 1, 3.0 / 9, 0.75 / 9)
-    assert joined.multi_scale_cost() is None and joined.throughput(Config()) is None
+    tiling = TilingCost(30 / 9, 1, 3.0 / 9, 0.75 / 9)
+    assert joined.cost_fields(Config()) == {"work": joined.work, "tiling": tiling}
     assert [str(work) for work in joined.work] == [
         "worker:0 replica 0: 5 images in 1.5 s",
         "worker:1 replica 0: 4 images in 1.5 s",

@@ -57,22 +57,25 @@ class VocPart(Reader):
         year, slash, self.split = part.partition("/")
         if slash and ":" not in part and year and self.split:
             self.clash_prefix = year
-            self._open_devkit(self.root, year)
+            self._open_devkit(year)
         else:
-            self._open_flat_folders(self.root, part)
+            self._open_flat_folders(part)
         self._files = _image_files(self.image_folder)
         """{image id: its files within the image folder}, several where only their endings differ"""
-        annotated = self._annotated_ids()
+        # One listing is read because opening every file takes long on a network disk.
+        folder = self._annotation_folder
+        names = walk(folder) if is_folder(folder) else ()
+        annotated = {name[:-4] for name in names if name.endswith(".xml")}
         all_ids = {*self._files, *annotated}
         ids = sorted(all_ids) if self._split_file is None else self._read_split(self._split_file)
         self._ids = [image_id for image_id in ids if share.holds(image_id)]
         self.labelled = self._has_annotations(annotated, may_be_unlabelled)
 
-    def _open_devkit(self, root: Path, year: str) -> None:
-        folder = root / f"VOC{year}"
+    def _open_devkit(self, year: str) -> None:
+        folder = self.root / f"VOC{year}"
         if not is_folder(folder):
-            found = sorted(name for name in list_folder(root) if name.startswith("VOC"))
-            raise InputError(f"{shortened_text(folder)} does not exist; {root} holds {_join(found)}")
+            found = sorted(name for name in list_folder(self.root) if name.startswith("VOC"))
+            raise InputError(f"{shortened_text(folder)} does not exist; {self.root} holds {_join(found)}")
         self.image_folder, self._annotation_folder = folder / "JPEGImages", folder / "Annotations"
         lists = folder / "ImageSets" / "Main"
         self._split_file: Path | None = lists / f"{self.split}.txt"
@@ -86,15 +89,15 @@ class VocPart(Reader):
         there = f"the splits there are {_join(found)}" if found else f'write e.g. "{year}/all[:80%]"'
         raise InputError(f"{shortened_text(self._split_file)} does not exist; {there}")
 
-    def _open_flat_folders(self, root: Path, part: str) -> None:
+    def _open_flat_folders(self, part: str) -> None:
         annotations, colon, images = part.partition(":")
         folders = []
         for name in (annotations, images if colon else annotations):
-            folder = path_within(root, root / name) if name else None
+            folder = path_within(self.root, self.root / name) if name else None
             if folder is None or not is_folder(folder):
                 raise InputError(
                     f'VOC part "{shortened_text(part)}": write year/split, e.g. "2007/trainval", or the '
-                    f'names of folders in {root}, e.g. "annotations:images"'
+                    f'names of folders in {self.root}, e.g. "annotations:images"'
                 )
             folders.append(folder)
         self._annotation_folder, self.image_folder = folders
@@ -157,7 +160,10 @@ class VocPart(Reader):
             xmin, ymin, xmax, ymax = (_number(box, tag, where) for tag in ("xmin", "ymin", "xmax", "ymax"))
             boxes.append((xmin, ymin, xmax, ymax))
             class_names.append(name)
-            difficult.append(is_given(node.findtext("difficult")) and _flag(node, "difficult", where))
+            flag = _number(node, "difficult", where) if is_given(node.findtext("difficult")) else 0.0
+            if not math.isfinite(flag):
+                raise InputError(f"{where}: <difficult> must be 0 or 1, got {flag}")
+            difficult.append(flag != 0)
 
         size = stated_size(root.findtext("size/height"), root.findtext("size/width"), f"{file}: <size>")
         path = self._image_path(image_id, root.findtext("filename"))
@@ -178,12 +184,6 @@ class VocPart(Reader):
         path = str(self.image_folder / names[0])
         refuse_unreadable(path)
         return path
-
-    def _annotated_ids(self) -> set[str]:
-        """Returns the ids of all XML files."""
-        # One listing is read because opening every file takes long on a network disk.
-        folder = self._annotation_folder
-        return {name[:-4] for name in walk(folder) if name.endswith(".xml")} if is_folder(folder) else set()
 
     def _read_split(self, file: Path) -> list[str]:
         ids = []
@@ -249,14 +249,6 @@ def _number(node: ElementTree.Element, tag: str, where: str) -> float:
         return float(text)
     except ValueError:
         raise InputError(f"{where}: <{tag}> must be a number, got {shortened(text)}") from None
-
-
-def _flag(node: ElementTree.Element, tag: str, where: str) -> bool:
-    """Returns whether a number is not 0."""
-    number = _number(node, tag, where)
-    if not math.isfinite(number):
-        raise InputError(f"{where}: <{tag}> must be 0 or 1, got {number}")
-    return number != 0
 
 
 def _join(names: list[str]) -> str:
