@@ -68,16 +68,13 @@ def test_images_without_any_object(tmp_path):
         read_dataset(data_config(tmp_path), "train")
 
 
-def test_labels_of_the_test_split_are_those_of_the_training_split(tmp_path):
+def test_labels(tmp_path):
+    """They are those of the training split, or follow the config."""
     write_voc(tmp_path, a=CAT + DOG)
     write_voc(tmp_path, split="test", t=DOG)
     dataset = read_dataset(data_config(tmp_path, test=("2007/test",)), "test")
     assert dataset.class_names == ("cat", "dog")
     np.testing.assert_array_equal(dataset.labels, [2])
-
-
-def test_labels_follow_the_config(tmp_path):
-    write_voc(tmp_path, a=CAT + DOG)
     dataset = read_dataset(data_config(tmp_path, classes=("dog", "cow", "cat")), "train")
     assert dataset.class_names == ("dog", "cow", "cat")
     np.testing.assert_array_equal(dataset.labels, [3, 1])
