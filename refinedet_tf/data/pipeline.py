@@ -57,7 +57,6 @@ def training_batches(
             multiple of the number of workers. While iterating, TensorFlow raises a
             `tf.errors.OpError` for an image that cannot be used: see `explain_failure`.
     """
-    _check_not_empty(dataset)
     image_size = config.model.image_size
     if image_size is None:
         raise InputError("model.image_size is null: training needs a size, e.g. [320, 320]")
@@ -153,7 +152,6 @@ def evaluation_batches(
         InputError: the dataset is empty. While iterating, TensorFlow raises the errors that
             `training_batches` describes.
     """
-    _check_not_empty(dataset)
     paths, sizes = _files(dataset)
 
     @_AS_IT_IS
@@ -290,13 +288,10 @@ def explain_failure(
     return error
 
 
-def _check_not_empty(dataset: DetectionDataset) -> None:
-    if not len(dataset):
-        raise InputError("the dataset holds no images")
-
-
 def _files(dataset: DetectionDataset) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the paths, string [N], and the sizes of the upright images, int32 [N, 2]: height, width."""
+    if not len(dataset):
+        raise InputError("the dataset holds no images")
     # The bytes of a file name need not be text.
     paths = [os.fsencode(path) for path in dataset.image_paths]
     return tf.constant(paths), tf.constant(dataset.image_sizes, tf.int32)
