@@ -93,10 +93,8 @@ def make_image(
     draw_clutter(rng, image)
 
     wanted = rng.choice(len(COUNT_PROBABILITIES), p=COUNT_PROBABILITIES)
-    names: list[str] = []
-    masks: list[np.ndarray] = []
+    placed: list[tuple[str, np.ndarray, int]] = []  # Class, mask, and area with what is outside the image.
     visible: list[np.ndarray] = []
-    areas: list[int] = []
     for _ in range(wanted):
         name = str(rng.choice(CLASS_NAMES))
         for _ in range(8):
@@ -109,19 +107,17 @@ def make_image(
             # Of a very small shape, no pixel may be covered by half.
             if 0 < whole <= 2 * np.count_nonzero(mask) and all(
                 np.count_nonzero(seen) >= MIN_VISIBLE * area
-                for seen, area in zip(remaining, areas, strict=True)
+                for seen, (_, _, area) in zip(remaining, placed, strict=True)
             ):
                 _paint(rng, image, coverage, window, inside, name)
-                names.append(name)
-                masks.append(mask)
-                areas.append(whole)
+                placed.append((name, mask, whole))
                 visible = [*remaining, mask]
                 break
     image += rng.integers(-9, 10, size=(height, width, 1), dtype=np.int8)
     image = np.clip(image, 0, 255, out=image).astype(np.uint8)
     return image, [
         Shape(name, mask, bool(np.count_nonzero(seen) < DIFFICULT_BELOW * area))
-        for name, mask, seen, area in zip(names, masks, visible, areas, strict=True)
+        for seen, (name, mask, area) in zip(visible, placed, strict=True)
     ]
 
 

@@ -50,23 +50,15 @@ def coco_config(root, **changes):
     return DataConfig(**{"format": "coco", "root": str(root), "train": ("train2017",), **changes})
 
 
-def test_reads_images_and_objects(tmp_path, tree):
-    write_coco(tmp_path, tree)
-    part = CocoPart(tmp_path, "train2017")
-    images = list(part)
-    assert len(part) == 3
-    assert [image.image_id for image in images] == ["73", "9", "11"]
-    assert images[0].path == str(tmp_path / "train2017" / "b.jpg")
-    assert images[0].size == (100, 200)
-    assert [image.class_names for image in images] == [["cat"], [], ["toothbrush", "toothbrush"]]
-    assert images[2].boxes == [(10.5, 5, 20, 40), (0, 0, 50, 50)]
-    assert images[2].difficult == [False, True]
-
-
-def test_arrays_and_classes(tmp_path, tree):
+def test_images_objects_and_classes(tmp_path, tree):
     """The classes are in the order of the category ids, unless the config names some of them."""
     write_coco(tmp_path, tree)
+    images = list(CocoPart(tmp_path, "train2017"))
+    assert images[2].boxes == [(10.5, 5, 20, 40), (0, 0, 50, 50)]
     dataset = read_dataset(coco_config(tmp_path), "train")
+    assert dataset.image_ids == tuple(image.image_id for image in images) == ("73", "9", "11")
+    assert dataset.image_paths[0] == images[0].path == str(tmp_path / "train2017" / "b.jpg")
+    np.testing.assert_array_equal(dataset.image_sizes, [[100, 200], [50, 50], [50, 100]])
     assert dataset.class_names == ("person", "cat", "toothbrush")
     np.testing.assert_array_equal(dataset.labels, [2, 3, 3])
     np.testing.assert_array_equal(dataset.difficult, [False, False, True])
