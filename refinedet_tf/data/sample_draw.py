@@ -68,7 +68,9 @@ def _compiled_draw(
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], SampleDraw]:
     """Makes the compiled function, which all datasets of a process share."""
     return tf.function(
-        lambda *tensors: _draw(*tensors, size, augmentation_config), jit_compile=True, autograph=False
+        lambda *tensors: _draw(*tensors, size=size, augmentation_config=augmentation_config),
+        jit_compile=True,
+        autograph=False,
     )
 
 
