@@ -67,11 +67,12 @@ def _compiled_draw(
     size: tuple[int, int], augmentation_config: AugmentationConfig
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], SampleDraw]:
     """Makes the compiled function, which all datasets of a process share."""
-    return tf.function(
-        lambda *tensors: _draw(*tensors, size=size, augmentation_config=augmentation_config),
-        jit_compile=True,
-        autograph=False,
-    )
+
+    @tf.function(jit_compile=True, autograph=False)
+    def draw(boxes: tf.Tensor, labels: tf.Tensor, uniform: tf.Tensor, image_size: tf.Tensor) -> SampleDraw:
+        return _draw(boxes, labels, uniform, image_size, size, augmentation_config)
+
+    return draw
 
 
 def _draw(
