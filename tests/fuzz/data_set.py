@@ -1,6 +1,7 @@
 """What the index of a data set promises."""
 
 import json
+import re
 
 from mutation import EXTREME_NUMBERS, EXTREME_TEXTS, mutate_bytes, pick
 
@@ -9,23 +10,21 @@ from refinedet_tf.data.box_checks import write_defects
 from refinedet_tf.data.dataset import read_dataset
 
 
-def hostile_text(rng, text, separators, texts, encodings, damaged=0.4):
+def hostile_text(rng, text, separator, texts, encodings, damaged=0.4):
     """Returns a text with damaged bytes, or with hostile texts between some of its words or in their places.
 
     Args:
         rng: the source of all choices.
         text: the valid text.
-        separators: what divides the words, each of which is a word of its own.
+        separator: a pattern of what divides the words, in a group, so that it is a word as well.
         texts: the hostile texts besides those of `mutation`.
         encodings: one of them is chosen.
         damaged: the probability of damaged bytes.
     """
     if rng.random() < damaged:
         return mutate_bytes(rng, text.encode())
-    for separator in separators:
-        text = text.replace(separator, f"\0{separator}\0")
-    words = text.split("\0")
-    for _ in range(rng.integers(1, 4)):
+    words = re.split(separator, text)
+    for _ in range(rng.integers(1, 3)):
         place = rng.integers(len(words))
         new = pick(rng, (*texts, *EXTREME_TEXTS, *map(repr, EXTREME_NUMBERS)))
         words[place : place + rng.integers(2)] = [new]

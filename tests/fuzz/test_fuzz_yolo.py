@@ -54,7 +54,7 @@ def test_yolo(fuzz, tmp_path):
         damaged = pick(rng, list(files))
         for name, text in files.items():
             is_damaged = name == damaged
-            content = hostile_text(rng, text, "\n :", TEXTS, ENCODINGS) if is_damaged else text.encode()
+            content = hostile_text(rng, text, "([\n :])", TEXTS, ENCODINGS) if is_damaged else text.encode()
             (tmp_path / name).write_bytes(content)
         part = pick(rng, ("train", "val", "test")) if rng.random() < 0.9 else pick(rng, EXTREME_TEXTS)
         read(rng, "yolo", tmp_path, part)
@@ -68,7 +68,7 @@ def test_csv(fuzz, tmp_path):
     def case(rng):
         has_header = rng.random() < 0.6
         text = TABLE if has_header else PLAIN_TABLE
-        (tmp_path / "t.csv").write_bytes(hostile_text(rng, text, "\n,", TEXTS, ENCODINGS))
+        (tmp_path / "t.csv").write_bytes(hostile_text(rng, text, "([\n,])", TEXTS, ENCODINGS))
         part = "t.csv:images" if has_header else "t.csv"
         if rng.random() < 0.1:
             part = pick(rng, ("t.csv:", "", ":")) + pick(rng, EXTREME_TEXTS)
