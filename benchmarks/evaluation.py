@@ -1,6 +1,6 @@
 """What a whole evaluation costs compared with its network alone: python benchmarks/evaluation.py
 
-In turns, the network computes the heads of batches that lie in memory, and `detect_all` detects on a
+In turns, the network computes the heads of batches that lie in memory, and `detect_portion` detects on a
 dataset of the same batch size, from the files to the detections, without scoring. `ratio` is the median over
 the turns of the time per image of the second, divided by that of the first; `processor_ratio` is the same
 with the processor's time, which other work on the machine hardly changes. Both times leave out tracing. The
@@ -112,10 +112,11 @@ def _network_alone(
 
 def _whole_pass(model: "keras.Model", config: Config, dataset: "DetectionDataset") -> tuple[float, float]:
     """(wall, processor) seconds per image of the middle of a pass through the dataset."""
-    from refinedet_tf.evaluation.evaluator import detect_all
+    from refinedet_tf.evaluation.evaluator import detect_portion, timed_replicas
 
     stamps: list[tuple[int, float, float]] = []
-    detect_all(model, config, dataset, lambda done, *_: stamps.append((done, *_clocks())))
+    replicas = timed_replicas(model, config)
+    detect_portion(replicas, config, dataset, lambda done, *_: stamps.append((done, *_clocks())))
     first, last = (stamps[int(share * len(stamps))] for share in WINDOW)
     images = last[0] - first[0]
     return (last[1] - first[1]) / images, (last[2] - first[2]) / images

@@ -113,13 +113,8 @@ def validate(files, size=UPRIGHT):
     return next(batches)["images"].numpy()
 
 
-def evaluate_multi_scale(files, size=UPRIGHT):
-    evaluator.detect_portion_on_files(MODEL, config_for(), dataset_of(files, size), multi_scale=True)
-    return Recorder.seen
-
-
-def evaluate_tiles(files, size=UPRIGHT):
-    evaluator.detect_portion_on_files(MODEL, config_for(), dataset_of(files, size), tiling=Tiling(side=64))
+def evaluate_on_files(files, size=UPRIGHT, **options):
+    evaluator.detect_portion_on_files(MODEL, config_for(), dataset_of(files, size), **options)
     return Recorder.seen
 
 
@@ -238,8 +233,8 @@ DOORS = {
     "index": (index, size_of),
     "train": (train, same),
     "validate": (validate, same),
-    "evaluate --multi-scale": (evaluate_multi_scale, same),
-    "evaluate --tiles": (evaluate_tiles, same),
+    "evaluate --multi-scale": (functools.partial(evaluate_on_files, multi_scale=True), same),
+    "evaluate --tiles": (functools.partial(evaluate_on_files, tiling=Tiling(side=64)), same),
     "detections of a run": (draw_detections, same),
     "inspect": (inspect, digest),
     "detect": (detect, same),

@@ -189,15 +189,7 @@ class _RawIndex:
     """
 
     def __init__(self, parts: Sequence[Reader], class_names: Sequence[str] | None) -> None:
-        """Reads the parts.
-
-        Args:
-            parts: at least one, all of the same format.
-            class_names: the known classes; None: every name is accepted.
-
-        Raises:
-            InputError: a file is broken, a class is unknown, or an image is listed twice.
-        """
+        """Reads the parts; `class_names` are the known classes, or None if every name is accepted."""
         self.parts = parts
         self.paths: list[str] = []
         self.starts: list[int] = []
@@ -205,7 +197,7 @@ class _RawIndex:
         sizes, counts = array.array("i"), array.array("q")
         boxes, name_of, difficult = array.array("d"), array.array("i"), array.array("b")
         index_of_name: dict[str, int] = {}
-        known_names = None if class_names is None else set(class_names)
+        known_names = set(class_names or ())
         for part in parts:
             self.starts.append(len(ids))
             for image in with_progress(
@@ -220,8 +212,12 @@ class _RawIndex:
                     boxes.extend(box)
                 for name in image.class_names:
                     if name not in index_of_name:
-                        if class_names is not None and known_names is not None and name not in known_names:
-                            raise InputError(_unknown_class(part, image.image_id, name, class_names))
+                        if class_names is not None and name not in known_names:
+                            raise InputError(
+                                f"{part.annotation_file(image.image_id)}: class "
+                                f'"{shortened_text(name, _LONGEST_NAME)}" is not in data.classes'
+                                f"{_nearest(name, class_names)}"
+                            )
                         index_of_name[name] = len(index_of_name)
                     name_of.append(index_of_name[name])
         self.names = list(index_of_name)
@@ -232,7 +228,12 @@ class _RawIndex:
         self.difficult = np.array(difficult, bool)
         self.image_of = np.repeat(np.arange(len(ids)), np.array(counts, np.int64))
         refuse_repeated_files(self.paths, self._describe_image)
-        self.ids = self._unique_ids()
+        self.ids = distinct_ids(
+            ids,
+            lambda image: f"{self.part_of(image).clash_prefix}/{ids[image]}",
+            lambda image: f"{self.part_of(image).name}/{ids[image]}",
+            lambda image: self.paths[image],
+        )
 
     def part_of(self, image: int) -> Reader:
         """Returns the part that holds the image of this index."""
@@ -249,15 +250,6 @@ class _RawIndex:
         file = self.part_of(image).annotation_file(self.file_ids[image])
         name = shortened_text(self.names[self.name_of[box]], _LONGEST_NAME)
         return f"{file}: the box {format_box(self.boxes[box])} ({name}) of image {self.file_ids[image]}"
-
-    def _unique_ids(self) -> list[str]:
-        """Returns the ids, with a prefix on those that different images of two parts share."""
-        return distinct_ids(
-            self.file_ids,
-            lambda image: f"{self.part_of(image).clash_prefix}/{self.file_ids[image]}",
-            lambda image: f"{self.part_of(image).name}/{self.file_ids[image]}",
-            lambda image: self.paths[image],
-        )
 
     def _describe_image(self, image: int) -> str:
         return (
@@ -299,12 +291,6 @@ def _check_listed(parts: Sequence[Reader], class_names: Sequence[str], listed_na
                 f'class "{shown}" is no category of {shortened_text(" and ".join(files))}'
                 f"{_nearest(name, listed_names)}"
             )
-
-
-def _unknown_class(part: Reader, image_id: str, name: str, class_names: Sequence[str]) -> str:
-    file = part.annotation_file(image_id)
-    shown = shortened_text(name, _LONGEST_NAME)
-    return f'{file}: class "{shown}" is not in data.classes{_nearest(name, class_names)}'
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

@@ -229,14 +229,11 @@ def _find_coco(folder: Path) -> Discovery | None:
         # COCO has files of captions and key points, too.
         names = [f"annotations/instances_{name}.json" for name in known]
         names = names or _files_of_splits(folder, ".json", ["annotations"])
-        parts = [_with_image_folder("coco", folder, name) for name in names if _is_coco(folder / name)]
+        names = [name for name in names if _COCO_KEY.search(_head(folder / name))]
+        parts = [_with_image_folder("coco", folder, name) for name in names]
     if not parts:
         return None
     return _divided("coco", folder, f"the JSON of {parts[0].partition(':')[0]}", parts)
-
-
-def _is_coco(file: Path) -> bool:
-    return bool(_COCO_KEY.search(_head(file)))
 
 
 def _find_yolo(folder: Path) -> Discovery | None:

@@ -53,15 +53,7 @@ def upright_size(raster_size: Tensor, orientation: Tensor) -> tf.Tensor:
 
 
 def turn_upright(raster: tf.Tensor, orientation: Tensor) -> tf.Tensor:
-    """Turns stored pixels [h, w, 3], or a window of them, upright.
-
-    Args:
-        raster: the pixels.
-        orientation: int32 scalar, 1..8.
-
-    Returns:
-        The upright pixels, [H, W, 3].
-    """
+    """Turns stored pixels [h, w, 3], or a window of them, upright: [H, W, 3]."""
 
     def turned() -> tf.Tensor:
         row_step = tf.where(tf.gather(_ROWS_REVERSED, orientation), -1, 1)
@@ -75,13 +67,7 @@ def turn_upright(raster: tf.Tensor, orientation: Tensor) -> tf.Tensor:
 def window_of_raster(window: Tensor, raster_size: Tensor, orientation: Tensor) -> tf.Tensor:
     """Finds the part of the raster that `turn_upright` makes the given part of the upright image.
 
-    Args:
-        window: int32 [4], the rows and columns (ymin, xmin, ymax, xmax) of the upright image.
-        raster_size: int32 [2], height and width of the raster.
-        orientation: int32 scalar, 1..8.
-
-    Returns:
-        int32 [4], rows and columns of the raster, in the same order.
+    Both are int32 [4], the rows and columns (ymin, xmin, ymax, xmax).
     """
 
     def turned() -> tf.Tensor:

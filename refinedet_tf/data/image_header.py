@@ -77,12 +77,10 @@ def read_image_headers(paths: Sequence[str]) -> Iterator[ImageHeader | InputErro
     tasks = (paths[start : start + _FILES_PER_TASK] for start in range(0, len(paths), _FILES_PER_TASK))
     # The filters of warnings belong to the process, so that threads must not change them.
     with _no_warnings():
-        for headers in map_in_threads(_headers_or_errors, tasks, _THREADS, _TASKS_AHEAD):
+        for headers in map_in_threads(
+            lambda task: [*map(_header_or_error, task)], tasks, _THREADS, _TASKS_AHEAD
+        ):
             yield from headers
-
-
-def _headers_or_errors(paths: Sequence[str]) -> list[ImageHeader | InputError]:
-    return [_header_or_error(path) for path in paths]
 
 
 def _header_or_error(path: str) -> ImageHeader | InputError:

@@ -7,7 +7,7 @@ step, on any number of workers, sees exactly the samples that it would have seen
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -57,7 +57,6 @@ def training_batches(
             multiple of the number of workers. While iterating, TensorFlow raises a
             `tf.errors.OpError` for an image that cannot be used: see `explain_failure`.
     """
-    _check_not_empty(dataset)
     image_size = config.model.image_size
     if image_size is None:
         raise InputError("model.image_size is null: training needs a size, e.g. [320, 320]")
@@ -69,7 +68,7 @@ def training_batches(
         )
     local_batch = global_batch // count
     paths, sizes = _files(dataset)
-    objects_of = _object_lookup(dataset, config)
+    all_boxes, all_labels, offsets = map(tf.constant, training_objects(dataset, config))
     has_objects = tf.constant(np.diff(dataset.offsets) > 0)
     lengths = tf.constant(padded_lengths(dataset.max_boxes))
     rows = tf.range(index * local_batch, (index + 1) * local_batch, dtype=tf.int64)
@@ -80,7 +79,8 @@ def training_batches(
 
     @_AS_IT_IS
     def sample(counter: tf.Tensor, image_index: tf.Tensor) -> dict[str, tf.Tensor]:
-        boxes, labels = pad_objects(*objects_of(image_index), lengths)
+        objects = slice(offsets[image_index], offsets[image_index + 1])
+        boxes, labels = pad_objects(all_boxes[objects], all_labels[objects], lengths)
         seed = tf.stack([tf.constant(config.training.seed, tf.int64), counter])
         contents, size = tf.io.read_file(paths[image_index]), sizes[image_index]
         image, boxes, labels = augment(contents, size, boxes, labels, seed, image_size, config.augmentation)
@@ -152,7 +152,6 @@ def evaluation_batches(
         InputError: the dataset is empty. While iterating, TensorFlow raises the errors that
             `training_batches` describes.
     """
-    _check_not_empty(dataset)
     paths, sizes = _files(dataset)
 
     @_AS_IT_IS
@@ -188,10 +187,18 @@ def image_order(num_images: int, seed: int, start: int = 0) -> tf.data.Dataset:
     return tf.data.Dataset.counter(first_epoch).flat_map(rest_of_epoch)
 
 
-def training_objects(dataset: DetectionDataset, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the objects that training uses: boxes float32 [K, 4] and labels int32 [K], 1..C."""
-    boxes, labels, _ = _usable_objects(dataset, config)
-    return boxes, labels
+def training_objects(dataset: DetectionDataset, config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the objects that training uses.
+
+    Returns:
+        boxes float32 [K, 4], labels int32 [K], 1..C, and offsets int64 [N + 1]; the objects of image n are
+        the rows from offsets[n] to offsets[n + 1].
+    """
+    usable = ~dataset.difficult
+    if config.data.use_difficult and config.data.format != "coco":
+        usable = np.ones_like(dataset.difficult)
+    kept_before = np.concatenate([[0], np.cumsum(usable)])
+    return dataset.boxes[usable], dataset.labels[usable], kept_before[dataset.offsets]
 
 
 class PaddedObjects:
@@ -203,7 +210,7 @@ class PaddedObjects:
     """
 
     def __init__(self, dataset: DetectionDataset, config: Config) -> None:
-        self._boxes, self._labels, self._offsets = _usable_objects(dataset, config)
+        self._boxes, self._labels, self._offsets = training_objects(dataset, config)
         self._has_objects = np.diff(dataset.offsets) > 0
 
     def of(self, image_indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -273,60 +280,21 @@ def explain_failure(
         An `InputError` that names the first file that cannot be used and says why; `error` itself if
         no image is the cause.
     """
-    indices = range(len(dataset)) if image_indices is None else image_indices
-    for index in indices:
-        problem = _problem_of(dataset, index)
-        if problem is not None:
-            return problem
-    return error
-
-
-def _problem_of(dataset: DetectionDataset, index: int) -> InputError | None:
     try:
-        read_image(dataset.image_paths[index], dataset.image_sizes[index])
-    except InputError as error:
-        return error
-    return None
-
-
-def _check_not_empty(dataset: DetectionDataset) -> None:
-    if not len(dataset):
-        raise InputError("the dataset holds no images")
+        for index in range(len(dataset)) if image_indices is None else image_indices:
+            read_image(dataset.image_paths[index], dataset.image_sizes[index])
+    except InputError as problem:
+        return problem
+    return error
 
 
 def _files(dataset: DetectionDataset) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the paths, string [N], and the sizes of the upright images, int32 [N, 2]: height, width."""
+    if not len(dataset):
+        raise InputError("the dataset holds no images")
     # The bytes of a file name need not be text.
     paths = [os.fsencode(path) for path in dataset.image_paths]
     return tf.constant(paths), tf.constant(dataset.image_sizes, tf.int32)
-
-
-def _usable_objects(dataset: DetectionDataset, config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the objects that are trained on: boxes [K, 4], labels [K], and offsets [N + 1].
-
-    Those of image n are the rows from offsets[n] to offsets[n + 1].
-    """
-    usable = ~dataset.difficult
-    if config.data.use_difficult and config.data.format != "coco":
-        usable = np.ones_like(dataset.difficult)
-    kept_before = np.concatenate([[0], np.cumsum(usable)])
-    return dataset.boxes[usable], dataset.labels[usable], kept_before[dataset.offsets]
-
-
-def _object_lookup(
-    dataset: DetectionDataset, config: Config
-) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """Makes the function that returns the boxes [K, 4] and labels [K] of an image's usable objects."""
-    usable_boxes, usable_labels, first_rows = _usable_objects(dataset, config)
-    offsets = tf.constant(first_rows, tf.int64)
-    boxes = tf.constant(usable_boxes, tf.float32)
-    labels = tf.constant(usable_labels, tf.int32)
-
-    def objects_of(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = slice(offsets[index], offsets[index + 1])
-        return boxes[rows], labels[rows]
-
-    return objects_of
 
 
 def _finish(batches: tf.data.Dataset) -> tf.data.Dataset:

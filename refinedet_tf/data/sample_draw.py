@@ -110,11 +110,6 @@ def _snap_to_pixels(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Rounds the visible part of a window to whole pixels, both of the image and of the sample.
 
-    Args:
-        window: float32 [4], as `sample_window` gives it.
-        image_size: int32 [2], height and width of the image in pixels.
-        size: (height, width) of the sample in pixels.
-
     Returns:
         `source` and `target` of `SampleDraw`, and the window, float32 [4], that maps the source exactly
         onto the target, so that boxes do not suffer from the rounding.

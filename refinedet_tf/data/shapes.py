@@ -93,10 +93,8 @@ def make_image(
     draw_clutter(rng, image)
 
     wanted = rng.choice(len(COUNT_PROBABILITIES), p=COUNT_PROBABILITIES)
-    names: list[str] = []
-    masks: list[np.ndarray] = []
+    placed: list[tuple[str, np.ndarray, int]] = []  # Class, mask, and area with what is outside the image.
     visible: list[np.ndarray] = []
-    areas: list[int] = []
     for _ in range(wanted):
         name = str(rng.choice(CLASS_NAMES))
         for _ in range(8):
@@ -109,19 +107,17 @@ def make_image(
             # Of a very small shape, no pixel may be covered by half.
             if 0 < whole <= 2 * np.count_nonzero(mask) and all(
                 np.count_nonzero(seen) >= MIN_VISIBLE * area
-                for seen, area in zip(remaining, areas, strict=True)
+                for seen, (_, _, area) in zip(remaining, placed, strict=True)
             ):
                 _paint(rng, image, coverage, window, inside, name)
-                names.append(name)
-                masks.append(mask)
-                areas.append(whole)
+                placed.append((name, mask, whole))
                 visible = [*remaining, mask]
                 break
     image += rng.integers(-9, 10, size=(height, width, 1), dtype=np.int8)
     image = np.clip(image, 0, 255, out=image).astype(np.uint8)
     return image, [
         Shape(name, mask, bool(np.count_nonzero(seen) < DIFFICULT_BELOW * area))
-        for name, mask, seen, area in zip(names, masks, visible, areas, strict=True)
+        for seen, (name, mask, area) in zip(visible, placed, strict=True)
     ]
 
 
@@ -185,11 +181,7 @@ def write_shapes(
 
 
 def _holds(root: Path, marker: dict) -> bool:
-    """Returns whether the folder already holds exactly this set; False if it is new or empty.
-
-    Raises:
-        InputError: the folder holds anything else.
-    """
+    """Returns whether the folder already holds exactly this set; refuses one that holds anything else."""
     if is_file(root):
         raise InputError(f"{root} is not a folder")
     if not is_folder(root) or not list_folder(root):
@@ -245,14 +237,7 @@ def _outline(rng: np.random.Generator, name: str) -> list[np.ndarray]:
 def _random_coverage(
     rng: np.random.Generator, name: str, height: int, width: int, object_pixels: tuple[float, float] | None
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Draws a shape of random form, size, rotation and place.
-
-    Args:
-        rng: the random numbers.
-        name: the class of the shape.
-        height: the height of the image in pixels.
-        width: the width of the image in pixels.
-        object_pixels: the range of the longer side of the shape's box in pixels; None: `OBJECT_SIDES`.
+    """Draws a shape of random form, size, rotation and place in an image of the given height and width.
 
     Returns:
         The coverage of each pixel, float32 [h, w], 0..1, and (top, left) in the image.

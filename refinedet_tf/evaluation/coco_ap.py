@@ -28,13 +28,6 @@ _ALL_AREAS, _100_DETECTIONS, _IOU_50 = 0, 2, 0
 """Indices in pycocotools' arrays [IoU, recall, class, area range, detections per image]."""
 
 
-def coco_average_precisions(
-    detections: DatasetDetections, dataset: DetectionDataset
-) -> tuple[dict[str, float], dict[str, ClassResult]]:
-    """Returns the first two values of `evaluate_coco`."""
-    return evaluate_coco(detections, dataset)[:2]
-
-
 def evaluate_coco(
     detections: DatasetDetections, dataset: DetectionDataset
 ) -> tuple[dict[str, float], dict[str, ClassResult], dict[str, dict[str, SizeResult]]]:
@@ -64,8 +57,17 @@ def evaluate_coco(
     summary = {
         name: _or_nan(value) for name, value in zip(SUMMARY_NAMES, evaluation.stats.tolist(), strict=True)
     }
-    classes = _class_results(evaluation, category_ids, detections, dataset.class_names)
-    return summary, classes, _size_results(evaluation, category_ids, dataset.class_names)
+    areas: dict[int, list[float]] = {category: [] for category in evaluation.params.catIds}
+    for (_, category), objects in evaluation._gts.items():
+        areas[category] += [annotation["area"] for annotation in objects if not annotation["ignore"]]
+    num_detections = np.bincount(detections.labels, minlength=len(dataset.class_names) + 1).tolist()
+    classes, sizes = {}, {}
+    for label, (name, category) in enumerate(
+        zip(dataset.class_names, category_ids.tolist(), strict=True), start=1
+    ):
+        classes[name] = _class_result(evaluation, category, len(areas[category]), num_detections[label])
+        sizes[name] = _size_results(evaluation, category, areas[category])
+    return summary, classes, sizes
 
 
 class _Evaluation(COCOeval):
@@ -104,56 +106,34 @@ def _evaluate(detections: DatasetDetections, dataset: DetectionDataset) -> tuple
     return evaluation, category_ids
 
 
-def _class_results(
-    evaluation: _Evaluation,
-    category_ids: np.ndarray,
-    detections: DatasetDetections,
-    class_names: Sequence[str],
-) -> dict[str, ClassResult]:
-    """Takes the result of each class from the arrays of pycocotools."""
-    column = {category: k for k, category in enumerate(evaluation.params.catIds)}
-    num_objects = dict.fromkeys(evaluation.params.catIds, 0)
-    for (_, category), objects in evaluation._gts.items():
-        num_objects[category] += sum(not annotation["ignore"] for annotation in objects)
-    # The axes are [IoU, recall, class]; the value is -1 if the class has no object to find.
-    precision = evaluation.eval["precision"][:, :, :, _ALL_AREAS, _100_DETECTIONS]
-    scores = evaluation.eval["scores"][_IOU_50, :, :, _ALL_AREAS, _100_DETECTIONS]
-    num_detections = np.bincount(detections.labels, minlength=len(class_names) + 1)
+def _class_result(
+    evaluation: _Evaluation, category: int, num_objects: int, num_detections: int
+) -> ClassResult:
+    """Takes the result of a class from the arrays of pycocotools."""
+    column = evaluation.params.catIds.index(category)
+    # The axes are [IoU, recall]; the value is -1 if the class has no object to find.
+    precision = evaluation.eval["precision"][:, :, column, _ALL_AREAS, _100_DETECTIONS]
+    curve, recall = precision[_IOU_50], evaluation.params.recThrs
+    return ClassResult(
+        ap=float(precision.mean()) if num_objects else float("nan"),
+        recall=recall.copy() if num_objects else np.full(len(recall), np.nan),
+        precision=curve if num_objects else np.zeros(len(curve)),
+        scores=evaluation.eval["scores"][_IOU_50, :, column, _ALL_AREAS, _100_DETECTIONS],
+        num_objects=num_objects,
+        num_detections=num_detections,
+    )
+
+
+def _size_results(evaluation: _Evaluation, category: int, areas: Sequence[float]) -> dict[str, SizeResult]:
+    """Takes the results of a class and each size from the arrays of pycocotools."""
+    column = evaluation.params.catIds.index(category)
     results = {}
-    for label, (name, category) in enumerate(zip(class_names, category_ids.tolist(), strict=True), start=1):
-        k = column[category]
-        curve = precision[_IOU_50, :, k]
-        measured = num_objects[category] > 0
-        results[name] = ClassResult(
-            ap=float(precision[:, :, k].mean()) if measured else float("nan"),
-            recall=evaluation.params.recThrs.copy() if measured else np.full(len(curve), np.nan),
-            precision=curve if measured else np.zeros(len(curve)),
-            scores=scores[:, k],
-            num_objects=num_objects[category],
-            num_detections=int(num_detections[label]),
-        )
-    return results
-
-
-def _size_results(
-    evaluation: _Evaluation, category_ids: np.ndarray, class_names: Sequence[str]
-) -> dict[str, dict[str, SizeResult]]:
-    """Takes the results of each class and size from the arrays of pycocotools."""
-    areas: dict[int, list[float]] = {category: [] for category in evaluation.params.catIds}
-    for (_, category), objects in evaluation._gts.items():
-        areas[category] += [annotation["area"] for annotation in objects if not annotation["ignore"]]
-    results: dict[str, dict[str, SizeResult]] = {}
-    for name, category in zip(class_names, category_ids.tolist(), strict=True):
-        column = evaluation.params.catIds.index(category)
-        results[name] = {}
-        for place, (size, (smallest, largest)) in enumerate(
-            zip(SIZES, evaluation.params.areaRng, strict=True)
-        ):
-            precision = evaluation.eval["precision"][:, :, column, place, _100_DETECTIONS]
-            # The value is -1 if there is no object to find.
-            ap, ap50 = float(precision.mean()), float(precision[_IOU_50].mean())
-            num_objects = sum(smallest <= area <= largest for area in areas[category])
-            results[name][size] = SizeResult(_or_nan(ap), _or_nan(ap50), num_objects)
+    for place, (size, (smallest, largest)) in enumerate(zip(SIZES, evaluation.params.areaRng, strict=True)):
+        precision = evaluation.eval["precision"][:, :, column, place, _100_DETECTIONS]
+        # The value is -1 if there is no object to find.
+        ap, ap50 = float(precision.mean()), float(precision[_IOU_50].mean())
+        num_objects = sum(smallest <= area <= largest for area in areas)
+        results[size] = SizeResult(_or_nan(ap), _or_nan(ap50), num_objects)
     return results
 
 

@@ -6,7 +6,7 @@ all digits, work for a dataset of any format, and come with the objects that the
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,33 +84,18 @@ def ground_truth_from_boxes(ground_truth: GroundTruth, class_names: Sequence[str
         ground_truth: the objects of the dataset.
         class_names: C names, label 1 first.
     """
-    corners = coco_pixels(ground_truth.boxes, ground_truth.image_sizes[ground_truth.images])
-    annotations = [
-        {
-            "id": row + 1,  # pycocotools reads id 0 as "not matched".
-            "image_id": image,
-            "category_id": label,
-            "bbox": box,
-            "area": box[2] * box[3],
-            "iscrowd": 0,
-            "difficult": difficult,
-        }
-        for row, (image, label, box, difficult) in enumerate(
-            zip(
-                ground_truth.images.tolist(),
-                ground_truth.labels.tolist(),
-                corners.tolist(),
-                ground_truth.difficult.tolist(),
-                strict=True,
-            )
-        )
-    ]
-    images = [
-        {"id": i, "height": height, "width": width}
-        for i, (height, width) in enumerate(ground_truth.image_sizes.tolist())
-    ]
+    images = ground_truth.images
+    boxes = coco_pixels(ground_truth.boxes, ground_truth.image_sizes[images])
+    annotations = _annotations(images, ground_truth.labels, boxes, difficult=ground_truth.difficult)
+    sizes = enumerate(ground_truth.image_sizes.tolist())
     categories = [{"id": label, "name": name} for label, name in enumerate(class_names, start=1)]
-    return indexed({"images": images, "categories": categories, "annotations": annotations})
+    return indexed(
+        {
+            "images": [{"id": image, "height": height, "width": width} for image, (height, width) in sizes],
+            "categories": categories,
+            "annotations": annotations,
+        }
+    )
 
 
 def detection_annotations(
@@ -132,24 +117,27 @@ def detection_annotations(
         "score" and "iscrowd".
     """
     boxes = coco_pixels(detections.boxes, image_sizes[detections.images])
+    images, categories = image_ids[detections.images], category_ids[detections.labels - 1]
+    return _annotations(images, categories, boxes, score=detections.scores)
+
+
+def _annotations(
+    image_ids: np.ndarray, category_ids: np.ndarray, boxes: np.ndarray, **further: np.ndarray
+) -> list[dict[str, Any]]:
+    """Makes COCO's annotations of boxes [x, y, width, height] in pixels, with a further key or several."""
+    columns = (image_ids, category_ids, boxes, *further.values())
     return [
         {
-            "id": row + 1,
+            "id": number,  # pycocotools reads id 0 as "not matched".
             "image_id": image,
             "category_id": category,
             "bbox": box,
             "area": box[2] * box[3],
-            "score": score,
             "iscrowd": 0,
+            **dict(zip(further, values, strict=True)),
         }
-        for row, (image, category, box, score) in enumerate(
-            zip(
-                image_ids[detections.images].tolist(),
-                category_ids[detections.labels - 1].tolist(),
-                boxes.tolist(),
-                detections.scores.tolist(),
-                strict=True,
-            )
+        for number, (image, category, box, *values) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True), start=1
         )
     ]
 
@@ -163,7 +151,7 @@ def write_coco_files(detections: DatasetDetections, dataset: DetectionDataset, p
     """Writes the detections to `path` in COCO's result format, and the ground truth to a file next to it.
 
     Each file appears whole or not at all. pycocotools computes from them the numbers of
-    `coco_average_precisions`, digit by digit, unless the dataset has difficult objects and no COCO ground
+    `evaluate_coco`, digit by digit, unless the dataset has difficult objects and no COCO ground
     truth (see `ground_truth_tree`).
 
     Args:
@@ -187,8 +175,8 @@ def write_coco_files(detections: DatasetDetections, dataset: DetectionDataset, p
     ]
     tree = ground_truth_tree(dataset)
     beside = ground_truth_file(path)
-    _write(beside, json.dumps(tree))
-    _write(path, "[\n" + ",\n".join(json.dumps(row) for row in results) + "\n]\n")
+    write_text(beside, [json.dumps(tree)])
+    write_text(path, ["[\n", ",\n".join(json.dumps(row) for row in results), "\n]\n"])
     return beside
 
 
@@ -244,6 +232,16 @@ def _annotation(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in left_out} | {"iscrowd": crowd}
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, parts: Iterable[str]) -> None:
+    """Writes a text to a file, which appears whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+
+    def write(aside: Path) -> None:
+        with aside.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.writelines(parts)
+
     with explain_os_errors(path):
-        write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8", newline="\n"))
+        write_aside(path, write)

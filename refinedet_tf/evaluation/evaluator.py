@@ -18,7 +18,7 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import coco_ap, voc_ap
 from refinedet_tf.evaluation.ground_truth import GroundTruth
 from refinedet_tf.evaluation.portions import Portion, join_images, portion_of
-from refinedet_tf.evaluation.results import EvaluationResult, Throughput, mean_average_precision
+from refinedet_tf.evaluation.results import EvaluationResult, mean_average_precision
 from refinedet_tf.evaluation.timed_detector import TimedDetector
 from refinedet_tf.inference.detections import DatasetDetections, ImageDetections
 from refinedet_tf.inference.image_detector import ImageDetector, total_cost
@@ -68,29 +68,7 @@ def score_portion(portion: Portion, config: Config, dataset: DetectionDataset) -
         InputError: the reasons are those of `score_detections`.
     """
     result = score_detections(portion.detections, dataset, config.evaluation.metric)
-    return dataclasses.replace(
-        result,
-        throughput=portion.throughput(config),
-        multi_scale=portion.multi_scale_cost(),
-        tiling=portion.tiling_cost(),
-        work=portion.work,
-    )
-
-
-def detect_all(
-    model: keras.Model, config: Config, dataset: DetectionDataset, progress: Progress | None = None
-) -> tuple[DatasetDetections, Throughput]:
-    """Detects the objects on every image of a dataset, with soft-NMS if `evaluation.soft_nms` is true.
-
-    The arguments and errors are those of `evaluate`.
-
-    Returns:
-        The detections, in the order of the images, and the speed of the two stages.
-    """
-    portion = detect_portion(timed_replicas(model, config), config, dataset, progress)
-    throughput = portion.throughput(config)
-    assert throughput is not None
-    return portion.detections, throughput
+    return dataclasses.replace(result, **portion.cost_fields(config))
 
 
 def timed_replicas(

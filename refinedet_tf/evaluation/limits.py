@@ -18,16 +18,12 @@ def reached_limits(limited: Sequence[int], num_inputs: int, num_images: int, con
         config: `postprocess` is used.
     """
     inputs = "views" if num_inputs > num_images else "images"
-    postprocess_config = config.postprocess
-    limits = {
-        "pre_nms_per_image": (postprocess_config.pre_nms_per_image, ""),
-        "pre_nms_per_class": (postprocess_config.pre_nms_per_class, " of a class"),
-    }
+    keys = {"pre_nms_per_image": "", "pre_nms_per_class": " of a class"}
     return [
         f"{number:,} of {num_inputs:,} {inputs} have {limit:,} or more candidates{of_class} before NMS, and "
         f"only the best {limit:,} are used: a larger postprocess.{key} uses more, which may find more objects"
-        for number, (key, (limit, of_class)) in zip(limited, limits.items(), strict=True)
-        if number
+        for number, (key, of_class) in zip(limited, keys.items(), strict=True)
+        if number and (limit := getattr(config.postprocess, key))
     ]
 
 

@@ -43,27 +43,17 @@ class Portion:
         """The number of images of the portion."""
         return sum(work.images for work in self.work)
 
-    def throughput(self, config: Config) -> Throughput | None:
-        """Returns the speed of a replica; None for multi-scale testing and for tiles."""
-        if self.passes > 1 or self.cost.views:
-            return None
-        network = self.cost.network_seconds
-        batch_size, rest = config.evaluation.batch_size, self.cost.seconds - network
-        return Throughput(batch_size, network / self.num_images, rest / self.num_images)
-
-    def multi_scale_cost(self) -> MultiScaleCost | None:
-        """Returns the cost of multi-scale testing; None for a single scale and for tiles."""
-        if self.passes == 1 or self.cost.views:
-            return None
+    def cost_fields(self, config: Config) -> dict[str, Any]:
+        """Returns the fields of an `EvaluationResult` that tell the cost: that of one way of detection."""
+        network = self.cost.network_seconds / self.num_images
         seconds, plain = (value / self.num_images for value in (self.cost.seconds, self.cost.plain_seconds))
-        return MultiScaleCost(self.passes, seconds, plain)
-
-    def tiling_cost(self) -> TilingCost | None:
-        """Returns the cost of tiles; None without them."""
-        if not self.cost.views:
-            return None
-        seconds, plain = (value / self.num_images for value in (self.cost.seconds, self.cost.plain_seconds))
-        return TilingCost(self.cost.views / self.num_images, self.passes, seconds, plain)
+        if self.cost.views:
+            cost = TilingCost(self.cost.views / self.num_images, self.passes, seconds, plain)
+            return {"work": self.work, "tiling": cost}
+        if self.passes > 1:
+            return {"work": self.work, "multi_scale": MultiScaleCost(self.passes, seconds, plain)}
+        speed = Throughput(config.evaluation.batch_size, network, seconds - network)
+        return {"work": self.work, "throughput": speed}
 
     def facts(self) -> dict[str, Any]:
         """Returns everything but the detections, in values that JSON can hold."""

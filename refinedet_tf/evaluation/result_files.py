@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 from refinedet_tf.config import ExpectedConfig
-from refinedet_tf.evaluation.results import EvaluationResult, TilingCost
+from refinedet_tf.evaluation.results import EvaluationResult
 from refinedet_tf.files import explain_os_errors
 from refinedet_tf.fonts import name_font
 
@@ -87,7 +87,13 @@ def to_text(
             f"{cost.single_seconds * 1e3:.0f} ms/image; {cost.seconds / cost.single_seconds:.1f} times slower"
         )
     if result.tiling is not None:
-        lines.append(_tiling_line(result.tiling))
+        tiling = result.tiling
+        passes = f", each in {tiling.passes} passes" if tiling.passes > 1 else ""
+        lines.append(
+            f"tiles, {tiling.views:.1f} views per image{passes}: {tiling.seconds * 1e3:.0f} ms/image; "
+            f"whole image alone: {tiling.whole_seconds * 1e3:.0f} ms/image; "
+            f"{tiling.seconds / tiling.whole_seconds:.1f} times slower"
+        )
     if len(result.work) > 1:
         lines += map(str, result.work)
     return "\n".join(lines)
@@ -150,16 +156,6 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
     if result.coco is not None:
         tree["coco"] = {name: _or_none(value) for name, value in result.coco.items()}
     return tree
-
-
-def _tiling_line(cost: TilingCost) -> str:
-    """Returns a text such as "tiles, 5.0 views per image: 40 ms/image; ..."."""
-    passes = f", each in {cost.passes} passes" if cost.passes > 1 else ""
-    return (
-        f"tiles, {cost.views:.1f} views per image{passes}: {cost.seconds * 1e3:.0f} ms/image; "
-        f"whole image alone: {cost.whole_seconds * 1e3:.0f} ms/image; "
-        f"{cost.seconds / cost.whole_seconds:.1f} times slower"
-    )
 
 
 def write_json(result: EvaluationResult, path: str | Path) -> None:

@@ -6,10 +6,9 @@ also that of the project's metrics (`coco_ap`, `voc_ap`).
 """
 
 import dataclasses
-import functools
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.upright import INVERSE_ORIENTATIONS, turn_boxes
 from refinedet_tf.errors import InputError
+from refinedet_tf.evaluation.coco_files import write_text
 from refinedet_tf.evaluation.ground_truth import GroundTruth, check_labels
 from refinedet_tf.files import explain_os_errors, write_aside
 from refinedet_tf.inference.detections import DatasetDetections
@@ -40,9 +40,11 @@ COCO_CATEGORY_IDS = {
 }  # fmt: skip
 """The ids of COCO's 80 detection classes, within 1..90; eleven of the 91 planned classes were never drawn."""
 
-VOC_COMPETITIONS = ("comp3", "comp4")
-"""VOC's names for detection: comp3 after training on VOC data alone, comp4 after any other training, which
-includes that from ImageNet weights."""
+VOC_COMPETITION = "comp4"
+"""VOC's name for detection after training on other data than VOC's, as that from ImageNet weights is."""
+
+COCO_DETECTIONS = 100
+"""The server reads so many detections per image."""
 
 _ROWS_AT_ONCE = 100_000
 """The number of rows that are turned into Python objects together; a whole test set would take gigabytes."""
@@ -51,11 +53,22 @@ _ROWS_AT_ONCE = 100_000
 def write_server_files(
     detections: DatasetDetections, dataset: DetectionDataset, config: Config, folder: str | Path
 ) -> Path:
-    """Writes the files that the server of the config's test data takes.
+    """Writes the files that the server of the config's test data takes; each appears whole or not at all.
 
-    VOC: `write_voc_results` with the year and the image set of `data.test`. COCO:
-    `folder/detections_test-dev2017_NAME_results.json`, named after the annotation file and
-    `config.name`.
+    VOC, with the year and the image set of `data.test`, in pixels from 1 with both ends included:
+
+        folder/results/VOC2012/Main/comp4_det_test_aeroplane.txt    one line `image score xmin ymin xmax ymax`
+                                                                    per detection of the class
+        folder/results.tar.gz                                       these files, to upload as it is
+
+    A class without detections has an empty file, because the server requires a file of every class.
+
+    COCO, named after the annotation file and `config.name`, in pixels from 0 with two decimals (COCO asks for
+    one): `folder/detections_test-dev2017_NAME_results.json`, a list of {"image_id", "category_id", "bbox":
+    [x, y, width, height], "score"}. Images follow each other in the order of the dataset, the best
+    `COCO_DETECTIONS` of an image by descending score; of equal scores the earlier rows. Category ids are
+    those of `dataset.coco`, or those of `COCO_CATEGORY_IDS` if that is None. The server takes a zip of the
+    same name that holds only this file.
 
     Args:
         detections: the detections on all images of the dataset.
@@ -67,19 +80,19 @@ def write_server_files(
         The file to upload (COCO: to zip and upload).
 
     Raises:
-        InputError: the reasons are those of `check_server_files`, `write_voc_results` and
-            `write_coco_results`.
+        InputError: the reasons are those of `check_server_files`; or a label or an image index is out of
+            range, or a file cannot be written.
     """
+    check_labels(detections, GroundTruth.from_dataset(dataset), len(dataset.class_names))
     check_server_files(dataset, config, folder)
     detections, dataset = _as_annotated(detections, dataset)
     (part,) = config.data.test
     if config.data.format == "voc":
-        year, _, image_set = part.partition("/")
-        return write_voc_results(detections, dataset, folder, year, image_set)
+        return _write_voc(detections, dataset, Path(folder), part)
     images = Path(part.partition(":")[0]).stem.removeprefix("image_info_").removeprefix("instances_")
     name = re.sub(r"[^\w-]+", "-", config.name)
     path = Path(folder) / f"detections_{images}_{name}_results.json"
-    write_coco_results(detections, dataset, path)
+    write_text(path, _coco_text(detections, dataset))
     return path
 
 
@@ -99,8 +112,7 @@ def check_server_files(dataset: DetectionDataset, config: Config, folder: str | 
     if config.data.format not in ("voc", "coco"):
         raise InputError(f"data.format is {config.data.format}: only VOC and COCO have an evaluation server")
     if config.data.format == "voc":
-        year, _, image_set = config.data.test[0].partition("/")
-        _check_voc_names(dataset, year, image_set, VOC_COMPETITIONS[-1])
+        _check_voc_names(dataset, config.data.test[0])
     else:
         _coco_image_ids(dataset)
         _coco_category_ids(dataset)
@@ -126,94 +138,26 @@ def _as_annotated(
     return dataclasses.replace(detections, boxes=boxes), dataclasses.replace(dataset, image_sizes=frames)
 
 
-def write_coco_results(
-    detections: DatasetDetections, dataset: DetectionDataset, path: str | Path, max_detections: int = 100
-) -> None:
-    """Writes detections in COCO's result format.
-
-    The file is a JSON list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"}. Boxes
-    are in pixels from 0 with two decimals (COCO asks for one). Images follow each other in the order of
-    the dataset, the detections of an image by descending score. The server takes a zip that holds only
-    this file; both are named after the images and the method:
-    `detections_test-dev2017_NAME_results.json`, or `detections_test-dev2015_NAME_results.json` for the
-    list of 2015.
-
-    Args:
-        detections: the detections on all images of the dataset.
-        dataset: the images; its `image_ids` are COCO's numbers. Category ids are those of
-            `dataset.coco`, or those of `COCO_CATEGORY_IDS` if that is None.
-        path: the file to write; it appears whole or not at all.
-        max_detections: the number of detections of an image that are written, the best over all classes;
-            of equal scores the earlier rows. The server reads 100.
-
-    Raises:
-        InputError: a label or an image index is out of range, a class has no category id, an image id
-            is not a number, `max_detections` is less than 1, or the file cannot be written.
-    """
-    _check_detections(detections, dataset)
-    if max_detections < 1:
-        raise InputError(f"max_detections must be at least 1, got {max_detections}")
-    image_ids, category_ids = _coco_image_ids(dataset), _coco_category_ids(dataset)
-
-    rows = _best_of_each_image(detections, max_detections)
-    text = _coco_text(detections, dataset.image_sizes, rows, image_ids, category_ids)
-    _write(Path(path), functools.partial(_write_text, text=text))
-
-
-def write_voc_results(
-    detections: DatasetDetections,
-    dataset: DetectionDataset,
-    folder: str | Path,
-    year: str | int,
-    image_set: str,
-    competition: str = "comp4",
-) -> Path:
-    """Writes detections in the layout of the VOC development kit, and packs them for the server.
-
-        folder/results/VOC2012/Main/comp4_det_test_aeroplane.txt    and so on, one file per class
-        folder/results.tar.gz                                       these files, to upload as it is
-
-    A line is `image score xmin ymin xmax ymax`, in pixels from 1 with both ends included, as in VOC's
-    annotations. A class without detections has an empty file, because the server requires a file of every
-    class. Each file, and the archive, appears whole or not at all.
-
-    Args:
-        detections: the detections on all images of the dataset; all are written.
-        dataset: the images; its `image_ids` are VOC's.
-        folder: is made if it does not exist.
-        year: the year of the images, such as "2012" in the part "2012/test" of a config.
-        image_set: the image set, such as "test" in that part.
-        competition: one of `VOC_COMPETITIONS`.
-
-    Returns:
-        The path of the archive.
-
-    Raises:
-        InputError: a label or an image index is out of range, `competition` is unknown, a class cannot
-            be part of a file name, an image id has a space or comes from joined parts, or a file cannot
-            be written.
-    """
-    _check_detections(detections, dataset)
-    _check_voc_names(dataset, year, image_set, competition)
+def _write_voc(detections: DatasetDetections, dataset: DetectionDataset, folder: Path, part: str) -> Path:
+    year, _, image_set = part.partition("/")
     inside = Path("results") / f"VOC{year}" / "Main"
     files = []
     for label, name in enumerate(dataset.class_names, start=1):
-        files.append(inside / f"{competition}_det_{image_set}_{name}.txt")
-        lines = _voc_lines(detections, dataset, np.flatnonzero(detections.labels == label))
-        _write(Path(folder) / files[-1], functools.partial(_write_text, text=lines), make_folder=True)
+        files.append(inside / f"{VOC_COMPETITION}_det_{image_set}_{name}.txt")
+        path = folder / files[-1]
+        with explain_os_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, _voc_lines(detections, dataset, np.flatnonzero(detections.labels == label)))
 
     def pack(path: Path) -> None:
         with tarfile.open(path, "w:gz", compresslevel=6) as archive:
             for file in files:
-                archive.add(Path(folder) / file, file.as_posix(), filter=_without_owner)
+                archive.add(folder / file, file.as_posix(), filter=_without_owner)
 
-    archive = Path(folder) / "results.tar.gz"
-    _write(archive, pack)
+    archive = folder / "results.tar.gz"
+    with explain_os_errors(archive):
+        write_aside(archive, pack)
     return archive
-
-
-def _check_detections(detections: DatasetDetections, dataset: DetectionDataset) -> None:
-    check_labels(detections, GroundTruth.from_dataset(dataset), len(dataset.class_names))
 
 
 def _coco_image_ids(dataset: DetectionDataset) -> np.ndarray:
@@ -240,17 +184,16 @@ def _coco_category_ids(dataset: DetectionDataset) -> np.ndarray:
     return np.array([ids[name] for name in dataset.class_names], np.int64)
 
 
-def _check_voc_names(dataset: DetectionDataset, year: str | int, image_set: str, competition: str) -> None:
+def _check_voc_names(dataset: DetectionDataset, part: str) -> None:
     """Refuses names that cannot be part of a file name or of a line of VOC's results."""
-    if competition not in VOC_COMPETITIONS:
-        raise InputError(f"the competition must be {' or '.join(VOC_COMPETITIONS)}, got {competition!r}")
-    for part, name in (
-        ("year", str(year)),
+    year, _, image_set = part.partition("/")
+    for what, name in (
+        ("year", year),
         ("image set", image_set),
         *(("class", name) for name in dataset.class_names),
     ):
         if not name or "/" in name or "\\" in name:
-            raise InputError(f'{part} "{name}" cannot be part of a file name of VOC results')
+            raise InputError(f'{what} "{name}" cannot be part of a file name of VOC results')
     for image_id in dataset.image_ids:
         if "/" in image_id or image_id.split() != [image_id]:
             raise InputError(
@@ -259,36 +202,32 @@ def _check_voc_names(dataset: DetectionDataset, year: str | int, image_set: str,
             )
 
 
-def _best_of_each_image(detections: DatasetDetections, count: int) -> np.ndarray:
-    """Returns the rows of the `count` best detections of each image, by image, then descending score."""
+def _best_of_each_image(detections: DatasetDetections) -> np.ndarray:
+    """Returns the rows of the best `COCO_DETECTIONS` of each image, by image, then descending score."""
     order = np.lexsort((-detections.scores, detections.images))  # Stable: ties keep their order.
     images = detections.images[order]
     rank = np.arange(len(order)) - np.searchsorted(images, images)
-    return order[rank < count]
+    return order[rank < COCO_DETECTIONS]
 
 
-def _coco_text(
-    detections: DatasetDetections,
-    image_sizes: np.ndarray,
-    rows: np.ndarray,
-    image_ids: np.ndarray,
-    category_ids: np.ndarray,
-) -> Iterator[str]:
-    """Yields the text of `write_coco_results` in parts; `rows` are the detections to write, in order."""
+def _coco_text(detections: DatasetDetections, dataset: DetectionDataset) -> Iterator[str]:
+    """Yields the text of COCO's file in parts."""
+    image_ids, category_ids = _coco_image_ids(dataset), _coco_category_ids(dataset)
+    rows = _best_of_each_image(detections)
     before = "[\n"
     for block in _blocks(rows):
         images = detections.images[block]
-        x, y, width, height = coco_pixels(detections.boxes[block], image_sizes[images]).T
+        boxes = coco_pixels(detections.boxes[block], dataset.image_sizes[images])
         columns = (
             image_ids[images],
             category_ids[detections.labels[block] - 1],
-            *(x, y, width, height),
+            boxes,
             detections.scores[block],
         )
         entries = (
             f'{{"image_id":{image},"category_id":{category},'
             f'"bbox":[{x:.2f},{y:.2f},{width:.2f},{height:.2f}],"score":{score:.9g}}}'
-            for image, category, x, y, width, height, score in _python_rows(columns)
+            for image, category, (x, y, width, height), score in _python_rows(columns)
         )
         yield before + ",\n".join(entries)
         before = ",\n"
@@ -296,14 +235,14 @@ def _coco_text(
 
 
 def _voc_lines(detections: DatasetDetections, dataset: DetectionDataset, rows: np.ndarray) -> Iterator[str]:
-    """Yields the lines of `write_voc_results` for the detections `rows`."""
+    """Yields the lines of the detections `rows`."""
     image_ids = np.array(dataset.image_ids, object)
     for block in _blocks(rows):
         images = detections.images[block]
-        ymin, xmin, ymax, xmax = voc_pixels(detections.boxes[block], dataset.image_sizes[images]).T
-        columns = image_ids[images], detections.scores[block], xmin, ymin, xmax, ymax
-        for image, score, left, top, right, bottom in _python_rows(columns):
-            yield f"{image} {score:.9g} {left:.2f} {top:.2f} {right:.2f} {bottom:.2f}\n"
+        boxes = voc_pixels(detections.boxes[block], dataset.image_sizes[images])
+        columns = image_ids[images], detections.scores[block], boxes
+        for image, score, (ymin, xmin, ymax, xmax) in _python_rows(columns):
+            yield f"{image} {score:.9g} {xmin:.2f} {ymin:.2f} {xmax:.2f} {ymax:.2f}\n"
 
 
 def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -321,15 +260,3 @@ def _without_owner(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
     return entry
-
-
-def _write_text(file: Path, text: Iterable[str]) -> None:
-    with file.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.writelines(text)
-
-
-def _write(path: Path, write: Callable[[Path], None], make_folder: bool = False) -> None:
-    with explain_os_errors(path):
-        if make_folder:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(path, write)

@@ -99,7 +99,7 @@ def test_folder_of_server_files_is_checked_before_the_work(arguments, refused, t
 
 def test_soft_nms_lowers_scores_of_overlapping_boxes(arguments):
     from refinedet_tf.data.dataset import read_dataset
-    from refinedet_tf.evaluation.evaluator import detect_all
+    from refinedet_tf.evaluation.evaluator import detect_portion, timed_replicas
     from refinedet_tf.inference.merging import merge_detections, soft_nms
     from refinedet_tf.weights import load_weights
 
@@ -109,8 +109,9 @@ def test_soft_nms_lowers_scores_of_overlapping_boxes(arguments):
     model = build_model(config)
     load_weights(model, arguments[-1])
     dataset = read_dataset(config.data, "test")
-    plain, _ = detect_all(model, config, dataset)
-    found, _ = detect_all(model, soft, dataset)
+    plain, found = (
+        detect_portion(timed_replicas(model, each), each, dataset).detections for each in (config, soft)
+    )
     expected = merge_detections(plain, dataset.image_sizes, soft_nms, 20, clip=False)
     assert found.scores.sum() < plain.scores.sum()
     for name in ("images", "labels", "scores", "boxes"):

@@ -22,9 +22,6 @@ def test_a_tenth_may_be_bad(tmp_path):
     write_voc(tmp_path, a=9 * GOOD + OUT)
     data_config, dataset = config_and_set(tmp_path)
     check_share_of_bad_boxes(dataset, data_config, "train")
-
-
-def test_more_than_a_tenth(tmp_path):
     write_voc(tmp_path, a=8 * GOOD + POINT, b=OUT)
     data_config, dataset = config_and_set(tmp_path)
     with pytest.raises(InputError) as raised:

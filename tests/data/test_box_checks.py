@@ -89,18 +89,17 @@ def test_a_part_is_in_fractions_if_half_of_its_boxes_are(reasons, refused):
 
 def test_no_boxes():
     boxes, reasons = box_checks.check_boxes(np.zeros((0, 4)), np.zeros(0, bool), np.zeros((0, 2), int))
-    assert boxes.shape == (0, 4)
-    assert reasons.shape == (0,)
+    assert boxes.shape == (0, 4) and reasons.shape == (0,)
+    assert box_checks.BoxDefects().num_dropped == 0
+    assert box_checks.BoxDefects(num_boxes=1).summary() == "1 box, none dropped or clipped"
 
 
 @pytest.fixture
 def report():
-    reasons = [
-        box_checks.REASONS.index(r) for r in (box_checks.NO_AREA, "", box_checks.ROUNDED, box_checks.NO_AREA)
-    ]
-    reasons += [box_checks.REASONS.index(r) for r in (box_checks.CLIPPED, box_checks.NOT_FINITE)]
+    names = (box_checks.NO_AREA, "", box_checks.ROUNDED, box_checks.NO_AREA)
+    names += (box_checks.CLIPPED, box_checks.NOT_FINITE)
     return box_checks.find_defects(
-        np.array(reasons, np.int8),
+        np.array([*map(box_checks.REASONS.index, names)], np.int8),
         np.array([[504, 337, 504, 337.5]] * 5 + [[1, np.nan, 2, np.inf]]),
         ["RBC", "WBC"],
         np.array([0, 0, 0, 1, 1, 0]),
@@ -131,11 +130,6 @@ def test_report_counts_and_lists(report):
     )
 
 
-def test_summary_without_issues():
-    assert box_checks.BoxDefects(num_boxes=1).summary() == "1 box, none dropped or clipped"
-    assert box_checks.BoxDefects().num_dropped == 0
-
-
 def test_report_file_names_each_box(report, tmp_path):
     box_checks.write_defects(report, tmp_path / "boxes.json")
     text = (tmp_path / "boxes.json").read_text()
@@ -152,11 +146,8 @@ def test_report_file_names_each_box(report, tmp_path):
     assert len(text.splitlines()) == len(report.issues) + 2
 
 
-def test_report_of_a_clean_dataset_is_valid_json(tmp_path):
+def test_report_of_a_clean_dataset_and_one_that_cannot_be_written(tmp_path):
     box_checks.write_defects(box_checks.BoxDefects(num_boxes=2), tmp_path / "boxes.json")
     assert json.loads((tmp_path / "boxes.json").read_text()) == {"boxes": 2, "counts": {}, "issues": []}
-
-
-def test_report_that_cannot_be_written(tmp_path):
     with pytest.raises(InputError, match="missing.boxes.json cannot be written"):
         box_checks.write_defects(box_checks.BoxDefects(), tmp_path / "missing" / "boxes.json")

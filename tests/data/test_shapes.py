@@ -18,33 +18,26 @@ def sample():
     return [shapes.make_image(5, "train", index) for index in range(120)]
 
 
-def test_same_arguments_same_image(sample):
+def test_an_image_is_a_function_of_seed_split_and_index(sample):
     image, objects = shapes.make_image(5, "train", 7)
     np.testing.assert_array_equal(image, sample[7][0])
     assert [(item.class_name, item.box) for item in objects] == [
         (item.class_name, item.box) for item in sample[7][1]
     ]
-
-
-def test_seed_split_and_index_all_matter(sample):
     others = [shapes.make_image(6, "train", 7), shapes.make_image(5, "test", 7), sample[8]]
-    assert all(not np.array_equal(other[0], sample[7][0]) for other in others)
+    assert all(not np.array_equal(other[0], image) for other in others)
 
 
-def test_images(sample):
-    for image, _ in sample:
-        assert image.dtype == np.uint8
-        assert image.shape[2] == 3
-        assert 240 <= min(image.shape[:2]) <= max(image.shape[:2]) <= 400
+def test_images_and_boxes(sample):
+    """Boxes are tight and inside."""
     assert len({image.shape for image, _ in sample}) > 50
-
-
-def test_boxes_are_tight_and_inside(sample):
     for image, objects in sample:
+        height, width, channels = image.shape
+        assert image.dtype == np.uint8 and channels == 3
+        assert 240 <= min(height, width) <= max(height, width) <= 400
         for item in objects:
             xmin, ymin, xmax, ymax = item.box
-            assert 1 <= xmin < xmax <= image.shape[1]
-            assert 1 <= ymin < ymax <= image.shape[0]
+            assert 1 <= xmin < xmax <= width and 1 <= ymin < ymax <= height
             cut = item.mask[ymin - 1 : ymax, xmin - 1 : xmax]
             assert cut.sum() == item.mask.sum()
             assert all(edge.any() for edge in (cut[0], cut[-1], cut[:, 0], cut[:, -1]))
@@ -67,44 +60,31 @@ def test_sizes_counts_and_classes(sample):
     assert 0.42 < max(sides) <= 0.51
 
 
-def test_colour_is_a_hint_that_does_not_decide(monkeypatch):
-    hues = []
+def test_what_is_painted(monkeypatch):
+    """Colour is a hint that does not decide, and a shape differs from what was there before."""
+    hues, drawn = [], []
     paint = shapes._paint
 
     def recording_paint(rng, image, coverage, window, inside, name):
+        before = image.copy()
         paint(rng, image, coverage, window, inside, name)
         middle = image[window][coverage[inside] > 0.99].mean(axis=0) / 255
         hues.append((shapes.CLASS_NAMES.index(name) / 6, colorsys.rgb_to_hsv(*middle)[0]))
+        changed = np.abs(image - before).max(axis=2) > 20
+        mask = np.zeros(changed.shape, bool)
+        mask[window] = coverage[inside] > 0.5
+        drawn.append((np.mean(changed[mask]), np.count_nonzero(changed & ~mask) / mask.sum()))
 
     monkeypatch.setattr(shapes, "_paint", recording_paint)
     for index in range(60):
         shapes.make_image(5, "train", index)
     preferred, seen = np.array(hues).T
     distance = np.abs((seen - preferred + 0.5) % 1 - 0.5)
-    nearest_is_right = distance < 1 / 12
-    assert 0.6 < nearest_is_right.mean() < 0.95
+    assert 0.6 < np.mean(distance < 1 / 12) < 0.95  # The nearest hue is that of the class.
     assert np.quantile(distance, 0.9) < 0.17
-
-
-def test_a_drawn_shape_differs_from_what_was_there(monkeypatch):
-    drawn = []
-    paint = shapes._paint
-
-    def recording_paint(rng, image, coverage, window, inside, background):
-        before = image.copy()
-        paint(rng, image, coverage, window, inside, background)
-        changed = np.abs(image - before).max(axis=2) > 20
-        mask = np.zeros(image.shape[:2], bool)
-        mask[window] = coverage[inside] > 0.5
-        drawn.append((np.mean(changed[mask]), np.count_nonzero(changed & ~mask) / mask.sum()))
-
-    monkeypatch.setattr(shapes, "_paint", recording_paint)
-    for index in range(20):
-        shapes.make_image(5, "train", index)
-    drawn = np.array(drawn)
-    assert len(drawn) > 20
-    assert np.mean(drawn[:, 0] > 0.8) > 0.9  # Almost all of almost every shape can be told apart...
-    assert drawn[:, 1].max() < 0.15  # ...and nothing but its soft edge lies outside the mask.
+    inside, outside = np.array(drawn).T
+    assert np.mean(inside > 0.8) > 0.9  # Almost all of almost every shape can be told apart...
+    assert outside.max() < 0.15  # ...and nothing but its soft edge lies outside the mask.
 
 
 def test_hidden_shapes_are_difficult(sample):
@@ -175,14 +155,12 @@ def test_smaller_set_is_the_beginning_of_a_larger_one(written, tmp_path):
 def test_command(tmp_path, capsys):
     root = tmp_path / "set"
     arguments = [str(root), "--train", "2", "--val", "1", "--test", "1", "--seed", "9"]
-    run(generate_shapes.main, arguments)
+    for _ in range(2):
+        run(generate_shapes.main, arguments)
     assert json.loads((root / "shapes.json").read_text())["seed"] == 9
     assert (root / "VOC2007/ImageSets/Main/test.txt").read_text() == "test_000000\n"
-    run(generate_shapes.main, arguments)
-    assert capsys.readouterr().out.splitlines() == [
-        f"{root}: 2 images for train, 1 images for val, 1 images for test, seed 9",
-        f"{root}: 2 images for train, 1 images for val, 1 images for test, seed 9 (already there)",
-    ]
+    line = f"{root}: 2 images for train, 1 images for val, 1 images for test, seed 9"
+    assert capsys.readouterr().out.splitlines() == [line, f"{line} (already there)"]
     with pytest.raises(SystemExit) as stopped:
         run(generate_shapes.main, [*arguments, "--seed", "8"])
     assert stopped.value.code == 2
@@ -228,13 +206,12 @@ def test_objects_of_a_given_size(object_pixels):
 
 def test_command_with_an_object_size(tmp_path, capsys):
     sizes = ["--train", "1", "--val", "1", "--test", "1"]
-    run(generate_shapes.main, [str(tmp_path / "small"), *sizes, "--object-size", "8"])
-    run(generate_shapes.main, [str(tmp_path / "range"), *sizes, "--object-size", "8", "16"])
-    run(generate_shapes.main, [str(tmp_path / "usual"), *sizes])
-    markers = [
-        json.loads((tmp_path / name / "shapes.json").read_text()) for name in ("small", "range", "usual")
-    ]
-    assert [marker.get("object_pixels") for marker in markers] == [[8, 8], [8, 16], None]
+    for name, values in (("small", ["8"]), ("range", ["8", "16"]), ("usual", [])):
+        option = ["--object-size", *values] if values else []
+        run(generate_shapes.main, [str(tmp_path / name), *sizes, *option])
+        marker = json.loads((tmp_path / name / "shapes.json").read_text())
+        expected = {"small": [8, 8], "range": [8, 16], "usual": None}
+        assert marker.get("object_pixels") == expected[name]
     capsys.readouterr()
     for values, message in [
         (["8", "9", "10"], "argument --object-size: give one number or two, got 3"),

@@ -101,13 +101,10 @@ def test_boxes_refer_to_what_the_stated_size_is_of(tmp_path, orientation):
     check(read_coco(tmp_path, None, box), size, box, orientation, unclear=turned)
 
 
-def test_boxes_of_a_square_refer_to_the_upright_image(tmp_path):
+def test_boxes_of_a_square_refer_to_the_upright_image_and_other_sizes_are_kept(tmp_path):
     save(tmp_path / "a.png", 6, painted(HEIGHT, HEIGHT))
     _, box = upright_object(tmp_path / "a.png")
     check(read_coco(tmp_path, (HEIGHT, HEIGHT), box), (HEIGHT, HEIGHT), box, 6, unclear=True)
-
-
-def test_a_size_that_is_neither_is_kept(tmp_path):
     save(tmp_path / "a.png", 6)
     check(read_coco(tmp_path, (40, 50), BOX), (40, 50), BOX, 6, unclear=False)
 

@@ -43,13 +43,6 @@ def test_arrays(tmp_path):
     assert dataset.defects.num_boxes == 3 and not dataset.defects.issues
 
 
-def test_corners():
-    boxes = np.array([[0.5, 0.25, 0.25, 0.5], [0.5, 0.5, 0, 0.5], [0.5, 0.5, 0.5, -0.5]])
-    corners, has_area = YoloPart.corners(boxes, np.array([[20, 40]] * 3))
-    np.testing.assert_array_equal(corners[0], [15, 0, 25, 10])
-    np.testing.assert_array_equal(has_area, [True, False, False])
-
-
 def test_a_polygon_gives_the_box_around_it(tmp_path):
     write_yolo(tmp_path, a="0 0.1 0.2 0.5 0.3 0.4 0.6\n", b="1 0.2 0.2 0.4 0.2 0.4 0.8 0.2 0.8\n")
     dataset = read_dataset(yolo_config(tmp_path), "train")

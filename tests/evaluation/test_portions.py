@@ -64,13 +64,11 @@ def test_detect_writes_the_same_and_says_who_did_what(found):
     assert limit.startswith("note: 12 of 12 images have 400 or more candidates before NMS")
     work = [[line.partition(" in ")[0] for line in result["printed"][:-1]] for result in several]
     assert all(result["printed"][-1] == limit for result in several)
-    assert (
-        work
-        == [
-            ["replica 0: 6 images", "replica 1: 6 images"],
-            ["replica 0: 4 images", "replica 1: 4 images", "replica 2: 2 images", "replica 3: 2 images"],
-        ][: len(several)]
-    )
+    shares = ((6, 6), (4, 4, 2, 2))
+    expected = [
+        [f"replica {number}: {count} images" for number, count in enumerate(share)] for share in shares
+    ]
+    assert work == expected[: len(several)]
 
 
 def test_every_replica_reads_its_copy_of_the_weights(found):
@@ -111,8 +109,8 @@ def test_joined_shares_are_those_of_one_process():
     joined = join_portions(["worker:0", "worker:1", "worker:2"], facts, [s.to_bytes() for s in portions], 1)
     assert joined.to_bytes() == whole.to_bytes()
     assert joined.cost == Cost(30, whole.cost.views, (3, 0), 3.0, 0.75)
-    assert joined.tiling_cost() == TilingCost(30 / 9, 1, 3.0 / 9, 0.75 / 9)
-    assert joined.multi_scale_cost() is None and joined.throughput(Config()) is None
+    tiling = TilingCost(30 / 9, 1, 3.0 / 9, 0.75 / 9)
+    assert joined.cost_fields(Config()) == {"work": joined.work, "tiling": tiling}
     assert [str(work) for work in joined.work] == [
         "worker:0 replica 0: 5 images in 1.5 s",
         "worker:1 replica 0: 4 images in 1.5 s",

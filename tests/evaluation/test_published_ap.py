@@ -13,14 +13,14 @@ these tests are not collected. Each data set is a folder in FOLDER with annotati
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from detection_scenes import make_dataset
 
 from refinedet_tf.data.readers.coco import CocoPart
-from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES, coco_average_precisions
+from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES, evaluate_coco
 from refinedet_tf.evaluation.ground_truth import GroundTruth
 from refinedet_tf.evaluation.results import mean_average_precision
 from refinedet_tf.evaluation.voc_ap import average_precisions, class_average_precision
@@ -193,16 +193,7 @@ def coco_summary(ground_truth_file, detection_file, dtype):
     sizes = {image: (entry["height"], entry["width"]) for image, entry in truth.imgs.items()}
     categories = {entry["id"]: entry["name"] for entry in truth.dataset["categories"]}
     place = {image: i for i, image in enumerate(sizes)}
-    dataset = SimpleNamespace(
-        class_names=tuple(categories.values()),
-        image_ids=tuple(map(str, sizes)),
-        image_sizes=np.array(list(sizes.values()), np.int32),
-        boxes=np.zeros((0, 4), np.float32),
-        labels=np.zeros(0, np.int32),
-        difficult=np.zeros(0, bool),
-        offsets=np.zeros(len(sizes) + 1, np.int64),
-        coco=truth,
-    )
+    dataset = make_dataset(list(map(str, sizes)), list(sizes.values()), categories.values(), coco=truth)
     found = json.loads(detection_file.read_text(encoding="utf-8"))
     images = np.array([place[detection["image_id"]] for detection in found])
     x, y, width, height = np.array([detection["bbox"] for detection in found]).T
@@ -214,7 +205,7 @@ def coco_summary(ground_truth_file, detection_file, dtype):
         np.array([detection["score"] for detection in found], np.float32),
         (corners / np.tile(dataset.image_sizes[images], 2)).astype(dtype),
     )
-    summary, _ = coco_average_precisions(detections, dataset)
+    summary, *_ = evaluate_coco(detections, dataset)
     return [summary[name] for name in SUMMARY_NAMES]
 
 

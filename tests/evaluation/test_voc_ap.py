@@ -13,12 +13,13 @@ from refinedet_tf.evaluation.voc_ap import (
     average_precisions,
     class_average_precision,
     eleven_point_ap,
-    voc_pixels,
 )
 from refinedet_tf.inference.detections import DatasetDetections
 
 GOLDEN = GOLDEN_FOLDER / "voc_eval"
 """Annotations, detections, AP and curves of the authors' evaluation program."""
+
+BOX, FAR = [1, 1, 10, 10], [50, 50, 59, 59]
 
 
 def golden_class(name):
@@ -43,20 +44,6 @@ def golden_class(name):
         "object_boxes": np.array(object_boxes).reshape(-1, 4),
         "difficult": np.array(difficult, bool),
     }
-
-
-def one_class(boxes, scores, objects, difficult=None, images=None, object_images=None, metric="voc"):
-    """`class_average_precision` on pixel boxes `[ymin, xmin, ymax, xmax]`, all in image 0 if not said."""
-    boxes, objects = np.array(boxes, float).reshape(-1, 4), np.array(objects, float).reshape(-1, 4)
-    return class_average_precision(
-        np.zeros(len(boxes), int) if images is None else np.array(images),
-        np.array(scores, float),
-        boxes,
-        np.zeros(len(objects), int) if object_images is None else np.array(object_images),
-        objects,
-        np.zeros(len(objects), bool) if difficult is None else np.array(difficult),
-        metric,
-    )
 
 
 def simple_curve(images, scores, boxes, object_images, object_boxes, difficult):
@@ -109,12 +96,6 @@ def test_class_without_objects_has_no_ap_and_one_without_detections_has_0(metric
     assert np.isnan(mean_average_precision({"cow": no_objects}))
 
 
-def test_only_difficult_objects_are_nothing_to_find():
-    result = one_class([[1, 1, 10, 10]], [0.9], [[1, 1, 10, 10]], difficult=[True])
-    assert np.isnan(result.ap)
-    assert result.num_objects == 0
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_curve_equals_the_plain_definition_on_crowded_random_images(seed):
     random = np.random.default_rng(seed)
@@ -139,39 +120,45 @@ def test_curve_equals_the_plain_definition_on_crowded_random_images(seed):
     assert (np.diff(result.scores) <= 0).all()
 
 
-def test_iou_of_exactly_one_half_is_no_match():
-    objects = [[1, 1, 10, 10]]
-    assert one_class([[1, 1, 10, 5]], [1], objects).ap == 0.0  # 50 / 100 with inclusive pixels
-    assert one_class([[1, 1, 10, 6]], [1], objects).ap == 1.0
-
-
-def test_second_detection_on_an_object_is_wrong_even_if_it_would_fit_a_free_one():
-    objects = [[1, 1, 10, 10], [1, 3, 10, 12]]
-    # Both lie nearer to the first object, and both overlap the second by more than half.
-    result = one_class([[1, 1, 10, 10], [1, 1, 10, 11]], [0.9, 0.8], objects)
-    np.testing.assert_array_equal(result.recall, [0.5, 0.5])
-    np.testing.assert_array_equal(result.precision, [1.0, 0.5])
-
-
-def test_difficult_objects_swallow_any_number_of_detections():
-    objects, difficult = [[1, 1, 10, 10], [1, 50, 10, 59]], [True, False]
-    boxes = [[1, 1, 10, 10], [1, 1, 10, 9], [1, 50, 10, 59], [80, 80, 90, 90]]
-    result = one_class(boxes, [0.9, 0.8, 0.7, 0.6], objects, difficult)
-    np.testing.assert_array_equal(result.precision, [0, 0, 1, 0.5])
-    np.testing.assert_array_equal(result.recall, [0, 0, 1, 1])
-    assert result.ap == 1.0
-
-
-def test_detections_match_objects_of_their_own_image_only():
-    box = [1, 1, 10, 10]
-    assert one_class([box], [1], [box], images=[3], object_images=[2]).ap == 0.0
-    assert one_class([box], [1], [box], images=[2], object_images=[2]).ap == 1.0
-
-
-def test_equal_scores_keep_the_order_of_the_rows():
-    box, elsewhere = [1, 1, 10, 10], [50, 50, 60, 60]
-    assert one_class([box, elsewhere], [0.5, 0.5], [box]).ap == 1.0
-    assert one_class([elsewhere, box], [0.5, 0.5], [box]).ap == 0.5
+@pytest.mark.parametrize(
+    ("found", "objects", "recall", "precision"),
+    [
+        # The IoU of 50 / 100, with inclusive pixels, is no match.
+        ([[1, 1, 10, 5]], [BOX], [0], [0]),
+        ([[1, 1, 10, 6]], [BOX], [1], [1]),
+        # Both lie nearer to the first object, and both overlap the second by more than half.
+        ([BOX, [1, 1, 10, 11]], [BOX, [1, 3, 10, 12]], [0.5, 0.5], [1, 0.5]),
+        ([BOX, [1, 1, 10, 9], FAR, [80, 80, 90, 90]], [(BOX, True), FAR], [0, 0, 1, 1], [0, 0, 1, 0.5]),
+        ([BOX], [(BOX, True)], [np.nan], [0]),
+        # The scores are equal.
+        ([FAR, BOX], [BOX], [0, 1], [0, 0.5]),
+        ([BOX, FAR], [BOX], [1, 1], [1, 0.5]),
+    ],
+    ids=[
+        "IoU 0.5",
+        "IoU 0.6",
+        "second detection",
+        "difficult",
+        "only difficult",
+        "wrong first",
+        "right first",
+    ],
+)
+def test_matches_by_hand(found, objects, recall, precision):
+    objects = [entry if isinstance(entry, tuple) else (entry, False) for entry in objects]
+    result = class_average_precision(
+        np.zeros(len(found), int),
+        np.full(len(found), 0.5),
+        np.array(found, float),
+        np.zeros(len(objects), int),
+        np.array([box for box, _ in objects], float),
+        np.array([difficult for _, difficult in objects]),
+        "voc",
+    )
+    np.testing.assert_array_equal(result.recall, recall)
+    np.testing.assert_array_equal(result.precision, precision)
+    assert result.num_objects == sum(not difficult for _, difficult in objects)
+    assert np.isnan(result.ap) == (result.num_objects == 0)
 
 
 def test_the_two_summaries_of_a_curve():
@@ -180,17 +167,8 @@ def test_the_two_summaries_of_a_curve():
     # The best precision at or above recall 0..0.2, 0.3..0.5, 0.6..0.7, then none.
     assert eleven_point_ap(recall, precision) == pytest.approx((3 * 1 + 3 * 2 / 3 + 2 * 0.6) / 11)
     assert area_ap(recall, precision) == pytest.approx(0.25 * (1 + 2 / 3 + 0.6))
-
-
-def test_a_recall_of_exactly_six_tenths_misses_its_level_as_in_the_authors_program():
+    # A recall of exactly 0.6 misses its level, as in the authors' program.
     assert eleven_point_ap(np.array([3 / 5]), np.array([1.0])) == pytest.approx(6 / 11)
-
-
-def test_normalised_boxes_become_pixels_from_1_with_both_ends():
-    # The pixels 1..500 of a whole image, and the pixel (3, 2) alone.
-    boxes = [[0, 0, 1, 1], [2 / 375, 1 / 500, 3 / 375, 2 / 500]]
-    expected = [[1, 1, 375, 500], [3, 2, 3, 2]]
-    np.testing.assert_allclose(voc_pixels(boxes, [[375, 500], [375, 500]]), expected, rtol=1e-12)
 
 
 def test_average_precisions_splits_classes_and_converts_boxes():
@@ -230,17 +208,14 @@ def test_average_precisions_splits_classes_and_converts_boxes():
 def test_wrong_input_is_named():
     box = np.array([[0.1, 0.1, 0.5, 0.5]], np.float32)
     truth = GroundTruth(np.array([0]), np.array([1]), box, np.array([False]), np.array([[10, 10]]))
-    good = DatasetDetections(np.array([0]), np.array([1]), np.array([0.5]), box)
-    with pytest.raises(InputError, match="metric must be .* got 'voc2007'"):
-        average_precisions(good, truth, ["cat"], "voc2007")
-    with pytest.raises(InputError, match=r"detection 0 has the label 2; it must lie in 1\.\.1"):
-        average_precisions(
-            DatasetDetections(np.array([0]), np.array([2]), np.array([0.5]), box), truth, ["cat"], "voc"
-        )
-    with pytest.raises(InputError, match=r"detection 0 has the image 1; it must lie in 0\.\.0"):
-        average_precisions(
-            DatasetDetections(np.array([1]), np.array([1]), np.array([0.5]), box), truth, ["cat"], "voc"
-        )
+    for image, label, metric, message in (
+        (0, 1, "voc2007", "metric must be .* got 'voc2007'"),
+        (0, 2, "voc", r"detection 0 has the label 2; it must lie in 1\.\.1"),
+        (1, 1, "voc", r"detection 0 has the image 1; it must lie in 0\.\.0"),
+    ):
+        detections = DatasetDetections(np.array([image]), np.array([label]), np.array([0.5]), box)
+        with pytest.raises(InputError, match=message):
+            average_precisions(detections, truth, ["cat"], metric)
     with pytest.raises(InputError, match=r"detection 0 \(image 0\) has the score \[nan\]"):
         DatasetDetections(np.array([0]), np.array([1]), np.array([np.nan]), box)
     with pytest.raises(InputError, match="one length"):

@@ -12,24 +12,8 @@ import h5py
 import numpy as np
 
 EXTREME_NUMBERS = (
-    *(
-        0,
-        1,
-        -1,
-        2,
-        255,
-        256,
-        2**31 - 1,
-        2**31,
-        -(2**31),
-        2**32,
-        2**53,
-        2**63 - 1,
-        2**63,
-        2**64,
-        -(2**63),
-        10**30,
-    ),
+    *(0, 1, -1, 2, 255, 256, 2**31 - 1, 2**31, -(2**31), 2**32, 2**53),
+    *(2**63 - 1, 2**63, 2**64, -(2**63), 10**30),
     *(0.5, -0.0, 1e-320, 1e38, 1e39, 1e308, -1e308, float("nan"), float("inf"), float("-inf")),
 )
 EXTREME_TEXTS = (
@@ -86,7 +70,7 @@ def mutate_hdf5(rng: np.random.Generator, data: bytes) -> bytes:
     return stream.getvalue()
 
 
-def _pick(rng, items):
+def pick(rng, items):
     """Returns one of the items; NumPy's `choice` would convert them."""
     return items[rng.integers(len(items))]
 
@@ -101,11 +85,8 @@ def _damage_bytes(rng, data):
             middle = bytes([data[start] ^ (1 << int(rng.integers(8)))]) if size else b""
             return data[:start] + middle + data[start + 1 :]
         case 1:
-            return (
-                data[:start]
-                + _pick(rng, (b"\0", b"\xff", b"\x7f", b"\x80", b"<", b'"', b"\n"))
-                + data[start + 1 :]
-            )
+            byte = pick(rng, (b"\0", b"\xff", b"\x7f", b"\x80", b"<", b'"', b"\n"))
+            return data[:start] + byte + data[start + 1 :]
         case 2:
             return data[:start] + rng.bytes(end - start) + data[end:]
         case 3:
@@ -117,14 +98,14 @@ def _damage_bytes(rng, data):
         case 6:
             return data[:start]
         case 7:
-            width = int(_pick(rng, (2, 4, 8)))
-            number = int(_pick(rng, (0, 1, 2 ** (8 * width) - 1, 2 ** (8 * width - 1), 2 ** (4 * width))))
-            raw = number.to_bytes(width, _pick(rng, ("little", "big")))
+            width = int(pick(rng, (2, 4, 8)))
+            number = int(pick(rng, (0, 1, 2 ** (8 * width) - 1, 2 ** (8 * width - 1), 2 ** (4 * width))))
+            raw = number.to_bytes(width, pick(rng, ("little", "big")))
             return data[:start] + raw + data[start + width :]
         case 8:
             return _change_number(rng, data)
         case _:
-            values = np.array([_pick(rng, (np.nan, np.inf, -np.inf, 1e38))], "<f4").tobytes()
+            values = np.array([pick(rng, (np.nan, np.inf, -np.inf, 1e38))], "<f4").tobytes()
             start -= start % 4
             return data[:start] + values + data[start + 4 :]
 
@@ -134,8 +115,8 @@ def _change_number(rng, data):
     numbers = list(re.finditer(rb"-?\d+(?:\.\d+)?", data[:65536]))
     if not numbers:
         return data
-    match = _pick(rng, numbers)
-    new = "9" * DIGIT_COUNT if rng.random() < 0.05 else str(_pick(rng, EXTREME_NUMBERS))
+    match = pick(rng, numbers)
+    new = "9" * DIGIT_COUNT if rng.random() < 0.05 else str(pick(rng, EXTREME_NUMBERS))
     return data[: match.start()] + new.encode() + data[match.end() :]
 
 
@@ -155,29 +136,29 @@ def _places(tree):
 def _hostile_value(rng, old):
     match rng.integers(8):
         case 0 | 1:
-            return _pick(rng, EXTREME_NUMBERS)
+            return pick(rng, EXTREME_NUMBERS)
         case 2:
-            return _pick(rng, EXTREME_TEXTS)
+            return pick(rng, EXTREME_TEXTS)
         case 3:
-            return _pick(rng, (None, True, False, [], {}, [[]], {"": None}, DEEP, DIGITS, LONG))
+            return pick(rng, (None, True, False, [], {}, [[]], {"": None}, DEEP, DIGITS, LONG))
         case 4:
             return [old]
         case 5:
             return {"value": old}
         case 6:
-            return str(old) if not isinstance(old, str) else old + _pick(rng, EXTREME_TEXTS)
+            return str(old) if not isinstance(old, str) else old + pick(rng, EXTREME_TEXTS)
         case _:
             return old * 2 if isinstance(old, list | str) else [old, old]
 
 
 def _damage_tree(rng, root):
-    container, key = _pick(rng, _places(root))
+    container, key = pick(rng, _places(root))
     old = container[key]
     choice = rng.integers(6)
     if choice == 0 and container is not root:
         del container[key]
     elif choice == 1 and isinstance(container, dict):
-        container[_pick(rng, (*EXTREME_TEXTS, LONG, key.upper(), key + " "))] = container.pop(key)
+        container[pick(rng, (*EXTREME_TEXTS, LONG, key.upper(), key + " "))] = container.pop(key)
     elif choice == 2 and isinstance(container, list) and container is not root:
         container.insert(int(key), _hostile_value(rng, old))
     elif choice == 3 and isinstance(old, list):
@@ -199,51 +180,44 @@ def _damage_hdf5(rng, file):
     file.visititems(lambda name, item: (groups if isinstance(item, h5py.Group) else datasets).append(name))
     if not datasets or not groups:
         return
-    name = _pick(rng, datasets)
+    name = pick(rng, datasets)
     value = _values(file[name])
     match rng.integers(9):
         case 0:
-            del file[_pick(rng, (name, _pick(rng, groups)))]
+            del file[pick(rng, (name, pick(rng, groups)))]
         case 1:
             value = value.astype(np.float32)
             if value.size:
-                value.ravel()[rng.integers(value.size)] = _pick(rng, (np.nan, np.inf, -np.inf, 1e38, -1.0))
+                value.ravel()[rng.integers(value.size)] = pick(rng, (np.nan, np.inf, -np.inf, 1e38, -1.0))
             _replace(file, name, value)
         case 2:
             kinds = ("f2", "f8", "i4", "i8", "u1", "?", "c8", "S4")
             with np.errstate(all="ignore"):
-                _replace(file, name, value.astype(_pick(rng, kinds)))
+                _replace(file, name, value.astype(pick(rng, kinds)))
         case 3:
             shapes = (value[None], value.ravel(), value.T, value[..., :1], value[:0], np.float32(0))
-            _replace(file, name, _pick(rng, shapes))
+            _replace(file, name, pick(rng, shapes))
         case 4:
+            links = [h5py.SoftLink(target) for target in ("/nowhere", f"/{name}", f"/{pick(rng, datasets)}")]
+            links += [h5py.ExternalLink(target, "/x") for target in ("nowhere.h5", "/dev/zero")]
             del file[name]
-            file[name] = _pick(
-                rng,
-                (
-                    h5py.SoftLink("/nowhere"),
-                    h5py.SoftLink("/" + name),
-                    h5py.SoftLink("/" + _pick(rng, datasets)),
-                    h5py.ExternalLink("nowhere.h5", "/x"),
-                    h5py.ExternalLink("/dev/zero", "/x"),
-                ),
-            )
+            file[name] = pick(rng, links)
         case 5:
             del file[name]
             file.create_group(name)
         case 6:
             # Nothing of this is stored, but whoever reads it needs all the memory.
-            shape = _pick(rng, ((2**40,), (2**20, 2**20), (2**15, 2**15, 2**5), value.shape))
+            shape = pick(rng, ((2**40,), (2**20, 2**20), (2**15, 2**15, 2**5), value.shape))
             del file[name]
             chunks = tuple(min(side, 64) for side in shape)
             file.create_dataset(name, shape, "f4", chunks=chunks if all(chunks) and shape else None)
         case 7:
-            new_name = _pick(rng, (f"{name}_moved", *EXTREME_TEXTS[2:6]))
+            new_name = pick(rng, (f"{name}_moved", *EXTREME_TEXTS[2:6]))
             if new_name not in file:
                 file.move(name, new_name)
         case _:
             del file[name]
-            file[name] = _pick(rng, ("text", b"\xff", np.array([b"a", b"b"]), h5py.Empty("f4")))
+            file[name] = pick(rng, ("text", b"\xff", np.array([b"a", b"b"]), h5py.Empty("f4")))
 
 
 def _replace(file, name, value):

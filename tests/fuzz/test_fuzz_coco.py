@@ -3,13 +3,10 @@
 import json
 
 import numpy as np
-from data_set import check_dataset
-from mutation import EXTREME_NUMBERS, EXTREME_TEXTS, json_bytes
+from data_set import read
+from mutation import EXTREME_NUMBERS, EXTREME_TEXTS, json_bytes, pick
 from PIL import Image
 
-from refinedet_tf.config import DataConfig
-from refinedet_tf.data.box_checks import write_defects
-from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.data.readers.coco import CocoPart
 
 TREE = {
@@ -52,14 +49,9 @@ def test_annotation_files(fuzz, tmp_path, capsys):
 
     def case(rng):
         (tmp_path / "mine.json").write_bytes(json_bytes(rng, TREE))
-        classes = (None, ("toothbrush", "cat"))[rng.integers(2)]
-        part = ("mine.json:images",)
-        config = DataConfig(format="coco", root=str(tmp_path), train=part, test=part, classes=classes)
-        check_dataset(read_dataset(config, "train"), tmp_path)
-        dataset = read_dataset(config, "test")
-        check_dataset(dataset, tmp_path)
-        write_defects(dataset.defects, tmp_path / "defects.json")
-        json.loads((tmp_path / "defects.json").read_text())
+        classes = ("toothbrush", "cat")
+        for split in ("train", "test"):
+            dataset = read(rng, "coco", tmp_path, "mine.json:images", classes, split, strict=0)
         evaluate(dataset)
         capsys.readouterr()
 
@@ -74,10 +66,10 @@ def test_names_of_images_and_parts(fuzz, tmp_path):
     def name(rng):
         if rng.random() < 0.3:
             return "a.jpg"
-        return "".join(names[rng.integers(len(names))] for _ in range(rng.integers(1, 4)))
+        return "".join(pick(rng, names) for _ in range(rng.integers(1, 4)))
 
     def case(rng):
-        number = EXTREME_NUMBERS[rng.integers(len(EXTREME_NUMBERS))] if rng.random() < 0.1 else 5
+        number = pick(rng, EXTREME_NUMBERS) if rng.random() < 0.1 else 5
         image = {"id": number, "file_name": name(rng), "height": 5, "width": 5}
         tree = {"images": [image], "annotations": [], "categories": []}
         (tmp_path / "mine.json").write_text(json.dumps(tree))

@@ -2,7 +2,7 @@
 
 import json
 
-from mutation import EXTREME_NUMBERS, EXTREME_TEXTS, json_bytes
+from mutation import EXTREME_NUMBERS, EXTREME_TEXTS, json_bytes, pick
 
 from refinedet_tf.config import Config, differences
 from refinedet_tf.config.files import CONFIG_FOLDER, config_to_json, load_config
@@ -29,7 +29,7 @@ def test_config_files(fuzz, tmp_path):
     file = tmp_path / "mutated.json"
 
     def case(rng):
-        tree = WHOLE if rng.random() < 0.5 else json.loads(SHIPPED[rng.integers(len(SHIPPED))].read_bytes())
+        tree = WHOLE if rng.random() < 0.5 else json.loads(pick(rng, SHIPPED).read_bytes())
         file.write_bytes(json_bytes(rng, tree))
         check(load_config(file), tmp_path)
 
@@ -42,7 +42,7 @@ def test_extended_files(fuzz, tmp_path):
 
     def case(rng):
         for name in names:
-            parent = (*names, "voc320.json", "folder", *EXTREME_TEXTS, "x" * 300)[rng.integers(24)]
+            parent = pick(rng, (*names, "voc320.json", "folder", *EXTREME_TEXTS, "x" * 300))
             tree = {"extends": parent, "training": {"length": 5}, "data": {"classes": ["cat"]}}
             if rng.random() < 0.3:
                 del tree["extends"]
@@ -55,22 +55,21 @@ def test_extended_files(fuzz, tmp_path):
 
 def hostile_override(rng):
     texts = (*EXTREME_TEXTS, "x" * 100_000, ".".join("a" * 10_000), "training", "model..", "=")
-    name = KEYS[rng.integers(len(KEYS))]
+    name = pick(rng, KEYS)
     section, _, key = name.partition(".")
     valid = WHOLE[section][key] if key else WHOLE[section]
     if rng.random() < 0.2:
-        name = name[: rng.integers(len(name) + 1)] + texts[rng.integers(len(texts))]
+        name = name[: rng.integers(len(name) + 1)] + pick(rng, texts)
     match rng.integers(8):
         case 0:
-            value = texts[rng.integers(len(texts))]
+            value = pick(rng, texts)
         case 1:
-            value = repr(EXTREME_NUMBERS[rng.integers(len(EXTREME_NUMBERS))])
+            value = repr(pick(rng, EXTREME_NUMBERS))
         case 2:
-            value = ("[" * 100_000, "9" * 5_000, '"\\u0000"', '"\\ud800"', "{}", "NaN", "[[]]", "\0")[
-                rng.integers(8)
-            ]
+            values = ("[" * 100_000, "9" * 5_000, '"\\u0000"', '"\\ud800"', "{}", "NaN", "[[]]", "\0")
+            value = pick(rng, values)
         case 3:
-            section = ("model", "data", "training")[rng.integers(3)]
+            section = pick(rng, ("model", "data", "training"))
             value = json_bytes(rng, WHOLE[section]).decode(errors="surrogateescape")
         case _:
             value = json.dumps(valid)
@@ -90,7 +89,7 @@ def test_names_of_configs(fuzz, tmp_path, monkeypatch):
 
     def case(rng):
         parts = (*EXTREME_TEXTS, "x" * 300, "x/" * 3000, "voc320", "config.json", "~")
-        name = "".join(parts[rng.integers(len(parts))] for _ in range(rng.integers(1, 4)))
+        name = "".join(pick(rng, parts) for _ in range(rng.integers(1, 4)))
         check(load_config(name), tmp_path)
 
     fuzz(case)

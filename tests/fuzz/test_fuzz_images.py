@@ -3,7 +3,7 @@
 import hostile_images
 import numpy as np
 import pytest
-from mutation import mutate_bytes
+from mutation import mutate_bytes, pick
 
 from refinedet_tf.data.image_header import MAX_PIXELS, read_image_header
 from refinedet_tf.data.images import read_image
@@ -17,7 +17,7 @@ def test_headers(fuzz, tmp_path):
     file = tmp_path / "a.jpg"
 
     def case(rng):
-        file.write_bytes(mutate_bytes(rng, FILES[rng.integers(len(FILES))]))
+        file.write_bytes(mutate_bytes(rng, pick(rng, FILES)))
         header = read_image_header(file)
         assert header.height >= 1 and header.width >= 1 and header.height * header.width <= MAX_PIXELS
         assert 1 <= header.orientation <= 8
@@ -29,7 +29,7 @@ def test_pixels(fuzz, tmp_path):
     file = tmp_path / "a.jpg"
 
     def case(rng):
-        file.write_bytes(mutate_bytes(rng, FILES[rng.integers(len(FILES))]))
+        file.write_bytes(mutate_bytes(rng, pick(rng, FILES)))
         pixels = read_image(file)
         assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
 

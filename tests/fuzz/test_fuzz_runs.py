@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from config_of import config_of
-from mutation import EXTREME_TEXTS, json_bytes, mutate_bytes
+from mutation import EXTREME_TEXTS, json_bytes, mutate_bytes, pick
 
 from refinedet_tf.config.files import config_to_json, load_config
 from refinedet_tf.errors import InputError
@@ -139,20 +139,13 @@ def test_folder(fuzz, checkpoint, trainer, tmp_path):
         for name, content in checkpoint.items():
             (run.checkpoints / "step-8" / name).write_bytes(content)
         run.best_weights.touch()
-        names = [
-            "config.json",
-            "log.jsonl",
-            "checkpoints",
-            "tensorboard",
-            "best.weights.h5",
-            "final.weights.h5",
-        ]
-        names += ["augmented.png", "box_defects.json"]
+        names = ["config.json", "log.jsonl", "checkpoints", "tensorboard", "best.weights.h5"]
+        names += ["final.weights.h5", "augmented.png", "box_defects.json"]
         for _ in range(rng.integers(1, 3)):
             if rng.random() < 0.6 or not run.checkpoints.is_dir():
-                put(rng, folder / names[rng.integers(len(names))])
+                put(rng, folder / pick(rng, names))
                 continue
-            text = EXTREME_TEXTS[rng.integers(len(EXTREME_TEXTS))]
+            text = pick(rng, EXTREME_TEXTS)
             name = os.fsencode(f"step-{text}".replace("/", "").replace("\0", "").encode("utf-8", "replace"))
             put(rng, run.checkpoints / os.fsdecode(name[:200]))
         run.create(load_config(folder), resume=True)

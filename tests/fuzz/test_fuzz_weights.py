@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from caffe_writer import write_caffemodel
 from frozen_graph import graph_of, random_weights, thin_mobilenet
-from mutation import mutate_bytes, mutate_hdf5
+from mutation import mutate_bytes, mutate_hdf5, pick
 from random_layers import random_layers
 from small_network import BACKBONE, small_backbone
 from thin_vgg import thin_vgg
@@ -118,7 +118,7 @@ def test_caffemodel(fuzz, tmp_path):
         contents.append(file.read_bytes())
 
     def case(rng):
-        file.write_bytes(mutate_bytes(rng, contents[rng.integers(len(contents))]))
+        file.write_bytes(mutate_bytes(rng, pick(rng, contents)))
         for layer in read_caffemodel(file).values():
             assert layer.name.isprintable()
             assert all(np.isfinite(blob).all() for blob in layer.blobs)
@@ -139,7 +139,7 @@ def test_pth(fuzz, tmp_path):
 
     def case(rng):
         if rng.random() < 0.5:
-            file.write_bytes(mutate_bytes(rng, contents[rng.integers(len(contents))]))
+            file.write_bytes(mutate_bytes(rng, pick(rng, contents)))
         else:
             with zipfile.ZipFile(file, "w") as archive:
                 for name, content in members.items():

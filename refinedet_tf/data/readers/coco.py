@@ -12,7 +12,7 @@ from refinedet_tf.data.coco_ground_truth import indexed
 from refinedet_tf.data.image_header import ImageHeader
 from refinedet_tf.data.readers.identity import image_name
 from refinedet_tf.data.readers.not_given import is_given, stated_size
-from refinedet_tf.data.readers.reader import AnnotatedImage, FolderListings, check_class_name
+from refinedet_tf.data.readers.reader import AnnotatedImage, FolderListings, Reader, check_class_name
 from refinedet_tf.data.readers.shares import WHOLE, Share
 from refinedet_tf.data.upright import turn_boxes
 from refinedet_tf.errors import InputError, shortened, shortened_text
@@ -26,7 +26,7 @@ AREA_LIMIT = 2.0**62
 """An area in square pixels is at most that of the largest image."""
 
 
-class CocoPart:
+class CocoPart(Reader):
     """One annotation file and its image folder.
 
     The part "train2017" means root/annotations/instances_train2017.json and root/train2017/;
@@ -36,34 +36,22 @@ class CocoPart:
     text. Boxes are x, y, width, height as in the file: pixels as floating-point numbers from 0. Crowd
     regions are marked difficult. An entry with "width" and "height" states the size. An image must lie in
     `root` or in the part's image folder: a "file_name" that leaves both by ".." or as an absolute path is
-    refused.
+    refused. Entries outside the share are checked all the same.
 
-    Args:
-        root: the folder that holds annotations/.
-        part: the part's name, as described above.
-        may_be_unlabelled: accept a file without "annotations", such as the files that COCO distributes
-            for its test images ("image_info_test-dev2017.json:test2017"). Its images have no objects.
-        share: which images to read, by their "file_name". The others are checked all the same.
-
-    Raises:
-        InputError: a file or folder is missing or broken, an entry lacks a key or has a number out of
-            range, an annotation names an image or a category that the file does not list, or an image
-            lies elsewhere.
+    A file without annotations is one without "annotations", such as the files that COCO distributes for its
+    test images ("image_info_test-dev2017.json:test2017").
     """
 
     def __init__(
         self, root: str | Path, part: str, may_be_unlabelled: bool = False, share: Share = WHOLE
     ) -> None:
-        self.name = f"{part}{share}"
-        self.root = Path(root)
+        super().__init__(root, part, may_be_unlabelled, share)
         self.file, self.image_folder = _locate(self.root, part)
         self.clash_prefix = self.image_folder.name
-        """This prefix goes before the image ids that another part also has: "train2017/73"."""
         tree = read_json(self.file, object_hook=_without_mask)
         if not isinstance(tree, dict):
             raise InputError(f'{self.file} must hold an object with the list "images"')
         self.labelled = "annotations" in tree or not may_be_unlabelled
-        """Whether the part has annotations."""
         for key in ("images", "categories", *(["annotations"] if self.labelled else [])):
             if not isinstance(tree.get(key), list):
                 raise InputError(f'{self.file} must hold a list "{key}"')
@@ -82,8 +70,7 @@ class CocoPart:
         listings = FolderListings()
         for image_id, image in self._images.items():
             path = self._image_path(image["file_name"])
-            if path not in listings:
-                raise InputError(f"{shortened_text(path)} does not exist, but {self.file} lists it")
+            listings.check(path, self.file)
             objects = annotations_of[image_id]
             states_size = "height" in image and "width" in image
             yield AnnotatedImage(
@@ -110,16 +97,7 @@ class CocoPart:
 
     @staticmethod
     def corners(file_boxes: np.ndarray, sizes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Turns boxes of the files into continuous pixel coordinates.
-
-        Args:
-            file_boxes: float64 [M, 4], x, y, width, height in pixels from 0.
-            sizes: are not needed.
-
-        Returns:
-            corners: float64 [M, 4], xmin, ymin, xmax, ymax.
-            has_area: bool [M], whether width and height are above 0.
-        """
+        """See `Reader.corners`. The boxes of the file are x, y, width, height in pixels from 0."""
         origin, extent = file_boxes[:, :2], file_boxes[:, 2:]
         with np.errstate(over="ignore", invalid="ignore"):  # Such boxes are dropped as not finite.
             corners = np.concatenate([origin, origin + extent], axis=1)
@@ -156,7 +134,7 @@ class CocoPart:
         return indexed(tree)
 
     def _image_path(self, file_name: str) -> Path:
-        """Returns the path of an image, or raises an `InputError` if it lies elsewhere or is no file's."""
+        """Raises an `InputError` if the image lies elsewhere or the path is no file's."""
         path = self.image_folder / file_name
         if ".." in file_name or os.path.isabs(file_name) or path == self.image_folder:  # noqa: PTH117
             # What stays is free of "..", so that a link on the way cannot lead elsewhere.

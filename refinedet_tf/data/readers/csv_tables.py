@@ -6,16 +6,22 @@ import os
 import posixpath
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from refinedet_tf.data.readers.identity import distinct_ids, name_without_ending
 from refinedet_tf.data.readers.not_given import is_given, stated_size
-from refinedet_tf.data.readers.reader import AnnotatedImage, FolderListings, check_class_name, path_within
+from refinedet_tf.data.readers.reader import (
+    AnnotatedImage,
+    FolderListings,
+    Reader,
+    check_class_name,
+    path_within,
+    read_text,
+)
 from refinedet_tf.data.readers.shares import WHOLE, Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
-from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
+from refinedet_tf.files import is_file, is_folder, list_folder
 from refinedet_tf.json_files import check_text
 
 COLUMNS = {
@@ -42,14 +48,7 @@ MAX_BYTES = 2**30
 Box = tuple[float, float, float, float]
 
 
-class _Row(NamedTuple):
-    """The object of a row; an image without objects has a row without box and class."""
-
-    box: Box | None
-    class_name: str
-
-
-class CsvPart:
+class CsvPart(Reader):
     """A table with one row per object, e.g. "train.csv" or "train.csv:images".
 
     The header names the columns, as in `filename,width,height,class,xmin,ymin,xmax,ymax` (TensorFlow's
@@ -59,35 +58,19 @@ class CsvPart:
 
     Iterating yields one `AnnotatedImage` per image, in the order of the first rows. Boxes are xmin, ymin,
     xmax, ymax as in the file: pixels as floating-point numbers from 0. A size that is missing or 0 is not
-    stated.
-
-    Args:
-        root: the folder that holds the table.
-        part: "file.csv" or "file.csv:image_folder".
-        may_be_unlabelled: has no effect, because a table always holds annotations.
-        share: which images to read, by their paths within the image folder. The rows of the others are
-            checked all the same.
-
-    Raises:
-        InputError: the table or an image is missing or broken; the message names the file and the line.
+    stated. A table always holds annotations, and rows outside the share are checked all the same.
     """
-
-    class_names: None = None
-    """The table lists no classes."""
-    labelled = True
-    """Whether the part has annotations."""
 
     def __init__(
         self, root: str | Path, part: str, may_be_unlabelled: bool = False, share: Share = WHOLE
     ) -> None:
-        self.name = f"{part}{share}"
-        self._root = Path(root)
-        self.file, self._folder = _locate(self._root, part)
+        super().__init__(root, part, may_be_unlabelled, share)
+        self.file, self._folder = _locate(self.root, part)
         self.clash_prefix = name_without_ending(self.file.name)
-        """This prefix goes before the image ids that another part also has."""
         self._names: dict[str, str] = {}
         """The path within the image folder of each spelling of a path in the table."""
-        self._rows: dict[str, list[_Row]] = {}
+        self._rows: dict[str, list[tuple[Box, str]]] = {}
+        """The box and the class of each object, by the path of the image."""
         self._sizes: dict[str, tuple[int, int]] = {}
         self._read()
         self._rows = {
@@ -103,16 +86,14 @@ class CsvPart:
         ids = distinct_ids([name_without_ending(name) for name in names], lambda image: names[image])
         for image_id, (name, rows) in zip(ids, self._rows.items(), strict=True):
             path = self._path(name)
-            if path not in listings:
-                raise InputError(f"{shortened_text(path)} does not exist, but {self.file} lists it")
-            objects = [(row.box, row.class_name) for row in rows if row.box is not None]
+            listings.check(path, self.file)
             yield AnnotatedImage(
                 image_id,
                 str(path),
                 self._sizes.get(name),
-                [box for box, _ in objects],
-                [class_name for _, class_name in objects],
-                [False] * len(objects),
+                [box for box, _ in rows],
+                [class_name for _, class_name in rows],
+                [False] * len(rows),
             )
 
     def image_files(self) -> Iterator[str]:
@@ -125,23 +106,11 @@ class CsvPart:
 
     @staticmethod
     def corners(file_boxes: np.ndarray, sizes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Turns boxes of the files into continuous pixel coordinates.
-
-        Args:
-            file_boxes: float64 [M, 4], xmin, ymin, xmax, ymax in pixels from 0.
-            sizes: are not needed.
-
-        Returns:
-            corners: the same array.
-            has_area: bool [M], whether xmax > xmin and ymax > ymin.
-        """
+        """See `Reader.corners`. The boxes of the file are xmin, ymin, xmax, ymax in pixels from 0."""
         return file_boxes, np.all(file_boxes[:, 2:] > file_boxes[:, :2], axis=1)
 
     def _read(self) -> None:
-        try:
-            text = read_bytes(self.file, MAX_BYTES).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{self.file} cannot be read: {error}") from None
+        text = read_text(self.file, MAX_BYTES)
         check_text(text, self.file)
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         columns: dict[str, int] | None = None
@@ -180,7 +149,7 @@ class CsvPart:
             raise InputError(f"{where}: box and class must all be there, or all be empty without an object")
         check_class_name(values["class"], where)
         xmin, ymin, xmax, ymax = (_number(values, key, where) for key in WITHOUT_HEADER[1:5])
-        rows.append(_Row((xmin, ymin, xmax, ymax), values["class"]))
+        rows.append(((xmin, ymin, xmax, ymax), values["class"]))
 
     def _name_within(self, spelled: str, where: str) -> str:
         """Returns the path of an image within the image folder, which is the same for all spellings."""
@@ -188,13 +157,13 @@ class CsvPart:
         if name == ".":
             raise InputError(f"{where} names no image")
         if name.startswith(("/", "..")):
-            path = path_within(self._root, self._folder / name)
+            path = path_within(self.root, self._folder / name)
             return name if path is None else os.path.relpath(path, self._folder)
         return name
 
     def _path(self, name: str) -> Path:
-        path = path_within(self._root, self._folder / name)
-        if path is None or path == self._root:
+        path = path_within(self.root, self._folder / name)
+        if path is None or path == self.root:
             raise InputError(f"{self.file}: {shortened(name)} leads out of data.root")
         return path
 

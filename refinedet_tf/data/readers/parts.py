@@ -1,7 +1,6 @@
 """The parts of a split, opened by the reader of their format, and what two splits must not share."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data.readers.coco import CocoPart
@@ -9,7 +8,6 @@ from refinedet_tf.data.readers.csv_tables import CsvPart
 from refinedet_tf.data.readers.identity import file_keys
 from refinedet_tf.data.readers.reader import Reader
 from refinedet_tf.data.readers.shares import (
-    Share,
     check_disjoint,
     may_hide_an_overlap,
     overlap_error,
@@ -21,14 +19,7 @@ from refinedet_tf.data.readers.yolo import YoloPart
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import is_folder
 
-
-class MakeReader(Protocol):
-    """Opens a part, given `data.root`, its name, whether it may be without annotations, and its share."""
-
-    def __call__(self, root: str, part: str, may_be_unlabelled: bool, share: Share) -> Reader: ...
-
-
-READERS: dict[str, MakeReader] = {"voc": VocPart, "coco": CocoPart, "yolo": YoloPart, "csv": CsvPart}
+READERS: dict[str, type[Reader]] = {"voc": VocPart, "coco": CocoPart, "yolo": YoloPart, "csv": CsvPart}
 """The reader of each `data.format`."""
 
 

@@ -16,7 +16,7 @@ from refinedet_tf.data.readers.image_folders import (
     walk,
 )
 from refinedet_tf.data.readers.not_given import is_given, stated_size
-from refinedet_tf.data.readers.reader import AnnotatedImage, check_class_name, path_within
+from refinedet_tf.data.readers.reader import AnnotatedImage, Reader, check_class_name, path_within, read_text
 from refinedet_tf.data.readers.shares import WHOLE, Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
@@ -25,7 +25,7 @@ MAX_XML_BYTES = 2**24
 """The largest size of an annotation file, which holds some 50,000 objects."""
 
 
-class VocPart:
+class VocPart(Reader):
     """One split of one year, e.g. "2007/trainval", in the layout
 
         root/VOC2007/JPEGImages/000005.jpg
@@ -47,47 +47,35 @@ class VocPart:
     xmax, ymax as written in the XML: pixels that count from 1 and include both ends. Objects without
     `difficult`, or with a word for "not given" there, count as not difficult. A size that is missing or 0 is
     not stated. In the split of a class ("000005  -1"), every line stands for its image, whatever the flag is.
-
-    Args:
-        root: the folder that holds VOC2007, VOC2012... or the flat folders.
-        part: "year/split", "annotation_folder:image_folder" or "folder".
-        may_be_unlabelled: accept a split that has no XML file at all, such as "2012/test". Its images
-            have no objects.
-        share: which images to read.
-
-    Raises:
-        InputError: the part is none of these, or a folder, the split file, an image or an annotation is
-            missing or broken. The message names it and, where possible, what exists instead.
+    A part without annotations is one without any XML file, such as "2012/test".
     """
-
-    class_names: None = None
-    """The files list no classes."""
 
     def __init__(
         self, root: str | Path, part: str, may_be_unlabelled: bool = False, share: Share = WHOLE
     ) -> None:
-        self.name = f"{part}{share}"
+        super().__init__(root, part, may_be_unlabelled, share)
         year, slash, self.split = part.partition("/")
         if slash and ":" not in part and year and self.split:
             self.clash_prefix = year
-            """This prefix goes before the image ids that another part also has: "2007/000005"."""
-            self._open_devkit(Path(root), year)
+            self._open_devkit(year)
         else:
-            self._open_flat_folders(Path(root), part)
+            self._open_flat_folders(part)
         self._files = _image_files(self.image_folder)
         """{image id: its files within the image folder}, several where only their endings differ"""
-        annotated = self._annotated_ids()
+        # One listing is read because opening every file takes long on a network disk.
+        folder = self._annotation_folder
+        names = walk(folder) if is_folder(folder) else ()
+        annotated = {name[:-4] for name in names if name.endswith(".xml")}
         all_ids = {*self._files, *annotated}
         ids = sorted(all_ids) if self._split_file is None else self._read_split(self._split_file)
         self._ids = [image_id for image_id in ids if share.holds(image_id)]
         self.labelled = self._has_annotations(annotated, may_be_unlabelled)
-        """Whether the part has annotations."""
 
-    def _open_devkit(self, root: Path, year: str) -> None:
-        folder = root / f"VOC{year}"
+    def _open_devkit(self, year: str) -> None:
+        folder = self.root / f"VOC{year}"
         if not is_folder(folder):
-            found = sorted(name for name in list_folder(root) if name.startswith("VOC"))
-            raise InputError(f"{shortened_text(folder)} does not exist; {root} holds {_join(found)}")
+            found = sorted(name for name in list_folder(self.root) if name.startswith("VOC"))
+            raise InputError(f"{shortened_text(folder)} does not exist; {self.root} holds {_join(found)}")
         self.image_folder, self._annotation_folder = folder / "JPEGImages", folder / "Annotations"
         lists = folder / "ImageSets" / "Main"
         self._split_file: Path | None = lists / f"{self.split}.txt"
@@ -101,15 +89,15 @@ class VocPart:
         there = f"the splits there are {_join(found)}" if found else f'write e.g. "{year}/all[:80%]"'
         raise InputError(f"{shortened_text(self._split_file)} does not exist; {there}")
 
-    def _open_flat_folders(self, root: Path, part: str) -> None:
+    def _open_flat_folders(self, part: str) -> None:
         annotations, colon, images = part.partition(":")
         folders = []
         for name in (annotations, images if colon else annotations):
-            folder = path_within(root, root / name) if name else None
+            folder = path_within(self.root, self.root / name) if name else None
             if folder is None or not is_folder(folder):
                 raise InputError(
                     f'VOC part "{shortened_text(part)}": write year/split, e.g. "2007/trainval", or the '
-                    f'names of folders in {root}, e.g. "annotations:images"'
+                    f'names of folders in {self.root}, e.g. "annotations:images"'
                 )
             folders.append(folder)
         self._annotation_folder, self.image_folder = folders
@@ -142,17 +130,11 @@ class VocPart:
 
     @staticmethod
     def corners(file_boxes: np.ndarray, sizes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Turns boxes of the files into continuous pixel coordinates.
+        """See `Reader.corners`.
 
-        Args:
-            file_boxes: float64 [M, 4], xmin, ymin, xmax, ymax in pixels that count from 1 and include
-                both ends.
-            sizes: are not needed.
-
-        Returns:
-            corners: float64 [M, 4], xmin - 1, ymin - 1, xmax, ymax.
-            has_area: bool [M]. By the convention, a box with xmin == xmax is one pixel wide. Where
-                such a box occurs it is a mistake of the annotator, so it counts as without area.
+        The boxes of the file are xmin, ymin, xmax, ymax in pixels that count from 1 and include both ends.
+        By this convention, a box with xmin == xmax is one pixel wide. Where such a box occurs it is a mistake
+        of the annotator, so it counts as without area.
         """
         has_area = np.all(file_boxes[:, 2:] > file_boxes[:, :2], axis=1)
         return file_boxes - np.array([1.0, 1.0, 0.0, 0.0]), has_area
@@ -178,7 +160,10 @@ class VocPart:
             xmin, ymin, xmax, ymax = (_number(box, tag, where) for tag in ("xmin", "ymin", "xmax", "ymax"))
             boxes.append((xmin, ymin, xmax, ymax))
             class_names.append(name)
-            difficult.append(is_given(node.findtext("difficult")) and _flag(node, "difficult", where))
+            flag = _number(node, "difficult", where) if is_given(node.findtext("difficult")) else 0.0
+            if not math.isfinite(flag):
+                raise InputError(f"{where}: <difficult> must be 0 or 1, got {flag}")
+            difficult.append(flag != 0)
 
         size = stated_size(root.findtext("size/height"), root.findtext("size/width"), f"{file}: <size>")
         path = self._image_path(image_id, root.findtext("filename"))
@@ -200,19 +185,9 @@ class VocPart:
         refuse_unreadable(path)
         return path
 
-    def _annotated_ids(self) -> set[str]:
-        """Returns the ids of all XML files."""
-        # One listing is read because opening every file takes long on a network disk.
-        folder = self._annotation_folder
-        return {name[:-4] for name in walk(folder) if name.endswith(".xml")} if is_folder(folder) else set()
-
     def _read_split(self, file: Path) -> list[str]:
-        try:
-            text = read_bytes(file).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file} cannot be read: {error}") from None
         ids = []
-        for line in filter(None, map(str.strip, text.splitlines())):
+        for line in filter(None, map(str.strip, read_text(file).splitlines())):
             # The split of a class has a flag after each id.
             image_id, *flag = line.rsplit(maxsplit=1)
             is_flag = flag in (["-1"], ["0"], ["1"]) and line not in self._files
@@ -274,14 +249,6 @@ def _number(node: ElementTree.Element, tag: str, where: str) -> float:
         return float(text)
     except ValueError:
         raise InputError(f"{where}: <{tag}> must be a number, got {shortened(text)}") from None
-
-
-def _flag(node: ElementTree.Element, tag: str, where: str) -> bool:
-    """Returns whether a number is not 0."""
-    number = _number(node, tag, where)
-    if not math.isfinite(number):
-        raise InputError(f"{where}: <{tag}> must be 0 or 1, got {number}")
-    return number != 0
 
 
 def _join(names: list[str]) -> str:

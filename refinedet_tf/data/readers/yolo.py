@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from refinedet_tf.data.readers.identity import distinct_ids, name_without_ending
-from refinedet_tf.data.readers.reader import AnnotatedImage, FolderListings, path_within
+from refinedet_tf.data.readers.reader import AnnotatedImage, FolderListings, Reader, path_within, read_text
 from refinedet_tf.data.readers.shares import WHOLE, Share
 from refinedet_tf.data.readers.yolo_files import find_images, label_file, read_data_yaml
 from refinedet_tf.errors import InputError, shortened, shortened_text
-from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
+from refinedet_tf.files import is_file, is_folder, list_folder
 
 MAX_LABEL_BYTES = 2**24
 """The largest size of a label file, which holds some 300,000 boxes."""
@@ -22,7 +22,7 @@ larger numbers are pixels."""
 Box = tuple[float, float, float, float]
 
 
-class YoloPart:
+class YoloPart(Reader):
     """One split of a data.yaml, e.g. "train", in the layout
 
         root/data.yaml                names: [cat, dog] and train: images/train
@@ -36,46 +36,35 @@ class YoloPart:
 
     Iterating yields one `AnnotatedImage` per image. Boxes are centre x, centre y, width, height in fractions
     of the image's width and height. A line of a polygon, "class x1 y1 x2 y2 x3 y3 ...", gives the box that
-    encloses it. No size is stated.
+    encloses it. No size is stated. A split without annotations is one without any label file.
 
-    Args:
-        root: the folder that holds data.yaml.
-        part: the part's name, as described above.
-        may_be_unlabelled: accept a split without any label file. Its images have no objects.
-        share: which images to read, by their paths below the folder that data.yaml names, or below `root`
-            where a list names the images; the last folder "images" on the way is left out.
-
-    Raises:
-        InputError: data.yaml, an image or a label file is missing or broken; the message names the file and
-            the line.
+    A share takes images by their paths below the folder that data.yaml names, or below `root` where a list
+    names the images; the last folder "images" on the way is left out.
     """
 
     def __init__(
         self, root: str | Path, part: str, may_be_unlabelled: bool = False, share: Share = WHOLE
     ) -> None:
-        self.name = f"{part}{share}"
-        self._root = Path(root)
+        super().__init__(root, part, may_be_unlabelled, share)
         file_name, _, split = part.rpartition(":")
         self.file = self._locate_yaml(file_name or "data.yaml", part)
         data_yaml = read_data_yaml(self.file)
         self._names = data_yaml.names
-        listed = find_images(self._root, data_yaml, split)
+        listed = find_images(self.root, data_yaml, split)
         images = [image.file for image in listed]
         self.clash_prefix = split
-        """This prefix goes before the image ids that another part also has."""
-        labels = [label_file(self._root, image) for image in images]
+        labels = [label_file(self.root, image) for image in images]
         listings = FolderListings()
         has_label = [label in listings for label in labels]
         self.labelled = any(has_label) or not (may_be_unlabelled and images)
-        """Whether the part has annotations."""
         if images and self.labelled and not any(has_label):
             raise InputError(
                 f"{shortened_text(labels[0])} does not exist, nor does the label file of any other of the "
                 f"{len(images)} images of {shortened_text(part)}"
             )
         _refuse_shared_labels(images, labels, has_label)
-        names = [_short_name(self._root, image) for image in images]
-        ids = distinct_ids(names, lambda image: images[image].relative_to(self._root).as_posix())
+        names = [_short_name(self.root, image) for image in images]
+        ids = distinct_ids(names, lambda image: images[image].relative_to(self.root).as_posix())
         self._images: list[tuple[str, Path, Path | None]] = []
         self._labels: dict[str, Path] = {}
         for (image, folder), image_id, name, label, exists in zip(
@@ -109,16 +98,7 @@ class YoloPart:
 
     @staticmethod
     def corners(file_boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Turns boxes of the files into continuous pixel coordinates.
-
-        Args:
-            file_boxes: float64 [M, 4], centre x, centre y, width, height in fractions of the image's sides.
-            sizes: int32 [M, 2], height and width in pixels of each box's image.
-
-        Returns:
-            corners: float64 [M, 4], xmin, ymin, xmax, ymax.
-            has_area: bool [M], whether width and height are above 0.
-        """
+        """See `Reader.corners`. The file's boxes are centre x, centre y, width, height in fractions."""
         centres, extents = file_boxes[:, :2], file_boxes[:, 2:]
         scale = np.asarray(sizes, np.float64)[:, [1, 0, 1, 0]]
         with np.errstate(invalid="ignore"):  # Such boxes are dropped as not finite.
@@ -126,24 +106,20 @@ class YoloPart:
         return corners, np.all(extents > 0, axis=1)
 
     def _locate_yaml(self, name: str, part: str) -> Path:
-        file = path_within(self._root, self._root / name)
+        file = path_within(self.root, self.root / name)
         if file is not None and is_file(file):
             return file
-        names = list_folder(self._root) if is_folder(self._root) else []
+        names = list_folder(self.root) if is_folder(self.root) else []
         found = sorted(name for name in names if name.endswith((".yaml", ".yml")))
         split = shortened_text(part.rpartition(":")[2], 100)
         hint = (
             f'write "{shortened_text(found[0])}:{split}"' if found else "it names the classes and the images"
         )
-        raise InputError(f"{shortened_text(self._root / name)} does not exist; {hint}")
+        raise InputError(f"{shortened_text(self.root / name)} does not exist; {hint}")
 
     def _read_labels(self, file: Path) -> tuple[list[Box], list[int]]:
-        try:
-            lines = read_bytes(file, MAX_LABEL_BYTES).decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file} cannot be read: {error}") from None
         boxes, indices = [], []
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(read_text(file, MAX_LABEL_BYTES).splitlines(), start=1):
             if fields := line.split():
                 where = f"{file}, line {number}"
                 numbers = _numbers(fields, where)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from refinedet_tf.data.readers.image_folders import is_image, refuse_unreadable, walk
-from refinedet_tf.data.readers.reader import FolderListings, check_class_name, path_within
+from refinedet_tf.data.readers.reader import FolderListings, check_class_name, path_within, read_text
 from refinedet_tf.errors import InputError, shortened, shortened_text
-from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
+from refinedet_tf.files import is_file, is_folder, list_folder
 from refinedet_tf.json_files import check_text
 
 MAX_YAML_BYTES = 2**18
@@ -52,10 +52,7 @@ def read_data_yaml(file: Path) -> DataYaml:
     Raises:
         InputError: the file cannot be read, is no YAML, or a key is missing or wrong.
     """
-    try:
-        text = read_bytes(file, MAX_YAML_BYTES).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} cannot be read: {error}") from None
+    text = read_text(file, MAX_YAML_BYTES)
     try:
         tree = yaml.load(text, _PlainLoader)  # noqa: S506 - it is a safe loader
     except Exception as error:
@@ -186,12 +183,8 @@ def _find_below(folder: Path) -> Iterator[Path]:
 
 
 def _read_list(root: Path, bases: list[Path], file: Path) -> Iterator[Path]:
-    try:
-        lines = read_bytes(file, MAX_LIST_BYTES).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} cannot be read: {error}") from None
     listings = FolderListings()
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(file, MAX_LIST_BYTES).splitlines(), start=1):
         if entry := line.strip().replace("\\", "/"):
             where = f"{file}, line {number}"
             check_text(entry, where)
@@ -210,15 +203,7 @@ def label_file(root: Path, image: Path) -> Path:
 
 
 def _refuse_orphan_labels(root: Path, images: list[Path]) -> None:
-    """Refuses a label file in labels/ whose image is not there, as after a deletion or a wrong copy.
-
-    Args:
-        root: `data.root`.
-        images: all images of some folders.
-
-    Raises:
-        InputError: there is such a file; the message names it.
-    """
+    """Refuses a label file in labels/ whose image is not there, as after a deletion or a wrong copy."""
     stems: dict[Path, set[str]] = {}
     for image in images:
         label = label_file(root, image)

@@ -51,7 +51,7 @@ def inspect_anchors(dataset: DetectionDataset, config: Config, image_size: tuple
         config: `model.anchors`, `loss.positive_iou` and `data` are used.
         image_size: height and width of the network's input in pixels.
     """
-    boxes, labels = training_objects(dataset, config)
+    boxes, labels, _ = training_objects(dataset, config)
     model_config, positive_iou = config.model, config.loss.positive_iou
 
     def choice(name: str, levels: tuple[AnchorLevel, ...] | None) -> AnchorChoice:

@@ -3,7 +3,7 @@ import pytest
 from detection_scenes import make_scene
 from pixel_scenes import detections_of, ground_truth_of, matches_of
 
-from refinedet_tf.evaluation.coco_ap import coco_average_precisions
+from refinedet_tf.evaluation.coco_ap import evaluate_coco
 from refinedet_tf.evaluation.ground_truth import GroundTruth
 from refinedet_tf.reports.errors.curves import class_curves, interpolated_ap
 from refinedet_tf.reports.errors.matched_detections import match_detections, overlaps_by_image
@@ -88,7 +88,7 @@ def test_ap_of_the_matching_is_that_of_pycocotools():
     detections, dataset = make_scene()
     matches = match_detections(detections, GroundTruth.from_dataset(dataset), "once")
     aps = [interpolated_ap(curve) for curve in class_curves(matches, 3)]
-    summary, _ = coco_average_precisions(detections, dataset)
+    summary, *_ = evaluate_coco(detections, dataset)
     assert 0.2 < summary["AP50"] < 0.99
     assert np.mean(aps) == pytest.approx(summary["AP50"], abs=1e-12)
 
