@@ -47,13 +47,7 @@ def unchanged_on_error(variables: Sequence[keras.Variable]) -> Iterator[None]:
 
 
 def check_values(path: str | Path, name: str, variable: keras.Variable, values: np.ndarray) -> None:
-    """Checks the new values of a variable.
-
-    Args:
-        path: the file of the values, for the message.
-        name: the name of the values in the file or in the model, for the message.
-        variable: the variable to which the values will be assigned.
-        values: its new values, float of the variable's shape.
+    """Checks the new values of a variable, float of its shape; the message calls them `name` in `path`.
 
     Raises:
         InputError: a value is not finite or larger than any weight, or a variance is negative.

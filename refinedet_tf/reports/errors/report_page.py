@@ -43,12 +43,7 @@ def report_errors(
 ) -> Path:
     """Writes the report. Except for the speed in `result`, the same arguments give the same files.
 
-    Args:
-        folder: an existing folder.
-        result: the accuracy and the speed.
-        detections: the detections on all images of the dataset.
-        dataset: the images, whose worst are read and drawn, and their ground truth.
-        config: `name` and `data.test` are used.
+    The folder exists. The worst images of the dataset are read and drawn.
 
     Returns:
         The file of the page.

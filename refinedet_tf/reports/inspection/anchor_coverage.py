@@ -45,14 +45,7 @@ class SizeCoverage:
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-    """The coverage of all objects, and by size.
-
-    Attributes:
-        objects: the number of objects.
-        share_below: the share of them, 0..1, whose best IoU is below `positive_iou`; None without objects.
-        mean_best_iou: the mean of their best IoUs; None without objects.
-        sizes: the same per size bucket, between each two of `SIZE_LIMITS`, smallest first.
-    """
+    """The coverage of all objects, and per size bucket, between each two of `SIZE_LIMITS`, smallest first."""
 
     objects: int
     share_below: float | None

@@ -32,12 +32,9 @@ class ImageScan:
 
 
 def scan_images(dataset: DetectionDataset, progress: Progress, workers: int | None = None) -> ImageScan:
-    """Decodes all image files of a data set in threads, with few of them in memory at a time.
+    """Decodes all image files of a data set in threads, by default one per core, and few at a time.
 
-    Args:
-        dataset: the images.
-        progress: is called after each image.
-        workers: the number of threads; None: one per core. The result does not depend on it.
+    `progress` is called after each image. The result does not depend on the number of threads.
     """
     tasks = zip(dataset.image_paths, dataset.image_sizes, strict=True)
     digests: list[bytes | None] = []

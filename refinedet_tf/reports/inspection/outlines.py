@@ -12,6 +12,9 @@ from refinedet_tf.fonts import name_font
 FONT_SIZE = 12
 PADDING = 2
 
+OPACITY = 0.6
+"""The opacity of the lines of anchors."""
+
 ROUNDING = 0.01
 """A box touches a pixel if it covers more than this fraction of its width; less comes from rounding."""
 
@@ -63,10 +66,7 @@ def draw_outlines(
 
 
 def draw_anchors(
-    image: np.ndarray,
-    anchors: np.ndarray,
-    colors: Sequence[tuple[int, int, int]],
-    opacity: float = 0.6,
+    image: np.ndarray, anchors: np.ndarray, colors: Sequence[tuple[int, int, int]]
 ) -> np.ndarray:
     """Draws anchors as translucent lines of one pixel.
 
@@ -74,7 +74,6 @@ def draw_anchors(
         image: uint8 [H, W, 3], RGB.
         anchors: float [n, 4], normalised `[ymin, xmin, ymax, xmax]`; they may leave the image.
         colors: n colours, RGB.
-        opacity: 0..1.
 
     Returns:
         uint8 [H, W, 3].
@@ -84,7 +83,7 @@ def draw_anchors(
         left, top, right, bottom = _rectangle(anchor, canvas.size)
         mask = Image.new("L", canvas.size)
         outline = [left, top, max(right - 1, left), max(bottom - 1, top)]
-        ImageDraw.Draw(mask).rectangle(outline, outline=round(255 * opacity))
+        ImageDraw.Draw(mask).rectangle(outline, outline=round(255 * OPACITY))
         canvas.paste(color, mask=mask)
     return np.asarray(canvas)
 

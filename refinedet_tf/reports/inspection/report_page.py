@@ -23,10 +23,7 @@ MAX_ROWS = 200
 def report_data(folder: Path, report: DataReport, findings: Sequence[pages.Finding]) -> Path:
     """Writes the page and the numbers; the images of the samples are read again.
 
-    Args:
-        folder: it is made where it does not exist.
-        report: what `inspect_data` returns.
-        findings: what `find_all` returns for it.
+    The folder is made where it does not exist. The findings are those of `find_all` for the report.
 
     Returns:
         The file of the page.

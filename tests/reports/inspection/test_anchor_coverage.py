@@ -11,7 +11,7 @@ from refinedet_tf.config.files import load_config
 from refinedet_tf.config.values import AnchorLevel
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.boxes import pairwise_iou
-from refinedet_tf.reports.inspection import anchor_coverage
+from refinedet_tf.reports.inspection import anchor_coverage, anchor_fit
 from refinedet_tf.reports.inspection.anchor_coverage import best_ious, coverage, relative_sizes
 from refinedet_tf.reports.inspection.anchor_fit import anchors_as_json, fit_anchors
 
@@ -112,11 +112,12 @@ def test_a_suggestion_is_a_value_of_the_config(small_objects):
 
 @pytest.mark.parametrize("size", [(64, 64), (160, 160), (320, 512)])
 @pytest.mark.parametrize(("pixels", "spread"), [(8, 0.1), (30, 0.9), (300, 0.2), (100, 0.02)])
-def test_a_suggestion_is_never_worse_than_the_papers_anchors(size, pixels, spread):
+def test_a_suggestion_is_never_worse_than_the_papers_anchors(size, pixels, spread, monkeypatch):
+    monkeypatch.setattr(anchor_fit, "MAX_SCALES", 1)
     boxes = np.clip(objects_of(60, min(pixels, 200), spread=spread, seed=pixels), 0, 1)
     positive_iou = 0.4 if size == (64, 64) else 0.5
     default = coverage(boxes, size, positive_iou=positive_iou)
-    levels = fit_anchors(boxes, size, max_scales=1, positive_iou=positive_iou)
+    levels = fit_anchors(boxes, size, positive_iou=positive_iou)
     fitted = coverage(boxes, size, levels, positive_iou)
     assert fitted.share_below <= default.share_below
     assert fitted.mean_best_iou >= default.mean_best_iou
@@ -141,7 +142,7 @@ def test_the_papers_anchors_are_suggested_where_nothing_is_better():
 
 def test_fit_on_a_sample(monkeypatch):
     """More boxes than the search looks at; whether a suggestion is better is decided on all."""
-    monkeypatch.setattr("refinedet_tf.reports.inspection.anchor_fit.MAX_BOXES", 50)
+    monkeypatch.setattr(anchor_fit, "MAX_BOXES", 50)
     boxes = objects_of(400, 20, spread=0.3)
     levels = fit_anchors(boxes, (320, 320))
     assert isinstance(levels[0], AnchorLevel)

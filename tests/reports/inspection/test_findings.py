@@ -21,8 +21,7 @@ from refinedet_tf.reports.inspection.anchor_report import inspect_anchors
 from refinedet_tf.reports.inspection.findings import find_all, percent, plural
 from refinedet_tf.reports.inspection.image_scan import ImageScan, find_same_images
 from refinedet_tf.reports.inspection.input_size import better_input_size
-from refinedet_tf.reports.inspection.objects import count_objects, images_without_objects, overlaps
-from refinedet_tf.reports.inspection.report import DataReport, SplitReport
+from refinedet_tf.reports.inspection.report import DataReport, inspect_split
 from refinedet_tf.training.description import turned_images
 
 IMAGE_SIZE = (320, 320)
@@ -44,20 +43,8 @@ def report_on(config=None, **datasets):
     config = config or Config(model=ModelConfig(weights="imagenet"), data=DataConfig(classes=("a", "b")))
     splits = {}
     for name, dataset in datasets.items():
-        counts, class_counts = count_objects(dataset, IMAGE_SIZE)
-        twice, crowded = overlaps(dataset, config.postprocess.nms_iou)
         digests = tuple(f"{name}{number}".encode() for number in range(len(dataset)))
-        splits[name] = SplitReport(
-            dataset=dataset,
-            scan=ImageScan(digests, {}),
-            root="",
-            counts=counts,
-            class_counts=class_counts,
-            without_objects=images_without_objects(dataset),
-            without_usual_class={},
-            twice=twice,
-            crowded=crowded,
-        )
+        splits[name] = inspect_split(dataset, ImageScan(digests, {}), config, IMAGE_SIZE)
     same = find_same_images({name: split.scan for name, split in splits.items()})
     anchors = inspect_anchors(splits["train"].dataset, config, IMAGE_SIZE)
     return DataReport(config=config, image_size=IMAGE_SIZE, splits=splits, same_images=same, anchors=anchors)
