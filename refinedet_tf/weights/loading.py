@@ -94,11 +94,18 @@ def load_weights(model: RefineDet, path: str | Path, transfer: bool = False) -> 
             another shape, or the numbers of classes if only they differ. A file of this project also says
             which classes, in which order, and which order of the colour channels it was trained on; they
             must be those of the model. The model is unchanged.
+        TypeError: the model is not a `RefineDet`, but for instance what `keras.saving.load_model` made of
+            an old `.keras` file.
 
     Warns:
         UserWarning: the weights were trained at another image size or perhaps on another order of the
             colour channels.
     """
+    if not isinstance(model, RefineDet):
+        raise TypeError(
+            f"load_weights fills a network of build_model(config), not a {type(model).__name__}: only a "
+            "RefineDet knows its classes and anchors"
+        )
     if transfer:
         return transfer_weights(model, path).layers
     path = _checked(path)

@@ -120,6 +120,14 @@ def test_files_of_a_plain_functional_model(tf_test, small_network, tmp_path):
     tf_test.assertAllEqual(again.get_weights()[0], model.get_weights()[0])
 
 
+def test_only_a_refinedet_is_filled(model, tmp_path):
+    plain = keras.Model(model.input, model.output)
+    with pytest.raises(
+        TypeError, match=r"^load_weights fills a network of build_model\(config\), not a Functional"
+    ):
+        load_weights(plain, tmp_path / "any.weights.h5")
+
+
 def test_weights_fit_another_image_size(tf_test, files):
     folder, expected = files
     free = thin_vgg(2, image_size=(64, 64))
