@@ -6,6 +6,7 @@ and escapes every text.
 
 import base64
 import dataclasses
+import functools
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -171,5 +172,5 @@ def write_report(folder: Path, html: str, numbers: Mapping[str, Any]) -> Path:
     for name, text in ((NUMBERS, json.dumps(numbers, indent=1) + "\n"), (PAGE, html)):
         content = text.encode("utf-8", "backslashreplace")
         with explain_os_errors(folder / name):
-            write_aside(folder / name, lambda aside, content=content: aside.write_bytes(content))
+            write_aside(folder / name, functools.partial(Path.write_bytes, data=content))
     return folder / PAGE
