@@ -64,19 +64,30 @@ def test_classes_that_channels_tell(channels, classes):
     assert counts_of_channels(channels).classes == classes
 
 
-@pytest.mark.parametrize("ending", ["weights.h5", "keras"])
-def test_keras_files(paper, four, five, tmp_path, ending):
-    files = {}
-    for name, model in (("paper", paper), ("five", five)):
-        files[name] = tmp_path / f"{name}.{ending}"
-        save_weights(model, files[name]) if ending == "weights.h5" else model.save(files[name])
-    assert message_of(four, files["paper"]) == f"has 3 anchors per cell at stride 8, the model has 6{HINT}"
-    assert message_of(five, files["paper"]) == (
-        f"has heads for the strides 8, 16, 32, 64, the model for 4, 8, 16, 32, 64{HINT}"
-    )
-    assert message_of(four, files["five"]) == (
-        f"has heads for the strides 4, 8, 16, 32, 64, the model for 8, 16, 32, 64{HINT}"
-    )
+def other_strides(found, wanted):
+    return f"has heads for the strides {found}, the model for {wanted}{HINT}"
+
+
+WRITERS = {
+    "weights.h5": save_weights,
+    "keras": lambda model, file: model.save(file),
+    "caffemodel": lambda model, file: write_caffemodel(file, random_layers(model)),
+}
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_files_of_other_anchors(paper, four, five, tmp_path, ending):
+    file = tmp_path / f"paper.{ending}"
+    WRITERS[ending](paper, file)
+    assert message_of(four, file) == f"has 3 anchors per cell at stride 8, the model has 6{HINT}"
+    assert message_of(five, file) == other_strides("8, 16, 32, 64", "4, 8, 16, 32, 64")
+    if ending == "caffemodel":
+        same_numbers = tuple(level(stride, [2 * stride]) for stride in (8, 16, 32, 64))
+        load_weights(thin_vgg(num_classes=2, anchors=same_numbers), file)
+    else:
+        WRITERS[ending](five, tmp_path / f"five.{ending}")
+        message = message_of(four, tmp_path / f"five.{ending}")
+        assert message == other_strides("4, 8, 16, 32, 64", "8, 16, 32, 64")
 
 
 def test_weights_of_own_anchors_are_read_again(five, tmp_path):
@@ -86,22 +97,9 @@ def test_weights_of_own_anchors_are_read_again(five, tmp_path):
     assert_values(other, five)
 
 
-def test_caffe_files(paper, four, five, tmp_path):
-    file = tmp_path / "paper.caffemodel"
-    write_caffemodel(file, random_layers(paper))
-    load_weights(paper, file)
-    assert message_of(four, file) == f"has 3 anchors per cell at stride 8, the model has 6{HINT}"
-    assert message_of(five, file) == (
-        f"has heads for the strides 8, 16, 32, 64, the model for 4, 8, 16, 32, 64{HINT}"
-    )
-    same_numbers = [level(stride, [2 * stride]) for stride in (8, 16, 32, 64)]
-    load_weights(thin_vgg(num_classes=2, anchors=tuple(same_numbers)), file)
-
-
 def test_other_numbers_of_classes(five, tmp_path):
     """With different numbers per level, the number of classes is still told from the shapes."""
-    other = thin_vgg(num_classes=4, anchors=FIVE_LEVELS)
-    save_weights(other, tmp_path / "other.weights.h5")
+    save_weights(thin_vgg(num_classes=4, anchors=FIVE_LEVELS), tmp_path / "other.weights.h5")
     message = message_of(five, tmp_path / "other.weights.h5")
     assert message.startswith("holds weights for 4 classes, the model has 2: ")
 
