@@ -125,11 +125,6 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     The page is readable on a phone (from 320 CSS pixels) and follows the reader's light or dark scheme. It
     refers to no file and no address and holds no script, and forbids a browser to load any. All texts are
     escaped. The same arguments give the same page.
-
-    Args:
-        title: the heading, and the title of the browser's window.
-        subtitle: a sentence below the heading.
-        sections: the content, in its order.
     """
     # StrictUndefined turns a wrong name in the template into an error.
     environment = jinja2.Environment(
@@ -154,17 +149,10 @@ def make_report_folder(folder: Path) -> None:
 
 
 def write_report(folder: Path, html: str, numbers: Mapping[str, Any]) -> Path:
-    """Writes a page and its numbers; each file appears whole or not at all, and replaces an older one.
+    """Writes a page and its numbers, a tree for `json.dumps`, to a folder; returns the file of the page.
 
-    Both are UTF-8. What Unicode cannot hold, such as bytes of a file name, becomes an escape.
-
-    Args:
-        folder: an existing folder.
-        html: the page.
-        numbers: what the page shows, as a tree for `json.dumps`.
-
-    Returns:
-        The file of the page.
+    Each file appears whole or not at all, and replaces an older one. Both are UTF-8. What Unicode cannot hold,
+    such as bytes of a file name, becomes an escape.
 
     Raises:
         InputError: a file cannot be written.

@@ -189,7 +189,7 @@ def _array(blob: Any, where: str) -> np.ndarray:
     if values.size != count:
         raise InputError(f"{where} holds {values.size} values, its shape {shape} wants {count}")
     if invalid := find_invalid(values):
-        raise InputError(f"{where} {invalid[1]}")
+        raise InputError(f"{where} {invalid}")
     return values.astype(np.float32, copy=False).reshape(shape)
 
 

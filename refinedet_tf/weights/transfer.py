@@ -77,12 +77,9 @@ def transfer(model: RefineDet, source: Source) -> InitialWeights:
 
 
 def copy_classes(trained: RefineDet, target: RefineDet, labels: Sequence[int]) -> None:
-    """Copies the weights of a RefineDet to another RefineDet with other classes.
+    """Copies the weights of a RefineDet to another one, which may differ only in the number of classes.
 
-    Args:
-        trained: the model that has the weights.
-        target: the model that is filled; it may differ only in the number of classes.
-        labels: the label (1..C) in `trained` of each class of `target`. The background is always copied.
+    `labels` holds the label (1..C) in `trained` of each class of `target`. The background is always copied.
 
     Raises:
         InputError: the models differ in another way. The message names the first variable that differs.

@@ -136,9 +136,8 @@ def confusion_matrix(matches: MatchedDetections, thresholds: np.ndarray) -> np.n
 
     Detections of the right class are paired first, as in the metric, so that the diagonal agrees with
     precision and recall at the thresholds. What is left is paired by descending IoU, whatever its class,
-    from IoU 0.5 on. Difficult objects, and the detections on them, are left out.
-
-    The thresholds are those of `MatchedDetections.kept`.
+    from IoU 0.5 on. Difficult objects, and the detections on them, are left out. The thresholds are those of
+    `MatchedDetections.kept`.
 
     Returns:
         int64 [C + 1, C + 1]; the rows are the true classes, the columns the detected ones. Index 0 is the

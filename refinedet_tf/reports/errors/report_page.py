@@ -43,10 +43,7 @@ def report_errors(
 ) -> Path:
     """Writes the report. Except for the speed in `result`, the same arguments give the same files.
 
-    The folder exists. The worst images of the dataset are read and drawn.
-
-    Returns:
-        The file of the page.
+    The folder exists. The worst images of the dataset are read and drawn. Returns the file of the page.
 
     Raises:
         InputError: the reasons are those of `analyse`; or an image cannot be read, or a file cannot be

@@ -104,12 +104,8 @@ def level_ious(
 ) -> np.ndarray:
     """Returns the IoU of each object with the best anchor of a level, as `best_ious` does.
 
-    Args:
-        boxes: float [N, 4], normalised `[ymin, xmin, ymax, xmax]`.
-        image_size: (height, width) of the network's input in pixels.
-        stride: the distance between neighbouring cells in pixels.
-        grid: (rows, columns) of the level.
-        shapes: float64 [n, 2], (height, width) in pixels of the anchors of a cell.
+    The level has a grid of (rows, columns) and in each cell anchors of the shapes (height, width) in pixels,
+    float64 [n, 2].
     """
     pixels = np.asarray(boxes, np.float64).reshape(-1, 2, 2) * np.asarray(image_size, np.float64)
     low, high = pixels[:, 0], pixels[:, 1]

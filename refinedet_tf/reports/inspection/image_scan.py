@@ -49,13 +49,9 @@ def scan_images(dataset: DetectionDataset, progress: Progress, workers: int | No
 
 
 def find_same_images(scans: Mapping[str, ImageScan]) -> list[list[tuple[str, int]]]:
-    """Finds the images that occur more than once, within a split or in several.
+    """Finds the images that occur more than once, within a split or in several, by the names of the splits.
 
-    Args:
-        scans: the name of each split -> its images.
-
-    Returns:
-        One list per such image: the split and the index of each occurrence, in the order of the splits.
+    Returns one list per such image: the split and the index of each occurrence, in the order of the splits.
     """
     places = collections.defaultdict(list)
     for split, scan in scans.items():

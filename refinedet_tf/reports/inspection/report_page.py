@@ -23,10 +23,8 @@ MAX_ROWS = 200
 def report_data(folder: Path, report: DataReport, findings: Sequence[pages.Finding]) -> Path:
     """Writes the page and the numbers; the images of the samples are read again.
 
-    The folder is made where it does not exist. The findings are those of `find_all` for the report.
-
-    Returns:
-        The file of the page.
+    The folder is made where it does not exist. The findings are those of `find_all` for the report. Returns
+    the file of the page.
 
     Raises:
         InputError: a file cannot be written.
