@@ -151,8 +151,8 @@ def make_report_folder(folder: Path) -> None:
 def write_report(folder: Path, html: str, numbers: Mapping[str, Any]) -> Path:
     """Writes a page and its numbers, a tree for `json.dumps`, to a folder; returns the file of the page.
 
-    Each file appears whole or not at all, and replaces an older one. Both are UTF-8. What Unicode cannot hold,
-    such as bytes of a file name, becomes an escape.
+    Each file appears whole or not at all, and replaces an older one. Both are UTF-8. What Unicode cannot
+    hold, such as bytes of a file name, becomes an escape.
 
     Raises:
         InputError: a file cannot be written.

@@ -163,9 +163,8 @@ def _checked(path: str | Path, endings: tuple[str, ...] = ENDINGS) -> Path:
 def _read_blobs(path: Path) -> tuple[dict[Blob, np.ndarray], dict[Blob, str]]:
     """Reads a `.caffemodel` or `.pth` file; returns its blobs and, for `.pth`, their names in the file."""
     if path.suffix == ".caffemodel":
-        layers = read_caffemodel(path).values()
-        blobs = {(layer.name, number): blob for layer in layers for number, blob in enumerate(layer.blobs)}
-        return blobs, {}
+        layers = read_caffemodel(path).items()
+        return {(layer, number): blob for layer, blobs in layers for number, blob in enumerate(blobs)}, {}
     tensors = read_checkpoint(path)
     names = {_torch_blob(name): name for name in tensors}
     return {blob: tensors[name] for blob, name in names.items()}, names
