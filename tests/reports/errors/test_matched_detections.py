@@ -127,6 +127,9 @@ def test_best_iou_first_among_other_classes():
     rows = [(0, 2, 0.9, [0, 5, 40, 45]), (0, 2, 0.8, BOX)]
     assert matrix_of(objects, rows) == [[0, 0, 0], [0, 0, 2], [0, 0, 0]]
     assert matrix_of(objects[:1], rows) == [[0, 0, 1], [0, 0, 1], [0, 0, 0]]
+    # The better box takes the object, and the one of the higher score finds nothing.
+    rows = [(0, 2, 0.9, NEAR), (0, 3, 0.8, BOX)]
+    assert matrix_of(objects[:1], rows, (0, 0, 0)) == [[0, 0, 1, 0], [0, 0, 0, 1], [0] * 4, [0] * 4]
 
 
 def test_thresholds_of_the_classes():

@@ -1,5 +1,6 @@
 """The report of an evaluation, read back from its page and its JSON."""
 
+import dataclasses
 import json
 import math
 
@@ -39,9 +40,7 @@ def with_images(detections, dataset, folder):
 
 def report_of(detections, dataset, folder, metric="voc", **speed):
     """(the parsed page, its HTML, the JSON) of a report."""
-    result = score_detections(detections, dataset, metric)
-    for name, value in speed.items():
-        object.__setattr__(result, name, value)
+    result = dataclasses.replace(score_detections(detections, dataset, metric), **speed)
     make_report_folder(folder)
     page = report_errors(
         folder,
