@@ -170,11 +170,8 @@ def _check_image(image: np.ndarray) -> None:
 class _Tags:
     """The filled tags with the names of boxes.
 
-    Args:
-        draw: draws on the picture.
-        corners: int [n, 4], left, top, right, bottom of all boxes in pixels.
-        image_size: (width, height) in pixels.
-        font: the font of the names.
+    The corners, int [n, 4], are left, top, right, bottom of all boxes, and the image size (width, height), in
+    pixels.
     """
 
     def __init__(

@@ -43,9 +43,6 @@ PLAIN = NameFont(None, ())
 def name_font(class_names: Sequence[str]) -> NameFont:
     """Finds a font for the names of classes: Pillow's own, Matplotlib's, or the best one of the system.
 
-    Args:
-        class_names: the names, label 1 first.
-
     Warns:
         UserWarning: no font has all letters of the names. It is given once per process for the same names.
     """

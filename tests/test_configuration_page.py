@@ -3,7 +3,6 @@
 import dataclasses
 
 import generate_configuration
-import pytest
 
 from refinedet_tf.config import Config
 
@@ -25,20 +24,3 @@ def test_every_key_has_a_meaning_and_a_row():
     for key, value in keys.items():
         for row in [f"{key}.{name}" for name in value] if isinstance(value, dict) else [key]:
             assert page.count(f"\n| `{row}` | ") == 1, row
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        "| `training.learning_rate` | number > 0 | `0.001` | The learning rate after the warm-up. |",
-        "| `training.momentum` | number >= 0, < 1 | `0.9` | The momentum of the solver. |",
-        '| `data.format` | `"voc"`, `"coco"`, `"yolo"`, `"csv"` | `"voc"` | ',
-        "| `data.train` | list of strings | `[]` | ",
-        "| `augmentation.crop_min_ious` | list of numbers >= 0, <= 1 | `[0.1, 0.3, 0.5, 0.7, 0.9]` | ",
-        "| `model.image_size` | [integer >= 64, <= 10000, integer >= 64, <= 10000] or null | `[320, 320]` | ",
-        "| `postprocess.pre_nms_per_class` | integer >= 1, <= 100000 or null | `null` | ",
-        "| `expected.value` | number >= 0, <= 1 | required | ",
-    ],
-)
-def test_rows(row):
-    assert f"\n{row}" in generate_configuration.page()

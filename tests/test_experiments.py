@@ -105,6 +105,7 @@ def test_schedule(name):
     found = (training.batch_size, training.learning_rate, training.milestones, training.steps)
     assert found == SCHEDULES[name]
     assert training.decay_factor == (0.2 if "from_coco" in name else 0.1)
+    assert (training.momentum, training.weight_decay) == (0.9, 5e-4)
 
 
 def test_splits():

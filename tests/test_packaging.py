@@ -45,7 +45,7 @@ def test_every_module_and_config_is_in_the_wheel(wheel):
     files |= {
         f"refinedet_tf/pretrained/{name}" for name in ("MODEL_CARD.md", "config.json", "final.weights.h5")
     }
-    assert packed == files | {"refinedet_tf/py.typed", "refinedet_tf/reports/pages/page.html"}
+    assert packed == files | {"refinedet_tf/py.typed", "refinedet_tf/reports/page.html"}
 
 
 def test_configs_are_found_by_name_from_another_folder(wheel, tmp_path):

@@ -191,15 +191,9 @@ def _inherit(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_new_keys(tree: dict[str, Any], inherited: dict[str, Any], where: str) -> dict[str, Any]:
-    """Returns a config with new keys in the place of old ones (`OLD_KEYS`).
+    """Returns the keys of one file or option, `where`, with new ones in the place of old ones (`OLD_KEYS`).
 
-    Args:
-        tree: the config of one file, or the keys that a command line sets.
-        inherited: what it extends or overrides, which has new keys.
-        where: the name of the file or option.
-
-    Raises:
-        InputError: two of its keys say the same.
+    `inherited` is what they extend or override, which has new keys.
     """
     training, before = tree.get("training"), inherited.get("training")
     if not isinstance(training, dict):

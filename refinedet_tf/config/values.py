@@ -173,11 +173,7 @@ DEFAULT_LEVELS = tuple(
 
 
 def check_levels(anchor_levels: Sequence[AnchorLevel], image_size: tuple[int, int] | None) -> None:
-    """Checks the levels of a config together.
-
-    Args:
-        anchor_levels: the value of `model.anchors`.
-        image_size: (height, width) of the network's input in pixels; None: not known.
+    """Checks the levels of a config together, for an image size (height, width) in pixels that may be known.
 
     Raises:
         ValueError: the strides are not those of the network, the scales decrease from a level to the next,
@@ -218,11 +214,9 @@ def check_levels(anchor_levels: Sequence[AnchorLevel], image_size: tuple[int, in
 def level_grids(
     image_size: tuple[int, int], anchor_levels: Sequence[AnchorLevel] | None = None
 ) -> list[tuple[int, int]]:
-    """Returns (rows, columns) of each level's grid, the smallest stride first.
+    """Returns (rows, columns) of each level's grid, the smallest stride first; None: of the paper's levels.
 
-    Args:
-        image_size: (height, width) in pixels.
-        anchor_levels: the value of `model.anchors`; None: the paper's levels.
+    The image size is (height, width) in pixels.
     """
     height, width = image_size
     levels = DEFAULT_LEVELS if anchor_levels is None else anchor_levels

@@ -65,11 +65,7 @@ STATISTICS = {"moving_mean": 0, "moving_variance": 1, "moving_weight": 2}
 
 
 def variables_by_blob(model: RefineDet, path: str | Path = "this file") -> dict[Blob, keras.Variable]:
-    """Returns every variable of a model by the blob that holds it.
-
-    Args:
-        model: the result of `build_model`.
-        path: the file that shall fill the model, for messages.
+    """Returns every variable of a model by the blob that holds it; `path` is the file, for messages.
 
     Raises:
         InputError: the network is not one of the authors'.

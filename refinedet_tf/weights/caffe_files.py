@@ -6,7 +6,6 @@ Only the fields that hold weights are declared here; protobuf skips all others.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,12 @@ MAX_AXES = 32
 MAX_BYTES = 2**31 - 1
 """Protobuf's limit for a message."""
 
-V1_TYPES = {4: "Convolution", 14: "InnerProduct", 39: "Deconvolution"}
-"""Today's names of the types in V1LayerParameter.LayerType that have weights."""
-
 _KINDS = "a prototxt or a solverstate?"
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 
-# {message: {field: (number, type or message, whether it is repeated)}}. Names and types are bytes, because
-# damaged ones need not be UTF-8. Blob reads packed floats as bytes, which become an array at once;
+# {message: {field: (number, type or message, whether it is repeated)}}. Names are bytes, because damaged
+# ones need not be UTF-8. Blob reads packed floats as bytes, which become an array at once;
 # SlowBlob reads floats as floats, packed or one by one.
 _MESSAGES: dict[str, dict[str, tuple[int, Any, bool]]] = {
     "Shape": {"dim": (1, _FIELD.TYPE_INT64, True)},
@@ -46,44 +42,22 @@ _MESSAGES: dict[str, dict[str, tuple[int, Any, bool]]] = {
         "double_data": (8, _FIELD.TYPE_BYTES, True),
     },
     "SlowBlob": {"data": (5, _FIELD.TYPE_FLOAT, True), "double_data": (8, _FIELD.TYPE_DOUBLE, True)},
-    "Layer": {
-        "name": (1, _FIELD.TYPE_BYTES, False),
-        "type": (2, _FIELD.TYPE_BYTES, False),
-        "blobs": (7, "Blob", True),
-    },
-    "V1Layer": {
-        "name": (4, _FIELD.TYPE_BYTES, False),
-        "type": (5, _FIELD.TYPE_INT32, False),
-        "blobs": (6, "Blob", True),
-    },
+    "Layer": {"name": (1, _FIELD.TYPE_BYTES, False), "blobs": (7, "Blob", True)},
+    "V1Layer": {"name": (4, _FIELD.TYPE_BYTES, False), "blobs": (6, "Blob", True)},
     "Net": {"layers": (2, "V1Layer", True), "layer": (100, "Layer", True)},
 }
 
 
-@dataclass(frozen=True)
-class CaffeLayer:
-    """A layer that has weights.
-
-    Attributes:
-        name: a printable text that is not empty.
-        type: the type, such as "Convolution", or "V1 type 18" for a type that `V1_TYPES` does not list.
-        blobs: finite float32 arrays of the shapes in the file. (Shapes in old files always have four
-            numbers, the first of which may be 1.) The arrays are read-only.
-    """
-
-    name: str
-    type: str
-    blobs: list[np.ndarray]
-
-
-def read_caffemodel(path: str | Path) -> dict[str, CaffeLayer]:
-    """Reads the layers that have weights.
+def read_caffemodel(path: str | Path) -> dict[str, list[np.ndarray]]:
+    """Reads the blobs of the layers that have weights.
 
     Args:
         path: a `.caffemodel` file with layers of today's format or of the V1 format.
 
     Returns:
-        The layers by name, in the order of the file.
+        The blobs by the names of the layers, printable texts, in the order of the file. They are finite
+        float32 arrays, read-only, of the shapes in the file. (Shapes in old files always have four numbers,
+        the first of which may be 1.)
 
     Raises:
         InputError: the file is missing, damaged or of another kind. The message names the layer and the
@@ -95,20 +69,15 @@ def read_caffemodel(path: str | Path) -> dict[str, CaffeLayer]:
     )
     if net.layers and net.layer:
         raise InputError(f"{path} holds layers of the V1 and of today's format: is it damaged?")
-    layers = {}
+    layers: dict[str, list[np.ndarray]] = {}
     for number, message in enumerate(net.layers or net.layer):
         if not message.blobs:
             continue
         name = _text(message.name, f"{path}: the name of layer number {number} (from 0)")
         if name in layers:
             raise InputError(f"{path} holds two layers named {_short(name)} with weights: is it damaged?")
-        where = f"{path}: layer {_short(name)}"
-        if net.layers:
-            kind = V1_TYPES.get(message.type, f"V1 type {message.type}")
-        else:
-            kind = _text(message.type, f"{where}: its type")
-        blobs = [_array(blob, f"{where} blob {i}") for i, blob in enumerate(message.blobs)]
-        layers[name] = CaffeLayer(name, kind, blobs)
+        where = f"{path}: layer {_short(name)} blob"
+        layers[name] = [_array(blob, f"{where} {i}") for i, blob in enumerate(message.blobs)]
     if not layers:
         raise InputError(f"{path} holds no weights: is it {_KINDS}")
     return layers
@@ -189,7 +158,7 @@ def _array(blob: Any, where: str) -> np.ndarray:
     if values.size != count:
         raise InputError(f"{where} holds {values.size} values, its shape {shape} wants {count}")
     if invalid := find_invalid(values):
-        raise InputError(f"{where} {invalid[1]}")
+        raise InputError(f"{where} {invalid}")
     return values.astype(np.float32, copy=False).reshape(shape)
 
 

@@ -42,10 +42,7 @@ def pair_classes(target: Sequence[str], source: Sequence[str]) -> dict[int, int]
 def matching_labels(target: Sequence[str], source: Sequence[str], names: Mapping[str, str]) -> list[int]:
     """Returns, for each target class, label 1 first, the label of the same class in the source.
 
-    Args:
-        target: the class names of the target in label order.
-        source: the class names of the source in label order.
-        names: the source's names of the target classes that have another name there.
+    `names` holds the source's names of the target classes that have another name there.
 
     Raises:
         InputError: a target class has no counterpart. The message names it and the most similar class.
@@ -68,11 +65,7 @@ def matching_labels(target: Sequence[str], source: Sequence[str], names: Mapping
 
 
 def known_set(num_classes: int) -> tuple[str, tuple[str, ...]] | None:
-    """Returns the name of the set, "VOC" or "COCO", that has so many classes, and their names.
-
-    Returns:
-        (set, class names in label order), or None for any other number of classes.
-    """
+    """Returns the name of the set, "VOC" or "COCO", that has so many classes, and their names; else None."""
     if num_classes not in KNOWN_SETS:
         return None
     name, config = KNOWN_SETS[num_classes]

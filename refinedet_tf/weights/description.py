@@ -49,11 +49,7 @@ def write_description(model: RefineDet, file: Path) -> None:
 
 
 def read_description(file: Path, path: Path) -> Description | None:
-    """Reads the description in a `.weights.h5` file.
-
-    Args:
-        file: the file.
-        path: the file that messages name.
+    """Reads the description in a `.weights.h5` file, which messages call `path`.
 
     Returns:
         The description; None if the file has none, as those that were written before there were any.
@@ -83,11 +79,6 @@ def check_description(description: Description | None, model: RefineDet, path: P
 
     Another image size gives a warning, since a network without fully connected layers takes any.
 
-    Args:
-        description: the description; None where the file has none.
-        model: the network.
-        path: the file of the weights, for messages.
-
     Raises:
         InputError: the weights were trained on other classes or in another order, on another order of the
             colour channels, or with other anchors.
@@ -114,12 +105,9 @@ def check_description(description: Description | None, model: RefineDet, path: P
 
 
 def check_channel_order(trained: str, model: RefineDet, path: Path) -> None:
-    """Checks that weights were trained on the order of the channels that the network has.
+    """Checks that weights were trained on the order of the channels that the network has, "bgr" or "rgb".
 
-    Args:
-        trained: "bgr" or "rgb".
-        model: the network; those that have no choice of an order always fit.
-        path: the file of the weights, for the message.
+    Networks that have no choice of an order always fit.
 
     Raises:
         InputError: the network has another order.

@@ -64,10 +64,7 @@ def counts_in(file: Path) -> HeadCounts:
 def check_anchors(path: str | Path, found: HeadCounts, model_config: ModelConfig) -> None:
     """Checks that a file of weights has the levels and the numbers of anchors per cell of a network.
 
-    Args:
-        path: the file, for messages.
-        found: the numbers of the file; without any level, nothing is checked.
-        model_config: the config of the network.
+    If it has no level at all, nothing is checked.
 
     Raises:
         InputError: the file has other levels, or another number of anchors in a level.

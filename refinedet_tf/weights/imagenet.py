@@ -1,21 +1,30 @@
 """ImageNet classification weights as the initial weights of a training (paper, section 3.1).
 
-Weights of all file formats are first converted to blobs of the authors' program (see `blobs`). They fill
-conv1_1 to fc7 of VGG-16, or conv1 to res5c of ResNet-101. The layers that RefineDet adds are unchanged.
+Those of VGG-16 and ResNet-101, of all file formats, are first converted to blobs of the authors' program
+(see `blobs`). They fill conv1_1 to fc7, or conv1 to res5c. The layers that RefineDet adds are unchanged.
 """
 
+import contextlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from refinedet_tf.config import ModelConfig
 from refinedet_tf.errors import InputError, first_line, shortened_text
+from refinedet_tf.files import is_file
+from refinedet_tf.refinedet.backbones.adaptation import adapted, copy_weights
+from refinedet_tf.refinedet.backbones.applications import APPLICATIONS, make_application
 from refinedet_tf.refinedet.backbones.resnet101 import block_names
 from refinedet_tf.refinedet.network import RefineDet
 from refinedet_tf.weights.blobs import Blob, assign_blobs, blob_shape, variables_by_blob
+from refinedet_tf.weights.values import check_values
+
+MOBILENET_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+"""The width multipliers of MobileNetV2 for which Keras has ImageNet weights."""
 
 KEPT_TAPS = slice(0, 7, 3)
 """The rows and columns 0, 3 and 6 of the 7x7 taps of VGG-16's fc6, which become a 3x3 dilated convolution."""
@@ -28,6 +37,14 @@ CLASSIFIERS = ("fc8", "fc1000")
 
 RESNET_BRANCHES = {"branch1": 0, "branch2a": 1, "branch2b": 2, "branch2c": 3}
 """Keras' numbers of the convolutions of a block."""
+
+
+def is_keras_file(source: str) -> bool:
+    """Says whether `model.weights` names weights of keras.applications.
+
+    These are "imagenet" and `.h5` files other than `.weights.h5`, which hold a whole RefineDet.
+    """
+    return source == "imagenet" or (source.endswith(".h5") and not source.endswith(".weights.h5"))
 
 
 def is_classifier(blobs: Mapping[Blob, np.ndarray]) -> bool:
@@ -45,19 +62,7 @@ def assign_imagenet(
 
     If fc6 and fc7 are those of the original VGG-16, (4096, 25088) and (4096, 4096), they become
     convolutions by subsampling, as in the authors' initial weights. The last layer of the classifier
-    is ignored.
-
-    Args:
-        model: the result of `build_model`.
-        blobs: arrays in the layouts that `blobs` describes.
-        path: the file of the blobs, for messages.
-        names: the names of the blobs in the file, for messages.
-
-    Returns:
-        The names of the model's layers that were filled.
-
-    Raises:
-        InputError: as in `assign_blobs`.
+    is ignored. Arguments, result and errors are those of `assign_blobs`.
     """
     variables = variables_by_blob(model, path)
     shapes = {blob: blob_shape(variable) for blob, variable in variables.items()}
@@ -70,11 +75,11 @@ def assign_imagenet(
     return assign_blobs(model, kept, path, wanted, names)
 
 
-def load_keras_imagenet(model: RefineDet, source: str | Path = "imagenet") -> list[str]:
+def load_keras_imagenet(model: RefineDet, source: str) -> list[str]:
     """Fills the backbone of a VGG-16 or ResNet-101 RefineDet from Keras' ImageNet weights.
 
     Args:
-        model: the result of `build_model`.
+        model: the network.
         source: "imagenet", which Keras downloads, or the path of Keras' file. For VGG-16 this is the
             file with the fully connected layers, vgg16_weights_tf_dim_ordering_tf_kernels.h5. For
             ResNet-101 it may have a classifier or not, as
@@ -86,26 +91,61 @@ def load_keras_imagenet(model: RefineDet, source: str | Path = "imagenet") -> li
     Raises:
         InputError: the download fails, or the file is missing or of another network.
     """
-    is_vgg = model.config.model.backbone == "vgg16"
-    file = "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
-    if not is_vgg:
-        file = "resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    if model.config.model.backbone == "vgg16":
+        with _explained(source, "vgg16_weights_tf_dim_ordering_tf_kernels.h5"):
+            blobs = _vgg16_blobs(keras.applications.VGG16(weights=source))
+    else:
+        has_classifier = source != "imagenet" and "notop" not in Path(source).name
+        with _explained(source, "resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5"):
+            network = keras.applications.ResNet101(weights=source, include_top=has_classifier)
+            blobs = _resnet101_blobs(network)
+    return assign_imagenet(model, blobs, source)
+
+
+def load_application_weights(model: keras.Model, model_config: ModelConfig, source: str) -> list[str]:
+    """Fills the backbone of a RefineDet, a network of `APPLICATIONS`, and returns its name as the only layer.
+
+    The source is "imagenet", which Keras downloads, or the path of Keras' file.
+
+    Raises:
+        InputError: the weights cannot be downloaded, or their file is missing, damaged or of another
+            network. The model is unchanged.
+    """
+    file, width = APPLICATIONS[model_config.backbone].file, model_config.width_multiplier
+    is_mobilenet = model_config.backbone == "mobilenet_v2"
+    if is_mobilenet and source == "imagenet" and width not in MOBILENET_WIDTHS:
+        raise InputError(
+            f"model.width_multiplier {width:g}: there are ImageNet weights for "
+            f"{', '.join(f'{width:g}' for width in MOBILENET_WIDTHS)} only"
+        )
+    if source != "imagenet" and not is_file(source):
+        raise InputError(
+            f"model.weights not found: {shortened_text(source)}; take {file}, or null for random weights"
+        )
+    with _explained(source, file):
+        application = make_application(model_config, source)
+    network, pairs = adapted(application, model_config)
+    copy_weights(pairs)
+    values = {variable.path: np.asarray(variable) for variable in network.weights}
+    trunk = model.get_layer(model_config.backbone)
+    for variable in trunk.weights:
+        check_values(source, variable.path, variable, values[variable.path])
+    for variable in trunk.weights:
+        variable.assign(values[variable.path])
+    return [trunk.name]
+
+
+@contextlib.contextmanager
+def _explained(source: str, file: str) -> Iterator[None]:
+    """Turns the errors of Keras' download and file code, of any type, into one that names a file to give."""
     try:
-        if is_vgg:
-            blobs = _vgg16_blobs(keras.applications.VGG16(weights=str(source)))
-        else:
-            has_classifier = source != "imagenet" and "notop" not in Path(source).name
-            blobs = _resnet101_blobs(
-                keras.applications.ResNet101(weights=str(source), include_top=has_classifier)
-            )
+        yield
     except Exception as error:
-        # Keras passes on any error of its download and file code, and each means that weights are missing.
         reason = first_line(error)
         raise InputError(
             f"model.weights {shortened_text(source)}: {reason}; "
             f"give the path of {file}, or null for random weights"
         ) from None
-    return assign_imagenet(model, blobs, source)
 
 
 def _as_convolution(blob: Blob, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -28,14 +28,9 @@ MEMBER = "model.weights.h5"
 
 
 def load_keras_weights(model: RefineDet, path: Path) -> list[str]:
-    """Fills every variable of `model` from a file.
+    """Fills every variable of `model` from a file, and returns the names of the layers that have weights.
 
-    Args:
-        model: the result of `build_model`.
-        path: a `.weights.h5` file, or a whole model saved as `.keras`, of which only the weights are read.
-
-    Returns:
-        The names of the layers that were filled, which are all that have weights.
+    The file is a `.weights.h5` file, or a whole model saved as `.keras`, of which only the weights are read.
 
     Raises:
         InputError: the file is damaged or of another model, or a value is not finite. For another model,
@@ -54,11 +49,7 @@ def load_keras_weights(model: RefineDet, path: Path) -> list[str]:
 
 
 def check_network(path: Path, network: RefineDet) -> None:
-    """Checks that a file holds the arrays of a network, without their values.
-
-    Args:
-        path: a `.weights.h5` or `.keras` file.
-        network: a network whose variables need no values.
+    """Checks that a `.weights.h5` or `.keras` file holds the arrays of a network, which need no values.
 
     Raises:
         InputError: the file holds other arrays, or fewer bytes than its arrays have.
@@ -68,11 +59,7 @@ def check_network(path: Path, network: RefineDet) -> None:
 
 
 def survey(path: Path, model: RefineDet) -> tuple[Description | None, int | None]:
-    """Finds out what a file holds, without its values.
-
-    Args:
-        path: a `.weights.h5` or `.keras` file.
-        model: a network with which its shapes are compared.
+    """Finds out what a `.weights.h5` or `.keras` file holds, without its values.
 
     Returns:
         The description that the file has, or None; and the number of classes C with which the model would
@@ -86,13 +73,9 @@ def survey(path: Path, model: RefineDet) -> tuple[Description | None, int | None
 
 
 def read_values(model: RefineDet, path: Path) -> dict[str, np.ndarray]:
-    """Reads a file whose shapes are those of a model, whatever its classes are; the model is unchanged.
+    """Reads the values of a file that has the shapes of a model, by the `path` of their variable.
 
-    Returns:
-        The values by the `path` of their variable.
-
-    Raises:
-        InputError: as in `load_keras_weights`.
+    The classes do not matter. The model is unchanged, and the errors are those of `load_keras_weights`.
     """
     before = [np.array(variable) for variable in model.weights]
     with _weights_file(path) as file:
@@ -127,31 +110,24 @@ def _weights_file(path: Path) -> Iterator[Path]:
     of the block becomes an InputError.
     """
     try:
-        with _extracted(path) as file:
-            yield file
+        if not path.name.endswith(".keras"):
+            yield path
+            return
+        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+            info = archive.getinfo(MEMBER)
+            # Keras does not compress members, so that none is larger than the file.
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > path.stat().st_size:
+                raise InputError(
+                    f"{shortened_text(path)}: {MEMBER} in it is compressed or cut off: is it damaged?"
+                )
+            # The whole member is read, which compares its checksum.
+            yield Path(archive.extract(info, folder))
     except InputError:
         raise
     except Exception as error:
         # Any error of h5py, zipfile and Keras may come from a damaged file, and all of them mean the same.
         reason = first_line(error)
         raise InputError(f"{shortened_text(path)} cannot be read as weights (damaged?): {reason}") from None
-
-
-@contextlib.contextmanager
-def _extracted(path: Path) -> Iterator[Path]:
-    """Does what `_weights_file` does, and leaves errors as they are."""
-    if not path.name.endswith(".keras"):
-        yield path
-        return
-    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
-        info = archive.getinfo(MEMBER)
-        # Keras does not compress members, so that none is larger than the file.
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size > path.stat().st_size:
-            raise InputError(
-                f"{shortened_text(path)}: {MEMBER} in it is compressed or cut off: is it damaged?"
-            )
-        # The whole member is read, which compares its checksum.
-        yield Path(archive.extract(info, folder))
 
 
 def save_weights(model: RefineDet, path: Path) -> None:
@@ -173,10 +149,8 @@ def save_weights(model: RefineDet, path: Path) -> None:
 def _shapes_in(path: Path, stored: bool = False) -> Counter[tuple[int, ...]]:
     """Counts the shapes of the weights in a `.weights.h5` file, without those of an optimizer.
 
-    Args:
-        path: the file.
-        stored: whether all their bytes must be in the file, as Keras writes them. HDF5 also has arrays that
-            are compressed or were never written.
+    With `stored`, all their bytes must be in the file, as Keras writes them. HDF5 also has arrays that are
+    compressed or were never written.
     """
     shapes: Counter[tuple[int, ...]] = Counter()
 

@@ -1,6 +1,5 @@
 """Loading weights of all supported file formats into a model."""
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +13,18 @@ from refinedet_tf.files import is_file, is_folder
 from refinedet_tf.refinedet.backbones.applications import APPLICATIONS
 from refinedet_tf.refinedet.network import RefineDet
 from refinedet_tf.run_folder import RunFolder
-from refinedet_tf.weights.applications import is_keras_file, load_application_weights
 from refinedet_tf.weights.blobs import ARM_SOURCES, Blob, assign_blobs
 from refinedet_tf.weights.caffe_files import read_caffemodel
 from refinedet_tf.weights.frozen_graphs import load_frozen_graph
-from refinedet_tf.weights.imagenet import assign_imagenet, is_classifier, load_keras_imagenet
+from refinedet_tf.weights.imagenet import (
+    assign_imagenet,
+    is_classifier,
+    is_keras_file,
+    load_application_weights,
+    load_keras_imagenet,
+)
 from refinedet_tf.weights.keras_files import load_keras_weights
-from refinedet_tf.weights.lite_packages import PACKAGES, load_lite_weights
+from refinedet_tf.weights.lite_packages import CHECKPOINTS, load_lite_weights
 from refinedet_tf.weights.sources import blob_source, keras_source
 from refinedet_tf.weights.torch_files import read_checkpoint
 from refinedet_tf.weights.transfer import InitialWeights, transfer
@@ -40,6 +44,27 @@ TORCH_VGG = (
     | {31: "fc6", 33: "fc7"}
 )
 """The layers by their numbers in RefineDet.PyTorch's `vgg`."""
+
+
+def _torch_layers() -> dict[str, str]:
+    """Returns the authors' names of the layers by their names in RefineDet.PyTorch."""
+    # The file of VGG-16 from which RefineDet.PyTorch starts has numbers without "vgg".
+    names = {f"{part}{index}": layer for index, layer in TORCH_VGG.items() for part in ("vgg.", "")}
+    names |= {"conv4_3_L2Norm": "conv4_3_norm", "conv5_3_L2Norm": "conv5_3_norm"}
+    names |= {"extras.0": "conv6_1", "extras.1": "conv6_2"}
+    for index, source in enumerate(ARM_SOURCES["vgg16"]):
+        for values in ("loc", "conf"):
+            names[f"arm_{values}.{index}"] = f"{source}_mbox_{values}"
+            names[f"odm_{values}.{index}"] = f"P{index + 3}_mbox_{values}"
+        # For each level, tcb0 holds (conv, ReLU, conv), tcb1 a deconvolution and tcb2 (ReLU, conv, ReLU).
+        names |= {f"tcb0.{3 * index}": f"TL{index + 3}_1", f"tcb0.{3 * index + 2}": f"TL{index + 3}_2"}
+        names[f"tcb2.{3 * index + 1}"] = f"P{index + 3}"
+        if index < 3:
+            names[f"tcb1.{index}"] = f"P{index + 4}-up"
+    return names
+
+
+TORCH_LAYERS = _torch_layers()
 
 
 def load_weights(model: RefineDet, path: str | Path, transfer: bool = False) -> list[str]:
@@ -138,9 +163,8 @@ def _checked(path: str | Path, endings: tuple[str, ...] = ENDINGS) -> Path:
 def _read_blobs(path: Path) -> tuple[dict[Blob, np.ndarray], dict[Blob, str]]:
     """Reads a `.caffemodel` or `.pth` file; returns its blobs and, for `.pth`, their names in the file."""
     if path.suffix == ".caffemodel":
-        layers = read_caffemodel(path).values()
-        blobs = {(layer.name, number): blob for layer in layers for number, blob in enumerate(layer.blobs)}
-        return blobs, {}
+        layers = read_caffemodel(path).items()
+        return {(layer, number): blob for layer, blobs in layers for number, blob in enumerate(blobs)}, {}
     tensors = read_checkpoint(path)
     names = {_torch_blob(name): name for name in tensors}
     return {blob: tensors[name] for blob, name in names.items()}, names
@@ -167,11 +191,11 @@ def load_initial_weights(model: RefineDet, model_config: ModelConfig) -> Initial
     if is_keras_file(source):
         backbone = model_config.backbone
         if backbone in APPLICATIONS:
-            return _of_backbone(model, load_application_weights(model, model_config), source=source)
-        if backbone in PACKAGES and source == "imagenet":
+            return _of_backbone(model, load_application_weights(model, model_config, source), source=source)
+        if backbone in CHECKPOINTS and source == "imagenet":
             return _of_backbone(model, load_lite_weights(model, model_config), source=source)
-        if backbone in PACKAGES or backbone == "resnext101":
-            advice = '"imagenet", a' if backbone in PACKAGES else "a"
+        if backbone in CHECKPOINTS or backbone == "resnext101":
+            advice = '"imagenet", a' if backbone in CHECKPOINTS else "a"
             raise InputError(
                 f"model.weights {shortened_text(source)}: Keras has no weights of {backbone}; give {advice} "
                 "file of a whole RefineDet, or null for random weights"
@@ -187,14 +211,7 @@ class PartialWeightsWarning(UserWarning):
 def _of_backbone(
     model: RefineDet, filled: list[str], left_over: Sequence[str] = (), *, source: str | Path
 ) -> InitialWeights:
-    """Describes a start that filled the backbone alone.
-
-    Args:
-        model: the network.
-        filled: the names of the layers that were filled.
-        left_over: the names of the weights in the file that are not used, as far as they matter.
-        source: where the weights come from.
-    """
+    """Describes a start that filled some layers, those of the backbone, from a source."""
     new = [layer.name for layer in model.layers if layer.weights and layer.name not in filled]
     layers = f"{len(filled)} layers" if len(filled) > 1 else filled[0]
     summary = [
@@ -247,39 +264,6 @@ def _torch_blob(name: str) -> Blob:
     """Returns the blob of a tensor of RefineDet.PyTorch; an unknown tensor becomes a blob of its name."""
     layer, _, kind = name.rpartition(".")
     number = {"weight": 0, "bias": 1}.get(kind)
-    caffe_name = _torch_layer(layer)
-    if number is None or caffe_name is None:
+    if number is None or layer not in TORCH_LAYERS:
         return name, 0
-    return caffe_name, number
-
-
-def _torch_layer(layer: str) -> str | None:
-    """Returns the authors' name of a layer of RefineDet.PyTorch; None for an unknown layer."""
-    fixed = {"conv4_3_L2Norm": "conv4_3_norm", "conv5_3_L2Norm": "conv5_3_norm"}
-    fixed |= {"extras.0": "conv6_1", "extras.1": "conv6_2"}
-    match = re.fullmatch(r"(?:(\w+)\.)?(\d+)", layer)
-    if layer in fixed or match is None:
-        return fixed.get(layer)
-    # The file of VGG-16 from which RefineDet.PyTorch starts has numbers without "vgg".
-    part, index = match[1] or "vgg", int(match[2])
-    if part == "vgg":
-        return TORCH_VGG.get(index)
-    if head := re.fullmatch(r"(arm|odm)_(loc|conf)", part):
-        if index > 3:
-            return None
-        source = ARM_SOURCES["vgg16"][index] if head[1] == "arm" else f"P{index + 3}"
-        return f"{source}_mbox_{head[2]}"
-    return _torch_transfer_layer(part, index)
-
-
-def _torch_transfer_layer(part: str, index: int) -> str | None:
-    """Returns the authors' name of a layer in a transfer connection block; None for an unknown layer.
-
-    For each level, tcb0 holds (conv, ReLU, conv), tcb1 a deconvolution and tcb2 (ReLU, conv, ReLU).
-    """
-    if part == "tcb1" and index < 3:
-        return f"P{index + 4}-up"
-    level, place = index // 3 + 3, index % 3
-    if level <= 6 and (part, place) in (("tcb0", 0), ("tcb0", 2)):
-        return f"TL{level}_{1 + place // 2}"
-    return f"P{level}" if level <= 6 and (part, place) == ("tcb2", 1) else None
+    return TORCH_LAYERS[layer], number

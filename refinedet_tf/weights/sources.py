@@ -50,13 +50,9 @@ def blob_source(
     path: Path,
     names: Mapping[Blob, str],
 ) -> Source:
-    """Makes the source of a `.caffemodel` or `.pth` file.
+    """Makes the source of a `.caffemodel` or `.pth` file, for the network that takes the weights.
 
-    Args:
-        model: the network that takes the weights.
-        blobs: the arrays of the file in the layouts of Caffe.
-        path: the file.
-        names: the names of the blobs in a `.pth` file.
+    The blobs are in the layouts of Caffe; `names` are their names in a `.pth` file.
 
     Raises:
         InputError: the file is of another backbone than the network, or of neither VGG-16 nor ResNet-101.
@@ -90,15 +86,11 @@ def blob_source(
 
 
 def keras_source(model: RefineDet, path: Path) -> Source:
-    """Makes the source of a `.weights.h5` or `.keras` file.
+    """Makes the source of a `.weights.h5` or `.keras` file, for the network that takes the weights.
 
     Keras' files do not name their arrays, so that the network of the file is built to read them. Which
     network this is, the file says itself; or the config.json next to it in a run folder; or it is that of
     `model` with another number of classes.
-
-    Args:
-        model: the network that takes the weights.
-        path: the file.
 
     Raises:
         InputError: the file is damaged, of another backbone or another order of the channels, or of another
@@ -159,15 +151,10 @@ def _without_values(config: Config) -> RefineDet:
 
 
 def _deduced_names(num_classes: int, wanted: tuple[str, ...]) -> tuple[tuple[str, ...] | None, str]:
-    """Decides which classes a file has that does not name them.
+    """Decides which classes a file has that does not name them; returns them or None, and a sentence.
 
-    Args:
-        num_classes: their number.
-        wanted: the classes of the network that takes the weights.
-
-    Returns:
-        The names or None, and a sentence about them. They are those of VOC or COCO if their number fits,
-        unless no name is wanted and the network has as many classes, which then are those of the file.
+    They are those of VOC or COCO if their number fits, unless no name is wanted and the network has as many
+    classes, which then are those of the file.
     """
     known = known_set(num_classes)
     if known is not None and (num_classes != len(wanted) or pair_classes(wanted, known[1])):

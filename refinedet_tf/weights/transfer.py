@@ -41,10 +41,6 @@ def transfer(model: RefineDet, source: Source) -> InitialWeights:
     A layer fits if all its arrays in the file have the shapes of its variables. The classification
     layers of the ODM take the rows of the background and of the classes that both detectors have.
 
-    Args:
-        model: the network, as `build_model` made it.
-        source: the detector.
-
     Raises:
         InputError: the backbone does not fit, or a value is not finite, larger than any weight or a
             negative variance. The network is unchanged.
@@ -71,19 +67,19 @@ def transfer(model: RefineDet, source: Source) -> InitialWeights:
         in_part, "some rows"
     )
     lines = [f"{path}: {states.get(path, 'taken')}" for path in old]
-    classes = [f"{name}: {_origin(label, pairs, source)}" for label, name in enumerate(config.class_names, 1)]
+    trained = source.class_names or ()
+    origins = {label: f"taken from label {row}, {trained[row - 1]}" for label, row in pairs.items()}
+    names = enumerate(config.class_names, 1)
+    classes = [f"{name}: {origins.get(label, 'new class')}" for label, name in names]
     return InitialWeights(
         layers, _summary(config, source, pairs, len(new) - len(in_part), old, reasons), [*classes, *lines]
     )
 
 
 def copy_classes(trained: RefineDet, target: RefineDet, labels: Sequence[int]) -> None:
-    """Copies the weights of a RefineDet to another RefineDet with other classes.
+    """Copies the weights of a RefineDet to another one, which may differ only in the number of classes.
 
-    Args:
-        trained: the model that has the weights.
-        target: the model that is filled; it may differ only in the number of classes.
-        labels: the label (1..C) in `trained` of each class of `target`. The background is always copied.
+    `labels` holds the label (1..C) in `trained` of each class of `target`. The background is always copied.
 
     Raises:
         InputError: the models differ in another way. The message names the first variable that differs.
@@ -108,18 +104,11 @@ def _fitting(
     rows: Mapping[int, int],
     different: Mapping[str, str],
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Finds the new values of variables.
+    """Returns the new values of variables by path, and the reason of every other variable.
 
-    Args:
-        model: the network.
-        old: its values by the `path` of their variable.
-        values: the values of the detector by path.
-        classifiers: `RefineDet.classifiers` of the detector.
-        rows: the row in the detector of each row of a classification layer that is taken over.
-        different: the reasons of variables that are not taken, even where their shapes fit.
-
-    Returns:
-        The new values of variables by path, and the reason of every other variable.
+    `old` holds the values of the network, `values` and `classifiers` those of the detector, and `rows` the
+    row in the detector of each row of a classification layer that is taken over. Variables in `different`
+    are not taken, even where their shapes fit.
     """
     new, reasons = {}, {}
     for path, value in old.items():
@@ -181,16 +170,7 @@ def _summary(
     variables: Collection[str],
     reasons: Mapping[str, str],
 ) -> list[str]:
-    """Returns the lines for the terminal.
-
-    Args:
-        config: the config of the network.
-        source: the detector.
-        pairs: the label in the source of each label that is taken over.
-        num_taken: the number of variables that are taken as they are.
-        variables: the `path` of all variables.
-        reasons: the reason of each variable that is not taken.
-    """
+    """Returns the lines for the terminal; `num_taken` variables are taken as they are."""
     names, trained = config.class_names, source.class_names or ()
     head = f"initial weights: {num_taken} of {len(variables)} variables are those of {source.path}"
     lines = ["; ".join([head, *source.notes])]
@@ -210,13 +190,6 @@ def _summary(
     if left_over:
         lines.append(f"  arrays of the file that are not used: {listed(left_over)}")
     return lines
-
-
-def _origin(label: int, pairs: Mapping[int, int], source: Source) -> str:
-    """Returns where the weights of a class come from."""
-    if label not in pairs or source.class_names is None:
-        return "new class"
-    return f"taken from label {pairs[label]}, {source.class_names[pairs[label] - 1]}"
 
 
 def _taken(name: str, trained: str) -> str:

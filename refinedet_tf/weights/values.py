@@ -15,15 +15,10 @@ LARGEST_VALUE = 1e10
 random bytes read as float32 lie above, so a few dozen damaged bytes are noticed."""
 
 
-def find_invalid(values: np.ndarray) -> tuple[int, str] | None:
-    """Finds a value that no trained network has.
+def find_invalid(values: np.ndarray) -> str | None:
+    """Returns what is wrong with the first value that no trained network has, the rest of a sentence.
 
-    Args:
-        values: a float array of any shape.
-
-    Returns:
-        The place of the first such value in the flattened array and the rest of a sentence about it; None
-        if all values are finite and at most `LARGEST_VALUE`.
+    None stands for a float array, of any shape, of finite values of at most `LARGEST_VALUE`.
     """
     # If any value is NaN, so are the maximum and the minimum. They need no second array of that size.
     if not values.size or np.maximum(values.max(), -values.min()) <= LARGEST_VALUE:
@@ -31,7 +26,7 @@ def find_invalid(values: np.ndarray) -> tuple[int, str] | None:
     flat = values.reshape(-1)
     place = int(np.flatnonzero(~(np.abs(flat) <= LARGEST_VALUE))[0])
     problem = "larger than any weight" if math.isfinite(flat[place]) else "not finite"
-    return place, f"holds {flat[place]:g} at place {place}, which is {problem}: is the file damaged?"
+    return f"holds {flat[place]:g} at place {place}, which is {problem}: is the file damaged?"
 
 
 @contextlib.contextmanager
@@ -47,18 +42,12 @@ def unchanged_on_error(variables: Sequence[keras.Variable]) -> Iterator[None]:
 
 
 def check_values(path: str | Path, name: str, variable: keras.Variable, values: np.ndarray) -> None:
-    """Checks the new values of a variable.
-
-    Args:
-        path: the file of the values, for the message.
-        name: the name of the values in the file or in the model, for the message.
-        variable: the variable to which the values will be assigned.
-        values: its new values, float of the variable's shape.
+    """Checks the new values of a variable, float of its shape; the message calls them `name` in `path`.
 
     Raises:
         InputError: a value is not finite or larger than any weight, or a variance is negative.
     """
     if invalid := find_invalid(values):
-        raise InputError(f"{shortened_text(path)}: {name} {invalid[1]}")
+        raise InputError(f"{shortened_text(path)}: {name} {invalid}")
     if variable.name == "moving_variance" and (values < 0).any():
         raise InputError(f"{shortened_text(path)} holds a negative variance in {name}: is it damaged?")

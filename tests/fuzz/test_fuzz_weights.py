@@ -119,9 +119,9 @@ def test_caffemodel(fuzz, tmp_path):
 
     def case(rng):
         file.write_bytes(mutate_bytes(rng, pick(rng, contents)))
-        for layer in read_caffemodel(file).values():
-            assert layer.name.isprintable()
-            assert all(np.isfinite(blob).all() for blob in layer.blobs)
+        for name, blobs in read_caffemodel(file).items():
+            assert name.isprintable()
+            assert all(np.isfinite(blob).all() for blob in blobs)
 
     fuzz(case, share=1.4)
 

@@ -80,8 +80,7 @@ def one_line(error, file):
 
 
 def only_blob(layers):
-    (only_layer,) = layers.values()
-    (blob,) = only_layer.blobs
+    ((blob,),) = layers.values()
     return blob
 
 
@@ -92,11 +91,8 @@ def test_round_trip(options, tmp_path):
     found = read_caffemodel(str(file))
     expected = [part for part in small_net() if part[2]]
     assert list(found) == [name for name, _, _ in expected]
-    for name, kind, arrays in expected:
-        layer_read = found[name]
-        in_v1 = {"BatchNorm": "V1 type 0"}.get(kind, kind) if options.get("v1") else kind
-        assert (layer_read.name, layer_read.type, len(layer_read.blobs)) == (name, in_v1, len(arrays))
-        for blob, array in zip(layer_read.blobs, arrays, strict=True):
+    for name, _, arrays in expected:
+        for blob, array in zip(found[name], arrays, strict=True):
             leading = (1,) * (4 - array.ndim) if options.get("old_shapes") else ()
             assert blob.dtype == np.float32
             assert blob.shape == leading + array.shape
@@ -115,18 +111,8 @@ def test_bytes_by_hand(read):
         "2a 08 00 00 80 3f 00 00 20 c0"  # 5: packed floats 1.0 and -2.5
     )
     layers = read(content)
-    assert (list(layers), layers["fc"].type) == (["fc"], "Scale")
+    assert list(layers) == ["fc"]
     assert only_blob(layers).tolist() == [1.0, -2.5]
-
-
-def test_v1_types(read):
-    numbers = {"conv": 4, "fc": 14, "up": 39, "prelu": 18}
-    blob = field(6, shape(1) + data([1.0]))
-    layers = read(
-        b"".join(field(2, field(4, name) + field(5, number) + blob) for name, number in numbers.items())
-    )
-    types = {"conv": "Convolution", "fc": "InnerProduct", "up": "Deconvolution", "prelu": "V1 type 18"}
-    assert {name: found.type for name, found in layers.items()} == types
 
 
 @pytest.mark.parametrize(
@@ -164,24 +150,22 @@ def test_largest_value_passes(read):
     assert only_blob(read(layer(shape(2) + data([1e10, -1e10])))).tolist() == [LARGEST_VALUE, -LARGEST_VALUE]
 
 
-def test_missing_folder_empty(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("none", "weights not found: FILE"),
+        (".", "FILE is a folder, not a .caffemodel file"),
+        ("empty", "FILE is empty, not a .caffemodel file"),
+        ("huge", "FILE has 2147483648 bytes, a .caffemodel file at most 2147483647"),
+    ],
+)
+def test_missing_folder_empty_huge(name, problem, tmp_path):
     (tmp_path / "empty").touch()
-    for name, problem in {
-        "none": "weights not found: FILE",
-        ".": "FILE is a folder, not a .caffemodel file",
-        "empty": "FILE is empty, not a .caffemodel file",
-    }.items():
-        with pytest.raises(InputError) as error:
-            read_caffemodel(tmp_path / name)
-        assert one_line(error.value, tmp_path / name) == problem
-
-
-def test_larger_than_protobuf_can_read(tmp_path):
-    file = tmp_path / "net.caffemodel"
-    with file.open("wb") as stream:
+    with (tmp_path / "huge").open("wb") as stream:
         stream.truncate(2**31)  # takes no room on the disk
-    with pytest.raises(InputError, match="has 2147483648 bytes, a .caffemodel file at most 2147483647"):
-        read_caffemodel(file)
+    with pytest.raises(InputError) as error:
+        read_caffemodel(tmp_path / name)
+    assert one_line(error.value, tmp_path / name) == problem
 
 
 @pytest.mark.parametrize(
@@ -253,22 +237,20 @@ def test_defects_of_a_blob(defect, refused):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "problem"),
+    ("name", "problem"),
     [
-        (b"con\xff", "C", ": the name of layer number 1 (from 0) is not valid UTF-8: is the file damaged?"),
-        ("", "C", ": the name of layer number 1 (from 0) is empty: is the file damaged?"),
+        (b"con\xff", ": the name of layer number 1 (from 0) is not valid UTF-8: is the file damaged?"),
+        ("", ": the name of layer number 1 (from 0) is empty: is the file damaged?"),
         (
             "a\n\u2028",
-            "C",
             r": the name of layer number 1 (from 0), 'a\n\u2028', holds control characters: "
             "is the file damaged?",
         ),
-        ("conv", b"\xff", ": layer 'conv': its type is not valid UTF-8: is the file damaged?"),
-        ("good", "C", " holds two layers named 'good' with weights: is it damaged?"),
+        ("good", " holds two layers named 'good' with weights: is it damaged?"),
     ],
 )
-def test_names(name, kind, problem, refused):
-    assert refused(GOOD + layer(shape(1) + data([1.0]), name=name, kind=kind)) == f"FILE{problem}"
+def test_names(name, problem, refused):
+    assert refused(GOOD + layer(shape(1) + data([1.0]), name=name)) == f"FILE{problem}"
 
 
 def test_long_names_are_cut(refused):
@@ -278,14 +260,6 @@ def test_long_names_are_cut(refused):
 def test_both_formats_in_one_file(refused):
     v1 = field(2, field(4, "fc") + field(5, 14) + field(6, shape(1) + data([1.0])))
     assert refused(v1 + GOOD) == "FILE holds layers of the V1 and of today's format: is it damaged?"
-
-
-def attempt(read, content, file):
-    """The layers, or None and the message if the file was refused."""
-    try:
-        return read(content), None
-    except InputError as error:
-        return None, one_line(error, file)
 
 
 def damaged(whole, generator, kind):
@@ -313,11 +287,13 @@ def test_random_damage_ends_in_one_line_or_in_finite_values(options, read, tmp_p
     whole, generator = file.read_bytes(), np.random.default_rng(0)
     errors = dict.fromkeys(["truncated", "byte", "overwritten", "deleted", "inserted"], 0)
     for kind in list(errors) * 40:
-        layers, message = attempt(read, damaged(whole, generator, kind), file)
-        if message:
+        try:
+            layers = read(damaged(whole, generator, kind))
+        except InputError as error:
+            one_line(error, file)
             errors[kind] += 1
             continue
-        blobs = [blob for found in layers.values() for blob in found.blobs]
+        blobs = [blob for found in layers.values() for blob in found]
         assert blobs
         for blob in blobs:
             assert blob.dtype == np.float32
@@ -327,22 +303,3 @@ def test_random_damage_ends_in_one_line_or_in_finite_values(options, read, tmp_p
     assert errors["deleted"] == errors["inserted"] == 40
     assert errors["truncated"] >= 38
     assert errors["overwritten"] >= 38
-
-
-def test_overwritten_values_are_seen(read, tmp_path):
-    """16 random float32 are all below LARGEST_VALUE in 1 of 1,600 cases (0.63 ** 16)."""
-    file = tmp_path / "net.caffemodel"
-    write_caffemodel(file, small_net())
-    whole, generator = file.read_bytes(), np.random.default_rng(1)
-    values = small_net()[3][2][0].tobytes()
-    first = whole.index(values)
-    seen = 0
-    for _ in range(200):
-        size = int(generator.integers(64, 257))
-        start = first + int(generator.integers(len(values) - size))
-        content = whole[:start] + generator.bytes(size) + whole[start + size :]
-        _, message = attempt(read, content, file)
-        if message:
-            assert "layer 'fc' blob 0 holds" in message
-            seen += 1
-    assert seen >= 198

@@ -1,5 +1,8 @@
+"""Classes that are picked from a trained network, by the function and by the command."""
+
 import numpy as np
 import pytest
+from network_values import filled
 from thin_vgg import thin_vgg
 
 from refinedet_tf.commands import subset_classes
@@ -13,13 +16,6 @@ VOC = load_config("voc320.json").data.classes
 COCO = load_config("coco320.json").data.classes
 
 
-def filled(num_classes, seed):
-    model, generator = thin_vgg(num_classes), np.random.default_rng(seed)
-    for variable in model.weights:
-        variable.assign(generator.normal(0, 0.1, variable.shape))
-    return model
-
-
 def test_every_voc_class_has_its_coco_class():
     labels = matching_labels(VOC, COCO, VOC_TO_COCO)
     # COCO's own numbers of the 80 categories, counted without gaps.
@@ -29,7 +25,7 @@ def test_every_voc_class_has_its_coco_class():
 
 
 def test_scores_and_boxes_of_the_picked_classes_stay(tf_test):
-    trained, target = filled(5, seed=0), filled(2, seed=1)
+    trained, target = filled(thin_vgg(5), scale=0.1), filled(thin_vgg(2), seed=2, scale=0.1)
     copy_classes(trained, target, [4, 2])
     images = np.random.default_rng(2).integers(0, 256, (1, 64, 128, 3), np.uint8)
     before, after = trained(images), target(images)
@@ -41,7 +37,7 @@ def test_scores_and_boxes_of_the_picked_classes_stay(tf_test):
 
 
 def test_other_network_is_refused():
-    trained, target = filled(5, seed=0), thin_vgg(2, tcb_channels=12)
+    trained, target = thin_vgg(5), thin_vgg(2, tcb_channels=12)
     with pytest.raises(
         InputError, match=r"--target is another network: tcb\d/TL\d_1/kernel is .*12\], trained"
     ):
@@ -66,7 +62,7 @@ def files(tmp_path, monkeypatch):
         return thin_vgg(config.num_classes)
 
     monkeypatch.setattr(model_module, "build_model", thin)
-    save_weights(filled(3, seed=0), tmp_path / "trained.weights.h5")
+    save_weights(filled(thin_vgg(3)), tmp_path / "trained.weights.h5")
     (tmp_path / "trained.json").write_text('{"data": {"classes": ["cat", "couch", "dog"]}}')
     (tmp_path / "target.json").write_text('{"data": {"classes": ["dog", "sofa"]}}')
     return tmp_path
@@ -77,25 +73,21 @@ def arguments(folder, *more, weights="trained.weights.h5", output="new.weights.h
     return [part for name, file in named.items() for part in (f"--{name}", folder / file)] + list(more)
 
 
-def test_command(tf_test, files, command):
-    result = command(subset_classes, *arguments(files))
+@pytest.mark.parametrize(
+    ("options", "pairs", "rows"),
+    [
+        ([], [["dog", "<-", "dog"], ["sofa", "<-", "couch"]], [0, 3, 2]),
+        (["--map", "sofa=cat"], [["dog", "<-", "dog"], ["sofa", "<-", "cat"]], [0, 3, 1]),
+    ],
+)
+def test_command(tf_test, files, command, options, pairs, rows):
+    result = command(subset_classes, *arguments(files, *options))
     assert result.code == 0, result.err
-    assert [line.split() for line in result.out.splitlines()[:2]] == [
-        ["dog", "<-", "dog"],
-        ["sofa", "<-", "couch"],
-    ]
-    model, trained = thin_vgg(2), filled(3, seed=0)
+    assert [line.split() for line in result.out.splitlines()[:2]] == pairs
+    model, trained = thin_vgg(2), filled(thin_vgg(3))
     load_weights(model, files / "new.weights.h5")
     bias = np.asarray(trained.get_layer("odm_conf4").bias).reshape(3, 4)
-    tf_test.assertAllEqual(np.asarray(model.get_layer("odm_conf4").bias).reshape(3, 3), bias[:, [0, 3, 2]])
-
-
-def test_command_with_a_name_that_the_user_maps(tf_test, files, command):
-    assert command(subset_classes, *arguments(files, "--map", "sofa=cat")).code == 0
-    model, trained = thin_vgg(2), filled(3, seed=0)
-    load_weights(model, files / "new.weights.h5")
-    bias = np.asarray(trained.get_layer("odm_conf4").bias).reshape(3, 4)
-    tf_test.assertAllEqual(np.asarray(model.get_layer("odm_conf4").bias).reshape(3, 3), bias[:, [0, 3, 1]])
+    tf_test.assertAllEqual(np.asarray(model.get_layer("odm_conf4").bias).reshape(3, 3), bias[:, rows])
 
 
 def test_mistakes_on_the_command_line(files, refused):

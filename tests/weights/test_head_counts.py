@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from caffe_writer import write_caffemodel
+from network_values import assert_values, filled, refusal
 from own_anchors import FIVE_LEVELS, FOUR_LEVELS, level
 from random_layers import random_layers
 from thin_vgg import thin_vgg
 
-from refinedet_tf.errors import InputError
 from refinedet_tf.weights import load_weights, save_weights
 from refinedet_tf.weights.head_counts import HeadCounts, counts_in, counts_of_channels
 from refinedet_tf.weights.transfer import copy_classes
@@ -30,18 +30,8 @@ def five():
     return thin_vgg(num_classes=2, anchors=FIVE_LEVELS)
 
 
-@pytest.fixture
-def message_of(tf_test):
-    def refuse(model, file):
-        before = model.get_weights()
-        with pytest.raises(InputError) as error:
-            load_weights(model, file)
-        for value, old in zip(model.get_weights(), before, strict=True):
-            tf_test.assertAllEqual(value, old)
-        assert "\n" not in str(error.value)
-        return str(error.value).removeprefix(f"{file} ")
-
-    return refuse
+def message_of(model, file):
+    return refusal(model, file).removeprefix(f"{file} ")
 
 
 def test_numbers_of_networks_and_files(paper, five, tmp_path):
@@ -74,55 +64,49 @@ def test_classes_that_channels_tell(channels, classes):
     assert counts_of_channels(channels).classes == classes
 
 
-@pytest.mark.parametrize("ending", ["weights.h5", "keras"])
-def test_keras_files(paper, four, five, message_of, tmp_path, ending):
-    files = {}
-    for name, model in (("paper", paper), ("five", five)):
-        files[name] = tmp_path / f"{name}.{ending}"
-        save_weights(model, files[name]) if ending == "weights.h5" else model.save(files[name])
-    assert message_of(four, files["paper"]) == f"has 3 anchors per cell at stride 8, the model has 6{HINT}"
-    assert message_of(five, files["paper"]) == (
-        f"has heads for the strides 8, 16, 32, 64, the model for 4, 8, 16, 32, 64{HINT}"
-    )
-    assert message_of(four, files["five"]) == (
-        f"has heads for the strides 4, 8, 16, 32, 64, the model for 8, 16, 32, 64{HINT}"
-    )
+def other_strides(found, wanted):
+    return f"has heads for the strides {found}, the model for {wanted}{HINT}"
 
 
-def test_weights_of_own_anchors_are_read_again(tf_test, five, tmp_path):
+WRITERS = {
+    "weights.h5": save_weights,
+    "keras": lambda model, file: model.save(file),
+    "caffemodel": lambda model, file: write_caffemodel(file, random_layers(model)),
+}
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_files_of_other_anchors(paper, four, five, tmp_path, ending):
+    file = tmp_path / f"paper.{ending}"
+    WRITERS[ending](paper, file)
+    assert message_of(four, file) == f"has 3 anchors per cell at stride 8, the model has 6{HINT}"
+    assert message_of(five, file) == other_strides("8, 16, 32, 64", "4, 8, 16, 32, 64")
+    if ending == "caffemodel":
+        same_numbers = tuple(level(stride, [2 * stride]) for stride in (8, 16, 32, 64))
+        load_weights(thin_vgg(num_classes=2, anchors=same_numbers), file)
+    else:
+        WRITERS[ending](five, tmp_path / f"five.{ending}")
+        message = message_of(four, tmp_path / f"five.{ending}")
+        assert message == other_strides("4, 8, 16, 32, 64", "8, 16, 32, 64")
+
+
+def test_weights_of_own_anchors_are_read_again(five, tmp_path):
     save_weights(five, tmp_path / "five.weights.h5")
     other = thin_vgg(num_classes=2, anchors=FIVE_LEVELS)
     load_weights(other, tmp_path / "five.weights.h5")
-    for value, expected in zip(other.get_weights(), five.get_weights(), strict=True):
-        tf_test.assertAllEqual(value, expected)
+    assert_values(other, five)
 
 
-def test_caffe_files(paper, four, five, message_of, tmp_path):
-    file = tmp_path / "paper.caffemodel"
-    write_caffemodel(file, random_layers(paper))
-    load_weights(paper, file)
-    assert message_of(four, file) == f"has 3 anchors per cell at stride 8, the model has 6{HINT}"
-    assert message_of(five, file) == (
-        f"has heads for the strides 8, 16, 32, 64, the model for 4, 8, 16, 32, 64{HINT}"
-    )
-    same_numbers = [level(stride, [2 * stride]) for stride in (8, 16, 32, 64)]
-    load_weights(thin_vgg(num_classes=2, anchors=tuple(same_numbers)), file)
-
-
-def test_other_numbers_of_classes(five, message_of, tmp_path):
+def test_other_numbers_of_classes(five, tmp_path):
     """With different numbers per level, the number of classes is still told from the shapes."""
-    other = thin_vgg(num_classes=4, anchors=FIVE_LEVELS)
-    save_weights(other, tmp_path / "other.weights.h5")
+    save_weights(thin_vgg(num_classes=4, anchors=FIVE_LEVELS), tmp_path / "other.weights.h5")
     message = message_of(five, tmp_path / "other.weights.h5")
     assert message.startswith("holds weights for 4 classes, the model has 2: ")
 
 
 def test_picked_classes(tf_test, five):
-    generator = np.random.default_rng(0)
-    for variable in five.weights:
-        variable.assign(generator.normal(0, 0.1, variable.shape))
     target = thin_vgg(num_classes=1, anchors=FIVE_LEVELS)
-    copy_classes(five, target, [2])
-    images = generator.integers(0, 256, (1, 64, 64, 3), np.uint8)
+    copy_classes(filled(five, scale=0.1), target, [2])
+    images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
     expected = np.asarray(five(images)["odm_conf"])[..., [0, 2]]
     tf_test.assertAllClose(target(images)["odm_conf"], expected, rtol=1e-5, atol=1e-6)

@@ -1,5 +1,6 @@
 """PyTorch's checkpoints: both formats, and every way in which they can be wrong."""
 
+import io
 import pickle
 import tracemalloc
 import zipfile
@@ -108,6 +109,13 @@ def test_forms_of_older_and_newer_pickles(write):
     assert_same(read_checkpoint(file), {"a": read["old"]})
 
 
+def archive():
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        file.writestr("config.json", "{}")
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("contents", "expected"),
     [
@@ -116,22 +124,16 @@ def test_forms_of_older_and_newer_pickles(write):
         (pickle.dumps({"a": 1}), "is a pickle, but not a PyTorch checkpoint"),
         (b"\x80\x02\x8a", "is not a PyTorch checkpoint, or is damaged or cut off"),
         (b"PK\x03\x04", "is not a PyTorch checkpoint, or is damaged or cut off"),
+        (archive(), "is a zip archive, but not a PyTorch checkpoint"),
     ],
-    ids=["empty", "text", "pickle", "cut off pickle", "cut off zip"],
+    ids=["empty", "text", "pickle", "cut off pickle", "cut off zip", "zip"],
 )
 def test_files_that_are_no_checkpoints(contents, expected, tmp_path):
     file = tmp_path / "net.pth"
-    file.write_bytes(contents)
-    assert expected in message_of(file)
-
-
-def test_missing_file_folder_and_other_archive(tmp_path):
-    file = tmp_path / "net.pth"
     assert "PyTorch checkpoint not found" in message_of(file)
     assert "is a folder, not a PyTorch checkpoint" in message_of(tmp_path)
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("config.json", "{}")
-    assert "is a zip archive, but not a PyTorch checkpoint" in message_of(file)
+    file.write_bytes(contents)
+    assert expected in message_of(file)
 
 
 BAD_CONTENT = {

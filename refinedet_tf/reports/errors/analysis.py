@@ -70,20 +70,11 @@ class Analysis:
     worst: list[ImageErrors]
 
 
-def analyse(
-    detections: DatasetDetections,
-    dataset: DetectionDataset,
-    result: EvaluationResult,
-    num_worst_images: int = NUM_WORST_IMAGES,
-) -> Analysis:
-    """Analyses the detections of a dataset.
+def analyse(detections: DatasetDetections, dataset: DetectionDataset, result: EvaluationResult) -> Analysis:
+    """Analyses the detections on all images of a dataset.
 
-    Args:
-        detections: the detections on all images of the dataset.
-        dataset: the images and their ground truth.
-        result: what `score_detections` returns for them; its metric decides how difficult objects and crowd
-            regions are ignored.
-        num_worst_images: the largest number of images in `Analysis.worst`.
+    The result is what `score_detections` returns for them; its metric decides how difficult objects and crowd
+    regions are ignored.
 
     Raises:
         InputError: a label or an image index is out of range, or a class or an image of the dataset is not
@@ -108,7 +99,7 @@ def analyse(
             for name, curve, threshold in zip(dataset.class_names, curves, best, strict=True)
         },
         confusion=confusion_matrix(matches, thresholds),
-        worst=worst_images(matches, thresholds, num_worst_images),
+        worst=worst_images(matches, thresholds, NUM_WORST_IMAGES),
     )
 
 

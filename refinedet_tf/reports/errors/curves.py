@@ -61,12 +61,7 @@ def precision_recall_curve(scores: np.ndarray, true_positive: np.ndarray, num_ob
 
 
 def class_curves(matches: MatchedDetections, num_classes: int) -> list[Curve]:
-    """Computes the curves of the classes 1..C.
-
-    Args:
-        matches: the matched detections.
-        num_classes: C.
-    """
+    """Computes the curves of the classes 1..C."""
     num_objects = count_objects(matches, num_classes)
     counted, labels = ~matches.ignored, matches.detections.labels
     curves = []
@@ -97,21 +92,13 @@ def interpolated_precision(curve: Curve) -> np.ndarray:
 
 
 def interpolated_ap(curve: Curve) -> float:
-    """Computes AP as COCO: the mean of the interpolated precision.
-
-    Returns:
-        0..1; nan if there is no object to find.
-    """
+    """Computes COCO's AP, 0..1, the mean of the interpolated precision; nan if there is nothing to find."""
     return float(interpolated_precision(curve).mean()) if curve.num_objects else float("nan")
 
 
 def best_threshold(curve: Curve) -> BestThreshold | None:
-    """Finds the threshold with the largest F1; of equal ones, the highest score.
-
-    Returns:
-        None if no detection is right or there is no object to find.
-    """
-    if curve.num_objects == 0 or not curve.recall.any():
+    """Finds the threshold with the largest F1, of equal ones the highest; None if no detection is right."""
+    if not curve.num_objects or not curve.recall.any():
         return None
     # A threshold keeps all detections of one score or none of them.
     ends = np.flatnonzero(np.append(curve.scores[1:] != curve.scores[:-1], True))

@@ -64,9 +64,6 @@ def find_error_kinds(matches: MatchedDetections) -> ErrorKinds:
 
     Where a detection fits several kinds, the order is that of the authors' program: localisation,
     classification, duplicate, background, both. Difficult objects are left out.
-
-    Args:
-        matches: the matched detections.
     """
     detections, ground_truth = matches.detections, matches.ground_truth
     is_matched = matches.matched_objects
@@ -114,11 +111,6 @@ def error_costs(
     Fixed means: an error of classification gets the object's class, an error of localisation the
     object's box, and both then count as right; all other false positives disappear, and so do those of
     the two kinds that would only make a duplicate. Missed objects are no longer to be found.
-
-    Args:
-        matches: the matched detections.
-        errors: their kinds.
-        num_classes: C.
 
     Returns:
         (mAP, {kind: rise of mAP}), each 0..1. The mean is over the classes with objects to find; all

@@ -32,12 +32,7 @@ ADVICE = {
 
 
 def find_advice(result: EvaluationResult, analysis: Analysis) -> list[Finding]:
-    """Returns the findings on a result, the most important first.
-
-    Args:
-        result: the accuracy.
-        analysis: what `analyse` returns for the same detections.
-    """
+    """Returns the findings on a result, the most important first."""
     if math.isnan(result.mean_ap):
         return [Finding("problem", "No class has an object to find, so that nothing can be measured.")]
     return [

@@ -65,10 +65,9 @@ class MatchedDetections:
         return matched
 
     def kept(self, thresholds: np.ndarray) -> np.ndarray:
-        """Returns which detections count at the thresholds: bool [D].
+        """Returns which detections, bool [D], count at the smallest scores of the classes, float [C].
 
-        Args:
-            thresholds: float [C], the smallest score of each class, label 1 first; nan keeps none.
+        Label 1 comes first; nan keeps none.
         """
         return (self.detections.scores >= thresholds[self.detections.labels - 1]) & ~self.ignored
 
@@ -79,12 +78,8 @@ def match_detections(
     """Matches detections with objects of their image and class, from the highest score down.
 
     A detection takes the object of the largest IoU among those that are not taken yet; of equal ones, the
-    last, as in pycocotools. Difficult objects come after all others.
-
-    Args:
-        detections: the detections of the dataset; labels and images must be in range (`check_labels`).
-        ground_truth: the objects of the dataset.
-        difficult_rule: how difficult objects are ignored.
+    last, as in pycocotools. Difficult objects come after all others. Labels and images must be in range
+    (`check_labels`).
     """
     detections = _counted(detections)
     matched = np.full(len(detections.scores), -1, np.int64)
@@ -113,11 +108,8 @@ def overlaps_by_image(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields the overlaps of each image that has both detections and objects, or detections alone.
 
-    Args:
-        detections: D detections, ordered by image.
-        ground_truth: M objects.
-        crowd_regions: measure the overlap with a difficult object by the detection's own area instead of
-            the union.
+    The detections are ordered by image. With `crowd_regions`, the overlap with a difficult object is measured
+    by the detection's own area instead of the union.
 
     Yields:
         (rows of the detections int64 [d], rows of the objects int64 [g], IoU float64 [d, g]).
@@ -144,11 +136,8 @@ def confusion_matrix(matches: MatchedDetections, thresholds: np.ndarray) -> np.n
 
     Detections of the right class are paired first, as in the metric, so that the diagonal agrees with
     precision and recall at the thresholds. What is left is paired by descending IoU, whatever its class,
-    from IoU 0.5 on. Difficult objects, and the detections on them, are left out.
-
-    Args:
-        matches: the matched detections.
-        thresholds: float [C], the smallest score of each class, label 1 first; nan keeps none.
+    from IoU 0.5 on. Difficult objects, and the detections on them, are left out. The thresholds are those of
+    `MatchedDetections.kept`.
 
     Returns:
         int64 [C + 1, C + 1]; the rows are the true classes, the columns the detected ones. Index 0 is the

@@ -13,25 +13,12 @@ from refinedet_tf.errors import listed
 from refinedet_tf.evaluation import result_files
 from refinedet_tf.evaluation.results import EvaluationResult
 from refinedet_tf.inference.detections import DatasetDetections
+from refinedet_tf.reports import charts, pages
 from refinedet_tf.reports.errors.analysis import Analysis, analyse, to_json
 from refinedet_tf.reports.errors.curves import RECALL_LEVELS, interpolated_ap, interpolated_precision
 from refinedet_tf.reports.errors.error_kinds import KINDS, MEANINGS
 from refinedet_tf.reports.errors.findings import find_advice
 from refinedet_tf.reports.errors.worst_images import ImageErrors, describe_error, draw_errors
-from refinedet_tf.reports.pages import (
-    BarChart,
-    Block,
-    Columns,
-    Details,
-    Findings,
-    LineChart,
-    Picture,
-    Section,
-    Table,
-    Text,
-    render_page,
-    write_report,
-)
 
 MAX_CLASSES = 20
 """With more classes than this, long parts are short at first and whole after a click."""
@@ -56,15 +43,7 @@ def report_errors(
 ) -> Path:
     """Writes the report. Except for the speed in `result`, the same arguments give the same files.
 
-    Args:
-        folder: an existing folder.
-        result: the accuracy and the speed.
-        detections: the detections on all images of the dataset.
-        dataset: the images, whose worst are read and drawn, and their ground truth.
-        config: `name` and `data.test` are used.
-
-    Returns:
-        The file of the page.
+    The folder exists. The worst images of the dataset are read and drawn. Returns the file of the page.
 
     Raises:
         InputError: the reasons are those of `analyse`; or an image cannot be read, or a file cannot be
@@ -72,7 +51,7 @@ def report_errors(
     """
     analysis = analyse(detections, dataset, result)
     numbers = result_files.to_json(result) | {"report": to_json(analysis, dataset)}
-    return write_report(folder, _page(result, analysis, dataset, config), numbers)
+    return pages.write_report(folder, _page(result, analysis, dataset, config), numbers)
 
 
 def _page(result: EvaluationResult, analysis: Analysis, dataset: DetectionDataset, config: Config) -> str:
@@ -84,18 +63,20 @@ def _page(result: EvaluationResult, analysis: Analysis, dataset: DetectionDatase
         f"({result_files.METRIC_TITLES[result.metric]})."
     )
     sections = [
-        Section("Summary", [Findings(find_advice(result, analysis)), *_summary(result, analysis)]),
-        Section("What the errors cost", _error_kinds(analysis)),
-        Section("Classes", _classes(result, analysis)),
-        Section("Precision and recall", _curves(result, analysis)),
-        Section("Confusion", _confusion(analysis, dataset.class_names)),
-        Section("Worst images", _worst_images(analysis, dataset)),
-        Section("Speed", _speed(result)),
+        pages.Section(
+            "Summary", [pages.Findings(find_advice(result, analysis)), *_summary(result, analysis)]
+        ),
+        pages.Section("What the errors cost", _error_kinds(analysis)),
+        pages.Section("Classes", _classes(result, analysis)),
+        pages.Section("Precision and recall", _curves(result, analysis)),
+        pages.Section("Confusion", _confusion(analysis, dataset.class_names)),
+        pages.Section("Worst images", _worst_images(analysis, dataset)),
+        pages.Section("Speed", _speed(result)),
     ]
-    return render_page(f"Evaluation of {config.name}", subtitle, sections)
+    return pages.render_page(f"Evaluation of {config.name}", subtitle, sections)
 
 
-def _summary(result: EvaluationResult, analysis: Analysis) -> list[Block]:
+def _summary(result: EvaluationResult, analysis: Analysis) -> list[pages.Block]:
     if result.coco is not None:
         rows = [[f"{name} of COCO", _percent(value)] for name, value in result.coco.items()]
     else:
@@ -103,31 +84,33 @@ def _summary(result: EvaluationResult, analysis: Analysis) -> list[Block]:
             [f"mAP ({result_files.METRIC_TITLES[result.metric]})", _percent(result.mean_ap)],
             ["mAP of COCO at IoU 0.50", _percent(analysis.mean_ap50)],
         ]
-    return [Table(["number", "%"], rows)]
+    return [pages.Table(["number", "%"], rows)]
 
 
-def _error_kinds(analysis: Analysis) -> list[Block]:
+def _error_kinds(analysis: Analysis) -> list[pages.Block]:
     counts = analysis.errors.count()
     rows: list[list[str | int]] = [[kind, counts[kind], _percent(analysis.costs[kind], 2)] for kind in KINDS]
     costs = [_finite(100 * analysis.costs[kind]) for kind in KINDS]
     return [
-        Text(
+        pages.Text(
             "The kinds of errors of TIDE (Bolya et al., ECCV 2020). The cost of a kind is the rise of mAP at "
             f"IoU 0.50 (now {_percent(analysis.mean_ap50)}, computed as COCO does) if all errors of that "
             "kind, and no others, were fixed. The costs do not add up to the distance from 100. All "
             "detections count, however low their score."
         ),
-        Columns(
+        pages.Columns(
             [
-                BarChart("Cost by kind", _SHORT_KINDS, {"cost": costs}, y_title="points of mAP at IoU 0.50"),
-                Table(["kind", "errors", "cost"], rows),
+                charts.BarChart(
+                    "Cost by kind", _SHORT_KINDS, {"cost": costs}, y_title="points of mAP at IoU 0.50"
+                ),
+                pages.Table(["kind", "errors", "cost"], rows),
             ],
         ),
-        Table(["kind", "what it is"], [[kind, MEANINGS[kind]] for kind in KINDS], text_columns=2),
+        pages.Table(["kind", "what it is"], [[kind, MEANINGS[kind]] for kind in KINDS], text_columns=2),
     ]
 
 
-def _classes(result: EvaluationResult, analysis: Analysis) -> list[Block]:
+def _classes(result: EvaluationResult, analysis: Analysis) -> list[pages.Block]:
     at_50 = result.metric != "coco"
     what = "IoU 0.50" if at_50 else "IoU 0.50:0.95"
     rows: list[list[str | int]] = []
@@ -152,7 +135,7 @@ def _classes(result: EvaluationResult, analysis: Analysis) -> list[Block]:
         )
     header = ["class", "objects", "AP", *_SIZES, "threshold", "precision", "recall", "F1"]
     return [
-        Text(
+        pages.Text(
             "The worst class comes first. AP is that of the metric. Small, medium and large are COCO's AP at "
             f"{what} (number of objects in brackets), by the area of an object in pixels of its image: up to "
             "32 x 32, up to 96 x 96, and more. The threshold is the score with the largest F1 at IoU 0.50; "
@@ -163,8 +146,8 @@ def _classes(result: EvaluationResult, analysis: Analysis) -> list[Block]:
     ]
 
 
-def _curves(result: EvaluationResult, analysis: Analysis) -> list[Block]:
-    charts: list[Block] = []
+def _curves(result: EvaluationResult, analysis: Analysis) -> list[pages.Block]:
+    curves: list[pages.Block] = []
     without = []
     for name in _worst_first(result):
         curve = analysis.classes[name].curve
@@ -173,24 +156,24 @@ def _curves(result: EvaluationResult, analysis: Analysis) -> list[Block]:
             continue
         title = f"{name}: {_percent(interpolated_ap(curve))}"
         line = (RECALL_LEVELS, interpolated_precision(curve))
-        charts.append(LineChart(title, {"precision": line}, x_title="recall", y_title="precision"))
-    blocks: list[Block] = [
-        Text(
+        curves.append(charts.LineChart(title, {"precision": line}, x_title="recall", y_title="precision"))
+    blocks: list[pages.Block] = [
+        pages.Text(
             "Precision at IoU 0.50 for each recall, interpolated as COCO does; the number is the AP of this "
             "curve, COCO's AP50."
         )
     ]
     if without:
-        blocks.append(Text(f"Without objects to find: {listed(without)}."))
-    first = charts if len(charts) <= MAX_CLASSES else charts[:_SHOWN_CHARTS]
-    blocks.append(Columns(first, min_width=300))
-    if len(charts) > len(first):
-        rest = Columns(charts[len(first) :], min_width=300)
-        blocks.append(Details(f"The other {len(charts) - len(first)} classes", [rest]))
+        blocks.append(pages.Text(f"Without objects to find: {listed(without)}."))
+    first = curves if len(curves) <= MAX_CLASSES else curves[:_SHOWN_CHARTS]
+    blocks.append(pages.Columns(first, min_width=300))
+    if len(curves) > len(first):
+        rest = pages.Columns(curves[len(first) :], min_width=300)
+        blocks.append(pages.Details(f"The other {len(curves) - len(first)} classes", [rest]))
     return blocks
 
 
-def _confusion(analysis: Analysis, class_names: Sequence[str]) -> list[Block]:
+def _confusion(analysis: Analysis, class_names: Sequence[str]) -> list[pages.Block]:
     matrix = analysis.confusion
     names = ["background", *class_names]
     pairs = [
@@ -209,7 +192,7 @@ def _confusion(analysis: Analysis, class_names: Sequence[str]) -> list[Block]:
         for count, truth, detected in pairs[:_SHOWN]
     ]
     order = [*range(1, len(names)), 0]
-    table = Table(
+    table = pages.Table(
         ["truth \\ detected", *class_names, "not found"],
         [
             [names[truth], *(int(matrix[truth, detected]) or "·" for detected in order)]
@@ -218,8 +201,8 @@ def _confusion(analysis: Analysis, class_names: Sequence[str]) -> list[Block]:
         ]
         + [["nothing there", *(int(matrix[0, detected]) or "·" for detected in order)]],
     )
-    blocks: list[Block] = [
-        Text(
+    blocks: list[pages.Block] = [
+        pages.Text(
             "Which class is taken for which, at the best threshold of each class and IoU 0.50. The last row "
             "counts detections where there is no object, the last column objects that nothing found. "
             "Detections of the right class are paired with the objects first, the others by IoU."
@@ -228,7 +211,7 @@ def _confusion(analysis: Analysis, class_names: Sequence[str]) -> list[Block]:
     if len(class_names) <= MAX_CLASSES:
         blocks.append(table)
     blocks.append(
-        Table(
+        pages.Table(
             ["truth", "detected", "count", "% of the class"],
             rows,
             text_columns=2,
@@ -236,25 +219,25 @@ def _confusion(analysis: Analysis, class_names: Sequence[str]) -> list[Block]:
         )
     )
     if len(class_names) > MAX_CLASSES:
-        blocks.append(Details(f"The matrix of all {len(class_names)} classes", [table]))
+        blocks.append(pages.Details(f"The matrix of all {len(class_names)} classes", [table]))
     return blocks
 
 
-def _worst_images(analysis: Analysis, dataset: DetectionDataset) -> list[Block]:
+def _worst_images(analysis: Analysis, dataset: DetectionDataset) -> list[pages.Block]:
     if not analysis.worst:
-        return [Text("No image has an error at the best thresholds.")]
+        return [pages.Text("No image has an error at the best thresholds.")]
     return [
-        Text(
+        pages.Text(
             f"The {len(analysis.worst)} images with the largest weight of errors at the best threshold of "
             "each class: an object that is not found counts 1, a wrong detection counts its score. Objects "
             "are white, right detections green, objects that are not found yellow, and wrong detections red "
             "with their score in percent and the kind of error."
         ),
-        Columns([_picture(errors, analysis, dataset) for errors in analysis.worst], min_width=320),
+        pages.Columns([_picture(errors, analysis, dataset) for errors in analysis.worst], min_width=320),
     ]
 
 
-def _picture(image_errors: ImageErrors, analysis: Analysis, dataset: DetectionDataset) -> Picture:
+def _picture(image_errors: ImageErrors, analysis: Analysis, dataset: DetectionDataset) -> pages.Picture:
     pixels = read_image(dataset.image_paths[image_errors.image], dataset.image_sizes[image_errors.image])
     names = dataset.class_names
     drawn = draw_errors(pixels, image_errors, analysis.matches, analysis.errors, names)
@@ -273,10 +256,10 @@ def _picture(image_errors: ImageErrors, analysis: Analysis, dataset: DetectionDa
         parts.append(f"wrong: {', '.join(shown)}{more}")
     image_id = dataset.image_ids[image_errors.image]
     caption = f"{image_id} (weight {image_errors.weight:.1f}): {'; '.join(parts)}"
-    return Picture.from_pixels(drawn, f"errors on image {image_id}", caption, quality=80)
+    return pages.Picture.from_pixels(drawn, f"errors on image {image_id}", caption, quality=80)
 
 
-def _speed(result: EvaluationResult) -> list[Block]:
+def _speed(result: EvaluationResult) -> list[pages.Block]:
     if result.throughput is not None:
         speed = result.throughput
         seconds = speed.network_seconds + speed.postprocess_seconds
@@ -305,8 +288,8 @@ def _speed(result: EvaluationResult) -> list[Block]:
         ]
         note = "Detection on tiles, with warping included."
     else:
-        return [Text("The speed was not measured.")]
-    return [Text(note), Table(["what", "value"], rows)]
+        return [pages.Text("The speed was not measured.")]
+    return [pages.Text(note), pages.Table(["what", "value"], rows)]
 
 
 def _worst_first(result: EvaluationResult) -> list[str]:
@@ -315,11 +298,14 @@ def _worst_first(result: EvaluationResult) -> list[str]:
     return sorted(aps, key=lambda name: math.inf if math.isnan(aps[name]) else aps[name])
 
 
-def _shortened(header: Sequence[str], rows: Sequence[Sequence[str | int]]) -> list[Block]:
+def _shortened(header: Sequence[str], rows: Sequence[Sequence[str | int]]) -> list[pages.Block]:
     """Returns a table, of which only the first rows are shown at first if there are many."""
     if len(rows) <= MAX_CLASSES:
-        return [Table(header, rows)]
-    return [Table(header, rows[:_SHOWN]), Details(f"All {len(rows)} classes", [Table(header, rows)])]
+        return [pages.Table(header, rows)]
+    return [
+        pages.Table(header, rows[:_SHOWN]),
+        pages.Details(f"All {len(rows)} classes", [pages.Table(header, rows)]),
+    ]
 
 
 def _size_cell(ap: float, num_objects: int) -> str:

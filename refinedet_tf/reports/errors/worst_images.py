@@ -38,10 +38,7 @@ class ImageErrors:
 def worst_images(matches: MatchedDetections, thresholds: np.ndarray, count: int) -> list[ImageErrors]:
     """Ranks the images by the weight of their errors; of equal ones, the first in the dataset comes first.
 
-    Args:
-        matches: the matched detections.
-        thresholds: float [C], the smallest score of the detections of each class; nan keeps none.
-        count: the largest number of images; images without an error are left out.
+    The thresholds are those of `MatchedDetections.kept`. At most `count` images come, none without an error.
     """
     detections, ground_truth = matches.detections, matches.ground_truth
     kept = matches.kept(thresholds)
@@ -80,15 +77,7 @@ def draw_errors(
     wrong detections red with class, score in percent and kind of error, as far as the names have room.
     Difficult objects are not drawn.
 
-    Args:
-        pixels: uint8 [H, W, 3], RGB.
-        image_errors: the errors on this image.
-        matches: the matched detections.
-        error_kinds: the kinds of the errors.
-        class_names: C names, label 1 first.
-
-    Returns:
-        uint8 [h, w, 3], RGB; the longer side has `PICTURE_SIDE` pixels.
+    The image is uint8 [H, W, 3], RGB, and the picture uint8 [h, w, 3] with `PICTURE_SIDE` as its longer side.
     """
     detections, ground_truth = matches.detections, matches.ground_truth
     here = np.flatnonzero((ground_truth.images == image_errors.image) & ~ground_truth.difficult)

@@ -45,14 +45,7 @@ class SizeCoverage:
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-    """The coverage of all objects, and by size.
-
-    Attributes:
-        objects: the number of objects.
-        share_below: the share of them, 0..1, whose best IoU is below `positive_iou`; None without objects.
-        mean_best_iou: the mean of their best IoUs; None without objects.
-        sizes: the same per size bucket, between each two of `SIZE_LIMITS`, smallest first.
-    """
+    """The coverage of all objects, and per size bucket, between each two of `SIZE_LIMITS`, smallest first."""
 
     objects: int
     share_below: float | None
@@ -111,12 +104,8 @@ def level_ious(
 ) -> np.ndarray:
     """Returns the IoU of each object with the best anchor of a level, as `best_ious` does.
 
-    Args:
-        boxes: float [N, 4], normalised `[ymin, xmin, ymax, xmax]`.
-        image_size: (height, width) of the network's input in pixels.
-        stride: the distance between neighbouring cells in pixels.
-        grid: (rows, columns) of the level.
-        shapes: float64 [n, 2], (height, width) in pixels of the anchors of a cell.
+    The level has a grid of (rows, columns) and in each cell anchors of the shapes (height, width) in pixels,
+    float64 [n, 2].
     """
     pixels = np.asarray(boxes, np.float64).reshape(-1, 2, 2) * np.asarray(image_size, np.float64)
     low, high = pixels[:, 0], pixels[:, 1]

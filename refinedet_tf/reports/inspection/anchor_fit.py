@@ -28,6 +28,9 @@ MAX_BOXES = 2_000
 FACTORS = (1.5, 1.2, 1.05)
 """The factors by which the search changes a scale or an aspect ratio, one after the other."""
 
+MAX_SCALES = 2
+"""The largest number of scales of a level."""
+
 MAX_SWEEPS = 8
 """The number of times that the search tries all scales and aspect ratios with the same factor."""
 
@@ -48,7 +51,6 @@ def fit_anchors(
     boxes: np.ndarray,
     image_size: tuple[int, int],
     stride_4: bool = False,
-    max_scales: int = 2,
     positive_iou: float = PAPERS_IOU,
 ) -> Levels | None:
     """Suggests scales and aspect ratios per level that reach more objects than the paper's.
@@ -61,7 +63,6 @@ def fit_anchors(
         boxes: float [N, 4], normalised `[ymin, xmin, ymax, xmax]`, of any number of images.
         image_size: (height, width) of the network's input in pixels.
         stride_4: whether the network has a finer level of stride 4.
-        max_scales: the largest number of scales of a level, at least 1.
         positive_iou: the IoU from which an anchor reaches an object, the value of `loss.positive_iou`.
 
     Returns:
@@ -86,11 +87,9 @@ def fit_anchors(
     default = best_ious(boxes, image_size)
     best, best_score = None, _score(default, positive_iou) + SMALLEST_GAIN
     for start in starts:
-        try:
-            check_levels(start, image_size)
-        except ValueError:
+        if not _are_valid(start, image_size):
             continue
-        levels = _Search(sample, image_size, max_scales, positive_iou).improve(start)
+        levels = _Search(sample, image_size, positive_iou).improve(start)
         ious = best_ious(boxes, image_size, levels)
         reached, reached_before = (_reached(values, positive_iou) for values in (ious, default))
         is_no_worse = np.mean(ious) >= np.mean(default) and reached >= reached_before
@@ -141,25 +140,23 @@ def _start_level(stride: Stride, boxes: np.ndarray, image_size: tuple[int, int])
     )
 
 
+def _are_valid(levels: Sequence[AnchorLevel], image_size: tuple[int, int]) -> bool:
+    try:
+        check_levels(levels, image_size)
+    except ValueError:
+        return False
+    return True
+
+
 def _rounded_ratio(ratio: float) -> float:
     return round(min(max(float(ratio), 0.02), 50.0), 2)
 
 
 class _Search:
-    """A search that improves the score of anchors on some boxes.
+    """A search that improves the score of anchors on some boxes, float64 [N, 4], normalised."""
 
-    Attributes:
-        boxes: float64 [N, 4], normalised.
-        image_size: (height, width) in pixels.
-        max_scales: the largest number of scales of a level.
-        positive_iou: the IoU from which an anchor reaches a box.
-    """
-
-    def __init__(
-        self, boxes: np.ndarray, image_size: tuple[int, int], max_scales: int, positive_iou: float
-    ) -> None:
-        self.boxes, self.image_size = boxes, image_size
-        self.max_scales, self.positive_iou = max_scales, positive_iou
+    def __init__(self, boxes: np.ndarray, image_size: tuple[int, int], positive_iou: float) -> None:
+        self.boxes, self.image_size, self.positive_iou = boxes, image_size, positive_iou
 
     def improve(self, levels: Levels) -> Levels:
         """Changes the scales and aspect ratios, and adds a scale at a time where it gains most."""
@@ -169,7 +166,7 @@ class _Search:
                 self._climb(changed, [number])
                 for number, level in enumerate(levels)
                 for more in self._with_one_more_scale(level)
-                if self._are_valid(changed := (*levels[:number], more, *levels[number + 1 :]))
+                if _are_valid(changed := (*levels[:number], more, *levels[number + 1 :]), self.image_size)
             ]
             if not larger or max(found for _, found in larger) < score + GAIN_PER_SCALE:
                 return levels
@@ -177,14 +174,9 @@ class _Search:
             levels, score = self._climb(levels, range(len(levels)))
 
     def _climb(self, levels: Levels, numbers: Sequence[int]) -> tuple[Levels, float]:
-        """Changes one scale or aspect ratio of some levels at a time as long as the score rises.
+        """Changes one scale or aspect ratio at a time of the levels with these indices, while that gains.
 
-        Args:
-            levels: the levels at the start.
-            numbers: the indices of the levels that may change.
-
-        Returns:
-            The levels and their score.
+        Returns the levels and their score.
         """
         ious = [self._level_ious(level) for level in levels]
         score = _score(np.max(ious, axis=0), self.positive_iou)
@@ -202,22 +194,15 @@ class _Search:
     ) -> tuple[Levels, float]:
         """Multiplies and divides each scale and aspect ratio of a level by a factor, where that gains.
 
-        Args:
-            levels: all levels.
-            number: the index of the level.
-            factor: the factor.
-            ious: the boxes' best IoUs with the anchors of each level; they follow the changes.
-            score: the score of the levels.
-
-        Returns:
-            The levels and their score.
+        `ious` are the boxes' best IoUs with the anchors of each level, which follow the changes. Returns the
+        levels and their score.
         """
         rest = np.max([row for index, row in enumerate(ious) if index != number], axis=0)
         places = range(len(levels[number].scales) + len(levels[number].aspect_ratios))
         for place, change in itertools.product(places, (factor, 1 / factor)):
             level = _changed(levels[number], place, change)
             changed = levels if level is None else (*levels[:number], level, *levels[number + 1 :])
-            if level is None or not self._are_valid(changed):
+            if level is None or not _are_valid(changed, self.image_size):
                 continue
             row = self._level_ious(level)
             found = _score(np.maximum(rest, row), self.positive_iou)
@@ -226,18 +211,11 @@ class _Search:
         return levels, score
 
     def _with_one_more_scale(self, level: AnchorLevel) -> Iterator[AnchorLevel]:
-        if len(level.scales) < self.max_scales:
+        if len(level.scales) < MAX_SCALES:
             for scale in (min(level.scales) / 1.5, max(level.scales) * 1.5):
                 if 1 <= scale <= max(self.image_size):
                     scales = tuple(sorted({*level.scales, round(scale, 1)}))
                     yield dataclasses.replace(level, scales=scales)
-
-    def _are_valid(self, levels: Sequence[AnchorLevel]) -> bool:
-        try:
-            check_levels(levels, self.image_size)
-        except ValueError:
-            return False
-        return True
 
     def _level_ious(self, level: AnchorLevel) -> np.ndarray:
         (grid,) = level_grids(self.image_size, [level])
@@ -245,13 +223,7 @@ class _Search:
 
 
 def _changed(level: AnchorLevel, place: int, factor: float) -> AnchorLevel | None:
-    """Multiplies one of the scales and aspect ratios; None if that is not possible.
-
-    Args:
-        level: the level.
-        place: the index of the number in the scales followed by the aspect ratios.
-        factor: the factor.
-    """
+    """Multiplies the number at a place of (scales, aspect ratios); None if that is not possible."""
     scales, ratios = list(level.scales), list(level.aspect_ratios)
     if place < len(scales):
         scales[place] = round(scales[place] * factor, 1)

@@ -44,12 +44,9 @@ class AnchorReport:
 
 
 def inspect_anchors(dataset: DetectionDataset, config: Config, image_size: tuple[int, int]) -> AnchorReport:
-    """Measures the configured anchors and fits others to the objects that training uses.
+    """Measures the configured anchors and fits others to the training objects that training uses.
 
-    Args:
-        dataset: the training images and their objects.
-        config: `model.anchors`, `loss.positive_iou` and `data` are used.
-        image_size: height and width of the network's input in pixels.
+    The image size is height and width of the network's input in pixels.
     """
     boxes, labels, _ = training_objects(dataset, config)
     model_config, positive_iou = config.model, config.loss.positive_iou

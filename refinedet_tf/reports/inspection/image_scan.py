@@ -32,12 +32,9 @@ class ImageScan:
 
 
 def scan_images(dataset: DetectionDataset, progress: Progress, workers: int | None = None) -> ImageScan:
-    """Decodes all image files of a data set in threads, with few of them in memory at a time.
+    """Decodes all image files of a data set in threads, by default one per core, and few at a time.
 
-    Args:
-        dataset: the images.
-        progress: is called after each image.
-        workers: the number of threads; None: one per core. The result does not depend on it.
+    `progress` is called after each image. The result does not depend on the number of threads.
     """
     tasks = zip(dataset.image_paths, dataset.image_sizes, strict=True)
     digests: list[bytes | None] = []
@@ -52,13 +49,9 @@ def scan_images(dataset: DetectionDataset, progress: Progress, workers: int | No
 
 
 def find_same_images(scans: Mapping[str, ImageScan]) -> list[list[tuple[str, int]]]:
-    """Finds the images that occur more than once, within a split or in several.
+    """Finds the images that occur more than once, within a split or in several, by the names of the splits.
 
-    Args:
-        scans: the name of each split -> its images.
-
-    Returns:
-        One list per such image: the split and the index of each occurrence, in the order of the splits.
+    Returns one list per such image: the split and the index of each occurrence, in the order of the splits.
     """
     places = collections.defaultdict(list)
     for split, scan in scans.items():

@@ -67,9 +67,7 @@ def images_of_objects(dataset: DetectionDataset) -> np.ndarray:
 def object_sides(boxes: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     """Returns sqrt(height * width) in pixels of the network's input, float64 [n].
 
-    Args:
-        boxes: float32 [n, 4], normalised `[ymin, xmin, ymax, xmax]`.
-        image_size: height and width of the network's input in pixels.
+    The boxes are float32 [n, 4], normalised `[ymin, xmin, ymax, xmax]`; the size is height and width.
     """
     return np.sqrt(np.prod(_extents(boxes), axis=1) * math.prod(image_size))
 
@@ -79,9 +77,7 @@ def count_objects(
 ) -> tuple[ObjectCounts, dict[str, ObjectCounts]]:
     """Counts the objects of all classes together and of each class.
 
-    Args:
-        dataset: the images and their objects.
-        image_size: height and width of the network's input in pixels.
+    The image size is height and width of the network's input in pixels.
     """
     sides = object_sides(dataset.boxes, image_size)
     scale = math.sqrt(math.prod(image_size))
@@ -108,11 +104,6 @@ def count_objects(
     return count(np.arange(len(dataset.boxes)), len(dataset)), per_class
 
 
-def images_without_objects(dataset: DetectionDataset) -> list[int]:
-    """Returns the indices of the images without objects; none if the data set has no annotations at all."""
-    return np.flatnonzero(np.diff(dataset.offsets) == 0).tolist() if dataset.labelled else []
-
-
 def images_without_usual_class(dataset: DetectionDataset) -> dict[str, list[int]]:
     """Finds images on which somebody may have forgotten a class.
 
@@ -134,10 +125,6 @@ def images_without_usual_class(dataset: DetectionDataset) -> dict[str, list[int]
 
 def overlaps(dataset: DetectionDataset, nms_iou: float) -> tuple[list[Pair], int]:
     """Compares the boxes of each image with those of the same class; difficult objects are left out.
-
-    Args:
-        dataset: the images and their objects.
-        nms_iou: the value of `postprocess.nms_iou`.
 
     Returns:
         The pairs above `TWICE_IOU`, in the order of the images, and the number of objects that overlap

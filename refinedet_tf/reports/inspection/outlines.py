@@ -12,6 +12,9 @@ from refinedet_tf.fonts import name_font
 FONT_SIZE = 12
 PADDING = 2
 
+OPACITY = 0.6
+"""The opacity of the lines of anchors."""
+
 ROUNDING = 0.01
 """A box touches a pixel if it covers more than this fraction of its width; less comes from rounding."""
 
@@ -24,16 +27,8 @@ def draw_outlines(
 ) -> np.ndarray:
     """Draws each box as an outline that runs outside of it, with the name of its class beside it.
 
-    A name is left out where it would cover a box or another name; the colour still tells the class.
-
-    Args:
-        image: uint8 [H, W, 3], RGB.
-        boxes: float [n, 4], normalised `[ymin, xmin, ymax, xmax]`.
-        labels: int [n], 1..C.
-        class_names: C names, label 1 first.
-
-    Returns:
-        uint8 [H, W, 3].
+    A name is left out where it would cover a box or another name; the colour still tells the class. The image
+    is uint8 [H, W, 3], RGB; boxes are float [n, 4], normalised `[ymin, xmin, ymax, xmax]`, and labels 1..C.
     """
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
@@ -63,28 +58,18 @@ def draw_outlines(
 
 
 def draw_anchors(
-    image: np.ndarray,
-    anchors: np.ndarray,
-    colors: Sequence[tuple[int, int, int]],
-    opacity: float = 0.6,
+    image: np.ndarray, anchors: np.ndarray, colors: Sequence[tuple[int, int, int]]
 ) -> np.ndarray:
-    """Draws anchors as translucent lines of one pixel.
+    """Draws anchors, which may leave the image, as translucent lines of one pixel in n colours.
 
-    Args:
-        image: uint8 [H, W, 3], RGB.
-        anchors: float [n, 4], normalised `[ymin, xmin, ymax, xmax]`; they may leave the image.
-        colors: n colours, RGB.
-        opacity: 0..1.
-
-    Returns:
-        uint8 [H, W, 3].
+    The image is uint8 [H, W, 3], RGB; anchors are float [n, 4], normalised `[ymin, xmin, ymax, xmax]`.
     """
     canvas = Image.fromarray(image)
     for anchor, color in zip(anchors, colors, strict=True):
         left, top, right, bottom = _rectangle(anchor, canvas.size)
         mask = Image.new("L", canvas.size)
         outline = [left, top, max(right - 1, left), max(bottom - 1, top)]
-        ImageDraw.Draw(mask).rectangle(outline, outline=round(255 * opacity))
+        ImageDraw.Draw(mask).rectangle(outline, outline=round(255 * OPACITY))
         canvas.paste(color, mask=mask)
     return np.asarray(canvas)
 

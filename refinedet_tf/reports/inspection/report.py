@@ -22,7 +22,6 @@ from refinedet_tf.reports.inspection.objects import (
     ObjectCounts,
     Pair,
     count_objects,
-    images_without_objects,
     images_without_usual_class,
     overlaps,
 )
@@ -39,7 +38,7 @@ class SplitReport:
     counts: ObjectCounts
     class_counts: Mapping[str, ObjectCounts]
     without_objects: list[int]
-    """The indices of the images without objects."""
+    """The indices of the images without objects; none if the split has no annotations at all."""
     without_usual_class: Mapping[str, list[int]]
     """A class that is on nearly all images with objects -> the indices of those that lack it."""
     twice: list[Pair]
@@ -99,25 +98,33 @@ def inspect_data(config: Config, progress: Callable[[str], Progress]) -> DataRep
             continue
         dataset = read_dataset(config.data, split)
         config = with_classes(config, dataset.class_names)
-        counts, class_counts = count_objects(dataset, image_size)
-        twice, crowded = overlaps(dataset, config.postprocess.nms_iou)
-        splits[split] = SplitReport(
-            dataset=dataset,
-            scan=scan_images(dataset, progress(f"decoding {split}")),
-            root=config.data.root,
-            counts=counts,
-            class_counts=class_counts,
-            without_objects=images_without_objects(dataset),
-            without_usual_class=images_without_usual_class(dataset),
-            twice=twice,
-            crowded=crowded,
-        )
+        scan = scan_images(dataset, progress(f"decoding {split}"))
+        splits[split] = inspect_split(dataset, scan, config, image_size)
     return DataReport(
         config=config,
         image_size=image_size,
         splits=splits,
         same_images=find_same_images({name: split.scan for name, split in splits.items()}),
         anchors=inspect_anchors(splits["train"].dataset, config, image_size),
+    )
+
+
+def inspect_split(
+    dataset: DetectionDataset, scan: ImageScan, config: Config, image_size: tuple[int, int]
+) -> SplitReport:
+    """Looks at the objects of a split whose images were scanned."""
+    counts, class_counts = count_objects(dataset, image_size)
+    twice, crowded = overlaps(dataset, config.postprocess.nms_iou)
+    return SplitReport(
+        dataset=dataset,
+        scan=scan,
+        root=config.data.root,
+        counts=counts,
+        class_counts=class_counts,
+        without_objects=np.flatnonzero(np.diff(dataset.offsets) == 0).tolist() if dataset.labelled else [],
+        without_usual_class=images_without_usual_class(dataset),
+        twice=twice,
+        crowded=crowded,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from refinedet_tf.data.box_checks import format_box
+from refinedet_tf.reports import charts, pages
 from refinedet_tf.reports.inspection.anchor_coverage import Coverage, SizeCoverage
 from refinedet_tf.reports.inspection.anchor_fit import anchors_as_json
 from refinedet_tf.reports.inspection.findings import percent, plural, split_title
@@ -14,60 +15,38 @@ from refinedet_tf.reports.inspection.image_scan import repeated_images
 from refinedet_tf.reports.inspection.objects import ASPECT_RATIO_NAMES, SIZE_LIMITS, ObjectCounts
 from refinedet_tf.reports.inspection.report import DataReport, SplitReport, report_to_json
 from refinedet_tf.reports.inspection.samples import MAX_CLASSES, annotated_samples, augmented_samples
-from refinedet_tf.reports.pages import (
-    BarChart,
-    Block,
-    Code,
-    Columns,
-    Details,
-    Finding,
-    Findings,
-    Picture,
-    Section,
-    Table,
-    Text,
-    make_report_folder,
-    render_page,
-    write_report,
-)
-from refinedet_tf.reports.pages.blocks import Cell
 
 MAX_ROWS = 200
 """The largest number of rows of a table; report.json has all."""
 
 
-def report_data(folder: Path, report: DataReport, findings: Sequence[Finding]) -> Path:
+def report_data(folder: Path, report: DataReport, findings: Sequence[pages.Finding]) -> Path:
     """Writes the page and the numbers; the images of the samples are read again.
 
-    Args:
-        folder: it is made where it does not exist.
-        report: what `inspect_data` returns.
-        findings: what `find_all` returns for it.
-
-    Returns:
-        The file of the page.
+    The folder is made where it does not exist. The findings are those of `find_all` for the report. Returns
+    the file of the page.
 
     Raises:
         InputError: a file cannot be written.
     """
     found = [{"level": finding.level, "text": finding.text} for finding in findings]
     page = _page(report, findings)
-    make_report_folder(folder)
-    return write_report(folder, page, {"findings": found} | report_to_json(report))
+    pages.make_report_folder(folder)
+    return pages.write_report(folder, page, {"findings": found} | report_to_json(report))
 
 
-def _page(report: DataReport, findings: Sequence[Finding]) -> str:
+def _page(report: DataReport, findings: Sequence[pages.Finding]) -> str:
     train = report.splits["train"]
     unusable = train.scan.problems
     too_many_classes = len(report.config.class_names) > MAX_CLASSES
     sections = [
-        Section("Findings", [Findings(findings)]),
-        Section("Classes", _classes(report)),
-        Section("Sizes and shapes", _histograms(report)),
-        Section("Anchors", _anchors(report)),
-        Section("Images", _images(report)),
-        Section("Boxes", _boxes(report)),
-        Section(
+        pages.Section("Findings", [pages.Findings(findings)]),
+        pages.Section("Classes", _classes(report)),
+        pages.Section("Sizes and shapes", _histograms(report)),
+        pages.Section("Anchors", _anchors(report)),
+        pages.Section("Images", _images(report)),
+        pages.Section("Boxes", _boxes(report)),
+        pages.Section(
             "Annotated samples",
             _pictures(
                 "Objects of each class of train, smaller ones first. A name is left out where it would cover "
@@ -76,7 +55,7 @@ def _page(report: DataReport, findings: Sequence[Finding]) -> str:
                 annotated_samples(train.dataset, unusable, report.image_size),
             ),
         ),
-        Section(
+        pages.Section(
             "Training samples",
             _pictures(
                 "The first samples of the training as the network sees them: expanded or cropped, warped, "
@@ -88,19 +67,21 @@ def _page(report: DataReport, findings: Sequence[Finding]) -> str:
         ),
     ]
     subtitle = "; ".join(split_title(name, split) for name, split in report.splits.items())
-    return render_page(
+    return pages.render_page(
         f"Data of {report.config.name}",
         f"{subtitle}. The network's input has {_size(report)} pixels.",
         sections,
     )
 
 
-def _pictures(text: str, pictures: Iterable[Picture]) -> list[Block]:
+def _pictures(text: str, pictures: Iterable[pages.Picture]) -> list[pages.Block]:
     shown = list(pictures)
-    return [Text(text), Columns(shown, min_width=300)] if shown else [Text("There is nothing to show.")]
+    if not shown:
+        return [pages.Text("There is nothing to show.")]
+    return [pages.Text(text), pages.Columns(shown, min_width=300)]
 
 
-def _classes(report: DataReport) -> list[Block]:
+def _classes(report: DataReport) -> list[pages.Block]:
     splits = {name: split for name, split in report.splits.items() if split.dataset.labelled}
     train = report.splits["train"]
     header = ["class", *splits, "pixels", "not reached"]
@@ -114,23 +95,23 @@ def _classes(report: DataReport) -> list[Block]:
     ]
     share = report.anchors.choices[0].coverage.share_below
     rows.append(_class_row("all", [split.counts for split in splits.values()], share))
-    blocks: list[Block] = [
-        Text(
+    blocks: list[pages.Block] = [
+        pages.Text(
             "For each split, the number of objects and in brackets the number of images with them. The sizes "
             "are those of train, smallest - median - largest: the square root of the area, in pixels after "
             f"the image was warped to {_size(report)}. The last column is the share of the training objects "
             f"that no anchor reaches (IoU below {report.config.loss.positive_iou:g})."
         ),
-        Table(header, rows),
+        pages.Table(header, rows),
     ]
     if train.counts.difficult:
         blocks.append(
-            Text(f"Of the training objects, {train.counts.difficult:,} are marked difficult or crowd.")
+            pages.Text(f"Of the training objects, {train.counts.difficult:,} are marked difficult or crowd.")
         )
     return blocks
 
 
-def _class_row(name: str, counts: Sequence[ObjectCounts], not_reached: float | None) -> list[Cell]:
+def _class_row(name: str, counts: Sequence[ObjectCounts], not_reached: float | None) -> list[pages.Cell]:
     sides = counts[0].sides
     return [
         name,
@@ -140,7 +121,7 @@ def _class_row(name: str, counts: Sequence[ObjectCounts], not_reached: float | N
     ]
 
 
-def _histograms(report: DataReport) -> list[Block]:
+def _histograms(report: DataReport) -> list[pages.Block]:
     """Returns the histograms of all classes together, and hidden those of each class."""
     splits = {
         name: split
@@ -150,7 +131,7 @@ def _histograms(report: DataReport) -> list[Block]:
     size_names = ["0", *(f"{limit * _scale(report):.0f}" for limit in SIZE_LIMITS[1:-1])]
     size_title = f"square root of the area, pixels at {_size(report)}"
 
-    def charts(title: str, class_name: str | None) -> list[Block]:
+    def histograms(title: str, class_name: str | None) -> list[pages.Block]:
         sizes, ratios = {}, {}
         for name, split in splits.items():
             counts = split.counts if class_name is None else split.class_counts[class_name]
@@ -159,8 +140,8 @@ def _histograms(report: DataReport) -> list[Block]:
             ratios[name] = [100 * number / total for number in counts.aspect_ratios]
         unit = "% of the objects"
         return [
-            BarChart(f"{title}Size", size_names, sizes, size_title, unit),
-            BarChart(
+            charts.BarChart(f"{title}Size", size_names, sizes, size_title, unit),
+            charts.BarChart(
                 f"{title}Aspect ratio",
                 ASPECT_RATIO_NAMES,
                 ratios,
@@ -170,19 +151,19 @@ def _histograms(report: DataReport) -> list[Block]:
         ]
 
     if not splits:
-        return [Text("There is no object.")]
-    blocks: list[Block] = [Columns(charts("", None))]
+        return [pages.Text("There is no object.")]
+    blocks: list[pages.Block] = [pages.Columns(histograms("", None))]
     if len(report.config.class_names) > 1:
-        per_class = [chart for name in report.config.class_names for chart in charts(f"{name}: ", name)]
-        blocks.append(Details("Each class", [Columns(per_class)]))
+        per_class = [chart for name in report.config.class_names for chart in histograms(f"{name}: ", name)]
+        blocks.append(pages.Details("Each class", [pages.Columns(per_class)]))
     return blocks
 
 
-def _anchors(report: DataReport) -> list[Block]:
+def _anchors(report: DataReport) -> list[pages.Block]:
     anchors = report.anchors
     coverages = [choice.coverage for choice in anchors.choices]
     if not coverages[0].objects:
-        return [Text("Training has no object.")]
+        return [pages.Text("Training has no object.")]
     names = [choice.name for choice in anchors.choices]
     header = ["size, pixels", "objects"]
     positive_iou = report.config.loss.positive_iou
@@ -193,23 +174,23 @@ def _anchors(report: DataReport) -> list[Block]:
         limits = f"{size.smallest * scale:.0f} to {size.largest * scale:.0f}"
         rows.append(_coverage_row(limits, [coverage.sizes[number] for coverage in coverages]))
     rows.append(_coverage_row("all", coverages))
-    blocks: list[Block] = [
-        Text(
+    blocks: list[pages.Block] = [
+        pages.Text(
             "For each training object, the anchor that overlaps it most: the share of objects whose best IoU "
             f"is below {positive_iou:g}, which are matched with that anchor only, and the mean of the best "
             "IoUs. Augmentation changes the sizes further."
         ),
-        Table(header, rows),
+        pages.Table(header, rows),
     ]
     if anchors.advised is None:
-        return [*blocks, Text("Other anchors would gain little.")]
+        return [*blocks, pages.Text("Other anchors would gain little.")]
     text = (
         f'The anchors "{anchors.advised.name}" fit the objects better. In the section "model" of the config:'
     )
-    blocks += [Text(text), Code(anchors_as_json(anchors.advised.levels))]
+    blocks += [pages.Text(text), pages.Code(anchors_as_json(anchors.advised.levels))]
     if report.config.model.weights is not None:
         blocks.append(
-            Text(
+            pages.Text(
                 "model.weights names trained weights. The heads of a detector that was trained with other "
                 "anchors do not fit these."
             )
@@ -217,7 +198,7 @@ def _anchors(report: DataReport) -> list[Block]:
     return blocks
 
 
-def _coverage_row(name: str, coverages: Sequence[Coverage | SizeCoverage]) -> list[Cell]:
+def _coverage_row(name: str, coverages: Sequence[Coverage | SizeCoverage]) -> list[pages.Cell]:
     means = [coverage.mean_best_iou for coverage in coverages]
     return [
         name,
@@ -242,10 +223,10 @@ def _scale(report: DataReport) -> float:
     return math.sqrt(math.prod(report.image_size))
 
 
-def _images(report: DataReport) -> list[Block]:
+def _images(report: DataReport) -> list[pages.Block]:
     header = ["split", "images", "unusable", "without objects", "objects per image", "most objects"]
     header += ["smallest", "median", "largest"]
-    rows: list[list[Cell]] = []
+    rows: list[list[pages.Cell]] = []
     for name, split in report.splits.items():
         dataset = split.dataset
         sizes = np.quantile(dataset.image_sizes, (0, 0.5, 1), axis=0, method="nearest")
@@ -260,8 +241,10 @@ def _images(report: DataReport) -> list[Block]:
                 *(f"{width}x{height}" for height, width in sizes.tolist()),
             ]
         )
-    blocks: list[Block] = [
-        Table(header, rows, caption="The last columns are width x height in pixels, each over all images."),
+    blocks: list[pages.Block] = [
+        pages.Table(
+            header, rows, caption="The last columns are width x height in pixels, each over all images."
+        ),
     ]
     for name, split in report.splits.items():
         problems = [[split.file(index), text] for index, text in split.scan.problems.items()]
@@ -287,7 +270,7 @@ def _turned(split: SplitReport) -> list[list[str]]:
     return [[split.file(index), frame] for index, frame in frames.items()]
 
 
-def _same_images(report: DataReport) -> list[Block]:
+def _same_images(report: DataReport) -> list[pages.Block]:
     across = [group for group in report.same_images if len({split for split, _ in group}) > 1]
     rows = [
         [", ".join(f"{split}: {report.splits[split].file(index)}" for split, index in group)]
@@ -301,10 +284,10 @@ def _same_images(report: DataReport) -> list[Block]:
     return blocks
 
 
-def _boxes(report: DataReport) -> list[Block]:
-    blocks: list[Block] = []
+def _boxes(report: DataReport) -> list[pages.Block]:
+    blocks: list[pages.Block] = []
     for name, split in report.splits.items():
-        blocks.append(Text(f"{name}: {split.dataset.defects.summary()}."))
+        blocks.append(pages.Text(f"{name}: {split.dataset.defects.summary()}."))
         blocks += _list_of(
             f"Dropped and clipped boxes of {name}", ["file", "class", "reason", "box"], _issues(split), 3
         )
@@ -327,12 +310,12 @@ def _issues(split: SplitReport) -> list[list[str]]:
 
 
 def _list_of(
-    title: str, header: Sequence[str], rows: Sequence[Sequence[Cell]], text_columns: int
-) -> list[Block]:
+    title: str, header: Sequence[str], rows: Sequence[Sequence[pages.Cell]], text_columns: int
+) -> list[pages.Block]:
     """Returns a hidden table, cut at `MAX_ROWS`; nothing without rows."""
     if not rows:
         return []
-    inner: list[Block] = [Table(header, rows[:MAX_ROWS], text_columns)]
+    inner: list[pages.Block] = [pages.Table(header, rows[:MAX_ROWS], text_columns)]
     if len(rows) > MAX_ROWS:
-        inner.append(Text(f"{plural(len(rows) - MAX_ROWS, 'more row')} in report.json."))
-    return [Details(f"{title}: {len(rows):,}", inner)]
+        inner.append(pages.Text(f"{plural(len(rows) - MAX_ROWS, 'more row')} in report.json."))
+    return [pages.Details(f"{title}: {len(rows):,}", inner)]

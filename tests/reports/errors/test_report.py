@@ -1,5 +1,6 @@
 """The report of an evaluation, read back from its page and its JSON."""
 
+import dataclasses
 import json
 import math
 
@@ -39,9 +40,7 @@ def with_images(detections, dataset, folder):
 
 def report_of(detections, dataset, folder, metric="voc", **speed):
     """(the parsed page, its HTML, the JSON) of a report."""
-    result = score_detections(detections, dataset, metric)
-    for name, value in speed.items():
-        object.__setattr__(result, name, value)
+    result = dataclasses.replace(score_detections(detections, dataset, metric), **speed)
     make_report_folder(folder)
     page = report_errors(
         folder,
@@ -84,12 +83,8 @@ def test_page_and_json_have_the_same_numbers(scene, tmp_path, metric):
     assert [entry["weight"] for entry in worst] == sorted((entry["weight"] for entry in worst), reverse=True)
     assert html.count("data:image/jpeg") == len(worst) > 3
     assert "66.7" in page.sections["Speed"]
-
-
-def test_ap50_is_that_of_coco(scene):
-    detections, dataset = scene
-    result = score_detections(detections, dataset, "coco")
-    assert analyse(detections, dataset, result).mean_ap50 == pytest.approx(result.coco["AP50"], abs=1e-12)
+    if metric == "coco":
+        assert report["AP50"] == pytest.approx(tree["coco"]["AP50"], abs=1e-12)
 
 
 def test_same_arguments_give_the_same_files(scene, tmp_path):

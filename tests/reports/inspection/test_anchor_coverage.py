@@ -8,10 +8,10 @@ import pytest
 from own_anchors import FIVE_LEVELS, FOUR_LEVELS, level
 
 from refinedet_tf.config.files import load_config
-from refinedet_tf.config.values import AnchorLevel
+from refinedet_tf.config.values import AnchorLevel, check_levels
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.boxes import pairwise_iou
-from refinedet_tf.reports.inspection import anchor_coverage
+from refinedet_tf.reports.inspection import anchor_coverage, anchor_fit
 from refinedet_tf.reports.inspection.anchor_coverage import best_ious, coverage, relative_sizes
 from refinedet_tf.reports.inspection.anchor_fit import anchors_as_json, fit_anchors
 
@@ -83,12 +83,8 @@ def test_relative_sizes():
     assert relative_sizes(np.array([[0, 0.5, 0.25, 0.75], [0.5, 0, 0.4, 1]])).tolist() == [0.25, 0]
 
 
-@pytest.fixture(scope="module")
-def small_objects():
-    return objects_of(500, 8)
-
-
-def test_fitted_anchors_reach_objects_of_8_pixels(small_objects):
+def test_fitted_anchors_reach_objects_of_8_pixels():
+    small_objects = objects_of(500, 8)
     shares = [coverage(small_objects, (320, 320)).share_below]
     for stride_4 in (False, True):
         levels = fit_anchors(small_objects, (320, 320), stride_4=stride_4)
@@ -101,9 +97,9 @@ def test_fitted_anchors_reach_objects_of_8_pixels(small_objects):
     assert shares[2] < 0.15
 
 
-def test_a_suggestion_is_a_value_of_the_config(small_objects):
-    levels = fit_anchors(small_objects[:100], (320, 320), stride_4=True)
-    assert levels == fit_anchors(small_objects[:100], (320, 320), stride_4=True)
+def test_a_suggestion_is_a_value_of_the_config():
+    levels, again = (fit_anchors(objects_of(100, 8), (320, 320), stride_4=True) for _ in range(2))
+    assert levels == again
     tree = json.loads("{" + anchors_as_json(levels) + "}")
     config = load_config("voc320.json", [f"model.anchors={json.dumps(tree['anchors'])}"])
     assert config.model.anchors == levels
@@ -112,23 +108,18 @@ def test_a_suggestion_is_a_value_of_the_config(small_objects):
 
 @pytest.mark.parametrize("size", [(64, 64), (160, 160), (320, 512)])
 @pytest.mark.parametrize(("pixels", "spread"), [(8, 0.1), (30, 0.9), (300, 0.2), (100, 0.02)])
-def test_a_suggestion_is_never_worse_than_the_papers_anchors(size, pixels, spread):
+def test_a_suggestion_is_never_worse_than_the_papers_anchors(size, pixels, spread, monkeypatch):
+    monkeypatch.setattr(anchor_fit, "MAX_SCALES", 1)
     boxes = np.clip(objects_of(60, min(pixels, 200), spread=spread, seed=pixels), 0, 1)
     positive_iou = 0.4 if size == (64, 64) else 0.5
     default = coverage(boxes, size, positive_iou=positive_iou)
-    levels = fit_anchors(boxes, size, max_scales=1, positive_iou=positive_iou)
+    levels = fit_anchors(boxes, size, positive_iou=positive_iou)
     fitted = coverage(boxes, size, levels, positive_iou)
     assert fitted.share_below <= default.share_below
     assert fitted.mean_best_iou >= default.mean_best_iou
     if levels is not None:
         assert all(len(entry.scales) == 1 for entry in levels)
-        load_config(
-            "voc320.json",
-            [
-                f"model.anchors={json.dumps([dataclasses.asdict(entry) for entry in levels])}",
-                f"model.image_size={json.dumps(size)}",
-            ],
-        )
+        check_levels(levels, size)
 
 
 def test_the_papers_anchors_are_suggested_where_nothing_is_better():
@@ -141,7 +132,7 @@ def test_the_papers_anchors_are_suggested_where_nothing_is_better():
 
 def test_fit_on_a_sample(monkeypatch):
     """More boxes than the search looks at; whether a suggestion is better is decided on all."""
-    monkeypatch.setattr("refinedet_tf.reports.inspection.anchor_fit.MAX_BOXES", 50)
+    monkeypatch.setattr(anchor_fit, "MAX_BOXES", 50)
     boxes = objects_of(400, 20, spread=0.3)
     levels = fit_anchors(boxes, (320, 320))
     assert isinstance(levels[0], AnchorLevel)

@@ -13,13 +13,12 @@ from refinedet_tf.reports.inspection.objects import (
     ASPECT_RATIO_NAMES,
     SIZE_LIMITS,
     count_objects,
-    images_without_objects,
     images_without_usual_class,
     overlaps,
 )
 
 
-def make_dataset(*images, class_names=("a", "b"), labelled=True):
+def make_dataset(*images, class_names=("a", "b")):
     """A data set from lists of (label, ymin, xmin, ymax, xmax) per image, of 100 x 200 pixels each."""
     rows = [row for image in images for row in image]
     return DetectionDataset(
@@ -32,7 +31,6 @@ def make_dataset(*images, class_names=("a", "b"), labelled=True):
         labels=np.array([row[0] for row in rows], np.int32),
         difficult=np.zeros(len(rows), bool),
         offsets=np.concatenate([[0], np.cumsum([len(image) for image in images])]).astype(np.int64),
-        labelled=labelled,
     )
 
 
@@ -74,8 +72,6 @@ def test_counts_per_class():
     assert counts.sides == pytest.approx((64 * math.sqrt(0.04), (16 + 32) / 2, 64), rel=1e-6)
     assert counts.sizes[-1] == 1
     assert sum(counts.sizes) == sum(counts.aspect_ratios) == 4
-    assert images_without_objects(dataset) == [1]
-    assert images_without_objects(make_dataset([], [], labelled=False)) == []
 
 
 def test_usual_classes():

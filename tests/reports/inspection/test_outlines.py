@@ -54,8 +54,8 @@ def test_boxes_at_the_border_and_without_pixels():
 def test_anchors_may_leave_the_image():
     image = np.zeros((40, 40, 3), np.uint8)
     anchors = np.array([[-0.5, -0.5, 0.5, 0.5], [0.25, 0.25, 0.75, 0.75], [2.0, 2.0, 3.0, 3.0]])
-    drawn = draw_anchors(image, anchors, [(200, 0, 0), (0, 0, 200), (0, 200, 0)], opacity=0.5)
-    assert tuple(drawn[0, 19]) == (100, 0, 0)
-    assert tuple(drawn[29, 20]) == (0, 0, 100)
+    drawn = draw_anchors(image, anchors, [(200, 0, 0), (0, 0, 200), (0, 200, 0)])
+    assert tuple(drawn[0, 19]) == (120, 0, 0)
+    assert tuple(drawn[29, 20]) == (0, 0, 120)
     assert tuple(drawn[20, 20]) == (0, 0, 0)
     assert drawn[..., 1].max() == 0

@@ -68,7 +68,8 @@ def test_training_samples_are_those_of_the_training(config, monkeypatch):
     monkeypatch.setattr(
         samples, "draw_anchors", lambda image, anchors, colors: drawn.append((anchors, colors)) or image
     )
-    pictures = list(augmented_samples(dataset, {broken: "broken"}, config, number=4))
+    monkeypatch.setattr(samples, "TRAINING_SAMPLES", 4)
+    pictures = list(augmented_samples(dataset, {broken: "broken"}, config))
     assert len(pictures) == len(drawn) == 4
     readable = samples._subset(dataset, np.delete(np.arange(len(dataset)), broken))
     assert readable.image_ids == tuple(name for name in TRAIN if name != "broken")

@@ -2,9 +2,7 @@
 
 import pytest
 
-from refinedet_tf.errors import InputError
-from refinedet_tf.reports.pages import BarChart, LineChart
-from refinedet_tf.reports.pages.charts import BOTTOM, LEFT, RIGHT, TOP, axis_ticks
+from refinedet_tf.reports.charts import BOTTOM, LEFT, RIGHT, TOP, BarChart, LineChart, axis_ticks
 
 
 @pytest.mark.parametrize(
@@ -33,36 +31,18 @@ def test_bars_have_the_height_of_their_values():
     assert bars[1].tip == "large: train 4"
     assert [bar.color for bar in bars] == [0, 0, 1, 1]
     assert [tick.text for tick in chart.y_ticks()] == ["0", "1", "2", "3", "4"]
+    empty = BarChart("none", [], {"n": []})
+    assert empty.bars() == empty.x_ticks() == []
 
 
 def test_labels_without_room_are_left_out():
     chart = BarChart("many", [f"class {number:02}" for number in range(30)], {"n": [1] * 30})
-    assert [tick.text for tick in chart.x_ticks()] == [
-        "class 00",
-        "class 06",
-        "class 12",
-        "class 18",
-        "class 24",
-    ]
+    shown = [f"class {number:02}" for number in range(0, 30, 6)]
+    assert [tick.text for tick in chart.x_ticks()] == shown
 
 
-def test_empty_bar_chart():
-    chart = BarChart("none", [], {"n": []})
-    assert chart.bars() == []
-    assert chart.x_ticks() == []
-
-
-@pytest.mark.parametrize("values", [[1], [1, -1], [1, float("nan")]])
-def test_bad_values_are_refused(values):
-    with pytest.raises(InputError, match="n must have 2 values"):
-        BarChart("bad", ["a", "b"], {"n": values})
-
-
-def test_lines_keep_to_their_ranges():
+def test_lines_keep_to_the_square():
     chart = LineChart("curve", {"a": ([0, 1], [0, 2])})
     assert chart.lines()[0].points == f"{LEFT}.0,{BOTTOM}.0 {RIGHT}.0,{TOP}.0"
     assert [tick.text for tick in chart.x_ticks()] == ["0", "0.25", "0.5", "0.75", "1"]
-    with pytest.raises(InputError, match="as many x as y"):
-        LineChart("bad", {"a": ([0], [])})
-    with pytest.raises(InputError, match="a range"):
-        LineChart("bad", {}, x_range=(1.0, 1.0))
+    assert [tick.position for tick in chart.y_ticks()][::4] == [BOTTOM, TOP]

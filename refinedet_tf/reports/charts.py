@@ -7,11 +7,9 @@ here compute.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-
-from refinedet_tf.errors import InputError
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 352, 10, 178
@@ -54,29 +52,15 @@ class Line(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class BarChart:
-    """Groups of bars, one group per label and one bar per series, such as a histogram.
+    """Groups of bars, one group per label and one bar per series, such as a histogram."""
 
-    Raises:
-        InputError: a series has not as many values as there are labels, or a value is negative or not
-            finite.
-    """
-
-    kind: ClassVar = "bar_chart"
     title: str
     labels: Sequence[str]
     """The texts below the groups; where they have no room, only every second, third... is shown."""
     series: Mapping[str, Sequence[float]]
-    """Name -> one value per label. With several series, the names stand in a legend."""
+    """Name -> one value of at least 0 per label. With several series, the names stand in a legend."""
     x_title: str = ""
     y_title: str = ""
-
-    def __post_init__(self) -> None:
-        for name, values in self.series.items():
-            if len(values) != len(self.labels) or not all(0 <= value < math.inf for value in values):
-                raise InputError(
-                    f"{self.title}: {name} must have {len(self.labels)} values of at least 0, "
-                    f"got {list(values)}"
-                )
 
     @property
     def largest(self) -> float:
@@ -89,10 +73,10 @@ class BarChart:
         width = 0.8 * group / max(len(self.series), 1)
         bars = []
         for number, (name, values) in enumerate(self.series.items()):
-            for index, value in enumerate(values):
+            for index, (label, value) in enumerate(zip(self.labels, values, strict=True)):
                 x = LEFT + (index + 0.1) * group + number * width
                 height = value / self.largest * (BOTTOM - TOP)
-                tip = f"{self.labels[index]}: {name} {value:,.6g}"
+                tip = f"{label}: {name} {value:,.6g}"
                 bars.append(Bar(x, BOTTOM - height, width, height, number % NUM_COLORS, tip))
         return bars
 
@@ -117,44 +101,31 @@ class BarChart:
 
 @dataclasses.dataclass(frozen=True)
 class LineChart:
-    """Lines over a common range, such as curves of precision and recall.
+    """Lines in the square from 0 to 1, such as curves of precision and recall."""
 
-    Raises:
-        InputError: a series has not as many x as y, or a range is empty.
-    """
-
-    kind: ClassVar = "line_chart"
     title: str
     series: Mapping[str, tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]]
-    """Name -> x and y of the points, which are joined in the given order."""
+    """Name -> as many x as y of the points, 0..1, which are joined in the given order."""
     x_title: str = ""
     y_title: str = ""
-    x_range: tuple[float, float] = (0.0, 1.0)
-    y_range: tuple[float, float] = (0.0, 1.0)
-
-    def __post_init__(self) -> None:
-        if any(len(x) != len(y) for x, y in self.series.values()):
-            raise InputError(f"{self.title}: every series must have as many x as y")
-        if not (self.x_range[0] < self.x_range[1] and self.y_range[0] < self.y_range[1]):
-            raise InputError(f"{self.title}: a range must be (smallest, largest)")
 
     def lines(self) -> list[Line]:
-        """Returns all lines; points outside the ranges are moved to the border."""
+        """Returns all lines; points outside the square are moved to its border."""
         lines = []
         for number, (name, (x, y)) in enumerate(self.series.items()):
-            columns = np.interp(np.asarray(x, np.float64), self.x_range, (LEFT, RIGHT))
-            rows = np.interp(np.asarray(y, np.float64), self.y_range, (BOTTOM, TOP))
+            columns = np.interp(np.asarray(x, np.float64), (0, 1), (LEFT, RIGHT))
+            rows = np.interp(np.asarray(y, np.float64), (0, 1), (BOTTOM, TOP))
             points = " ".join(f"{column:.1f},{row:.1f}" for column, row in zip(columns, rows, strict=True))
             lines.append(Line(points, number % NUM_COLORS, name))
         return lines
 
     def x_ticks(self) -> list[Tick]:
         """Returns the marks of the horizontal axis."""
-        return _range_ticks(self.x_range, (LEFT, RIGHT))
+        return [Tick(LEFT + quarter / 4 * (RIGHT - LEFT), f"{quarter / 4:g}") for quarter in range(5)]
 
     def y_ticks(self) -> list[Tick]:
         """Returns the marks of the vertical axis."""
-        return _range_ticks(self.y_range, (BOTTOM, TOP))
+        return [Tick(BOTTOM - quarter / 4 * (BOTTOM - TOP), f"{quarter / 4:g}") for quarter in range(5)]
 
 
 def axis_ticks(largest: float) -> list[float]:
@@ -164,10 +135,3 @@ def axis_ticks(largest: float) -> list[float]:
     power = 10.0 ** math.floor(math.log10(largest / 4))
     step = next(factor * power for factor in (1, 2, 5, 10) if largest / (factor * power) <= 4 * (1 + 1e-9))
     return [number * step for number in range(math.ceil(largest / step - 1e-9) + 1)]
-
-
-def _range_ticks(values: tuple[float, float], positions: tuple[float, float]) -> list[Tick]:
-    return [
-        Tick(float(position), f"{value:,.4g}")
-        for value, position in zip(np.linspace(*values, 5), np.linspace(*positions, 5), strict=True)
-    ]

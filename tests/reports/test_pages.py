@@ -8,14 +8,13 @@ from page_text import check_self_contained
 
 from refinedet_tf.errors import InputError
 from refinedet_tf.reports import NUMBERS
+from refinedet_tf.reports.charts import BarChart, LineChart
 from refinedet_tf.reports.pages import (
-    BarChart,
     Code,
     Columns,
     Details,
     Finding,
     Findings,
-    LineChart,
     Picture,
     Section,
     Table,
@@ -67,25 +66,9 @@ def test_content_is_found_again():
     assert page.sections["Nothing"] == "Nothing"
 
 
-def test_same_arguments_give_the_same_page():
-    assert full_page() == full_page()
-
-
 def test_page_is_written_with_names_that_are_not_unicode(tmp_path):
     page = write_report(tmp_path, full_page("caf\udce9.jpg"), {"file": "caf\udce9.jpg"})
     assert "caf\\udce9.jpg" in page.read_bytes().decode("utf-8")
     assert json.loads((tmp_path / NUMBERS).read_text("utf-8")) == {"file": "caf\udce9.jpg"}
     with pytest.raises(InputError, match="nowhere"):
         write_report(tmp_path / "nowhere", "", {})
-
-
-def test_picture_is_reduced():
-    picture = Picture.from_pixels(np.zeros((40, 80, 3), np.uint8), alt="black", max_side=20)
-    assert (picture.width, picture.height) == (20, 10)
-    with pytest.raises(InputError, match="uint8"):
-        Picture.from_pixels(np.zeros((4, 4), np.uint8), alt="grey")
-
-
-def test_rows_must_have_the_length_of_the_header():
-    with pytest.raises(InputError, match="row 1 of the table has 1 cells, but the header has 2"):
-        Table(["a", "b"], [["x", 1], ["y"]])
