@@ -107,7 +107,7 @@ def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Work
     )
     from refinedet_tf.evaluation.server_files import check_server_files
     from refinedet_tf.reports.pages import make_report_folder
-    from refinedet_tf.training.agreement import join_workers, weights_fact
+    from refinedet_tf.training.agreement import join_workers
     from refinedet_tf.training.validation import Rounds, gather_portions
 
     writes = workers.index == 0
@@ -128,9 +128,7 @@ def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Work
     if options.report is not None and writes:
         make_report_folder(options.report)
     facts = {"--multi-scale": options.multi_scale, "--tiles": tiling and list(dataclasses.astuple(tiling))}
-    if not workers.alone:
-        facts |= weights_fact(model.variables)
-    join_workers(workers, config, {"test set": dataset}, facts)
+    join_workers(workers, facts, config, {"test set": dataset}, model.variables)
     printer = ProgressPrinter()
     rounds = Rounds(workers, len(dataset), config.evaluation.batch_size)
 

@@ -1,6 +1,5 @@
 """The best validation of a run, and what it was measured by."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -8,20 +7,17 @@ from typing import Any
 from refinedet_tf.config import Config
 from refinedet_tf.errors import shortened_text
 from refinedet_tf.run_folder import is_average_precision, is_step
-from refinedet_tf.training.agreement import changed_data
+from refinedet_tf.training.agreement import changed_data, values_by_key
+
+MEASURED_BY = ("data.validation", "evaluation.", "postprocess.")
+"""The beginnings of the keys that a validation depends on besides the network."""
 
 
 def measured_by(config: Config) -> dict[str, Any]:
-    """Returns the keys of a config that a validation depends on besides the network, with JSON values.
-
-    They are `data.validation`, `postprocess` and `evaluation` without its batch size.
-    """
-    keys: dict[str, Any] = {"data.validation": config.data.validation}
-    for section in ("evaluation", "postprocess"):
-        values = dataclasses.asdict(getattr(config, section))
-        keys |= {f"{section}.{name}": value for name, value in values.items()}
-    del keys["evaluation.batch_size"]
-    return json.loads(json.dumps(keys))
+    """Returns the keys of `MEASURED_BY`, but for the size of the batches, with values as JSON holds them."""
+    values = {key: value for key, value in values_by_key(config).items() if key.startswith(MEASURED_BY)}
+    del values["evaluation.batch_size"]
+    return values
 
 
 def is_best(value: object) -> bool:

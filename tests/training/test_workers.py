@@ -14,7 +14,7 @@ from processes import finish, free_ports, local_cluster, start_workers
 from run_files import assert_equal_weights, entries_without_times
 
 import train
-from refinedet_tf.training import meeting
+from refinedet_tf.training import cluster
 
 MULTI = ('training.strategy="multi_worker"', "training.learning_rate=1e-4", "training.validate_every=100")
 
@@ -179,7 +179,7 @@ def test_only_the_chief_writes(story):
 
 @pytest.mark.parametrize("task", [0, 1])
 def test_a_worker_that_never_comes(config_file, command, monkeypatch, tmp_path, task):
-    monkeypatch.setattr(meeting, "FIRST_WORD", 0.2)
+    monkeypatch.setattr(cluster, "FIRST_WORD", 0.2)
     tf_config = local_cluster(2)[task]
     monkeypatch.setenv("TF_CONFIG", tf_config)
     arguments = arguments_for(config_file, tmp_path / "run", "training.wait_for_workers=1")
@@ -195,8 +195,8 @@ def test_a_worker_that_never_comes(config_file, command, monkeypatch, tmp_path, 
 
 def test_a_port_in_use(config_file, refused, monkeypatch, tmp_path):
     (port,) = free_ports(1)
-    cluster = {"worker": [f"localhost:{port}"]}
-    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}}))
+    tf_config = {"cluster": {"worker": [f"localhost:{port}"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(tf_config))
     with socket.create_server(("127.0.0.1", port)):
         line = refused(train, *arguments_for(config_file, tmp_path / "run"))
     assert line == (
