@@ -58,17 +58,6 @@ def test_preprocessing_subtracts_before_it_rounds(tf_test):
     tf_test.assertAllEqual(tf.cast(found, tf.float32), [[[[6.75, 3.25, 7.5]]]])
 
 
-def test_l2_normalize_forward(tf_test):
-    features = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
-    layer = L2Normalize(8.0)
-    norm = np.sqrt((features.astype(float) ** 2).sum(-1, keepdims=True))
-    tf_test.assertAllClose(layer(features), 8 * features / norm, rtol=1e-5, atol=0)
-    scale = np.arange(1, 6)
-    layer.scale.assign(scale)
-    tf_test.assertAllClose(layer(features), scale * features / norm, rtol=1e-5, atol=0)
-    assert layer.trainable_variables == [layer.scale]
-
-
 def test_l2_normalize_of_nothing_is_zero_with_a_finite_gradient(tf_test):
     features = tf.zeros((1, 2, 2, 3))
     layer = L2Normalize(10.0)
