@@ -4,18 +4,41 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field
 
 from refinedet_tf.config import MAX_STEPS, Config
 from refinedet_tf.config.files import config_to_json
 from refinedet_tf.errors import InputError, listed, shortened, shortened_text
 from refinedet_tf.files import check_utf8, explain_os_errors, is_file, is_folder, write_aside
-from refinedet_tf.json_files import parse_json
+from refinedet_tf.json_files import check_tree, parse_json
 
 STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]{0,17})")
 """The name of the folder of a checkpoint."""
 
 MARK = "A training of refinedet made this folder. Without a checkpoint and weights, it may be begun anew.\n"
 """The content of the file that marks a run folder."""
+
+
+AveragePrecision = Annotated[float, Field(ge=0, le=1)]
+Steps = Annotated[int, Field(ge=0, le=MAX_STEPS)]
+"""A number of finished steps."""
+
+
+class _Validation(BaseModel, strict=True):
+    """What the log says of a validation; a set or a class without objects has no average precision."""
+
+    mAP: AveragePrecision | None  # noqa: N815 - the key in the files
+    AP: dict[str, AveragePrecision | None]
+    loss: float = 0.0
+    metric: str = ""
+    data: list[str] = []
+
+
+class _Entry(BaseModel, strict=True):
+    step: Steps
+    validation: _Validation = Field(default=None)
 
 
 def default_run_folder(name: str) -> str:
@@ -242,35 +265,8 @@ def saved_steps(folder: Path) -> list[int]:
 def _parse(line: bytes) -> dict | None:
     """Returns an entry of the log, or None if the line is not an entry."""
     try:
-        entry = parse_json(line, "log.jsonl")
+        entry: dict = parse_json(line, "log.jsonl")
+        check_tree(entry, _Entry, "log.jsonl")
     except InputError:
         return None
-    if not isinstance(entry, dict) or not is_step(entry.get("step")):
-        return None
-    return entry if "validation" not in entry or _is_validation(entry["validation"]) else None
-
-
-def is_step(value: object) -> bool:
-    """Says whether a value from a file of a run is a number of finished steps."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_STEPS
-
-
-def is_average_precision(value: object) -> bool:
-    """Says whether a value from a file of a run is an average precision, 0..1."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-def _is_validation(value: object) -> bool:
-    """Says whether a value from the log describes a validation, {"mAP", "AP", "best", "metric", "data"}."""
-    if not isinstance(value, dict) or "mAP" not in value or not isinstance(value.get("AP"), dict):
-        return False
-    if not isinstance(value.get("loss", 0.0), int | float):
-        return False
-    data = value.get("data", [])
-    if not isinstance(value.get("metric", ""), str) or not isinstance(data, list):
-        return False
-    if not all(isinstance(name, str) for name in data):
-        return False
-    precisions = [value["mAP"], *value["AP"].values()]
-    # A class without objects has no average precision.
-    return all(precision is None or is_average_precision(precision) for precision in precisions)
+    return entry

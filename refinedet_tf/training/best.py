@@ -6,7 +6,6 @@ from typing import Any
 
 from refinedet_tf.config import Config
 from refinedet_tf.errors import shortened_text
-from refinedet_tf.run_folder import is_average_precision, is_step
 from refinedet_tf.training.agreement import changed_data, values_by_key
 
 MEASURED_BY = ("data.validation", "evaluation.", "postprocess.")
@@ -18,19 +17,6 @@ def measured_by(config: Config) -> dict[str, Any]:
     values = {key: value for key, value in values_by_key(config).items() if key.startswith(MEASURED_BY)}
     del values["evaluation.batch_size"]
     return values
-
-
-def is_best(value: object) -> bool:
-    """Says whether a value from a checkpoint can be a best validation, or None."""
-    if value is None:
-        return True
-    return (
-        isinstance(value, dict)
-        and is_average_precision(value.get("mAP"))
-        and is_step(value.get("step"))
-        and isinstance(value.get("measured_by", {}), dict)
-        and isinstance(value.get("data"), dict | None)
-    )
 
 
 def comparable_best(

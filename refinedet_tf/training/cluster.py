@@ -2,17 +2,16 @@
 
 import dataclasses
 import errno
-import json
 import os
 import re
 import socket
 import time
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel
 
-from refinedet_tf.errors import InputError, TrainingStopped, shortened
-from refinedet_tf.json_files import parse_json
+from refinedet_tf.errors import InputError, TrainingStopped
+from refinedet_tf.json_files import check_tree, parse_json
 
 EXAMPLE = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
 
@@ -78,15 +77,9 @@ def read_cluster() -> Cluster:
     if "TF_CONFIG" not in os.environ:
         raise InputError(f"training.strategy multi_worker: set TF_CONFIG on every machine, such as {EXAMPLE}")
     try:
-        tree = parse_json(os.environ["TF_CONFIG"], "TF_CONFIG")
-        config = _TfConfig.model_validate_json(json.dumps(tree))
-    except ValidationError as error:
-        mistake = error.errors(include_url=False)[0]
-        key, what = ".".join(map(str, mistake["loc"])), mistake["msg"].removeprefix("Value error, ")
-        raise InputError(
-            f"TF_CONFIG: {key or 'all of it'}: {what}, got {shortened(mistake['input'])}; it must be such as "
-            f"{EXAMPLE}"
-        ) from None
+        config = check_tree(parse_json(os.environ["TF_CONFIG"], "TF_CONFIG"), _TfConfig, "TF_CONFIG")
+    except InputError as error:
+        raise InputError(f"{error}; it must be such as {EXAMPLE}") from None
     tasks = [
         Task(f"{kind}:{index}", address)
         for kind, addresses in sorted(config.cluster.items())

@@ -11,10 +11,8 @@ from config_of import config_of
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data.dataset import read_dataset
-from refinedet_tf.errors import InputError
 from refinedet_tf.training.agreement import changed_data, data_facts
 from refinedet_tf.training.best import comparable_best, measured_by
-from refinedet_tf.training.state import loop_state
 
 NAME = "training set"
 
@@ -93,10 +91,3 @@ def test_the_best_validation_of_other_data(dataset):
     )
     of_an_earlier_version = {key: best[key] for key in ("mAP", "step", "measured_by")}
     assert comparable_best(of_an_earlier_version, config, fewer) == (of_an_earlier_version, None)
-
-
-@pytest.mark.parametrize("data", [7, "x", [], True])
-def test_other_values_in_the_checkpoint(data, tmp_path):
-    with pytest.raises(InputError, match=r'state.json: "data" must hold the facts of the training set, got '):
-        loop_state({"step": 3, "best": None, "data": data}, tmp_path)
-    assert loop_state({"step": 3, "best": None}, tmp_path).data is None

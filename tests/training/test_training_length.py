@@ -69,41 +69,46 @@ def test_schedule_needs_steps():
         schedule_of(TrainingConfig(warmup="1 epoch"))
 
 
-def check(**training):
-    check_schedule(TrainingConfig(**training))
+NEVER_REACHED = "of the training, which would never reach its learning rate; a tenth of the steps is usual: "
+NO_DROP = "of the training, so the learning rate would not drop there; give milestones within it, e.g. "
 
 
-def test_schedule_beyond_the_steps():
-    check(length=10, milestones=(9,), warmup=10)
-    check(length=10, schedule="cosine")
-    message = (
-        r"^training.milestones: 1700 is not below the 1000 steps of the training, so the learning rate would "
-        r"not drop there; give milestones within it, e.g. training.milestones=\[700, 900\]$"
-    )
-    with pytest.raises(InputError, match=message):
-        check(length=1000, milestones=(500, 1700, 2150))
-    with pytest.raises(InputError, match="milestones: 10 is not below the 10 steps"):
-        check(length=10, milestones=(10,))
-    message = (
-        "^training.warmup 11 exceeds the 10 steps of the training, which would never reach its "
-        "learning rate; a tenth of the steps is usual: training.warmup=1$"
-    )
-    with pytest.raises(InputError, match=message):
-        check(length=10, milestones=(), warmup=11)
-    written = TrainingConfig(length="3 epochs", schedule="cosine", warmup="5 epochs", batch_size=8)
-    message = (
-        "^training.warmup 5 epochs, which is 185 steps, exceeds the 111 steps of the training, which would "
-        'never reach its learning rate; a tenth of the steps is usual: training.warmup="0.3 epochs"$'
-    )
-    with pytest.raises(InputError, match=message):
-        check_schedule(in_steps(written, 296), written)
-    written = TrainingConfig(length="100 epochs", milestones=("60 epochs", "110 epochs"), batch_size=8)
-    message = (
-        "^training.milestones: 110 epochs, which is step 4070, is not below the 3700 steps of the training, "
-        r'so the learning rate would not drop there; .* training.milestones=\["70 epochs", "90 epochs"\]$'
-    )
-    with pytest.raises(InputError, match=message):
-        check_schedule(in_steps(written, 296), written)
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (
+            {"length": 1000, "milestones": (500, 1700, 2150)},
+            f"training.milestones: 1700 is not below the 1000 steps {NO_DROP}training.milestones=[700, 900]",
+        ),
+        (
+            {"length": 10, "milestones": (10,)},
+            f"training.milestones: 10 is not below the 10 steps {NO_DROP}training.milestones=[7, 9]",
+        ),
+        (
+            {"length": 10, "milestones": (), "warmup": 11},
+            f"training.warmup 11 exceeds the 10 steps {NEVER_REACHED}training.warmup=1",
+        ),
+        (
+            {"length": "3 epochs", "schedule": "cosine", "warmup": "5 epochs"},
+            "training.warmup 5 epochs, which is 185 steps, exceeds the 111 steps "
+            f'{NEVER_REACHED}training.warmup="0.3 epochs"',
+        ),
+        (
+            {"length": "100 epochs", "milestones": ("60 epochs", "110 epochs")},
+            "training.milestones: 110 epochs, which is step 4070, is not below the 3700 steps "
+            f'{NO_DROP}training.milestones=["70 epochs", "90 epochs"]',
+        ),
+    ],
+)
+def test_schedule_beyond_the_steps(written, message):
+    config = TrainingConfig(batch_size=8, **written)
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        check_schedule(in_steps(config, 296), config)
+
+
+def test_schedule_that_ends_with_the_steps():
+    check_schedule(TrainingConfig(length=10, milestones=(9,), warmup=10))
+    check_schedule(TrainingConfig(length=10, schedule="cosine"))
 
 
 def test_cosine(tf_test):
