@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -215,6 +216,15 @@ def interrupted(config_file, tmp_path_factory):
         resumed=second,
         twice=twice,
     )
+
+
+@pytest.fixture
+def finished(interrupted, tmp_path):
+    """A copy of the undisturbed run, without deterministic kernels, which could not be switched off again."""
+    folder = shutil.copytree(interrupted.undisturbed, tmp_path / "finished")
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"deterministic": true', '"deterministic": false'))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -12,14 +12,6 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_write_aside_replaces_the_content(tmp_path):
-    file = tmp_path / "log.txt"
-    for content in ("old", "new"):
-        write_aside(file, lambda path, content=content: path.write_text(content))
-        assert file.read_text() == content
-    assert names(tmp_path) == ["log.txt"]
-
-
 def test_write_aside_keeps_the_old_content_until_the_new_one_is_complete(tmp_path):
     file = tmp_path / "model.weights.h5"
     file.write_text("old")
@@ -31,7 +23,7 @@ def test_write_aside_keeps_the_old_content_until_the_new_one_is_complete(tmp_pat
 
     write_aside(file, write)
     assert seen == [(tmp_path, True, True, "old")]
-    assert file.read_text() == "new"
+    assert file.read_text() == "new" and names(tmp_path) == ["model.weights.h5"]
 
 
 @pytest.mark.parametrize("old", [None, "old"])
@@ -65,69 +57,50 @@ def test_write_aside_changes_nothing_if_the_disk_fails(tmp_path, monkeypatch):
     assert names(tmp_path) == ["log.txt"] and file.read_text() == "old"
 
 
-def test_write_aside_into_a_missing_folder(tmp_path):
+def test_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_aside(tmp_path / "missing" / "log.txt", lambda path: path.write_text("new"))
-
-
-def test_flush_of_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         flush(tmp_path / "missing")
 
 
-def test_os_errors_become_one_line():
-    with pytest.raises(InputError) as raised, explain_os_errors("--json out.json"):
-        raise PermissionError(13, "Permission denied", "out.json")
-    assert str(raised.value) == "--json out.json cannot be written: Permission denied"
-
-
-def test_os_errors_with_another_problem_or_without_a_number():
-    with pytest.raises(InputError) as raised, explain_os_errors("image.jpg", "cannot be read"):
-        raise OSError("the file is cut off")
-    assert str(raised.value) == "image.jpg cannot be read: the file is cut off"
-
-
-def test_other_errors_stay_as_they_are():
-    with pytest.raises(KeyError), explain_os_errors("out.json"):
+@pytest.mark.parametrize(
+    ("problem", "error", "line"),
+    [
+        ([], PermissionError(13, "Permission denied", "x"), "--json x cannot be written: Permission denied"),
+        (["cannot be read"], OSError("the file is cut off"), "--json x cannot be read: the file is cut off"),
+    ],
+)
+def test_os_errors_become_one_line(problem, error, line):
+    with pytest.raises(InputError, match=f"^{line}$"), explain_os_errors("--json x", *problem):
+        raise error
+    with pytest.raises(KeyError), explain_os_errors("--json x"):
         raise KeyError("key")
 
 
 def test_list_folder(tmp_path):
     for name in ("b.jpg", "a.jpg"):
         (tmp_path / name).touch()
-    assert sorted(list_folder(tmp_path)) == ["a.jpg", "b.jpg"]
-    assert sorted(list_folder(str(tmp_path))) == ["a.jpg", "b.jpg"]
+    for folder in (tmp_path, str(tmp_path)):
+        assert sorted(list_folder(folder)) == ["a.jpg", "b.jpg"]
+        assert is_folder(folder) and not is_file(folder)
 
 
-def test_missing_folder(tmp_path):
-    folder = tmp_path / "missing"
-    with pytest.raises(InputError) as raised:
-        list_folder(folder)
-    assert str(raised.value) == f"folder {folder} cannot be read: No such file or directory"
-
-
-def test_folder_that_is_a_file(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing", "No such file or directory"),
+        ("file", "Not a directory"),
+        ("x" * 300, "File name too long"),
+        ("x/" * 10_000, "File name too long"),
+        ("a\0b", "the name holds a null character"),
+        ("\ud800", "the name is not Unicode text"),
+    ],
+    ids=range(6),
+)
+def test_folders_that_cannot_be_read(tmp_path, name, reason):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="folder .*file cannot be read: Not a directory$"):
-        list_folder(tmp_path / "file")
-
-
-@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\ud800"])
-def test_names_that_no_file_can_have(tmp_path, name):
-    for exists in (is_file, is_folder):
-        assert not exists(tmp_path / name)
-    with pytest.raises(InputError, match="(File name too long|a null character|not Unicode text)$") as raised:
+    with pytest.raises(InputError, match=f"^folder .* cannot be read: {reason}$") as raised:
         list_folder(tmp_path / name)
-    assert str(raised.value).isprintable()
-
-
-def test_a_very_long_path_is_cut():
-    with pytest.raises(InputError) as raised:
-        list_folder("x/" * 10_000)
-    assert len(str(raised.value)) < 600
-
-
-def test_is_file_and_is_folder(tmp_path):
-    (tmp_path / "file").touch()
-    assert is_file(tmp_path / "file") and not is_file(tmp_path) and not is_file(tmp_path / "none")
-    assert is_folder(tmp_path) and not is_folder(tmp_path / "file") and not is_folder(str(tmp_path / "none"))
+    assert str(raised.value).isprintable() and len(str(raised.value)) < 600
+    assert not is_folder(tmp_path / name) and is_file(tmp_path / name) == (name == "file")

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from training_config import sets
 
 import detect
 import evaluate
@@ -18,10 +19,6 @@ from refinedet_tf.config.files import load_config
 from refinedet_tf.data.shapes import CLASS_NAMES
 from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.training.lock import RunLock
-
-
-def sets(*overrides):
-    return [part for override in overrides for part in ("--set", override)]
 
 
 @pytest.fixture

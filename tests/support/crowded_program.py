@@ -15,6 +15,7 @@ from refinedet_tf.commands import terminal
 import numpy as np  # isort: skip - after terminal, which sets TensorFlow's environment
 import tensorflow as tf  # isort: skip
 from small_network import use_small_backbone  # isort: skip
+from training_config import sets  # isort: skip
 
 from refinedet_tf.training import loop, preparation
 from refinedet_tf.training.preparation import PreparedRun
@@ -48,8 +49,7 @@ def main(config_file, output):
     RefineDetTrainer.train_step, PreparedRun.next_batch = noted_step, noted_batch
     # A crop would hide some of the objects.
     changes = ("data.validation=[]", "training.length=4", "augmentation.crop_min_ious=[]")
-    overrides = [word for change in changes for word in ("--set", change)]
-    terminal.run(train.main, ["--config", config_file, *overrides, "--output", output])
+    terminal.run(train.main, ["--config", config_file, *sets(*changes), "--output", output])
     found["traced"] = len(traced)
     print(json.dumps(found))
 

@@ -13,6 +13,13 @@ def log_entries(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+def last_step(folder):
+    """The step of the last whole line of the log of a run that may go on, or 0."""
+    text = (folder / "log.jsonl").read_text() if (folder / "log.jsonl").is_file() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
 def entries_without_times(folder):
     """The entries of a run's log without `TIMES`."""
     return [

@@ -7,7 +7,7 @@ import tensorflow as tf
 from run_files import log_entries
 from small_network import assert_same_state, make_trainer, random_batch, state_of
 from tiers import slow
-from training_config import CLASSES_OVERRIDE
+from training_config import CLASSES_OVERRIDE, sets
 from trunk_model import trunk_model
 
 import refinedet_tf as rd
@@ -254,8 +254,7 @@ def test_run_has_the_losses_and_the_data_of_a_run_without_accumulation(
     """The run with accumulation is resumed after its first step."""
     whole, accumulated = tmp_path / "whole", tmp_path / "accumulated"
     arguments = ["--config", config_file]
-    for override in (FROZEN, "data.validation=[]", "training.learning_rate=1e-4"):
-        arguments += ["--set", override]
+    arguments += sets(FROZEN, "data.validation=[]", "training.learning_rate=1e-4")
     for folder, number, steps in ((whole, 1, 2), (accumulated, 2, 1), (accumulated, 2, 2)):
         settings = ("--set", micro_batches(number), "--set", f"training.length={steps}")
         result = command(train, *arguments, *settings, "--resume", "--output", folder)

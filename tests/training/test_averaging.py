@@ -7,7 +7,7 @@ import tensorflow as tf
 from run_files import weights_in
 from small_network import make_trainer, random_batch, state_of
 from tiers import slow
-from training_config import CLASSES_OVERRIDE
+from training_config import CLASSES_OVERRIDE, sets
 
 import train
 from refinedet_tf.config.files import load_config
@@ -113,8 +113,7 @@ def test_states_that_are_no_numbers_of_a_mean_are_copied():
 def test_run_writes_the_averaged_weights(config_file, command, eagerly, tmp_path):
     """Best and final weights are those of the average in the checkpoint, which also holds the weights."""
     arguments = ["--config", config_file, "--output", tmp_path / "run"]
-    for override in ("training.length=2", "training.ema_decay=0.9"):
-        arguments += ["--set", override]
+    arguments += sets("training.length=2", "training.ema_decay=0.9")
     result = command(train, *arguments)
     assert result.code == 0, result.err
     reader = tf.train.load_checkpoint(str(tmp_path / "run" / "checkpoints" / "step-2" / "variables"))

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from training_config import sets
 
 import train
 from refinedet_tf.errors import InputError, TrainingStopped
@@ -250,8 +251,7 @@ def test_run_on_a_full_disk(config_file, command, eagerly, monkeypatch, tmp_path
     """One line and exit code 1, twice; with room again the run goes on from the last good checkpoint."""
     folder = tmp_path / "run"
     arguments = ["--config", config_file, "--output", folder]
-    for override in ("training.length=3", "training.checkpoint_every=1", "data.validation=[]"):
-        arguments += ["--set", override]
+    arguments += sets("training.length=3", "training.checkpoint_every=1", "data.validation=[]")
     save_checkpoint, save_weights = Checkpoints.save, loop.save_weights
 
     def save_on_a_full_disk(self, step, state):
@@ -318,15 +318,10 @@ def test_states_that_the_loop_does_not_write(change, key, tmp_path):
     ("file", "damage"),
     [("variables.data-00000-of-00001", cut), ("state.json", lambda file: file.write_text('{"step": 6}'))],
 )
-def test_run_with_a_damaged_checkpoint(
-    config_file, interrupted, refused, small_network, tmp_path, file, damage
-):
-    folder = shutil.copytree(interrupted.undisturbed, tmp_path / "run")
-    text = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(text.replace('"deterministic": true', '"deterministic": false'))
-    damage(folder / "checkpoints" / "step-6" / file)
-    before = (folder / "log.jsonl").read_text()
-    line = refused(train, "--config", config_file, "--resume", "--output", folder)
-    assert f"{folder / 'checkpoints' / 'step-6'}" in line
+def test_run_with_a_damaged_checkpoint(config_file, finished, refused, small_network, file, damage):
+    damage(finished / "checkpoints" / "step-6" / file)
+    before = (finished / "log.jsonl").read_text()
+    line = refused(train, "--config", config_file, "--resume", "--output", finished)
+    assert f"{finished / 'checkpoints' / 'step-6'}" in line
     assert line.endswith("to continue from the one before")
-    assert (folder / "log.jsonl").read_text() == before
+    assert (finished / "log.jsonl").read_text() == before

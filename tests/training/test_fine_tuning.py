@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from training_config import sets
 
 import train
 from refinedet_tf.config import with_classes
@@ -24,8 +25,7 @@ def start(config_file, small_network, tmp_path):
 
 def arguments(config_file, start, output, freeze, *more):
     overrides = [f"model.weights={start}", f"training.freeze={freeze}", "data.validation=[]", *more]
-    sets = [text for override in ["training.length=1", *overrides] for text in ("--set", override)]
-    return ["--config", config_file, "--output", output, *sets]
+    return ["--config", config_file, "--output", output, *sets("training.length=1", *overrides)]
 
 
 @pytest.mark.slow

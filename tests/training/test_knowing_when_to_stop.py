@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 from run_files import log_entries
 from small_network import BACKBONE, small_backbone
+from training_config import sets
 
 import refinedet_tf as rd
 import train
@@ -102,8 +103,7 @@ def scripted(monkeypatch, small_network, without_pictures):
 
 def patient(config_file, folder, patience=2, steps=9):
     overrides = (f"length={steps}", "validate_every=1", "checkpoint_every=2", f"patience={patience}")
-    sets = [part for text in overrides for part in ("--set", f"training.{text}")]
-    return ["--config", config_file, "--output", folder, *sets]
+    return ["--config", config_file, "--output", folder, *sets(*(f"training.{text}" for text in overrides))]
 
 
 ENDED = (

@@ -8,6 +8,7 @@ import pytest
 from processes import finish, local_cluster, start_workers
 from run_files import log_entries, weights_in
 from small_network import BACKBONE, small_backbone
+from training_config import sets
 
 import train
 from refinedet_tf.config import with_classes
@@ -34,8 +35,7 @@ RUN = (
 
 
 def arguments_for(config_file, output, *more):
-    overrides = [part for override in (*RUN, *more) for part in ("--set", override)]
-    return ["--config", str(config_file), *overrides, "--output", str(output)]
+    return ["--config", str(config_file), *sets(*RUN, *more), "--output", str(output)]
 
 
 DETECTS = (
@@ -66,8 +66,7 @@ def workers(config_file, devkit, tmp_path_factory):
     (broken / "VOC2007" / "JPEGImages" / f"{BROKEN}.jpg").write_bytes(b"no image")
 
     def evaluation(name, *overrides):
-        settings = [f"data.classes={json.dumps(CLASS_NAMES)}", *DETECTS, *overrides]
-        options = [part for override in settings for part in ("--set", override)]
+        options = sets(f"data.classes={json.dumps(CLASS_NAMES)}", *DETECTS, *overrides)
         options += ["--config", str(config_file), "--weights", str(folder / "random.weights.h5")]
         options += ["--json", str(folder / f"{name}.json")]
         return {"evaluate": str(folder / name), "arguments": options}

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from run_files import log_entries
+from training_config import sets
 
 import train
 from refinedet_tf.config import TrainingConfig
@@ -211,10 +212,6 @@ def test_the_other_unit_is_replaced(tmp_path):
     assert load_config(child, ["training.epochs=null"]).training.length == TrainingConfig().length
     assert load_config(child, ["training.warmup_epochs=null"]).training.warmup == 0
     assert load_config(tmp_path / "parent.json", ["training.epochs=null"]).training.length == 10
-
-
-def sets(*overrides):
-    return [part for override in overrides for part in ("--set", override)]
 
 
 @pytest.mark.slow

@@ -114,24 +114,6 @@ def test_total_decreases_on_one_batch(graph):
 
 
 @pytest.mark.slow
-def test_bfloat16_keeps_float32_variables_and_stays_finite(bfloat16, tf_test, config):
-    config = config("training.precision=bfloat16")
-    trainer, batch = make_trainer(config), random_batch(config)
-    convolution = trainer.network.get_layer("level4")
-    assert convolution.compute_dtype == "bfloat16"
-    before = state_of(trainer)
-    for _ in range(2):
-        result = trainer.train_step(batch)
-    for name in TERMS:
-        tf_test.assertDTypeEqual(result[name], np.float32)
-        assert np.isfinite(float(result[name])) and result[name] > 0
-    for path, value in state_of(trainer).items():
-        tf_test.assertDTypeEqual(value, np.float32)
-        assert np.isfinite(value).all(), path
-        assert "kernel" not in path or not np.array_equal(value, before[path]), path
-
-
-@pytest.mark.slow
 def test_jit_compile_gives_the_same_losses(tf_test, config):
     """The network has four convolutions, since XLA compiles slowly, and might refuse only the loss."""
     config = config("training.ema_decay=0.5")

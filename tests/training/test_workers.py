@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from processes import finish, free_ports, local_cluster, start_workers
-from run_files import assert_equal_weights, entries_without_times
+from run_files import assert_equal_weights, entries_without_times, last_step
+from training_config import sets
 
 import train
 from refinedet_tf.training import cluster
@@ -20,8 +21,7 @@ MULTI = ('training.strategy="multi_worker"', "training.learning_rate=1e-4", "tra
 
 
 def arguments_for(config_file, output, *overrides):
-    parts = [part for override in (*MULTI, *overrides) for part in ("--set", override)]
-    return ["--config", str(config_file), *parts, "--output", str(output)]
+    return ["--config", str(config_file), *sets(*MULTI, *overrides), "--output", str(output)]
 
 
 def lines_of(err):
@@ -31,13 +31,6 @@ def lines_of(err):
         for line in err.splitlines()
         if not line.startswith(("WARNING: All log messages", "I0000 ", "To enable the following"))
     ]
-
-
-def last_step(folder):
-    """The step of the last whole line of the log, or 0."""
-    text = (folder / "log.jsonl").read_text() if (folder / "log.jsonl").is_file() else ""
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    return json.loads(lines[-1])["step"] if lines else 0
 
 
 def lost(task, tf_config):
