@@ -73,41 +73,29 @@ def assert_equal_steps(tf_test, made, functions, batches, tolerance=1e-6):
             tf_test.assertAllClose(state[path], value, rtol=2e-7, atol=tolerance * movement, msg=path)
 
 
-def test_micro_batches_equal_the_batch(tf_test, config):
-    """2 and 8 micro-batches in graphs; both modules' gradients reach the trunk."""
-    made = trainers([config(FROZEN, micro_batches(number)) for number in (1, 2, 8)], trunk_model)
-    batches = [random_batch(config(), seed, OBJECTS) for seed in (0, 1)]
-    assert_equal_steps(tf_test, made, [in_graph(trainer) for trainer in made], batches)
-
-
-@pytest.mark.parametrize("overrides", [("training.gradient_clip_norm=1.5",), slow(())])
-def test_micro_batches_of_the_whole_network_equal_the_batch(tf_test, config, overrides):
-    made = trainers([config(FROZEN, *overrides, micro_batches(number)) for number in (1, 4)])
-    batches = [random_batch(config(), 0, OBJECTS)]
-    assert_equal_steps(tf_test, made, [trainer.train_step for trainer in made], batches)
-
-
-@pytest.mark.slow
-def test_micro_batches_of_vgg16_equal_the_batch(tf_test, config):
-    vgg16 = ("model.backbone=vgg16", "model.tcb_batch_norm=false")
-    made = trainers([config(*vgg16, micro_batches(number)) for number in (1, 2, 8)])
-    batches = [random_batch(config(), 0, OBJECTS)]
-    assert_equal_steps(tf_test, made, [in_graph(trainer) for trainer in made], batches)
+VGG16 = ("model.backbone=vgg16", "model.tcb_batch_norm=false")
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "numbers", "network", "steps"),
     [
-        slow(("model.design=tiled_anchors",)),
-        slow(("model.design=single_stage",)),
-        slow(("loss.classification=focal",)),
-        ("loss.background_negatives=30",),
+        # Both modules' gradients reach the trunk.
+        ((FROZEN,), (1, 2, 8), trunk_model, 2),
+        ((FROZEN, "training.gradient_clip_norm=1.5"), (1, 4), None, 1),
+        ((FROZEN, "loss.background_negatives=30"), (1, 2), None, 1),
+        slow((FROZEN,), (1, 4), None, 1),
+        slow((FROZEN, "model.design=tiled_anchors"), (1, 2), None, 1),
+        slow((FROZEN, "model.design=single_stage"), (1, 2), None, 1),
+        slow((FROZEN, "loss.classification=focal"), (1, 2), None, 1),
+        slow(VGG16, (1, 2, 8), None, 1),
     ],
 )
-def test_designs_and_losses(tf_test, config, overrides):
-    made = trainers([config(FROZEN, *overrides, micro_batches(number)) for number in (1, 2)])
-    batches = [random_batch(config(), 0, OBJECTS)]
-    assert_equal_steps(tf_test, made, [trainer.train_step for trainer in made], batches)
+def test_micro_batches_equal_the_batch(tf_test, config, overrides, numbers, network, steps):
+    """In graphs where there are more than two of them."""
+    made = trainers([config(*overrides, micro_batches(number)) for number in numbers], network)
+    batches = [random_batch(config(), seed, OBJECTS) for seed in range(steps)]
+    functions = [in_graph(trainer) if 8 in numbers else trainer.train_step for trainer in made]
+    assert_equal_steps(tf_test, made, functions, batches)
 
 
 @pytest.mark.slow
@@ -126,9 +114,7 @@ def test_bfloat16(bfloat16, tf_test, config):
     assert made[1].network.get_layer("level4").compute_dtype == "bfloat16"
     batches = [random_batch(config(), 0, OBJECTS)]
     assert_equal_steps(tf_test, made, [trainer.train_step for trainer in made], batches, tolerance=0.02)
-    for path, value in state_of(made[1]).items():
-        tf_test.assertDTypeEqual(value, np.float32)
-        assert np.isfinite(value).all(), path
+    assert all(value.dtype == np.float32 and np.isfinite(value).all() for value in state_of(made[1]).values())
 
 
 def test_without_accumulation_every_bit_is_that_of_the_plain_step(config, monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from training_config import sets
 
+import evaluate
 import train
 from refinedet_tf.config import with_classes
 from refinedet_tf.config.files import load_config
@@ -86,24 +87,15 @@ def test_mistakes(config_file, start, refused, tmp_path):
         assert 'training.freeze: must be "none", "backbone", "all_but_heads" or a list of names' in message
 
 
-def test_evaluation_stays_strict(config_file, start, refused):
-    """The evaluation of a file of other classes in the same number is refused."""
-    import evaluate
-
-    classes = json.dumps(["cat", "ring"])
-    message = refused(
-        evaluate,
-        *("--config", config_file, "--weights", start[0] / "best.weights.h5"),
-        *("--set", f"data.classes={classes}"),
-    )
-    assert (
-        "was trained on these classes in another order: label 1 is ring there, cat in the config" in message
-    )
-    assert len(CLASS_NAMES) == 6
-    classes = json.dumps(list(CLASS_NAMES))
-    message = refused(
-        evaluate,
-        *("--config", config_file, "--weights", start[0] / "best.weights.h5"),
-        *("--set", f"data.classes={classes}"),
-    )
-    assert "holds weights for 2 classes, the model has 6" in message
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["cat", "ring"], "was trained on these classes in another order: label 1 is ring there, cat in the"),
+        (CLASS_NAMES, "holds weights for 2 classes, the model has 6"),
+    ],
+)
+def test_evaluation_stays_strict(config_file, start, refused, classes, message):
+    """The evaluation of a file of other classes is refused."""
+    weights = start[0] / "best.weights.h5"
+    overrides = sets(f"data.classes={json.dumps(classes)}")
+    assert message in refused(evaluate, "--config", config_file, "--weights", weights, *overrides)
