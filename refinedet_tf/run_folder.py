@@ -175,16 +175,13 @@ class RunFolder:
     def _check_kinds(self) -> None:
         """Refuses anything else in the place of a file or folder, before a training spends hours on it."""
         *files, _ = self._remains()
-        for path in (*files, self.lock, self.mark, self.best_weights, self.final_weights):
-            if os.path.lexists(path) and not is_file(path):
-                raise InputError(
-                    f"{shortened_text(path)} is not a file, but a run keeps one there: remove it"
-                )
-        for path in (self.tensorboard, self.checkpoints):
-            if os.path.lexists(path) and not is_folder(path):
-                raise InputError(
-                    f"{shortened_text(path)} is not a folder, but a run keeps one there: remove it"
-                )
+        files += [self.lock, self.mark, self.best_weights, self.final_weights]
+        kinds = [(file, "file", is_file) for file in files]
+        kinds += [(folder, "folder", is_folder) for folder in (self.tensorboard, self.checkpoints)]
+        for path, kind, is_one in kinds:
+            if os.path.lexists(path) and not is_one(path):
+                name = shortened_text(path)
+                raise InputError(f"{name} is not a {kind}, but a run keeps one there: remove it")
 
     def trained_weights(self) -> Path:
         """Returns the weights to use: those of the best validation, or the final ones without validation.

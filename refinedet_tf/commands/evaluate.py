@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from refinedet_tf.commands.options import (
     add_model_options,
-    add_multi_scale_option,
-    add_tile_options,
+    add_view_options,
     config_from,
     take_data_folder,
     tiling_from,
@@ -39,8 +38,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         metavar="FOLDER",
         help="measure on the test part of this folder, as train --data finds it, and not on data.test",
     )
-    add_multi_scale_option(parser)
-    add_tile_options(parser)
+    add_view_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers as JSON")
     parser.add_argument("--curves", type=Path, metavar="FILE.png", help="also draw precision and recall")
     parser.add_argument(

@@ -77,18 +77,14 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
     )
 
 
-def add_multi_scale_option(parser: argparse.ArgumentParser) -> None:
-    """Adds `--multi-scale`."""
+def add_view_options(parser: argparse.ArgumentParser) -> None:
+    """Adds `--multi-scale`, `--tiles` and `--tile-overlap`."""
     parser.add_argument(
         "--multi-scale",
         action="store_true",
         help="detect on each image at many sizes, mirrored as well, and merge the detections (the + of the "
         "paper's tables); many times slower",
     )
-
-
-def add_tile_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `--tiles` and `--tile-overlap`."""
     parser.add_argument(
         "--tiles",
         type=int,
@@ -115,30 +111,8 @@ def tiling_from(options: argparse.Namespace) -> Tiling | None:
         if options.tile_overlap is not None:
             raise InputError("--tile-overlap needs --tiles PIXELS")
         return None
+    overlap = {} if options.tile_overlap is None else {"overlap": options.tile_overlap}
     try:
-        if options.tile_overlap is None:
-            return Tiling(options.tiles)
-        return Tiling(options.tiles, options.tile_overlap)
+        return Tiling(options.tiles, **overlap)
     except InputError as error:
         raise InputError(f"--tiles, --tile-overlap: {error}") from None
-
-
-def add_score_threshold_option(parser: argparse.ArgumentParser) -> None:
-    """Adds `--score-threshold`."""
-    parser.add_argument(
-        "--score-threshold",
-        type=float,
-        default=0.5,
-        metavar="S",
-        help="draw detections of at least this score (default: 0.5)",
-    )
-
-
-def check_score_threshold(score_threshold: float) -> None:
-    """Refuses a `--score-threshold` outside 0..1.
-
-    Raises:
-        InputError: it lies outside.
-    """
-    if not 0 <= score_threshold <= 1:
-        raise InputError(f"--score-threshold must lie in 0..1, got {score_threshold}")

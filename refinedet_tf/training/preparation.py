@@ -24,7 +24,7 @@ from refinedet_tf.training.freezing import freeze_layers
 from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.schedule import check_schedule, in_steps
 from refinedet_tf.training.state import LoopState, loop_state
-from refinedet_tf.training.strategy import distributed_batches, is_chief, make_strategy
+from refinedet_tf.training.strategy import distributed_batches, make_strategy
 from refinedet_tf.training.trainer import RefineDetTrainer
 from refinedet_tf.training.workers import Workers
 from refinedet_tf.weights import InitialWeights, load_initial_weights
@@ -92,7 +92,7 @@ class PreparedRun:
             )
         self.validation_facts = data_facts("validation set", self.validation_set)
         self.strategy = make_strategy(config, workers.strategy)
-        self.writes = is_chief(self.strategy)
+        self.writes = workers.index == 0
         self.initial_weights: InitialWeights | None = None
         self.frozen: list[str] = []
         self.trainer = self._build_trainer()

@@ -61,8 +61,3 @@ def distributed_batches(
         return batches
 
     return strategy.distribute_datasets_from_function(pipeline)
-
-
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Says whether this process writes the files of the run."""
-    return strategy.extended.should_checkpoint

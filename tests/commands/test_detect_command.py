@@ -178,6 +178,8 @@ def test_tiles(run, network, tmp_path, capsys):
     [
         (["missing.jpg"], "out", "no image found: "),
         (["in/a.png", "--score-threshold", 50], "out", "must lie in 0..1, got 50"),
+        (["in/a.png", "--score-threshold", -0.1], "out", "must lie in 0..1, got -0.1"),
+        (["in/a.png", "--score-threshold", "nan"], "out", "must lie in 0..1, got nan"),
         (["in/a.png"], "in", "in is not empty"),
         (["in/a.png"], "in/a.png", "a.png cannot be written"),
     ],

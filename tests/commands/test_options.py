@@ -29,14 +29,6 @@ def test_config_and_overrides():
     assert parse(lambda parser: options.add_config_options(parser, required=False)).config is None
 
 
-def test_score_threshold():
-    for score_threshold in (0, 0.5, 1):
-        options.check_score_threshold(score_threshold)
-    for score_threshold in (-0.1, 1.1, float("nan")):
-        with pytest.raises(InputError, match=f"--score-threshold must lie in 0..1, got {score_threshold}"):
-            options.check_score_threshold(score_threshold)
-
-
 @pytest.mark.parametrize(
     ("arguments", "tiling"),
     [
@@ -46,7 +38,7 @@ def test_score_threshold():
     ],
 )
 def test_tiles(arguments, tiling):
-    assert options.tiling_from(parse(options.add_tile_options, *arguments)) == tiling
+    assert options.tiling_from(parse(options.add_view_options, *arguments)) == tiling
 
 
 @pytest.mark.parametrize(
@@ -59,7 +51,7 @@ def test_tiles(arguments, tiling):
 )
 def test_tiles_that_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
-        options.tiling_from(parse(options.add_tile_options, *arguments))
+        options.tiling_from(parse(options.add_view_options, *arguments))
 
 
 def parse_data(*arguments):

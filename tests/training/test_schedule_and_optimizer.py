@@ -8,7 +8,7 @@ from refinedet_tf.config import TrainingConfig
 from refinedet_tf.config.files import load_config
 from refinedet_tf.refinedet.layers import L2Normalize
 from refinedet_tf.training.optimizer import CaffeSGD
-from refinedet_tf.training.schedule import MultiStepSchedule
+from refinedet_tf.training.schedule import MultiStepSchedule, schedule_of
 
 GOLDEN = np.load(GOLDEN_FOLDER / "sgd.npz")
 STEPS = "after each of 12 steps, two drops of the rate"
@@ -18,7 +18,7 @@ STEPS = "after each of 12 steps, two drops of the rate"
     ("schedule", "rates"),
     [
         (
-            MultiStepSchedule.from_training(load_config("voc320.json").training),
+            schedule_of(load_config("voc320.json").training),
             {0: 1e-3, 79_999: 1e-3, 80_000: 1e-4, 99_999: 1e-4, 100_000: 1e-5, 119_999: 1e-5},
         ),
         (MultiStepSchedule(5e-5, (80, 120), decay_factor=0.2), {79: 5e-5, 80: 1e-5, 119: 1e-5, 120: 2e-6}),
