@@ -165,6 +165,18 @@ def command(capsys):
 
 
 @pytest.fixture
+def done(command):
+    """Runs a command that must end with exit code 0, and returns what `command` does."""
+
+    def run(module, *arguments):
+        result = command(module, *arguments)
+        assert result.code == 0, result.err
+        return result
+
+    return run
+
+
+@pytest.fixture
 def refused(command):
     """Runs a command that must end with exit code 2 and one line on stderr, and returns that line."""
 

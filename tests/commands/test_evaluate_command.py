@@ -28,11 +28,10 @@ def arguments(config_file, devkit, small_network, tmp_path):
     return ["--config", config_file, *settings, "--weights", tmp_path / "random.weights.h5"]
 
 
-def test_multi_scale_says_what_it_costs(arguments, command, monkeypatch, tmp_path):
+def test_multi_scale_says_what_it_costs(arguments, done, monkeypatch, tmp_path):
     monkeypatch.setattr(multiscale, "PASSES", {320: multiscale.PASSES[320][:3]})
     outputs = ["--json", tmp_path / "numbers.json", "--report", tmp_path / "report"]
-    result = command(evaluate, *arguments, "--multi-scale", *outputs)
-    assert result.code == 0, result.err
+    result = done(evaluate, *arguments, "--multi-scale", *outputs)
     assert "passes per image" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "multi-scale, 6 passes: " in result.out and " times slower" in result.out
     assert "4/4 images" in result.err
@@ -43,13 +42,12 @@ def test_multi_scale_says_what_it_costs(arguments, command, monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize("multi_scale", [False, True])
-def test_tiles_say_what_they_cost(arguments, command, devkit, monkeypatch, tmp_path, multi_scale):
+def test_tiles_say_what_they_cost(arguments, done, devkit, monkeypatch, tmp_path, multi_scale):
     """The images have more than one tile; what is measured is what `TiledDetector` finds."""
     monkeypatch.setattr(multiscale, "PASSES", {320: multiscale.PASSES[320][:1]})
     outputs = ["--json", tmp_path / "numbers.json", "--report", tmp_path / "report"]
     options = ["--tiles", 150, "--tile-overlap", 0, *(["--multi-scale"] if multi_scale else [])]
-    result = command(evaluate, *arguments, *options, *outputs)
-    assert result.code == 0, result.err
+    result = done(evaluate, *arguments, *options, *outputs)
     sizes = [Image.open(file).size for file in sorted((devkit / "VOC2007" / "JPEGImages").glob("val*"))]
     assert len(sizes) == 4
     tiles = [math.ceil(width / 150) * math.ceil(height / 150) for width, height in sizes]
@@ -71,12 +69,11 @@ def unlabelled(devkit, tmp_path):
     return ["--set", f"data.root={root}"]
 
 
-def test_test_split_without_annotations(arguments, command, refused, unlabelled, tmp_path):
+def test_test_split_without_annotations(arguments, done, refused, unlabelled, tmp_path):
     """Files for the server are written."""
     message = refused(evaluate, *arguments, *unlabelled)
     assert "data.test (2007/val) has no annotations to measure against: --server-files FOLDER" in message
-    result = command(evaluate, *arguments, *unlabelled, "--server-files", tmp_path / "upload")
-    assert result.code == 0, result.err
+    result = done(evaluate, *arguments, *unlabelled, "--server-files", tmp_path / "upload")
     assert str(tmp_path / "upload" / "results.tar.gz") in result.out
     assert "mAP" not in result.out
     with tarfile.open(tmp_path / "upload" / "results.tar.gz") as archive:
@@ -106,7 +103,7 @@ def test_soft_nms_lowers_scores_of_overlapping_boxes(arguments):
         assert (getattr(found, name) == getattr(expected, name)).all()
 
 
-def test_report_and_coco_files(arguments, command, devkit, tmp_path):
+def test_report_and_coco_files(arguments, done, devkit, tmp_path):
     """The report has the numbers of --json, and a plain COCOeval of the files those of the metric."""
     from page_text import check_self_contained
     from pycocotools_program import pycocotools_summary
@@ -119,8 +116,7 @@ def test_report_and_coco_files(arguments, command, devkit, tmp_path):
     for file in (root / "VOC2007" / "Annotations").iterdir():
         file.write_text(file.read_text().replace("<difficult>1<", "<difficult>0<"))
     sets = ["--set", "evaluation.metric=coco", "--set", f"data.root={root}"]
-    result = command(evaluate, *arguments, *outputs, *sets)
-    assert result.code == 0, result.err
+    result = done(evaluate, *arguments, *outputs, *sets)
     assert f"report written to {folder / 'report.html'}" in result.out
     assert (tmp_path / "upload" / "results.tar.gz").is_file()
     beside = tmp_path / "found_ground_truth.json"

@@ -110,12 +110,11 @@ def test_states_that_are_no_numbers_of_a_mean_are_copied():
 
 
 @pytest.mark.slow
-def test_run_writes_the_averaged_weights(config_file, command, eagerly, tmp_path):
+def test_run_writes_the_averaged_weights(config_file, done, eagerly, tmp_path):
     """Best and final weights are those of the average in the checkpoint, which also holds the weights."""
     arguments = ["--config", config_file, "--output", tmp_path / "run"]
     arguments += sets("training.length=2", "training.ema_decay=0.9")
-    result = command(train, *arguments)
-    assert result.code == 0, result.err
+    done(train, *arguments)
     reader = tf.train.load_checkpoint(str(tmp_path / "run" / "checkpoints" / "step-2" / "variables"))
     shapes = reader.get_variable_to_shape_map()
     averages = {

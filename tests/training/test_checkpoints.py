@@ -247,7 +247,7 @@ def test_checkpoint_of_another_network(trainer, tmp_path):
 
 
 @pytest.mark.slow
-def test_run_on_a_full_disk(config_file, command, eagerly, monkeypatch, tmp_path):
+def test_run_on_a_full_disk(config_file, command, done, eagerly, monkeypatch, tmp_path):
     """One line and exit code 1, twice; with room again the run goes on from the last good checkpoint."""
     folder = tmp_path / "run"
     arguments = ["--config", config_file, "--output", folder]
@@ -282,8 +282,7 @@ def test_run_on_a_full_disk(config_file, command, eagerly, monkeypatch, tmp_path
     assert names(folder / "checkpoints") == ["step-1", "step-2"]
 
     monkeypatch.setattr(loop, "save_weights", save_weights)
-    result = command(train, *arguments, "--resume")
-    assert result.code == 0, result.err
+    result = done(train, *arguments, "--resume")
     assert "continuing after step 2" in result.out
     assert names(folder / "checkpoints") == ["step-2", "step-3"]
     assert (folder / "final.weights.h5").is_file()

@@ -30,11 +30,10 @@ def arguments(config_file, start, output, freeze, *more):
 
 
 @pytest.mark.slow
-def test_run_from_other_classes(config_file, start, command, refused, eagerly, tmp_path):
+def test_run_from_other_classes(config_file, start, command, done, refused, eagerly, tmp_path):
     folder, source = start
     output = tmp_path / "run"
-    result = command(train, *arguments(config_file, folder, output, "backbone"))
-    assert result.code == 0, result.err
+    result = done(train, *arguments(config_file, folder, output, "backbone"))
     lines = result.out.splitlines()
     total = len(source.weights)
     place = lines.index(
@@ -70,9 +69,8 @@ def test_run_from_other_classes(config_file, start, command, refused, eagerly, t
 
 
 @pytest.mark.slow
-def test_frozen_layers_with_random_weights(config_file, command, eagerly, tmp_path):
-    result = command(train, *arguments(config_file, "null", tmp_path / "run", '["level3", "tcb6"]'))
-    assert result.code == 0, result.err
+def test_frozen_layers_with_random_weights(config_file, done, eagerly, tmp_path):
+    result = done(train, *arguments(config_file, "null", tmp_path / "run", '["level3", "tcb6"]'))
     expected = "note: frozen layers with random weights: level3, tcb6/TL6_1, tcb6/TL6_1_bn, "
     assert [line for line in result.out.splitlines() if line.startswith(expected)]
     assert not (tmp_path / "run/initial_weights.txt").exists()

@@ -117,59 +117,55 @@ def state_after(folder, step):
     return json.loads((folder / "checkpoints" / f"step-{step}" / "state.json").read_text())
 
 
-def test_patience(config_file, command, scripted, tmp_path):
+def test_patience(config_file, done, scripted, tmp_path):
     """The second row of validations without a gain is long enough; an equal mAP is no gain.
 
     Afterwards a resumed run does nothing, and one with more patience goes on.
     """
     scripted(MEAN_APS)
     folder = tmp_path / "run"
-    result = command(train, *patient(config_file, folder))
-    assert result.code == 0, result.err
+    result = done(train, *patient(config_file, folder))
     assert ENDED in result.out.splitlines()
     assert [entry["step"] for entry in log_entries(folder)] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     state = state_after(folder, 5)
     assert (state["without_gain"], state["best"]["step"], state["best"]["mAP"]) == (2, 3, 0.5)
     before = (folder / "log.jsonl").read_bytes(), (folder / "final.weights.h5").read_bytes()
 
-    result = command(train, *patient(config_file, folder), "--resume")
-    assert result.code == 0 and ENDED in result.out.splitlines()
+    result = done(train, *patient(config_file, folder), "--resume")
+    assert ENDED in result.out.splitlines()
     assert before == ((folder / "log.jsonl").read_bytes(), (folder / "final.weights.h5").read_bytes())
 
-    result = command(train, *patient(config_file, folder, patience=3, steps=6), "--resume")
-    assert result.code == 0, result.err
+    result = done(train, *patient(config_file, folder, patience=3, steps=6), "--resume")
     assert "validation at step 6: mAP 0.6000 (best so far)" in result.out
     assert state_after(folder, 6)["without_gain"] == 0
 
 
-def test_patience_of_a_run_that_was_stopped(config_file, command, scripted, tmp_path):
+def test_patience_of_a_run_that_was_stopped(config_file, command, done, scripted, tmp_path):
     """A signal comes after the first of two validations without a gain; the resumed run counts on."""
     scripted(MEAN_APS, signal_after=4)
     folder = tmp_path / "run"
     assert command(train, *patient(config_file, folder)).code == 1
     assert state_after(folder, 4)["without_gain"] == 1
     scripted([None] * 4 + MEAN_APS[4:])
-    result = command(train, *patient(config_file, folder), "--resume")
-    assert result.code == 0, result.err
+    result = done(train, *patient(config_file, folder), "--resume")
     assert ENDED in result.out.splitlines()
     assert state_after(folder, 5)["without_gain"] == 2
 
 
-def test_patience_without_any_mean_ap(config_file, command, scripted, tmp_path):
+def test_patience_without_any_mean_ap(config_file, done, scripted, tmp_path):
     scripted([None] * 3)
-    result = command(train, *patient(config_file, tmp_path / "run"))
-    assert result.code == 0, result.err
+    result = done(train, *patient(config_file, tmp_path / "run"))
     assert result.out.splitlines()[-2].endswith("(training.patience 2); there is no best one")
 
 
-def test_another_measurement_begins_a_new_count(config_file, command, scripted, tmp_path):
+def test_another_measurement_begins_a_new_count(config_file, done, scripted, tmp_path):
     """The validations before cannot be compared with the later ones."""
     scripted([0.5, 0.4, 0.3, 0.4, 0.3, 0.2, 0.1])
     arguments = patient(config_file, tmp_path / "run", patience=3)
-    result = command(train, *arguments, "--set", "training.length=3")
-    assert result.code == 0 and state_after(tmp_path / "run", 3)["without_gain"] == 2
-    result = command(train, *arguments, "--set", "evaluation.metric=voc07", "--resume")
-    assert result.code == 0 and "was measured otherwise" in result.out
+    result = done(train, *arguments, "--set", "training.length=3")
+    assert state_after(tmp_path / "run", 3)["without_gain"] == 2
+    result = done(train, *arguments, "--set", "evaluation.metric=voc07", "--resume")
+    assert "was measured otherwise" in result.out
     state = state_after(tmp_path / "run", 7)
     assert (state["best"]["step"], state["best"]["mAP"], state["without_gain"]) == (4, 0.4, 3)
 
@@ -180,7 +176,7 @@ def found(mean_ap):
 
 
 def test_a_kill_between_the_first_weights_and_their_entry(
-    config_file, command, scripted, monkeypatch, tmp_path
+    config_file, command, done, scripted, monkeypatch, tmp_path
 ):
     """There is a checkpoint before there are weights, and the validation is done again."""
     scripted([0.5])
@@ -195,8 +191,7 @@ def test_a_kill_between_the_first_weights_and_their_entry(
     assert (tmp_path / "run" / "best.weights.h5").exists()
     assert state_after(tmp_path / "run", 1)["validation_is_due"] is True
     monkeypatch.setattr(loop, "measure", found(0.5))
-    result = command(train, *arguments, "--resume")
-    assert result.code == 0, result.err
+    done(train, *arguments, "--resume")
     assert [entry["step"] for entry in log_entries(tmp_path / "run")] == [1, 1, 2, 2]
 
 

@@ -131,10 +131,9 @@ def test_run_folder_is_complete(workers):
     assert [entry["step"] for entry in log_entries(folder)] == [1, 2, 2, 3, 3]
 
 
-def test_two_workers_equal_one_process(tf_test, workers, config_file, command, eagerly, tmp_path):
+def test_two_workers_equal_one_process(tf_test, workers, config_file, done, eagerly, tmp_path):
     """The global batch is the same, so the weights and the statistics of BatchNorm are, too."""
-    result = command(train, *arguments_for(config_file, tmp_path / "alone", "data.validation=[]"))
-    assert result.code == 0, result.err
+    done(train, *arguments_for(config_file, tmp_path / "alone", "data.validation=[]"))
     found, expected = (weights_in(folder / "final.weights.h5") for folder in (workers[0], tmp_path / "alone"))
     assert found.keys() == expected.keys()
     for name, value in expected.items():

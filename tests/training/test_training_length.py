@@ -215,22 +215,21 @@ def test_the_other_unit_is_replaced(tmp_path):
 
 
 @pytest.mark.slow
-def test_run_by_epochs(tf_test, config_file, command, eagerly, tmp_path):
+def test_run_by_epochs(tf_test, config_file, done, eagerly, tmp_path):
     """Eight images in batches of four: an epoch has two steps. The run's config holds the steps."""
     arguments = ["--config", config_file, "--output", tmp_path / "run", *sets("data.validation=[]")]
     arguments += sets(
         "training.warmup=1 epoch", 'training.milestones=["2.1 epochs"]', "training.length=3 epochs"
     )
-    result = command(train, *arguments)
-    assert result.code == 0, result.err
+    result = done(train, *arguments)
     training = load_config(tmp_path / "run").training
     assert (training.steps, training.warmup_steps, training.milestones) == (6, 2, (5,))
     rates = [entry["learning_rate"] for entry in log_entries(tmp_path / "run")]
     tf_test.assertAllClose(rates, [0.005, *[0.01] * 4, 0.001], rtol=1e-5, atol=0)
     assert "step 6/6  " in result.out
     # The same arguments, whose keys are in epochs, are the config of the run.
-    result = command(train, *arguments, "--resume")
-    assert result.code == 0 and "all 6 steps are done already" in result.out
+    result = done(train, *arguments, "--resume")
+    assert "all 6 steps are done already" in result.out
 
 
 @pytest.mark.parametrize(
@@ -259,9 +258,9 @@ def test_option_epochs(config_file, refused, tmp_path):
 
 
 @pytest.mark.slow
-def test_steps_of_a_cosine_cannot_change(config_file, command, refused, eagerly, tmp_path):
+def test_steps_of_a_cosine_cannot_change(config_file, done, refused, eagerly, tmp_path):
     arguments = ["--config", config_file, "--output", tmp_path / "run"]
     arguments += sets("data.validation=[]", "training.schedule=cosine")
-    assert command(train, *arguments, *sets("training.length=1")).code == 0
+    done(train, *arguments, *sets("training.length=1"))
     line = refused(train, *arguments, *sets("training.length=2"), "--resume")
     assert line == ("error: --resume with another config: training.length was 1, is 2; start a new --output")

@@ -143,27 +143,24 @@ def test_ctrl_c_twice_ends_a_training_at_once(interrupted):
     assert not (interrupted.twice / "checkpoints").exists()
 
 
-def test_finished_run_says_so(finished, config_file, command, small_network):
+def test_finished_run_says_so(finished, config_file, done, small_network):
     before = (finished / "log.jsonl").read_text(), (finished / "final.weights.h5").read_bytes()
-    result = command(train, "--config", config_file, "--resume", "--output", finished)
-    assert result.code == 0, result.err
+    result = done(train, "--config", config_file, "--resume", "--output", finished)
     assert "all 6 steps are done already" in result.out
     assert before == ((finished / "log.jsonl").read_text(), (finished / "final.weights.h5").read_bytes())
 
 
 @pytest.mark.slow
-def test_resume_does_not_need_the_initial_weights(config_file, command, eagerly, tmp_path):
+def test_resume_does_not_need_the_initial_weights(config_file, command, done, eagerly, tmp_path):
     """The file is gone when the run is resumed. Without a checkpoint the run needs the file."""
     file, folder = tmp_path / "start.weights.h5", tmp_path / "run"
     build_model(with_classes(load_config(config_file), CLASS_NAMES)).save_weights(file)
     arguments = ["--config", config_file, "--output", folder]
     arguments += sets(f"model.weights={file}", "training.checkpoint_every=1", "data.validation=[]")
-    result = command(train, *arguments, "--set", "training.length=1")
-    assert result.code == 0, result.err
+    result = done(train, *arguments, "--set", "training.length=1")
     file.unlink()
 
-    result = command(train, *arguments, "--set", "training.length=2", "--resume")
-    assert result.code == 0, result.err
+    result = done(train, *arguments, "--set", "training.length=2", "--resume")
     assert "continuing after step 1" in result.out and "step 2/2  " in result.out
     assert load_config(folder).model.weights == str(file)
     assert [entry["step"] for entry in log_entries(folder)] == [1, 2]
@@ -176,20 +173,19 @@ def test_resume_does_not_need_the_initial_weights(config_file, command, eagerly,
 
 
 @pytest.mark.slow
-def test_a_resumed_run_keeps_its_own_steps(config_file, command, eagerly, tmp_path):
+def test_a_resumed_run_keeps_its_own_steps(config_file, done, eagerly, tmp_path):
     """What was set at the start counts until --set changes it."""
     arguments = ["--config", config_file, "--output", tmp_path / "run"]
-    first = command(train, *arguments, "--set", "training.length=1", "--set", "data.validation=[]")
-    assert first.code == 0, first.err
+    done(train, *arguments, "--set", "training.length=1", "--set", "data.validation=[]")
     note = (
         "note: the run goes on with its own config, from which tiny.json differs: data.validation is (), not "
         "('2007/val',); training.length is {}, not 6"
     )
-    again = command(train, *arguments, "--resume")
-    assert again.code == 0 and "all 1 steps are done already" in again.out
+    again = done(train, *arguments, "--resume")
+    assert "all 1 steps are done already" in again.out
     assert note.format(1) in again.out.splitlines()
-    more = command(train, *arguments, "--resume", "--set", "training.length=2")
-    assert more.code == 0 and "step 2/2  " in more.out
+    more = done(train, *arguments, "--resume", "--set", "training.length=2")
+    assert "step 2/2  " in more.out
     assert load_config(tmp_path / "run").training.steps == 2
     assert [entry["step"] for entry in log_entries(tmp_path / "run")] == [1, 2]
     assert not (tmp_path / "run" / ".lock").exists()
@@ -218,7 +214,7 @@ def with_one_more_image(devkit, root):
 
 
 def test_resume_with_more_steps_and_other_data(
-    finished, interrupted, devkit, config_file, command, eagerly, tmp_path
+    finished, interrupted, devkit, config_file, command, done, eagerly, tmp_path
 ):
     """Other data are refused and change nothing, unless they are accepted. More steps are done."""
     more = with_one_more_image(devkit, tmp_path / "more")
@@ -234,8 +230,7 @@ def test_resume_with_more_steps_and_other_data(
     )
     assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
 
-    result = command(train, *arguments, "--accept-changed-data")
-    assert result.code == 0, result.err
+    result = done(train, *arguments, "--accept-changed-data")
     assert "continuing after step 6" in result.out and "step 7/7  " in result.out
     assert "note: the training data has changed: number of images of the training set was 8, " in result.out
     assert "; the steps after 6 are those of the data as it is now" in result.out
@@ -246,8 +241,8 @@ def test_resume_with_more_steps_and_other_data(
     old, new = (weights_in(folder / "final.weights.h5") for folder in (interrupted.undisturbed, finished))
     assert any(not np.array_equal(old[name], new[name]) for name in old)
 
-    again = command(train, "--config", config_file, "--resume", "--output", finished)
-    assert again.code == 0 and "all 7 steps are done already" in again.out, again.err
+    again = done(train, "--config", config_file, "--resume", "--output", finished)
+    assert "all 7 steps are done already" in again.out, again.err
     assert "note: the run goes on with its own config, from which tiny.json differs: " in again.out
 
 
@@ -291,7 +286,7 @@ def test_resume_with_another_config(finished, config_file, refused, override, me
 
 
 @pytest.mark.slow
-def test_signal_during_a_validation(config_file, command, eagerly, monkeypatch, tmp_path):
+def test_signal_during_a_validation(config_file, command, done, eagerly, monkeypatch, tmp_path):
     """The validation is given up, and a resumed run does it anew, as if nothing had happened."""
     validate = validation.detect_portion
 
@@ -315,15 +310,15 @@ def test_signal_during_a_validation(config_file, command, eagerly, monkeypatch, 
         assert not (folder / "best.weights.h5").exists()
     assert signal.getsignal(signal.SIGTERM) is before
 
-    assert command(train, *arguments, "--output", folder, "--resume").code == 0
-    assert command(train, *arguments, "--output", undisturbed).code == 0
+    done(train, *arguments, "--output", folder, "--resume")
+    done(train, *arguments, "--output", undisturbed)
     assert [entry["step"] for entry in log_entries(folder)] == [1, 1, 2, 2]
     assert entries_without_times(folder) == entries_without_times(undisturbed)
     for name in ("final.weights.h5", "best.weights.h5"):
         assert_equal_weights(folder / name, undisturbed / name)
 
 
-def test_signal_during_the_last_validation(config_file, command, eagerly, monkeypatch, tmp_path):
+def test_signal_during_the_last_validation(config_file, command, done, eagerly, monkeypatch, tmp_path):
     """The final weights are written when the resumed run has done the validation."""
     validate = validation.detect_portion
 
@@ -336,8 +331,8 @@ def test_signal_during_the_last_validation(config_file, command, eagerly, monkey
         patch.setattr(validation, "detect_portion", interrupted_validation)
         assert command(train, *arguments).code == 1
     assert not (tmp_path / "run" / "final.weights.h5").exists()
-    result = command(train, *arguments, "--resume")
-    assert result.code == 0 and "validation at step 1" in result.out
+    result = done(train, *arguments, "--resume")
+    assert "validation at step 1" in result.out
     assert (tmp_path / "run" / "final.weights.h5").exists()
     assert [list(entry)[1] for entry in log_entries(tmp_path / "run")] == ["loss", "validation"]
 
@@ -379,12 +374,11 @@ def test_loss_that_is_not_finite_stops_the_run(config_file, command, eagerly, mo
 
 
 @pytest.mark.slow
-def test_largest_seed_and_a_huge_ratio(config_file, command, eagerly, tmp_path):
+def test_largest_seed_and_a_huge_ratio(config_file, done, eagerly, tmp_path):
     arguments = ["--config", config_file, "--output", tmp_path / "run"]
     overrides = ("training.seed=4294967295", "loss.negatives_per_positive=1e9", "training.length=2")
     arguments += sets(*overrides, "data.validation=[]")
-    result = command(train, *arguments)
-    assert result.code == 0, result.err
+    done(train, *arguments)
     assert [entry["step"] for entry in log_entries(tmp_path / "run")] == [1, 2]
     assert all(np.isfinite(entry["loss"]) for entry in log_entries(tmp_path / "run"))
 
