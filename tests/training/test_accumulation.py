@@ -1,18 +1,16 @@
 """Gradient accumulation: a step of several micro-batches against one of the whole batch."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from run_files import log_entries
 from small_network import assert_same_state, make_trainer, random_batch, state_of
 from tiers import slow
-from training_config import CLASSES_OVERRIDE, sets
+from training_config import sets
 from trunk_model import trunk_model
 
 import refinedet_tf as rd
 import train
-from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.refinedet.losses import COUNTS, TERMS, loss_sums
 from refinedet_tf.training import trainer as trainer_module
@@ -23,14 +21,8 @@ OBJECTS = (3, 2, 0, 1, 0, 3, 3, 2)
 
 
 @pytest.fixture
-def config(config_file, small_network):
-    keras.utils.set_random_seed(0)
-
-    def make(*overrides):
-        defaults = ("training.batch_size=8", "training.warmup=0")
-        return load_config(config_file, [CLASSES_OVERRIDE, *defaults, *overrides])
-
-    return make
+def config(config):
+    return lambda *overrides: config("training.batch_size=8", "training.warmup=0", *overrides)
 
 
 def micro_batches(number):

@@ -7,20 +7,13 @@ import tensorflow as tf
 from run_files import weights_in
 from small_network import make_trainer, random_batch, state_of
 from tiers import slow
-from training_config import CLASSES_OVERRIDE, sets
+from training_config import sets
 
 import train
-from refinedet_tf.config.files import load_config
 from refinedet_tf.data.shapes import CLASS_NAMES
 from refinedet_tf.training.averaging import WeightAverage, averaged
 
 DECAY = "training.ema_decay=0.4"
-
-
-@pytest.fixture
-def config(config_file, small_network):
-    keras.utils.set_random_seed(0)
-    return lambda *overrides: load_config(config_file, [CLASSES_OVERRIDE, *overrides])
 
 
 def arrays(variables):

@@ -1,28 +1,15 @@
 """Frozen layers do not move; the others do."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from small_network import make_trainer, random_batch, state_of
 from thin_vgg import thin_vgg
 from tiers import slow
-from training_config import CLASSES_OVERRIDE
 
-from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.refinedet.losses import COUNTS
 from refinedet_tf.training.freezing import freeze_layers
-
-
-@pytest.fixture
-def config(config_file, small_network):
-    keras.utils.set_random_seed(0)
-
-    def make(*overrides):
-        return load_config(config_file, [CLASSES_OVERRIDE, *overrides])
-
-    return make
 
 
 @pytest.fixture

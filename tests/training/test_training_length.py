@@ -233,28 +233,18 @@ def test_run_by_epochs(tf_test, config_file, done, eagerly, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("options", "message"),
     [
-        (["training.milestones=[3, 6]"], "training.milestones: 6 is not below the 6 steps of the training"),
-        (
-            ["training.warmup=4 epochs"],
-            "training.warmup 4 epochs, which is 8 steps, exceeds the 6 steps",
-        ),
-        (["training.patience=3", "data.validation=[]"], "training.patience needs data.validation"),
-        (["training.epochs=1", "training.length=5"], "training.epochs and training.length say the same"),
+        (sets("training.milestones=[3, 6]"), "milestones: 6 is not below the 6 steps of the training"),
+        (sets("training.patience=3", "data.validation=[]"), "training.patience needs data.validation"),
+        (sets("training.epochs=1", "training.length=5"), "training.epochs and training.length say the same"),
+        (["--epochs", 0], 'such as "65 epochs", got "0 epochs"'),
+        (["--epochs", 3, *sets("training.warmup=4 epochs")], "which is 8 steps, exceeds the 6 steps"),
     ],
 )
-def test_run_that_is_refused_leaves_nothing(config_file, refused, tmp_path, overrides, message):
-    line = refused(train, "--config", config_file, "--output", tmp_path / "run", *sets(*overrides))
-    assert message in line
+def test_run_that_is_refused_leaves_nothing(config_file, refused, tmp_path, options, message):
+    assert message in refused(train, "--config", config_file, "--output", tmp_path / "run", *options)
     assert not (tmp_path / "run").exists()
-
-
-def test_option_epochs(config_file, refused, tmp_path):
-    """Three epochs of eight images in batches of four are six steps."""
-    run = ("--config", config_file, "--output", tmp_path / "run", "--epochs")
-    assert refused(train, *run, 0).endswith('such as "65 epochs", got "0 epochs"')
-    assert "exceeds the 6 steps" in refused(train, *run, 3, *sets("training.warmup=4 epochs"))
 
 
 @pytest.mark.slow

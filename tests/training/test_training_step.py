@@ -24,16 +24,6 @@ from refinedet_tf.refinedet.backbones import BACKBONES
 from refinedet_tf.refinedet.losses import TERMS
 
 
-@pytest.fixture
-def config(config_file, small_network):
-    keras.utils.set_random_seed(0)
-
-    def make(*overrides):
-        return load_config(config_file, [CLASSES_OVERRIDE, *overrides])
-
-    return make
-
-
 def plain_gradients(network, batch, config):
     """Loss terms and gradients, computed without `refinedet_tf.training`."""
     anchors = rd.tile_anchors(config.model.image_size)
