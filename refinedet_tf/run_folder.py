@@ -100,10 +100,8 @@ class RunFolder:
     def check(self, resume: bool) -> None:
         """Checks that a run may use the folder, and changes nothing.
 
-        What a start leaves that ended before its first checkpoint is no obstacle in a folder with the mark.
-
-        Args:
-            resume: whether the folder may hold an earlier part of the run, and files of others.
+        With `resume`, it may hold an earlier part of the run, and files of others. What a start leaves that
+        ended before its first checkpoint is no obstacle in a folder with the mark.
 
         Raises:
             InputError: the folder cannot be read; or something else stands in the place of one of its files
@@ -143,10 +141,6 @@ class RunFolder:
 
     def create(self, config: Config, resume: bool) -> None:
         """Makes the folder, removes what a start without a checkpoint has left, and writes the config.
-
-        Args:
-            config: the run's config with its class names.
-            resume: whether the folder may hold an earlier part of the run, and files of others.
 
         Raises:
             InputError: the folder cannot be written, or the reasons are those of `check`.
@@ -224,10 +218,6 @@ class RunFolder:
 
     def cut_log(self, last_step: int, last_validation: int) -> None:
         """Removes the entries of later steps and validations from the log, and lines that are not entries.
-
-        Args:
-            last_step: the number of steps whose entries stay.
-            last_validation: the number of steps after which the last validation that stays was done.
 
         Raises:
             InputError: the log cannot be read or written.

@@ -43,10 +43,9 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
 
 
 def take_data_folder(options: argparse.Namespace) -> None:
-    """Puts what lies in the folder of `--data` into the config, and says on the terminal what was found.
+    """Puts what lies in the folder of `--data` into the options, and says on the terminal what was found.
 
-    Args:
-        options: `config` and `overrides` are changed; without `--config`, `BASE_CONFIG` is taken.
+    Without `--config`, `BASE_CONFIG` is taken.
 
     Raises:
         InputError: there is neither `--data` nor `--config`, or the reasons are those of `discover`.

@@ -123,10 +123,7 @@ def data_facts(name: str, dataset: DetectionDataset | None) -> dict[str, Any]:
     """Returns the numbers and digests in which all workers, and all parts of a resumed run, must agree.
 
     The paths of the images are left out, because the data may lie elsewhere on another machine or later.
-
-    Args:
-        name: what messages call the set, such as "training set".
-        dataset: the set; None if the config names none.
+    `name` is what messages call the set, such as "training set".
     """
     if dataset is None:
         return {name: None}
@@ -144,11 +141,9 @@ def data_facts(name: str, dataset: DetectionDataset | None) -> dict[str, Any]:
 
 
 def changed_data(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
-    """Says in which facts a set is not what it was; "" where it is, or where that is not known.
+    """Says in which of its `data_facts` a set is not what it was; "" where it is, or where that is not known.
 
-    Args:
-        before: the result of `data_facts` in a checkpoint, from which values may be missing; or None.
-        now: the result of `data_facts` for the set of the same name.
+    Those of a checkpoint of an earlier version, `before`, may lack values.
     """
     if before is None or before.get("version of the facts") != now.get("version of the facts"):
         return ""

@@ -22,11 +22,10 @@ def measured_by(config: Config) -> dict[str, Any]:
 def comparable_best(
     best: dict[str, Any] | None, config: Config, data: Mapping[str, Any]
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """Decides whether later validations can be compared with the best one of a checkpoint.
+    """Decides whether validations of a resumed run can be compared with the best one of its checkpoint.
 
     Args:
-        best: "mAP", "step", "measured_by" and "data" of the best validation so far, of which checkpoints of
-            earlier versions do not hold the last two; or None.
+        best: see `LoopState`. Checkpoints of earlier versions hold neither "measured_by" nor "data".
         config: the config of the resumed run.
         data: the facts of its validation set (`agreement.data_facts`).
 

@@ -8,6 +8,11 @@ TIMES = ("images_per_second", "data_wait", "seconds_left")
 """The values of a log's entry that differ from run to run."""
 
 
+RUN_FILES = [".refinedet-run", "augmented.png", "best.weights.h5", "checkpoints", "config.json", "curves.png"]
+RUN_FILES += ["final.weights.h5", "log.jsonl", "tensorboard"]
+"""What lies in the folder of a run that has ended well."""
+
+
 def log_entries(folder):
     """The entries of a run's log."""
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -166,22 +166,6 @@ def test_moving_statistics_are_those_of_the_micro_batches_in_their_order(tf_test
         tf_test.assertAllClose(state[path], value, rtol=1e-6, atol=1e-6, msg=path)
 
 
-def test_a_divisor_per_micro_batch_would_differ(config):
-    """The batches of these tests tell the divisor of the whole batch from Caffe's `iter_size`."""
-    config = config(FROZEN)
-    network = trunk_model(config)
-    batch = random_batch(config, 0, OBJECTS)
-    anchors = rd.tile_anchors(config.model.image_size)
-    together = rd.refinedet_loss(network(batch["images"]), batch, anchors, config)
-    alone = []
-    for first in (0, 1):
-        part = {name: values[first::2] for name, values in batch.items()}
-        alone.append(rd.refinedet_loss(network(part["images"]), part, anchors, config))
-    for name in TERMS:
-        mean = sum(float(terms[name]) for terms in alone) / 2
-        assert abs(mean / float(together[name]) - 1) > 1e-4, name
-
-
 @pytest.mark.parametrize("statistics", ["moving", slow("frozen")])
 def test_one_bad_micro_batch_changes_nothing(config, statistics):
     config = config(f"model.batch_norm_statistics={statistics}", micro_batches(4))

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from processes import finish, local_cluster, start_workers
-from run_files import log_entries, weights_in
+from run_files import RUN_FILES, log_entries, weights_in
 from small_network import BACKBONE, small_backbone
 from training_config import sets
 
@@ -115,17 +115,7 @@ def test_both_end_well_and_one_speaks(workers):
 
 def test_run_folder_is_complete(workers):
     folder, *_ = workers
-    assert sorted(path.name for path in folder.iterdir()) == [
-        ".refinedet-run",
-        "augmented.png",
-        "best.weights.h5",
-        "checkpoints",
-        "config.json",
-        "curves.png",
-        "final.weights.h5",
-        "log.jsonl",
-        "tensorboard",
-    ]
+    assert sorted(path.name for path in folder.iterdir()) == RUN_FILES
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-2", "step-3"]
     assert len(list((folder / "tensorboard").iterdir())) == 1
     assert [entry["step"] for entry in log_entries(folder)] == [1, 2, 2, 3, 3]

@@ -1,5 +1,6 @@
 """Whole runs of train.py on a small network: what they write, and that they survive being stopped."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from run_files import assert_equal_weights, entries_without_times, log_entries, weights_in
+from run_files import RUN_FILES, assert_equal_weights, entries_without_times, log_entries, weights_in
 from training_config import STEPS, sets
 
 import train
@@ -75,17 +76,7 @@ def test_terminal_shows_progress(interrupted):
 
 def test_files_of_a_run(interrupted):
     folder = interrupted.undisturbed
-    assert sorted(path.name for path in folder.iterdir()) == [
-        ".refinedet-run",
-        "augmented.png",
-        "best.weights.h5",
-        "checkpoints",
-        "config.json",
-        "curves.png",
-        "final.weights.h5",
-        "log.jsonl",
-        "tensorboard",
-    ]
+    assert sorted(path.name for path in folder.iterdir()) == RUN_FILES
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-4", "step-6"]
     # Four images of 64 x 64 on a sheet, showing more than one colour.
     picture = np.asarray(Image.open(folder / "augmented.png"))
@@ -263,44 +254,46 @@ def test_a_folder_of_others_as_output(devkit, config_file, refused, monkeypatch,
     assert (tmp_path / "config.json").read_text() == config_file.read_text()
 
 
-def test_a_finished_run_without_its_checkpoints(finished, config_file, refused):
-    """It was copied without them: its history and its weights stay."""
-    shutil.rmtree(finished / "checkpoints")
-    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
-    line = refused(train, "--config", config_file, "--resume", "--output", finished)
-    assert "finished holds best.weights.h5, final.weights.h5, but no checkpoint to continue from; " in line
-    assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+def test_resume_with_another_config(finished, config_file, refused):
+    changes = sets("training.batch_size=2", "model.tcb_channels=32", "augmentation.hue=0.0")
+    line = refused(train, "--config", config_file, *changes, "--resume", "--output", finished)
+    for change in (
+        "training.batch_size was 4, is 2",
+        "model.tcb_channels was 16, is 32",
+        "augmentation.hue was 18.0, is 0.0",
+    ):
+        assert change in line
+    assert line.startswith("error: --resume with another config: ")
+    assert line.endswith("; start a new --output")
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("training.batch_size=2", "training.batch_size was 4, is 2"),
-        ("model.tcb_channels=32", "model.tcb_channels was 16, is 32"),
-        ("augmentation.hue=0.0", "augmentation.hue was 18.0, is 0.0"),
-    ],
-)
-def test_resume_with_another_config(finished, config_file, refused, override, message):
-    line = refused(train, "--config", config_file, "--set", override, "--resume", "--output", finished)
-    assert line == f"error: --resume with another config: {message}; start a new --output"
+@pytest.fixture
+def signalled(monkeypatch):
+    """A context in which each validation begins with a signal to this process."""
+    detect_portion = validation.detect_portion
+
+    @contextlib.contextmanager
+    def with_signal(number):
+        def interrupted(*arguments, **options):
+            os.kill(os.getpid(), number)
+            return detect_portion(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(validation, "detect_portion", interrupted)
+            yield
+
+    return with_signal
 
 
 @pytest.mark.slow
-def test_signal_during_a_validation(config_file, command, done, eagerly, monkeypatch, tmp_path):
+def test_signal_during_a_validation(config_file, command, done, eagerly, signalled, tmp_path):
     """The validation is given up, and a resumed run does it anew, as if nothing had happened."""
-    validate = validation.detect_portion
-
-    def interrupted_validation(*arguments, **options):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return validate(*arguments, **options)
-
     before = signal.getsignal(signal.SIGTERM)
     folder, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     arguments = ["--config", config_file]
     arguments += sets("training.validate_every=1", "training.length=2")
     for step in (1, 2):
-        with monkeypatch.context() as patch:
-            patch.setattr(validation, "detect_portion", interrupted_validation)
+        with signalled(signal.SIGTERM):
             result = command(train, *arguments, "--output", folder, *(["--resume"] if step == 2 else []))
         assert result.code == 1
         told = "stopped by SIGTERM after step 1, before its validation was finished; continue with --resume"
@@ -318,17 +311,10 @@ def test_signal_during_a_validation(config_file, command, done, eagerly, monkeyp
         assert_equal_weights(folder / name, undisturbed / name)
 
 
-def test_signal_during_the_last_validation(config_file, command, done, eagerly, monkeypatch, tmp_path):
+def test_signal_during_the_last_validation(config_file, command, done, eagerly, signalled, tmp_path):
     """The final weights are written when the resumed run has done the validation."""
-    validate = validation.detect_portion
-
-    def interrupted_validation(*arguments, **options):
-        os.kill(os.getpid(), signal.SIGINT)
-        return validate(*arguments, **options)
-
     arguments = ["--config", config_file, "--set", "training.length=1", "--output", tmp_path / "run"]
-    with monkeypatch.context() as patch:
-        patch.setattr(validation, "detect_portion", interrupted_validation)
+    with signalled(signal.SIGINT):
         assert command(train, *arguments).code == 1
     assert not (tmp_path / "run" / "final.weights.h5").exists()
     result = done(train, *arguments, "--resume")

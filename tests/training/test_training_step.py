@@ -231,16 +231,6 @@ def assert_equal_training(found, has_batch_norm):
         assert difference <= (2e-5 * movement if kind == "statistics" else min(1e-5, 0.2 * movement)), kind
 
 
-def test_normalising_each_replica_alone_would_differ(tf_test, replicas):
-    """The batches of the test above tell this way from the right one."""
-    control = replicas["control"]
-    assert control["positives"][0] > 0 and control["positives"][1] == 0
-    # The mean of a loss per replica, one of which has no positives, is half the loss.
-    tf_test.assertAllClose(control["each_alone"], control["together"] / 2, rtol=1e-4, atol=0)
-    # BatchNorm of half the batch gives other heads for the same images.
-    assert control["heads_of_half_a_batch"] > 0.01
-
-
 @pytest.mark.parametrize("backbone", ["vgg16", "mobilenet_v2"])
 def test_one_bad_replica_of_two_changes_nothing(replicas, backbone):
     found = replicas[backbone]["bad"]
