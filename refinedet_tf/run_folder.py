@@ -38,7 +38,7 @@ class _Validation(BaseModel, strict=True):
 
 class _Entry(BaseModel, strict=True):
     step: Steps
-    validation: _Validation = Field(default=None)
+    validation: _Validation = _Validation(mAP=None, AP={})
 
 
 def default_run_folder(name: str) -> str:

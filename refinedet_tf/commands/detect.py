@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refinedet_tf.commands.image_files import find_images
-from refinedet_tf.commands.options import add_model_options, add_view_options, tiling_from
+from refinedet_tf.commands.options import (
+    add_model_options,
+    add_score_threshold_option,
+    add_view_options,
+    check_score_threshold,
+    tiling_from,
+)
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.config.files import PRETRAINED
 from refinedet_tf.errors import InputError, shortened_text
@@ -42,13 +48,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         help="a folder that is new or empty (default: detections, or detections-2 and so on where that is "
         "taken)",
     )
-    parser.add_argument(
-        "--score-threshold",
-        type=float,
-        default=0.5,
-        metavar="S",
-        help="draw detections of at least this score (default: 0.5)",
-    )
+    add_score_threshold_option(parser)
     options = parser.parse_args(arguments)
     if options.config is None:
         if options.weights is not None:
@@ -56,9 +56,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
                 "--weights needs --config: the config or the run folder that the weights belong to"
             )
         options.config = PRETRAINED
-    score = options.score_threshold
-    if not 0 <= score <= 1:
-        raise InputError(f"--score-threshold must lie in 0..1, got {score}")
+    check_score_threshold(options.score_threshold)
     tiling = tiling_from(options)
     _refuse_cameras(options.images)
     paths = find_images(options.images)
@@ -74,6 +72,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     from refinedet_tf.inference.tiled_detector import make_detector
     from refinedet_tf.inference.video_detection import detect_videos
 
+    score = options.score_threshold
     replicas = Replicas(model, lambda: make_detector(model, config, options.multi_scale, tiling, score))
     batch_size = config.evaluation.batch_size
     detect = detect_videos if are_videos else detect_photos

@@ -115,3 +115,20 @@ def tiling_from(options: argparse.Namespace) -> Tiling | None:
         return Tiling(options.tiles, **overlap)
     except InputError as error:
         raise InputError(f"--tiles, --tile-overlap: {error}") from None
+
+
+def add_score_threshold_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--score-threshold`."""
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="draw detections of at least this score (default: 0.5)",
+    )
+
+
+def check_score_threshold(score_threshold: float) -> None:
+    """Refuses a `--score-threshold` outside 0..1 by an InputError."""
+    if not 0 <= score_threshold <= 1:
+        raise InputError(f"--score-threshold must lie in 0..1, got {score_threshold}")
