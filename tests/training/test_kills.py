@@ -18,17 +18,9 @@ STEPS = 60
 
 
 def run_with_kills(arguments, folder, kills, seed, program_arguments=()):
-    """Trains twice, the second time with SIGKILL at random moments and `--resume` after each.
+    """Trains twice, the second time with SIGKILL at `kills` random moments and `--resume` after each.
 
-    Args:
-        arguments: those of train.py except `--output`.
-        folder: where the run folders are made.
-        kills: the number of kills.
-        seed: the seed of their moments.
-        program_arguments: further arguments of `training_program.py`.
-
-    Returns:
-        The folder of the undisturbed run and that of the killed one.
+    Returns the folder of the undisturbed run and that of the killed one.
     """
     generator = random.Random(seed)
     undisturbed, killed = folder / "undisturbed", folder / "killed"

@@ -15,6 +15,10 @@ from run_files import assert_equal_weights, entries_without_times, last_step
 from training_config import sets
 
 import train
+from refinedet_tf.config.files import load_config
+from refinedet_tf.data.dataset import read_dataset
+from refinedet_tf.data.pipeline import image_order
+from refinedet_tf.data.shapes import CLASS_NAMES
 from refinedet_tf.training import cluster
 
 MULTI = ('training.strategy="multi_worker"', "training.learning_rate=1e-4", "training.validate_every=100")
@@ -59,15 +63,9 @@ def story(config_file, devkit, tmp_path_factory):
     assert file.read_text() != text
     alone = folder / "not-shared"
     (alone / "checkpoints" / "step-10").mkdir(parents=True)
-    run = arguments_for(config_file, folder / "run", f"data.classes={json.dumps(classes(config_file))}")
-    broken = {
-        "arguments": [
-            *run[:-1],
-            str(folder / "broken"),
-            "--set",
-            f"data.root={without_an_image(folder, devkit, config_file)}",
-        ]
-    }
+    run = arguments_for(config_file, folder / "run", f"data.classes={json.dumps(CLASS_NAMES)}")
+    root = without_an_image(folder, devkit, config_file)
+    broken = {"arguments": [*run[:-1], str(folder / "broken"), *sets(f"data.root={root}")]}
     chief = [
         {"arguments": run},
         {"arguments": run},
@@ -97,10 +95,6 @@ def story(config_file, devkit, tmp_path_factory):
 
 def without_an_image(folder, devkit, config_file):
     """The root of the data, in which the first image of the second step cannot be decoded."""
-    from refinedet_tf.config.files import load_config
-    from refinedet_tf.data.dataset import read_dataset
-    from refinedet_tf.data.pipeline import image_order
-
     root = folder / "broken-devkit"
     shutil.copytree(devkit, root)
     config = load_config(config_file, [f"data.root={root}"])
@@ -110,13 +104,6 @@ def without_an_image(folder, devkit, config_file):
     assert order[batch_size] not in order[:batch_size]
     Path(dataset.image_paths[order[batch_size]]).write_bytes(b"no image")
     return root
-
-
-def classes(config_file):
-    from refinedet_tf.config.files import load_config
-    from refinedet_tf.data.dataset import read_dataset
-
-    return read_dataset(load_config(config_file).data, "train").class_names
 
 
 def test_workers_that_differ_do_not_begin(story):
