@@ -58,13 +58,10 @@ def test_a_terminal_gets_one_line_that_is_rewritten(capsys, monkeypatch):
     assert [part.split()[1] for part in text.split("\r")[1:]] == ["1/4", "3/4", "4/4"]
 
 
-def test_with_progress_reports_after_each_item():
+def test_with_progress_reports_after_each_item(monkeypatch):
     reports, times = [], iter([100.0, 101.0, 103.0])
-
-    def report(*numbers):
-        reports.append(numbers)
-
-    items = progress.with_progress(["a", "b"], 2, report, clock=lambda: next(times))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    items = progress.with_progress(["a", "b"], 2, lambda *numbers: reports.append(numbers))
     assert next(items) == "a" and reports == []
     assert next(items) == "b" and reports == [(1, 2, 1.0)]
     assert list(items) == []
