@@ -16,7 +16,7 @@ from refinedet_tf.commands import terminal  # noqa: F401 - sets TensorFlow's env
 import keras  # isort: skip - after terminal
 import numpy as np
 import tensorflow as tf
-from small_network import make_trainer, random_batch, state_of
+from small_network import make_trainer, random_batch, state_of, use_logical_devices
 from thin_vgg import STAGES
 from training_config import CLASSES_OVERRIDE
 from trunk_model import trunk_model
@@ -37,9 +37,7 @@ def main(config_file, num_replicas, words):
     if not whole:
         importlib.import_module("refinedet_tf.refinedet.backbones.vgg16").STAGES = STAGES
     keras.utils.set_random_seed(0)
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * num_replicas)
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    use_logical_devices(num_replicas)
     vgg = load_config(
         config_file,
         [

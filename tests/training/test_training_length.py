@@ -245,12 +245,3 @@ def test_run_by_epochs(tf_test, config_file, done, eagerly, tmp_path):
 def test_run_that_is_refused_leaves_nothing(config_file, refused, tmp_path, options, message):
     assert message in refused(train, "--config", config_file, "--output", tmp_path / "run", *options)
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_steps_of_a_cosine_cannot_change(config_file, done, refused, eagerly, tmp_path):
-    arguments = ["--config", config_file, "--output", tmp_path / "run"]
-    arguments += sets("data.validation=[]", "training.schedule=cosine")
-    done(train, *arguments, *sets("training.length=1"))
-    line = refused(train, *arguments, *sets("training.length=2"), "--resume")
-    assert line == ("error: --resume with another config: training.length was 1, is 2; start a new --output")

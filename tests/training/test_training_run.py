@@ -163,25 +163,6 @@ def test_resume_does_not_need_the_initial_weights(config_file, command, done, ea
     assert result.err == f"error: weights not found: {file}\n"
 
 
-@pytest.mark.slow
-def test_a_resumed_run_keeps_its_own_steps(config_file, done, eagerly, tmp_path):
-    """What was set at the start counts until --set changes it."""
-    arguments = ["--config", config_file, "--output", tmp_path / "run"]
-    done(train, *arguments, "--set", "training.length=1", "--set", "data.validation=[]")
-    note = (
-        "note: the run goes on with its own config, from which tiny.json differs: data.validation is (), not "
-        "('2007/val',); training.length is {}, not 6"
-    )
-    again = done(train, *arguments, "--resume")
-    assert "all 1 steps are done already" in again.out
-    assert note.format(1) in again.out.splitlines()
-    more = done(train, *arguments, "--resume", "--set", "training.length=2")
-    assert "step 2/2  " in more.out
-    assert load_config(tmp_path / "run").training.steps == 2
-    assert [entry["step"] for entry in log_entries(tmp_path / "run")] == [1, 2]
-    assert not (tmp_path / "run" / ".lock").exists()
-
-
 def test_resume_with_fewer_steps_than_are_done(finished, config_file, refused, small_network):
     before = (finished / "config.json").read_text()
     line = refused(
