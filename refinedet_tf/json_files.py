@@ -4,10 +4,14 @@ import json
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from refinedet_tf.errors import InputError, shortened_text
+from pydantic import BaseModel, ValidationError
+
+from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import read_bytes
+
+Model = TypeVar("Model", bound=BaseModel)
 
 MAX_NESTING = 100
 """The largest number of lists and objects within each other. No file of this project needs more than ten,
@@ -73,6 +77,21 @@ def parse_json(
     if _SUSPECT_ESCAPE.search(text) or not _is_unicode(text):
         _check_texts(tree, source)
     return tree
+
+
+def check_tree(tree: Any, model: type[Model], source: object) -> Model:
+    """Checks parsed JSON against a model of pydantic, and returns it as that.
+
+    Raises:
+        InputError: a value is wrong or missing; the message names the source and the key.
+    """
+    try:
+        return model.model_validate_json(json.dumps(tree))
+    except ValidationError as error:
+        mistake = error.errors(include_url=False)[0]
+    key, what = ".".join(map(str, mistake["loc"])), mistake["msg"].removeprefix("Value error, ")
+    given = shortened(mistake["input"])
+    raise InputError(f"{shortened_text(source)}: {key or 'all of it'}: {what}, got {given}")
 
 
 def check_text(text: str, source: object) -> None:

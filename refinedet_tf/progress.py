@@ -48,21 +48,12 @@ class ProgressPrinter:
         print(f"{start}{line:<70}", end=end, file=sys.stderr, flush=True)
 
 
-def with_progress(
-    items: Iterable[Item], total: int, progress: Progress, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Item]:
-    """Yields `items`, one per image, and calls `progress` after each of them.
-
-    Args:
-        items: one item per image.
-        total: the number of items.
-        progress: is called after each item.
-        clock: returns the time in seconds.
-    """
-    start = clock()
+def with_progress(items: Iterable[Item], total: int, progress: Progress) -> Iterator[Item]:
+    """Yields `total` items, one per image, and calls `progress` after each of them."""
+    start = time.monotonic()
     for done, item in enumerate(items, 1):
         yield item
-        progress(done, total, clock() - start)
+        progress(done, total, time.monotonic() - start)
 
 
 def progress_line(done: int, total: int | None, seconds: float, unit: str = "images") -> str:

@@ -4,18 +4,41 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field
 
 from refinedet_tf.config import MAX_STEPS, Config
 from refinedet_tf.config.files import config_to_json
 from refinedet_tf.errors import InputError, listed, shortened, shortened_text
 from refinedet_tf.files import check_utf8, explain_os_errors, is_file, is_folder, write_aside
-from refinedet_tf.json_files import parse_json
+from refinedet_tf.json_files import check_tree, parse_json
 
 STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]{0,17})")
 """The name of the folder of a checkpoint."""
 
 MARK = "A training of refinedet made this folder. Without a checkpoint and weights, it may be begun anew.\n"
 """The content of the file that marks a run folder."""
+
+
+AveragePrecision = Annotated[float, Field(ge=0, le=1)]
+Steps = Annotated[int, Field(ge=0, le=MAX_STEPS)]
+"""A number of finished steps."""
+
+
+class _Validation(BaseModel, strict=True):
+    """What the log says of a validation; a set or a class without objects has no average precision."""
+
+    mAP: AveragePrecision | None  # noqa: N815 - the key in the files
+    AP: dict[str, AveragePrecision | None]
+    loss: float = 0.0
+    metric: str = ""
+    data: list[str] = []
+
+
+class _Entry(BaseModel, strict=True):
+    step: Steps
+    validation: _Validation = _Validation(mAP=None, AP={})
 
 
 def default_run_folder(name: str) -> str:
@@ -77,10 +100,8 @@ class RunFolder:
     def check(self, resume: bool) -> None:
         """Checks that a run may use the folder, and changes nothing.
 
-        What a start leaves that ended before its first checkpoint is no obstacle in a folder with the mark.
-
-        Args:
-            resume: whether the folder may hold an earlier part of the run, and files of others.
+        With `resume`, it may hold an earlier part of the run, and files of others. What a start leaves that
+        ended before its first checkpoint is no obstacle in a folder with the mark.
 
         Raises:
             InputError: the folder cannot be read; or something else stands in the place of one of its files
@@ -121,10 +142,6 @@ class RunFolder:
     def create(self, config: Config, resume: bool) -> None:
         """Makes the folder, removes what a start without a checkpoint has left, and writes the config.
 
-        Args:
-            config: the run's config with its class names.
-            resume: whether the folder may hold an earlier part of the run, and files of others.
-
         Raises:
             InputError: the folder cannot be written, or the reasons are those of `check`.
         """
@@ -152,16 +169,13 @@ class RunFolder:
     def _check_kinds(self) -> None:
         """Refuses anything else in the place of a file or folder, before a training spends hours on it."""
         *files, _ = self._remains()
-        for path in (*files, self.lock, self.mark, self.best_weights, self.final_weights):
-            if os.path.lexists(path) and not is_file(path):
-                raise InputError(
-                    f"{shortened_text(path)} is not a file, but a run keeps one there: remove it"
-                )
-        for path in (self.tensorboard, self.checkpoints):
-            if os.path.lexists(path) and not is_folder(path):
-                raise InputError(
-                    f"{shortened_text(path)} is not a folder, but a run keeps one there: remove it"
-                )
+        files += [self.lock, self.mark, self.best_weights, self.final_weights]
+        kinds = [(file, "file", is_file) for file in files]
+        kinds += [(folder, "folder", is_folder) for folder in (self.tensorboard, self.checkpoints)]
+        for path, kind, is_one in kinds:
+            if os.path.lexists(path) and not is_one(path):
+                name = shortened_text(path)
+                raise InputError(f"{name} is not a {kind}, but a run keeps one there: remove it")
 
     def trained_weights(self) -> Path:
         """Returns the weights to use: those of the best validation, or the final ones without validation.
@@ -205,10 +219,6 @@ class RunFolder:
     def cut_log(self, last_step: int, last_validation: int) -> None:
         """Removes the entries of later steps and validations from the log, and lines that are not entries.
 
-        Args:
-            last_step: the number of steps whose entries stay.
-            last_validation: the number of steps after which the last validation that stays was done.
-
         Raises:
             InputError: the log cannot be read or written.
         """
@@ -242,35 +252,8 @@ def saved_steps(folder: Path) -> list[int]:
 def _parse(line: bytes) -> dict | None:
     """Returns an entry of the log, or None if the line is not an entry."""
     try:
-        entry = parse_json(line, "log.jsonl")
+        entry: dict = parse_json(line, "log.jsonl")
+        check_tree(entry, _Entry, "log.jsonl")
     except InputError:
         return None
-    if not isinstance(entry, dict) or not is_step(entry.get("step")):
-        return None
-    return entry if "validation" not in entry or _is_validation(entry["validation"]) else None
-
-
-def is_step(value: object) -> bool:
-    """Says whether a value from a file of a run is a number of finished steps."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_STEPS
-
-
-def is_average_precision(value: object) -> bool:
-    """Says whether a value from a file of a run is an average precision, 0..1."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-def _is_validation(value: object) -> bool:
-    """Says whether a value from the log describes a validation, {"mAP", "AP", "best", "metric", "data"}."""
-    if not isinstance(value, dict) or "mAP" not in value or not isinstance(value.get("AP"), dict):
-        return False
-    if not isinstance(value.get("loss", 0.0), int | float):
-        return False
-    data = value.get("data", [])
-    if not isinstance(value.get("metric", ""), str) or not isinstance(data, list):
-        return False
-    if not all(isinstance(name, str) for name in data):
-        return False
-    precisions = [value["mAP"], *value["AP"].values()]
-    # A class without objects has no average precision.
-    return all(precision is None or is_average_precision(precision) for precision in precisions)
+    return entry

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -164,6 +165,18 @@ def command(capsys):
 
 
 @pytest.fixture
+def done(command):
+    """Runs a command that must end with exit code 0, and returns what `command` does."""
+
+    def run(module, *arguments):
+        result = command(module, *arguments)
+        assert result.code == 0, result.err
+        return result
+
+    return run
+
+
+@pytest.fixture
 def refused(command, monkeypatch):
     """Runs a command that must end with exit code 2 and one line on stderr, and returns that line."""
     from refinedet_tf.progress import ProgressPrinter
@@ -221,6 +234,15 @@ def interrupted(config_file, tmp_path_factory):
         resumed=second,
         twice=twice,
     )
+
+
+@pytest.fixture
+def finished(interrupted, tmp_path):
+    """A copy of the undisturbed run, without deterministic kernels, which could not be switched off again."""
+    folder = shutil.copytree(interrupted.undisturbed, tmp_path / "finished")
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"deterministic": true', '"deterministic": false'))
+    return folder
 
 
 @pytest.fixture(scope="session")

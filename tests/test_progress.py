@@ -28,26 +28,24 @@ def test_format_duration(seconds, text):
     assert progress.format_duration(seconds) == text
 
 
-def printed(capsys):
-    """The numbers of images in the lines on stderr."""
+@pytest.mark.parametrize(
+    ("images", "seconds", "quiet", "lines"),
+    [
+        (5, 0.1, 0.0, ["1/5", "5/5"]),
+        (100, 1.0, 0.0, ["1/100", "31/100", "61/100", "91/100", "100/100"]),
+        (10, 0.49, 5.0, []),
+        (10, 1.0, 5.0, ["5/10", "10/10"]),
+    ],
+)
+def test_lines_in_a_log(capsys, images, seconds, quiet, lines):
+    """One per interval and one at the end, but none in the quiet seconds."""
+    printer = progress.ProgressPrinter("reading 2007/trainval", quiet_seconds=quiet)
+    for done in range(1, images + 1):
+        printer(done, images, seconds * done)
     captured = capsys.readouterr()
     assert captured.out == ""
-    return [line.split()[0] for line in captured.err.splitlines()]
-
-
-def test_progress_ends_with_the_last_image(capsys):
-    printer = progress.ProgressPrinter()
-    for done in range(1, 6):
-        printer(done, 5, 0.1 * done)
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split()[0] for line in lines] == ["1/5", "5/5"]
-
-
-def test_a_log_gets_one_line_per_interval(capsys):
-    printer = progress.ProgressPrinter()
-    for done in range(1, 101):
-        printer(done, 100, float(done))
-    assert printed(capsys) == ["1/100", "31/100", "61/100", "91/100", "100/100"]
+    assert [line.split()[2] for line in captured.err.splitlines()] == lines
+    assert all(line.startswith("reading 2007/trainval: ") for line in captured.err.splitlines())
 
 
 def test_a_terminal_gets_one_line_that_is_rewritten(capsys, monkeypatch):
@@ -60,29 +58,10 @@ def test_a_terminal_gets_one_line_that_is_rewritten(capsys, monkeypatch):
     assert [part.split()[1] for part in text.split("\r")[1:]] == ["1/4", "3/4", "4/4"]
 
 
-def test_text_before_the_numbers(capsys):
-    progress.ProgressPrinter("reading 2007/trainval")(1, 1, 0.5)
-    line = capsys.readouterr().err
-    assert line.startswith("reading 2007/trainval: 1/1 images, 2.0 images/s, 0:00 left")
-
-
-def test_nothing_is_printed_in_the_quiet_seconds(capsys):
-    printer = progress.ProgressPrinter(quiet_seconds=5.0)
-    for done in range(1, 11):
-        printer(done, 10, 0.49 * done)
-    assert printed(capsys) == []
-    for done in range(1, 11):
-        printer(done, 10, float(done))
-    assert printed(capsys) == ["5/10", "10/10"]
-
-
-def test_with_progress_reports_after_each_item():
+def test_with_progress_reports_after_each_item(monkeypatch):
     reports, times = [], iter([100.0, 101.0, 103.0])
-
-    def report(*numbers):
-        reports.append(numbers)
-
-    items = progress.with_progress(["a", "b"], 2, report, clock=lambda: next(times))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    items = progress.with_progress(["a", "b"], 2, lambda *numbers: reports.append(numbers))
     assert next(items) == "a" and reports == []
     assert next(items) == "b" and reports == [(1, 2, 1.0)]
     assert list(items) == []

@@ -15,60 +15,23 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.run_folder import RunFolder
 
 STEP = {"step": 5, "loss": 3.0}
-VALIDATION = {
-    "step": 5,
-    "validation": {
-        "mAP": 0.5,
-        "AP": {"cat": 0.5, "dog": None},
-        "best": True,
-        "metric": "voc",
-        "data": ["2007/val"],
-    },
-}
+VALIDATION = {"step": 5, "validation": {"mAP": 0.5, "AP": {"cat": 0.5, "dog": None}, "best": True}}
+VALIDATION["validation"] |= {"metric": "voc", "data": ["2007/val"]}
 
 
 def validation(**changes):
     return json.dumps({**VALIDATION, "validation": {**VALIDATION["validation"], **changes}}).encode()
 
 
+STEPS = ("", "null", "true", "1.5", "-1", '"5"', "[5]", "1e999", "9" * 5000, "[" * 100_000, "10000000000")
+VALIDATIONS = ("7", "{}", "null", '{"AP": {}}')
 NO_ENTRIES = [
-    *(
-        b"7",
-        b"null",
-        b"[]",
-        b'"text"',
-        b"{}",
-        b'{"loss": 1.0}',
-        b'{"step": 1',
-        b"",
-        b"\xff\xfe",
-        b'{"step": "\xff"}',
-    ),
-    *(
-        b'{"step": null}',
-        b'{"step": true}',
-        b'{"step": 1.5}',
-        b'{"step": -1}',
-        b'{"step": "5"}',
-        b'{"step": [5]}',
-    ),
-    *(
-        b'{"step": 1e999}',
-        b'{"step": ' + b"9" * 5000 + b"}",
-        b'{"step": ' + b"[" * 100_000,
-        b'{"step": 10000000000}',
-    ),
-    *(b'{"step": 1, "validation": 7}', b'{"step": 1, "validation": {}}', b'{"step": 1, "validation": null}'),
-    *(
-        b'{"step": 1, "validation": {"AP": {}}}',
-        validation(mAP="x"),
-        validation(mAP=float("nan")),
-        validation(mAP=2),
-        validation(mAP=True),
-        validation(loss="x"),
-        validation(loss=None),
-    ),
-    *(validation(AP=None), validation(AP=[0.5]), validation(AP={"cat": "x"}), validation(AP={"cat": [0.5]})),
+    *(b"7", b"[]", b"{}", b'{"loss": 1.0}', b'{"step": 1', b"", b"\xff\xfe", b'{"step": "\xff"}'),
+    *(f'{{"step": {step}}}'.encode() for step in STEPS),
+    *(f'{{"step": 1, "validation": {value}}}'.encode() for value in VALIDATIONS),
+    *(validation(mAP=value) for value in ("x", float("nan"), 2, True)),
+    *(validation(AP=value) for value in (None, [0.5], {"cat": "x"}, {"cat": [0.5]})),
+    *(validation(loss="x"), validation(loss=None)),
     *(validation(metric=7), validation(data="2007/val"), validation(data=[7])),
 ]
 
@@ -86,21 +49,15 @@ def test_lines_that_are_no_entries_are_left_out(line, tmp_path):
 
 
 def test_entries_of_later_steps_are_cut(tmp_path):
+    """And a validation that is done again."""
     run = RunFolder(tmp_path)
     run.log.write_bytes(b'{"step": 1}\r\n{"step": 3, "x":  "\xc3\xa9"}\n{"step": 4}')
     run.cut_log(3, last_validation=3)
     assert run.log.read_bytes() == b'{"step": 1}\n{"step": 3, "x":  "\xc3\xa9"}\n'
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
-
-
-def test_a_validation_that_is_done_again_is_cut(tmp_path):
-    run = RunFolder(tmp_path)
-    last_step = {"step": VALIDATION["step"]}
-    run.log.write_text(
-        "".join(json.dumps(entry) + "\n" for entry in (last_step, VALIDATION)), encoding="utf-8"
-    )
-    run.cut_log(VALIDATION["step"], last_validation=VALIDATION["step"] - 1)
-    assert run.log_entries() == [last_step]
+    run.log.write_text(f'{{"step": 5}}\n{json.dumps(VALIDATION)}\n', encoding="utf-8")
+    run.cut_log(5, last_validation=4)
+    assert run.log_entries() == [{"step": 5}]
 
 
 def test_there_may_be_no_log(tmp_path):
@@ -230,23 +187,17 @@ def test_a_check_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["config.json", "log.jsonl", "box_defects.json", "augmented.png", "best.weights.h5", "final.weights.h5"]
-    + ["curves.png", ".lock", ".refinedet-run"],
-)
-@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)])
-def test_something_else_in_the_place_of_a_file(name, put, tmp_path):
-    put(tmp_path / name)
-    with pytest.raises(InputError, match=f"{name} is not a file, but a run keeps one there: remove it"):
-        RunFolder(tmp_path).create(config_of(2), resume=True)
+FILES = ("config.json", "log.jsonl", "box_defects.json", "augmented.png", "curves.png", ".lock")
+FILES += ("best.weights.h5", "final.weights.h5", ".refinedet-run")
+KINDS = {**dict.fromkeys(FILES, "file"), "tensorboard": "folder", "checkpoints": "folder"}
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "checkpoints"])
-@pytest.mark.parametrize("put", [Path.touch, os.mkfifo, lambda path: path.symlink_to(path)])
-def test_something_else_in_the_place_of_a_folder(name, put, tmp_path):
+@pytest.mark.parametrize(("name", "kind"), KINDS.items())
+@pytest.mark.parametrize("put", [None, os.mkfifo, lambda path: path.symlink_to(path)])
+def test_something_else_in_its_place(name, kind, put, tmp_path):
+    put = put or (Path.mkdir if kind == "file" else Path.touch)
     put(tmp_path / name)
-    with pytest.raises(InputError, match=f"{name} is not a folder, but a run keeps one there: remove it"):
+    with pytest.raises(InputError, match=f"{name} is not a {kind}, but a run keeps one there: remove it"):
         RunFolder(tmp_path).create(config_of(2), resume=True)
 
 

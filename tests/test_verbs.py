@@ -34,11 +34,10 @@ def run(config_file, small_network, tmp_path):
     return run
 
 
-def test_evaluate_and_detect(run, devkit, command, tmp_path):
+def test_evaluate_and_detect(run, devkit, done, tmp_path):
     result = rd.evaluate(run, [ANY_SCORE])
     file = tmp_path / "numbers.json"
-    done = command(evaluate, "--config", run, "--set", ANY_SCORE, "--json", file)
-    assert done.code == 0, done.err
+    done = done(evaluate, "--config", run, "--set", ANY_SCORE, "--json", file)
     assert json.loads(file.read_text())["AP"] == to_json(result)["AP"]
     images = sorted(devkit.rglob("val*.jpg"))
     assert len(rd.Detector.load(run)(images)) == len(images) == result.num_images

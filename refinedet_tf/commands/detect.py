@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from refinedet_tf.commands.image_files import find_images
 from refinedet_tf.commands.options import (
     add_model_options,
-    add_multi_scale_option,
     add_score_threshold_option,
-    add_tile_options,
+    add_view_options,
     check_score_threshold,
     tiling_from,
 )
@@ -38,8 +37,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         "holds the annotated video and a .jsonl file with one line per frame.",
     )
     add_model_options(parser, required=False)
-    add_multi_scale_option(parser)
-    add_tile_options(parser)
+    add_view_options(parser)
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="photos (files, folders or quoted patterns), or videos"
     )

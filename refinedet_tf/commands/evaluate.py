@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from refinedet_tf.commands.options import (
     add_model_options,
-    add_multi_scale_option,
-    add_tile_options,
+    add_view_options,
     config_from,
     take_data_folder,
     tiling_from,
@@ -39,8 +38,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         metavar="FOLDER",
         help="measure on the test part of this folder, as train --data finds it, and not on data.test",
     )
-    add_multi_scale_option(parser)
-    add_tile_options(parser)
+    add_view_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers as JSON")
     parser.add_argument("--curves", type=Path, metavar="FILE.png", help="also draw precision and recall")
     parser.add_argument(
@@ -107,7 +105,7 @@ def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Work
     )
     from refinedet_tf.evaluation.server_files import check_server_files
     from refinedet_tf.reports.pages import make_report_folder
-    from refinedet_tf.training.agreement import join_workers, weights_fact
+    from refinedet_tf.training.agreement import join_workers
     from refinedet_tf.training.validation import Rounds, gather_portions
 
     writes = workers.index == 0
@@ -128,9 +126,7 @@ def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Work
     if options.report is not None and writes:
         make_report_folder(options.report)
     facts = {"--multi-scale": options.multi_scale, "--tiles": tiling and list(dataclasses.astuple(tiling))}
-    if not workers.alone:
-        facts |= weights_fact(model.variables)
-    join_workers(workers, config, {"test set": dataset}, facts)
+    join_workers(workers, facts, config, {"test set": dataset}, model.variables)
     printer = ProgressPrinter()
     rounds = Rounds(workers, len(dataset), config.evaluation.batch_size)
 

@@ -43,10 +43,9 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
 
 
 def take_data_folder(options: argparse.Namespace) -> None:
-    """Puts what lies in the folder of `--data` into the config, and says on the terminal what was found.
+    """Puts what lies in the folder of `--data` into the options, and says on the terminal what was found.
 
-    Args:
-        options: `config` and `overrides` are changed; without `--config`, `BASE_CONFIG` is taken.
+    Without `--config`, `BASE_CONFIG` is taken.
 
     Raises:
         InputError: there is neither `--data` nor `--config`, or the reasons are those of `discover`.
@@ -77,18 +76,14 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
     )
 
 
-def add_multi_scale_option(parser: argparse.ArgumentParser) -> None:
-    """Adds `--multi-scale`."""
+def add_view_options(parser: argparse.ArgumentParser) -> None:
+    """Adds `--multi-scale`, `--tiles` and `--tile-overlap`."""
     parser.add_argument(
         "--multi-scale",
         action="store_true",
         help="detect on each image at many sizes, mirrored as well, and merge the detections (the + of the "
         "paper's tables); many times slower",
     )
-
-
-def add_tile_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `--tiles` and `--tile-overlap`."""
     parser.add_argument(
         "--tiles",
         type=int,
@@ -115,10 +110,9 @@ def tiling_from(options: argparse.Namespace) -> Tiling | None:
         if options.tile_overlap is not None:
             raise InputError("--tile-overlap needs --tiles PIXELS")
         return None
+    overlap = {} if options.tile_overlap is None else {"overlap": options.tile_overlap}
     try:
-        if options.tile_overlap is None:
-            return Tiling(options.tiles)
-        return Tiling(options.tiles, options.tile_overlap)
+        return Tiling(options.tiles, **overlap)
     except InputError as error:
         raise InputError(f"--tiles, --tile-overlap: {error}") from None
 
@@ -135,10 +129,6 @@ def add_score_threshold_option(parser: argparse.ArgumentParser) -> None:
 
 
 def check_score_threshold(score_threshold: float) -> None:
-    """Refuses a `--score-threshold` outside 0..1.
-
-    Raises:
-        InputError: it lies outside.
-    """
+    """Refuses a `--score-threshold` outside 0..1 by an InputError."""
     if not 0 <= score_threshold <= 1:
         raise InputError(f"--score-threshold must lie in 0..1, got {score_threshold}")

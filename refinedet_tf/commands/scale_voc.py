@@ -55,10 +55,7 @@ def scale_voc(devkit: Path, output: Path, splits: Mapping[str, Sequence[str]]) -
 
     The lists of the splits are written last, so that no reader takes an unfinished set for a whole one.
 
-    Args:
-        devkit: the folder that holds VOC2007, with the split test.
-        output: a new or empty folder.
-        splits: name of a written split -> ids of its photographs.
+    `splits` are the ids of the photographs by the name of the written split.
 
     Raises:
         InputError: files are missing or broken, `output` holds something, or it cannot be written.

@@ -70,14 +70,9 @@ def config_of_resumed_run(
 ) -> Config:
     """Returns the config with which a run goes on: that of the run, changed by `--set`.
 
-    A line on the terminal names the keys in which the config file differs. A file of another name that
-    differs in a key that cannot change is taken for a mistake: it is returned, and training refuses it.
-
-    Args:
-        given: what `--config` and `--set` say.
-        run: the run folder. Without a checkpoint in it, nothing is resumed and `given` counts.
-        file: the value of `--config`.
-        overrides: the values of `--set`.
+    A line on the terminal names the keys in which `given`, what `--config` and `--set` say, differs from it.
+    A file of another name that differs in a key that cannot change is taken for a mistake: it is returned,
+    and training refuses it. Without a checkpoint, nothing is resumed and `given` counts.
 
     Raises:
         InputError: the config of the run cannot be read.

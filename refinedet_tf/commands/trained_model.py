@@ -20,14 +20,10 @@ if TYPE_CHECKING:
 
 
 def load_model(options: argparse.Namespace, on_all_devices: bool = False) -> tuple[Config, "keras.Model"]:
-    """(config, model with trained weights) that `--config`, `--set` and `--weights` describe.
+    """Returns the config and the trained model that `--config`, `--set` and `--weights` describe.
 
-    With `--multi-scale` the model takes any size; the config keeps the one it was trained at.
-
-    Args:
-        options: the options of the command.
-        on_all_devices: whether each of several GPUs, or of several logical CPU devices, holds a copy of the
-            weights, so that `inference.replicas` uses all of them.
+    With `--multi-scale` the model takes any size; the config keeps the one it was trained at. With
+    `on_all_devices`, each of several GPUs, or of several logical CPU devices, holds a copy of the weights.
 
     Raises:
         InputError: the config is wrong, there are no weights, or they do not fit the model.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,31 +12,6 @@ from refinedet_tf.config import Config, differences
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import InputError, shortened
 from refinedet_tf.training.workers import Workers
-
-FREE_ON_RESUME = (
-    "name",
-    "description",
-    "command",
-    "expected",
-    "data.root",
-    "data.validation",
-    "data.test",
-    "data.accept_empty_classes",
-    "data.max_bad_boxes",
-    "training.length",
-    "training.wait_for_workers",
-    "training.log_every",
-    "training.checkpoint_every",
-    "training.validate_every",
-    "training.patience",
-    "evaluation",
-    "postprocess",
-)
-"""The keys of the config that may change when a run is resumed. `training.length` may not with the cosine
-schedule, where the learning rate of every step depends on it."""
-
-FACTS_VERSION = 1
-"""Is raised when this program finds other facts in the same files. Facts of two versions are not compared."""
 
 FREE_BETWEEN_WORKERS = (
     "name",
@@ -49,19 +25,31 @@ FREE_BETWEEN_WORKERS = (
     "training.wait_for_workers",
     "training.log_every",
 )
-"""The keys of the config in which workers may differ. These are fewer than on a resume, since all workers
-must end, save and validate after the same steps."""
+"""The keys of the config in which workers may differ. All of them must end, save and validate after the same
+steps."""
+
+FREE_ON_RESUME = (
+    *FREE_BETWEEN_WORKERS,
+    "data.validation",
+    "training.length",
+    "training.checkpoint_every",
+    "training.validate_every",
+    "training.patience",
+    "evaluation",
+    "postprocess",
+)
+"""The keys of the config that may change when a run is resumed. `training.length` may not with the cosine
+schedule, where the learning rate of every step depends on it."""
+
+FACTS_VERSION = 1
+"""Is raised when this program finds other facts in the same files. Facts of two versions are not compared."""
 
 
 def check_same_run(stored: Config, given: Config) -> None:
-    """Checks that a run is resumed with its config.
-
-    Args:
-        stored: the config in the run folder.
-        given: the config of the resumed run.
+    """Checks that a run, whose folder holds the config `stored`, is resumed with it.
 
     Raises:
-        InputError: they differ in a key outside `FREE_ON_RESUME`.
+        InputError: the configs differ in a key outside `FREE_ON_RESUME`.
     """
     changed = [
         f"{key} was {shortened(old)}, is {shortened(new)}"
@@ -83,94 +71,59 @@ def fixed_differences(stored: Config, given: Config) -> dict[str, tuple[Any, Any
 
 def join_workers(
     workers: Workers,
-    config: Config,
-    sets: Mapping[str, DetectionDataset | None],
     facts: Mapping[str, Any],
+    config: Config | None = None,
+    sets: Mapping[str, DetectionDataset | None] | None = None,
+    variables: Sequence[Any] = (),
 ) -> None:
-    """Checks that all workers do the same run or evaluation.
-
-    Args:
-        workers: the workers, all of which call this function.
-        config: the config with its class names.
-        sets: the data by the name that messages give it.
-        facts: what else must be equal by its name, in values that JSON can hold.
-
-    Raises:
-        InputError: the workers differ in the facts, the config or the data.
-    """
-    if workers.alone:
-        return
-    facts = {**facts, **config_facts(config)}
-    for name, dataset in sets.items():
-        facts |= data_facts(name, dataset)
-    agree(workers, facts)
-
-
-def agree_on_weights(workers: Workers, state: Mapping[str, Any], variables: Sequence[Any]) -> None:
-    """Checks that all workers start with the same weights, momentum and state of the loop.
-
-    Args:
-        workers: the workers, all of which call this function.
-        state: the state of the loop, which JSON can hold.
-        variables: those of the network and of the optimizer.
-
-    Raises:
-        InputError: the workers differ.
-    """
-    if not workers.alone:
-        agree(workers, {"the state in the checkpoint": dict(state), **weights_fact(variables)})
-
-
-def weights_fact(variables: Sequence[Any]) -> dict[str, Any]:
-    """Returns a digest of the values of variables and its name."""
-    return {"the digest of the weights": _digest(np.asarray(variable) for variable in variables)}
-
-
-def agree(workers: Workers, facts: Mapping[str, Any]) -> None:
-    """Compares facts over all workers; it returns on all of them or raises the same error on all of them.
+    """Checks that all workers do the same; it returns on all of them or raises the same error on all of them.
 
     Args:
         workers: the workers, all of which call this function.
         facts: what must be equal by its name, in values that JSON can hold.
+        config: the config with its class names.
+        sets: the data by the name that messages give it.
+        variables: whose values must be equal.
 
     Raises:
-        InputError: some worker has another value than the chief.
+        InputError: some worker differs from the chief.
     """
-    everywhere = workers.exchange(dict(facts))
-    chief, names = everywhere[0], workers.names
+    if workers.alone:
+        return
+    values = values_by_key(config).items() if config else ()
+    facts = {**facts, **{key: value for key, value in values if not _is_in(key, FREE_BETWEEN_WORKERS)}}
+    for name, dataset in (sets or {}).items():
+        facts |= data_facts(name, dataset)
+    if variables:
+        facts["the digest of the weights"] = _digest(np.asarray(variable) for variable in variables)
+    everywhere = workers.exchange(facts)
     differing = []
     for key in dict.fromkeys(key for there in everywhere for key in there):
-        for name, there in zip(names, everywhere, strict=True):
-            if there.get(key) != chief.get(key):
-                values = (
-                    f"{shortened(chief.get(key))} on {names[0]} and {shortened(there.get(key))} on {name}"
-                )
-                differing.append(f"{key} is {values}")
+        of_chief, *others = (there.get(key) for there in everywhere)
+        for name, value in zip(workers.names[1:], others, strict=True):
+            if value != of_chief:
+                on_chief = f"{shortened(of_chief)} on {workers.names[0]}"
+                differing.append(f"{key} is {on_chief} and {shortened(value)} on {name}")
                 break
     if differing:
         more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""
         raise InputError(f"the workers do not agree: {'; '.join(differing[:4])}{more}")
 
 
-def config_facts(config: Config) -> dict[str, Any]:
-    """Returns the keys (`section.key`) of the config in which all workers must agree, and their values."""
-    facts: dict[str, Any] = {}
-    for section, value in dataclasses.asdict(config).items():
-        if isinstance(value, dict):
-            facts |= {f"{section}.{key}": _json(inner) for key, inner in value.items()}
-        else:
-            facts[section] = _json(value)
-    return {key: value for key, value in facts.items() if not _is_in(key, FREE_BETWEEN_WORKERS)}
+def values_by_key(config: Config) -> dict[str, Any]:
+    """Returns the values of the keys (`section.key`) of a config, as JSON holds them."""
+    values: dict[str, Any] = {}
+    for key, value in json.loads(json.dumps(dataclasses.asdict(config))).items():
+        is_section = isinstance(value, dict)
+        values |= {f"{key}.{name}": inner for name, inner in value.items()} if is_section else {key: value}
+    return values
 
 
 def data_facts(name: str, dataset: DetectionDataset | None) -> dict[str, Any]:
     """Returns the numbers and digests in which all workers, and all parts of a resumed run, must agree.
 
     The paths of the images are left out, because the data may lie elsewhere on another machine or later.
-
-    Args:
-        name: what messages call the set, such as "training set".
-        dataset: the set; None if the config names none.
+    `name` is what messages call the set, such as "training set".
     """
     if dataset is None:
         return {name: None}
@@ -188,11 +141,9 @@ def data_facts(name: str, dataset: DetectionDataset | None) -> dict[str, Any]:
 
 
 def changed_data(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
-    """Says in which facts a set is not what it was; "" where it is, or where that is not known.
+    """Says in which of its `data_facts` a set is not what it was; "" where it is, or where that is not known.
 
-    Args:
-        before: the result of `data_facts` in a checkpoint, from which values may be missing; or None.
-        now: the result of `data_facts` for the set of the same name.
+    Those of a checkpoint of an earlier version, `before`, may lack values.
     """
     if before is None or before.get("version of the facts") != now.get("version of the facts"):
         return ""
@@ -215,8 +166,3 @@ def _digest(arrays: Iterable[np.ndarray]) -> str:
 def _is_in(key: str, free: Sequence[str]) -> bool:
     """Says whether a key or its section is listed."""
     return any(key == name or key.startswith(f"{name}.") for name in free)
-
-
-def _json(value: Any) -> Any:
-    """Returns a value of the config as it comes back from JSON."""
-    return [_json(item) for item in value] if isinstance(value, tuple | list) else value

@@ -21,8 +21,7 @@ class WeightAverage:
     of the weights. The latest statistics fit the latest weights. Variables that are no floating-point
     numbers, such as the states of random generators, are copied.
 
-    It must be made in the scope of the strategy. Each replica updates its own copy from its own copy of the
-    network, and no values are exchanged, since all copies are equal.
+    It must be made in the scope of the strategy. Each replica updates its own copy, and all copies are equal.
 
     Args:
         network: the network, whose values are the first average.
@@ -46,12 +45,7 @@ class WeightAverage:
             value.assign(variable.value)
 
     def update(self, step: Tensor, healthy: Tensor) -> None:
-        """Takes in the network's values after a step.
-
-        Args:
-            step: integer scalar, the number of finished steps.
-            healthy: bool scalar; without it, the average stays as it is.
-        """
+        """Takes in the network's values after `step` finished steps if `healthy`, a bool scalar, is true."""
         count = tf.cast(step, tf.float32)
         decay = tf.minimum(self.decay, (1.0 + count) / (10.0 + count))
 

@@ -1,50 +1,31 @@
 """The best validation of a run, and what it was measured by."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from refinedet_tf.config import Config
 from refinedet_tf.errors import shortened_text
-from refinedet_tf.run_folder import is_average_precision, is_step
-from refinedet_tf.training.agreement import changed_data
+from refinedet_tf.training.agreement import changed_data, values_by_key
+
+MEASURED_BY = ("data.validation", "evaluation.", "postprocess.")
+"""The beginnings of the keys that a validation depends on besides the network."""
 
 
 def measured_by(config: Config) -> dict[str, Any]:
-    """Returns the keys of a config that a validation depends on besides the network, with JSON values.
-
-    They are `data.validation`, `postprocess` and `evaluation` without its batch size.
-    """
-    keys: dict[str, Any] = {"data.validation": config.data.validation}
-    for section in ("evaluation", "postprocess"):
-        values = dataclasses.asdict(getattr(config, section))
-        keys |= {f"{section}.{name}": value for name, value in values.items()}
-    del keys["evaluation.batch_size"]
-    return json.loads(json.dumps(keys))
-
-
-def is_best(value: object) -> bool:
-    """Says whether a value from a checkpoint can be a best validation, or None."""
-    if value is None:
-        return True
-    return (
-        isinstance(value, dict)
-        and is_average_precision(value.get("mAP"))
-        and is_step(value.get("step"))
-        and isinstance(value.get("measured_by", {}), dict)
-        and isinstance(value.get("data"), dict | None)
-    )
+    """Returns the keys of `MEASURED_BY`, but for the size of the batches, with values as JSON holds them."""
+    values = {key: value for key, value in values_by_key(config).items() if key.startswith(MEASURED_BY)}
+    del values["evaluation.batch_size"]
+    return values
 
 
 def comparable_best(
     best: dict[str, Any] | None, config: Config, data: Mapping[str, Any]
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """Decides whether later validations can be compared with the best one of a checkpoint.
+    """Decides whether validations of a resumed run can be compared with the best one of its checkpoint.
 
     Args:
-        best: "mAP", "step", "measured_by" and "data" of the best validation so far, of which checkpoints of
-            earlier versions do not hold the last two; or None.
+        best: see `LoopState`. Checkpoints of earlier versions hold neither "measured_by" nor "data".
         config: the config of the resumed run.
         data: the facts of its validation set (`agreement.data_facts`).
 

@@ -42,12 +42,8 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Writes a checkpoint under another name, renames it, and removes old checkpoints.
 
-        If there is a checkpoint of this step, only its state is replaced. The variables are functions of the
-        step, so that they are the same ones; and no moment is without a checkpoint.
-
-        Args:
-            step: the number of finished steps.
-            state: further values to keep, which JSON can hold.
+        If there is a checkpoint of this step, only its state, which JSON can hold, is replaced. The variables
+        are functions of the step, so that they are the same ones; and no moment is without a checkpoint.
 
         Raises:
             TrainingStopped: the checkpoint cannot be written. Earlier checkpoints are untouched.

@@ -1,19 +1,42 @@
-"""The tasks of a training on several machines, as the environment variable TF_CONFIG lists them."""
+"""The tasks of a training on several machines, as TF_CONFIG lists them, and the wait until all are up."""
 
 import dataclasses
+import errno
 import os
 import re
-from typing import Any
+import socket
+import time
+from typing import Annotated, Literal
 
-from refinedet_tf.errors import InputError, shortened
-from refinedet_tf.json_files import parse_json
+from pydantic import AfterValidator, BaseModel
 
-TASK_TYPES = ("chief", "worker")
-"""The types of tasks that train, in the order in which TensorFlow counts them."""
+from refinedet_tf.errors import InputError, TrainingStopped
+from refinedet_tf.json_files import check_tree, parse_json
 
 EXAMPLE = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
 
-_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
+FIRST_WORD, NEXT_WORD = 5.0, 30.0
+"""The seconds until the first line that says whom a worker waits for, and from one such line to the next."""
+
+ANSWER_SECONDS = 5.0
+"""The longest time for a connection."""
+
+
+def _check_address(address: str) -> str:
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})", address)
+    if match is None or not 1 <= int(match[2]) <= 65535:
+        raise ValueError("must be an address host:port")
+    return address
+
+
+class _OwnTask(BaseModel, strict=True):
+    type: Literal["chief", "worker"]
+    index: int
+
+
+class _TfConfig(BaseModel, strict=True):
+    cluster: dict[Literal["chief", "worker"], list[Annotated[str, AfterValidator(_check_address)]]]
+    task: _OwnTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +49,10 @@ class Task:
     """host:port, as TF_CONFIG has it."""
 
     @property
-    def host(self) -> str:
-        """The name or the number of the machine, without the brackets of an IPv6 address."""
-        return self.address.rpartition(":")[0].strip("[]")
-
-    @property
-    def port(self) -> int:
-        """The port, 1..65535."""
-        return int(self.address.rpartition(":")[2])
+    def host_and_port(self) -> tuple[str, int]:
+        """The machine, without the brackets of an IPv6 address, and the port."""
+        host, _, port = self.address.rpartition(":")
+        return host.strip("[]"), int(port)
 
     def __str__(self) -> str:
         """Returns the name and the address for a message."""
@@ -42,81 +61,90 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """All tasks of a training, and which of them this process is."""
+    """All tasks of a training, the chief's first, and the position of this process in them."""
 
     tasks: tuple[Task, ...]
-    """The first one is the chief, which writes the files of the run."""
     index: int
-    """The position of this process in `tasks`."""
-
-    @property
-    def task(self) -> Task:
-        """The task of this process."""
-        return self.tasks[self.index]
 
 
 def read_cluster() -> Cluster:
-    """Reads TF_CONFIG.
-
-    The chief is the task of type "chief" if there is one, and otherwise worker 0.
+    """Reads TF_CONFIG. The chief is the task of type "chief" if there is one, and otherwise worker 0.
 
     Raises:
         InputError: TF_CONFIG is missing or not JSON; it lists no workers, more than one chief, a task of
             another type, or an address that is no host:port; the task is not one of those listed.
     """
+    if "TF_CONFIG" not in os.environ:
+        raise InputError(f"training.strategy multi_worker: set TF_CONFIG on every machine, such as {EXAMPLE}")
     try:
-        tree = parse_json(os.environ["TF_CONFIG"], "TF_CONFIG")
-        addresses = dict(tree["cluster"])
-        if not any(name in addresses for name in TASK_TYPES):
-            raise KeyError("worker")
-    except (KeyError, TypeError, ValueError):
-        raise InputError(
-            f"training.strategy multi_worker: set TF_CONFIG on every machine, such as {EXAMPLE}"
-        ) from None
-    for name in addresses:
-        if name not in TASK_TYPES:
-            raise InputError(
-                f"TF_CONFIG: cluster lists tasks of type {shortened(name)}; a training has only "
-                f"{' and '.join(TASK_TYPES)}"
-            )
-    tasks = [task for name in TASK_TYPES for task in _tasks(name, addresses.get(name, []))]
-    if not tasks:
-        raise InputError("TF_CONFIG lists no workers")
-    if len(tasks) > 1 and tasks[1].name == "chief:1":
-        raise InputError(f"TF_CONFIG: cluster lists {len(addresses['chief'])} chiefs; there must be one")
+        config = check_tree(parse_json(os.environ["TF_CONFIG"], "TF_CONFIG"), _TfConfig, "TF_CONFIG")
+    except InputError as error:
+        raise InputError(f"{error}; it must be such as {EXAMPLE}") from None
+    tasks = [
+        Task(f"{kind}:{index}", address)
+        for kind, addresses in sorted(config.cluster.items())
+        for index, address in enumerate(addresses)
+    ]
     listed = [task.address for task in tasks]
-    twice = next((address for address in listed if listed.count(address) > 1), None)
-    if twice is not None:
+    if len(set(listed)) < len(listed):
+        twice = next(address for address in listed if listed.count(address) > 1)
         raise InputError(f"TF_CONFIG: cluster lists {twice} twice")
-    return Cluster(tuple(tasks), _own_index(tree.get("task"), tasks))
-
-
-def _tasks(name: str, addresses: Any) -> list[Task]:
-    """Returns the tasks of one type, whose addresses must be host:port."""
-    if not isinstance(addresses, list):
-        raise InputError(f"TF_CONFIG: cluster.{name} must be a list of host:port, got {shortened(addresses)}")
-    for address in addresses:
-        match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
-        if match is None or not 1 <= int(match[2]) <= 65535:
-            raise InputError(f"TF_CONFIG: cluster.{name}: {shortened(address)} is not an address host:port")
-    return [Task(f"{name}:{index}", address) for index, address in enumerate(addresses)]
-
-
-def _own_index(task: Any, tasks: list[Task]) -> int:
-    """Returns the position of the task of this process."""
-    if not isinstance(task, dict) or not {"type", "index"} <= set(task):
-        raise InputError(f"TF_CONFIG: task must hold type and index, got {shortened(task)}, as in {EXAMPLE}")
-    kind, index = task["type"], task["index"]
-    if kind not in TASK_TYPES:
-        raise InputError(
-            f"TF_CONFIG: task.type {shortened(kind)} does not train; it must be {' or '.join(TASK_TYPES)}"
-        )
-    if not isinstance(index, int) or isinstance(index, bool):
-        raise InputError(f"TF_CONFIG: task.index must be a whole number, got {shortened(index)}")
+    if len(config.cluster.get("chief", [])) > 1:
+        raise InputError("TF_CONFIG: cluster lists more than one chief")
+    own = f"{config.task.type}:{config.task.index}"
     names = [task.name for task in tasks]
-    if f"{kind}:{index}" not in names:
-        count = sum(name.startswith(f"{kind}:") for name in names)
-        raise InputError(
-            f"TF_CONFIG: task.index {shortened(index)} is out of range: cluster lists {count} of type {kind}"
-        )
-    return names.index(f"{kind}:{index}")
+    if own not in names:
+        raise InputError(f"TF_CONFIG: task {own} is none of those that cluster lists: {', '.join(names)}")
+    return Cluster(tuple(tasks), names.index(own))
+
+
+def wait_for_all(cluster: Cluster, seconds: float) -> None:
+    """Holds the port of this task open, until the port of every other task was open once.
+
+    TensorFlow holds Python's lock while it waits for another machine: no line could say whom it waits for, no
+    signal would end it, and it waits for an hour.
+
+    Raises:
+        InputError: the port of this task is in use, or may not be used.
+        TrainingStopped: a worker did not come up within `seconds`.
+    """
+    start = time.monotonic()
+    next_word = start + FIRST_WORD
+    own = cluster.tasks[cluster.index]
+    missing = [task for task in cluster.tasks if task != own]
+    with _listen(own):
+        while missing := [task for task in missing if not _is_up(task)]:
+            now = time.monotonic()
+            names = ", ".join(map(str, missing))
+            if now > start + seconds:
+                raise TrainingStopped(
+                    f"{names} did not come up within {seconds:g} s (training.wait_for_workers); "
+                    "start all workers again"
+                )
+            if now > next_word:
+                next_word = now + NEXT_WORD
+                print(f"waiting for {names}", flush=True)
+            time.sleep(0.2)
+
+
+def _listen(task: Task) -> socket.socket:
+    """Opens the port of this task, which TensorFlow takes over later."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    address = ("", task.host_and_port[1])
+    try:
+        return socket.create_server(address, family=family, backlog=1024, dualstack_ipv6=both)
+    except OSError as error:
+        used = error.errno == errno.EADDRINUSE
+        reason = "it is in use on this machine" if used else error.strerror
+        raise InputError(f"TF_CONFIG: the port of {task} cannot be used: {reason}") from None
+
+
+def _is_up(task: Task) -> bool:
+    """Says whether somebody answers at the address of a task."""
+    try:
+        with socket.create_connection(task.host_and_port, ANSWER_SECONDS) as connection:
+            # A call to a free port of this machine may answer itself.
+            return bool(connection.getsockname() != connection.getpeername())
+    except (OSError, UnicodeError):
+        return False  # The name of a machine may be unknown until it is up.

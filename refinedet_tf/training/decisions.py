@@ -22,10 +22,7 @@ class Decision:
 def is_validation_due(state: LoopState, training_config: TrainingConfig) -> bool:
     """Says whether the network is measured after `state.step` steps.
 
-    Args:
-        state: the state after the step, or the one that a resumed run starts with; `validation_is_due` of it
-            says whether an earlier process was stopped in this validation.
-        training_config: `steps` and `validate_every` are used.
+    `state.validation_is_due` says whether an earlier process was stopped in this validation.
     """
     is_last = state.step == training_config.steps
     return state.validation_is_due or is_last or state.step % steps_of(training_config.validate_every) == 0
@@ -39,10 +36,8 @@ def is_patience_over(state: LoopState, training_config: TrainingConfig) -> bool:
 def decide(state: LoopState, training_config: TrainingConfig, told_to_stop: bool) -> Decision:
     """Says what follows a step and its validation.
 
-    Args:
-        state: the state after both; `validation_is_due` says whether the validation was not finished.
-        training_config: `steps`, `patience` and `checkpoint_every` are used.
-        told_to_stop: whether this process, or any of several workers, was told to stop.
+    `state.validation_is_due` says whether the validation was not finished, and `told_to_stop` whether this
+    process, or any of several workers, was told to stop.
     """
     patience_is_over = is_patience_over(state, training_config)
     is_finished = patience_is_over or state.step == training_config.steps

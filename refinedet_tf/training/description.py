@@ -19,19 +19,14 @@ from refinedet_tf.training.preparation import PreparedRun
 def describe_start(run: PreparedRun, say: Callable[[str], None]) -> None:
     """Prints the model, its initial weights and the data; lists weights and bad boxes in files.
 
-    Args:
-        run: the run, whose folder exists.
-        say: prints a line.
-
     Raises:
         InputError: a list cannot be written.
     """
     model_config = run.config.model
+    parameters, anchors = run.trainer.network.count_params(), len(run.trainer.anchors)
     say(
-        f"{run.config.name}: {model_config.backbone}, "
-        f"{run.trainer.network.count_params():,} parameters, {len(run.trainer.anchors):,} anchors, "
-        f"{run.config.num_classes} classes, "
-        f"{run.strategy.num_replicas_in_sync} replica(s)"
+        f"{run.config.name}: {model_config.backbone}, {parameters:,} parameters, {anchors:,} anchors, "
+        f"{run.config.num_classes} classes, {run.strategy.num_replicas_in_sync} replica(s)"
     )
     _describe_data(run, say)
     _describe_weights(run, say)

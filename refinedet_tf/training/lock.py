@@ -2,18 +2,17 @@
 
 import contextlib
 import errno
-import json
 import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, PositiveInt
 
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import explain_os_errors, is_folder
-from refinedet_tf.json_files import read_json
+from refinedet_tf.json_files import check_tree, read_json
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What the system answers on a file system without locks."""
@@ -73,13 +72,13 @@ class RunLock(contextlib.AbstractContextManager):
         with explain_os_errors(self.file.parent):
             self.file.parent.mkdir(parents=True, exist_ok=True)
             if not self._acquire():
-                owner = _describe(_read_owner(self.file))
                 raise InputError(
-                    f"{shortened_text(self.file.parent)} is in use by another training{owner}: wait for its "
-                    "end, stop it, or name another --output"
+                    f"{shortened_text(self.file.parent)} is in use by another training"
+                    f"{_read_owner(self.file) or ''}: wait for its end, stop it, or name another --output"
                 )
-            facts = {"host": socket.gethostname(), "process": os.getpid(), "since": _now()}
-            self.file.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            owner = _Owner(host=socket.gethostname(), process=os.getpid(), since=now)
+            self.file.write_text(owner.model_dump_json() + "\n", encoding="utf-8")
         self._is_taken = True
 
     def _acquire(self) -> bool:
@@ -95,35 +94,33 @@ class RunLock(contextlib.AbstractContextManager):
         return True
 
 
-def _read_owner(file: Path) -> dict[str, Any]:
-    """Returns what the owner of the lock wrote, or an empty object."""
+class _Owner(BaseModel, strict=True):
+    """What the owner of the lock writes."""
+
+    host: str
+    process: PositiveInt
+    since: str
+
+    def __str__(self) -> str:
+        host, since = shortened_text(self.host, 100), shortened_text(self.since, 100)
+        return f" (process {self.process} on {host}, since {since})"
+
+
+def _read_owner(file: Path) -> _Owner | None:
     try:
-        owner = read_json(file, max_bytes=MAX_BYTES)
+        return check_tree(read_json(file, max_bytes=MAX_BYTES), _Owner, file)
     except InputError:
-        return {}
-    return owner if isinstance(owner, dict) else {}
+        return None
 
 
-def _is_alive(owner: dict[str, Any]) -> bool:
+def _is_alive(owner: _Owner | None) -> bool:
     """Says whether a process of this machine, other than this one, wrote the file and still lives."""
-    process = owner.get("process")
-    if owner.get("host") != socket.gethostname() or not isinstance(process, int) or process < 1:
+    if owner is None or owner.host != socket.gethostname() or owner.process == os.getpid():
         return False
     try:
-        os.kill(process, 0)
+        os.kill(owner.process, 0)
     except PermissionError:
         return True
     except (ProcessLookupError, OverflowError):
         return False
-    return process != os.getpid()
-
-
-def _describe(owner: dict[str, Any]) -> str:
-    if not {"host", "process", "since"} <= owner.keys():
-        return ""
-    host, process, since = (shortened_text(owner[key], 100) for key in ("host", "process", "since"))
-    return f" (process {process} on {host}, since {since})"
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S")
+    return True

@@ -53,11 +53,7 @@ class ProgressLog:
     def step(self, step: int, terms: dict[str, float], learning_rate: float, data_seconds: float) -> None:
         """Notes a finished step, and reports it if it is the last or a multiple of `training.log_every`.
 
-        Args:
-            step: the number of finished steps.
-            terms: the loss terms and numbers of positives of this step.
-            learning_rate: the learning rate that the step used.
-            data_seconds: the time in seconds that the step waited for its batch.
+        `terms` are the loss terms and numbers of positives, and `data_seconds` is the wait for the batch.
         """
         if not self.writes:
             return
@@ -97,15 +93,7 @@ class ProgressLog:
         loss_terms: dict[str, float],
         is_best: bool,
     ) -> None:
-        """Reports a validation.
-
-        Args:
-            step: the number of finished steps.
-            mean_ap: the mean average precision (mAP), 0..1; None if the set has no objects.
-            class_ap: the AP by class name; None for a class without objects.
-            loss_terms: the loss terms on the validation set.
-            is_best: whether this mAP is the best so far.
-        """
+        """Reports a validation; an average precision, 0..1, is None where there are no objects."""
         if not self.writes:
             return
 

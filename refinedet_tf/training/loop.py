@@ -185,7 +185,8 @@ class _Loop:
             if not run.checkpoints.steps():
                 # Weights without a checkpoint would be neither continued nor replaced after a kill.
                 self._save_checkpoint()
-            is_measured, told_to_stop = self._validate(done, stop, told_to_stop)
+            with averaged(run.trainer.average):
+                is_measured, told_to_stop = self._validate(done, stop, told_to_stop)
             self.state = dataclasses.replace(self.state, validation_is_due=not is_measured)
         # It is read once, since a signal that comes later must not name a checkpoint that does not exist.
         stopped_by = stop.requested
@@ -265,17 +266,10 @@ class _Loop:
     def _validate(self, done: int, stop: StopRequest, told_to_stop: bool) -> tuple[bool, bool]:
         """Measures the network on the validation set, and shows detections in TensorBoard.
 
-        With `training.ema_decay`, the averaged weights are measured.
-
         Returns:
             Whether all workers have finished the validation, and whether any was told to stop. Without the
             first, nothing has changed.
         """
-        with averaged(self.run.trainer.average):
-            return self._validate_network(done, stop, told_to_stop)
-
-    def _validate_network(self, done: int, stop: StopRequest, told_to_stop: bool) -> tuple[bool, bool]:
-        """Does what `_validate` does with the values that the network has now."""
         run = self.run
 
         def is_told() -> bool:
@@ -295,7 +289,7 @@ class _Loop:
             if is_new_best:
                 best = {"mAP": mean_ap, "step": done, "measured_by": measured_by(run.config)}
                 best["data"] = run.validation_facts
-                self._write_weights(self.folder.best_weights, done)
+                self._save_weights(self.folder.best_weights, done)
             self.state = dataclasses.replace(self.state, best=best, without_gain=without_gain)
             self.progress.validation(done, mean_ap, result.class_ap, result.loss_terms, is_new_best)
             for note in result.notes:
@@ -310,15 +304,11 @@ class _Loop:
 
     def _save_weights(self, file: Path, step: int) -> None:
         """Writes the network's weights, or their average with `training.ema_decay`."""
-        with averaged(self.run.trainer.average):
-            self._write_weights(file, step)
-
-    def _write_weights(self, file: Path, step: int) -> None:
-        """Writes the values that the network has now."""
         if not self.run.writes:
             return
         try:
-            save_weights(self.run.trainer.network, file)
+            with averaged(self.run.trainer.average):
+                save_weights(self.run.trainer.network, file)
         except OSError as error:
             raise TrainingStopped(
                 f"weights of step {step} cannot be written to {file}: {error.strerror or error}"

@@ -18,19 +18,13 @@ from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.replicas import Replicas
 from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.run_folder import RunFolder
-from refinedet_tf.training.agreement import (
-    agree_on_weights,
-    changed_data,
-    check_same_run,
-    data_facts,
-    join_workers,
-)
+from refinedet_tf.training.agreement import changed_data, check_same_run, data_facts, join_workers
 from refinedet_tf.training.checkpoints import Checkpoints
 from refinedet_tf.training.freezing import freeze_layers
 from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.schedule import check_schedule, in_steps
 from refinedet_tf.training.state import LoopState, loop_state
-from refinedet_tf.training.strategy import distributed_batches, is_chief, make_strategy
+from refinedet_tf.training.strategy import distributed_batches, make_strategy
 from refinedet_tf.training.trainer import RefineDetTrainer
 from refinedet_tf.training.workers import Workers
 from refinedet_tf.weights import InitialWeights, load_initial_weights
@@ -90,7 +84,7 @@ class PreparedRun:
         self.notes = self._check_data(config, is_new=not step)
         sets = {"training set": self.train_set, "validation set": self.validation_set}
         step_fact = {"the last step in --output, which workers must share,": step}
-        join_workers(workers, self.config, sets, step_fact)
+        join_workers(workers, step_fact, self.config, sets)
         if step > training_config.steps:
             raise InputError(
                 f"training.length is {training_config.steps}, but the run in {shortened_text(folder.path)} "
@@ -98,7 +92,7 @@ class PreparedRun:
             )
         self.validation_facts = data_facts("validation set", self.validation_set)
         self.strategy = make_strategy(config, workers.strategy)
-        self.writes = is_chief(self.strategy)
+        self.writes = workers.index == 0
         self.initial_weights: InitialWeights | None = None
         self.frozen: list[str] = []
         self.trainer = self._build_trainer()
@@ -111,7 +105,8 @@ class PreparedRun:
         self.start = self.state.step
         self._open_batches()
         # All errors of a single worker come before it, since the next operation of all is a step.
-        agree_on_weights(workers, dataclasses.asdict(self.state), self.checkpoints.all_variables)
+        state_fact = {"the state in the checkpoint": dataclasses.asdict(self.state)}
+        join_workers(workers, state_fact, variables=self.checkpoints.all_variables)
 
     def next_batch(self, step: int) -> Mapping[str, Any]:
         """Returns the batch of the step after `step` finished ones, which must be the next in order.

@@ -42,16 +42,6 @@ class MultiStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
         self.decay_factor = decay_factor
         self.warmup_steps = warmup_steps
 
-    @classmethod
-    def from_training(cls, training_config: TrainingConfig) -> "MultiStepSchedule":
-        """Makes the schedule that a config with `schedule` "steps" describes."""
-        return cls(
-            training_config.learning_rate,
-            [steps_of(milestone) for milestone in training_config.milestones],
-            training_config.decay_factor,
-            training_config.warmup_steps,
-        )
-
     def __call__(self, step: Tensor) -> Tensor:
         """Returns the learning rate of a step as a float32 scalar."""
         step = ops.cast(step, "float32")
@@ -60,12 +50,7 @@ class MultiStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return _warmed_up(rate, step, self.warmup_steps)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            "learning_rate": self.learning_rate,
-            "milestones": self.milestones,
-            "decay_factor": self.decay_factor,
-            "warmup_steps": self.warmup_steps,
-        }
+        return dict(vars(self))
 
 
 @keras.saving.register_keras_serializable("refinedet_tf")
@@ -96,11 +81,7 @@ class CosineSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return _warmed_up(rate, step, self.warmup_steps)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            "learning_rate": self.learning_rate,
-            "steps": self.steps,
-            "warmup_steps": self.warmup_steps,
-        }
+        return dict(vars(self))
 
 
 def _warmed_up(rate: Tensor, step: Tensor, warmup_steps: int) -> Tensor:
@@ -116,11 +97,11 @@ def schedule_of(training_config: TrainingConfig) -> keras.optimizers.schedules.L
     Raises:
         ValueError: a duration is in epochs, so that its steps are not known yet (`in_steps`).
     """
+    rate, warmup_steps = training_config.learning_rate, training_config.warmup_steps
     if training_config.schedule == "cosine":
-        return CosineSchedule(
-            training_config.learning_rate, training_config.steps, training_config.warmup_steps
-        )
-    return MultiStepSchedule.from_training(training_config)
+        return CosineSchedule(rate, training_config.steps, warmup_steps)
+    milestones = [steps_of(milestone) for milestone in training_config.milestones]
+    return MultiStepSchedule(rate, milestones, training_config.decay_factor, warmup_steps)
 
 
 def in_steps(training_config: TrainingConfig, num_images: int) -> TrainingConfig:

@@ -4,9 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from refinedet_tf.errors import InputError, shortened
-from refinedet_tf.run_folder import is_step
-from refinedet_tf.training.best import is_best
+from pydantic import BaseModel
+
+from refinedet_tf.errors import InputError
+from refinedet_tf.json_files import check_tree
+from refinedet_tf.run_folder import AveragePrecision, Steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,30 +27,31 @@ class LoopState:
     """The facts of the training set (`agreement.data_facts`); None in checkpoints of earlier versions."""
 
 
-def loop_state(values: dict[str, Any], checkpoints: Path) -> LoopState:
-    """Checks the state that a checkpoint holds.
+class _Best(BaseModel, strict=True):
+    mAP: AveragePrecision  # noqa: N815 - the key in the files
+    step: Steps
+    measured_by: dict[str, Any] = {}
+    data: dict[str, Any] | None = None
 
-    Args:
-        values: the result of `Checkpoints.restore_latest`. Checkpoints of earlier versions have no
-            "validation_is_due", "without_gain" or "data".
-        checkpoints: the folder of the checkpoints.
+
+class _Saved(BaseModel, strict=True):
+    """The state in a checkpoint; those of earlier versions lack the keys that have a default."""
+
+    best: _Best | None
+    validation_is_due: bool = False
+    without_gain: Steps = 0
+    step: Steps
+    data: dict[str, Any] | None = None
+
+
+def loop_state(values: dict[str, Any], checkpoints: Path) -> LoopState:
+    """Checks the state that a checkpoint of the folder `checkpoints` holds.
 
     Raises:
         InputError: a value is not one that the loop writes.
     """
-    best = values.get("best", "missing")
-    validation_is_due = values.get("validation_is_due", False)
-    without_gain = values.get("without_gain", 0)
-    data = values.get("data")
-    if not is_best(best):
-        wrong = f'"best" must be null or hold mAP and step, got {shortened(values.get("best"))}'
-    elif not isinstance(validation_is_due, bool):
-        wrong = f'"validation_is_due" must be true or false, got {shortened(validation_is_due)}'
-    elif not is_step(without_gain):
-        wrong = f'"without_gain" must be a number of validations, got {shortened(without_gain)}'
-    elif not isinstance(data, dict | None):
-        wrong = f'"data" must hold the facts of the training set, got {shortened(data)}'
-    else:
-        return LoopState(best, validation_is_due, without_gain, values["step"], data)
-    file = checkpoints / f"step-{values['step']}" / "state.json"
-    raise InputError(f"{file}: {wrong}; remove that checkpoint to continue from the one before")
+    try:
+        check_tree(values, _Saved, checkpoints / f"step-{values['step']}" / "state.json")
+    except InputError as error:
+        raise InputError(f"{error}; remove that checkpoint to continue from the one before") from None
+    return LoopState(**{name: values[name] for name in _Saved.model_fields if name in values})

@@ -43,14 +43,7 @@ def make_strategy(config: Config, of_workers: tf.distribute.Strategy | None = No
 def distributed_batches(
     strategy: tf.distribute.Strategy, dataset: DetectionDataset, config: Config, start_step: int
 ) -> tf.distribute.DistributedDataset:
-    """Returns the training batches from `start_step` on, each divided over the replicas in order.
-
-    Args:
-        strategy: the result of `make_strategy`.
-        dataset: the training set.
-        config: the config whose `training` and `augmentation` describe the batches.
-        start_step: the number of steps that were done before.
-    """
+    """Returns the training batches after `start_step` steps, each divided over the replicas in order."""
     per_replica = config.training.batch_size // strategy.num_replicas_in_sync
 
     def pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -61,8 +54,3 @@ def distributed_batches(
         return batches
 
     return strategy.distribute_datasets_from_function(pipeline)
-
-
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Says whether this process writes the files of the run."""
-    return strategy.extended.should_checkpoint

@@ -178,21 +178,12 @@ class RefineDetTrainer(keras.Model):
         return dict(zip(COUNTS, tf.unstack(totals), strict=True))
 
     def restore_statistics(self, statistics: Sequence[Tensor]) -> None:
-        """Resets BatchNorm's moving statistics after a step whose update was suppressed.
-
-        Args:
-            statistics: the "statistics" that `train_step` returned.
-        """
+        """Resets BatchNorm's moving statistics to those that a step returned whose update was suppressed."""
         for variable, value in zip(self.statistics, statistics, strict=True):
             variable.assign(value)
 
     def _clip(self, gradients: Sequence[Tensor], norms: Tensor) -> list[Tensor]:
-        """Scales gradients so that all of them together have at most the configured norm.
-
-        Args:
-            gradients: the gradients summed over the replicas.
-            norms: float32 [V], their `_squared_norms`.
-        """
+        """Scales gradients, whose `_squared_norms` are given, to at most the configured norm of them all."""
         norm = tf.sqrt(tf.reduce_sum(norms))
         largest = self.config.training.gradient_clip_norm
         scale = largest / tf.maximum(norm, largest)

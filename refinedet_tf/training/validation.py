@@ -39,11 +39,7 @@ class Rounds:
     So all know of the error of one of them, or of its word to stop, before any has finished long work. It is
     called as the `progress` of the evaluator, and `finish` afterwards.
 
-    Args:
-        workers: all workers, each of which has the same rounds.
-        num_images: the number of images of the dataset.
-        batch_size: the images per batch.
-        is_told: says whether this process was told to stop.
+    `is_told` says whether this process was told to stop.
     """
 
     def __init__(
@@ -84,8 +80,8 @@ def measure(
     Args:
         replicas: the detectors, with the loss on `dataset`; None if there is nothing to measure.
         config: the config of the run.
-        dataset: the validation set; None: there is nothing to measure.
-        is_told: says whether this process was told to stop; the other workers learn of it.
+        dataset: the validation set; None if there is nothing to measure.
+        is_told: says whether this process was told to stop.
         workers: all workers, each of which calls this function.
 
     Returns:
@@ -106,16 +102,7 @@ def measure(
 
 
 def gather_portions(portion: Portion, workers: Workers) -> Portion | None:
-    """Joins the portions of all workers on the chief.
-
-    Args:
-        portion: the portion of this worker.
-        workers: all workers, each of which calls this function.
-
-    Returns:
-        On the chief, the portion of a single process with the whole dataset; None elsewhere. A process that
-        is alone has its portion returned.
-    """
+    """Joins the portions of all workers, each of which calls this function; returns None but on the chief."""
     if workers.alone:
         return portion
     facts = workers.exchange(portion.facts())

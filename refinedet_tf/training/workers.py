@@ -16,8 +16,7 @@ import tensorflow as tf
 
 from refinedet_tf.errors import InputError, TrainingStopped, shortened_text
 from refinedet_tf.tensors import Tensor
-from refinedet_tf.training.cluster import Cluster
-from refinedet_tf.training.meeting import wait_for_all
+from refinedet_tf.training.cluster import Cluster, wait_for_all
 
 START_SECONDS = 120.0
 """The longest time for the start of TensorFlow's cluster, which TensorFlow itself limits to an hour."""
@@ -35,9 +34,9 @@ _REMOTE_TASK = re.compile(r"(?:reported from|remote target) /job:(\w+)(?:/replic
 class Workers:
     """All workers of a training or evaluation, seen from one of them; without a cluster it is the only one.
 
-    As a context it waits for the others at its start, and starts TensorFlow's cluster, so that it comes
-    before the first operation of TensorFlow. At its end, an `InputError` or `TrainingStopped` of this worker
-    is told to the others, and TensorFlow's error for a lost worker becomes one line.
+    As a context it waits for the others and starts TensorFlow's cluster, which must come before the first
+    operation of TensorFlow. At its end, an `InputError` or `TrainingStopped` of this worker is told to the
+    others, and TensorFlow's error for a lost worker becomes one line.
 
     Args:
         cluster: the tasks, or None for a single process.
@@ -79,10 +78,7 @@ class Workers:
         return self
 
     def exchange(self, value: Any) -> list[Any]:
-        """Gives a value to all workers, and waits for theirs; all workers must call it equally often.
-
-        Args:
-            value: anything that JSON can hold.
+        """Gives a value that JSON can hold to all workers, which must call it equally often.
 
         Returns:
             The values of all workers in the order of `names`.
@@ -94,11 +90,7 @@ class Workers:
         return [json.loads(there) for there in self.gather(json.dumps(value).encode())]
 
     def gather(self, data: bytes) -> list[bytes]:
-        """Gives bytes of any length to all workers; what `exchange` says of its calls holds here, too.
-
-        Returns:
-            The bytes of all workers in the order of `names`.
-        """
+        """Does what `exchange` does with bytes of any length."""
         if self.alone:
             return [data]
         try:
@@ -115,12 +107,9 @@ class Workers:
 
     @contextlib.contextmanager
     def stepping(self, is_stepping: bool = True) -> Iterator[None]:
-        """Marks a block in which the next collective operation is that of a training step.
+        """Marks a block in which the next collective operation is that of a training step (or a `gather`).
 
-        An error in it is not told to the others, who could not take it; they lose this worker.
-
-        Args:
-            is_stepping: False for a part of such a block in which it is a `gather` again.
+        An error before a step is not told to the others, who could not take it; they lose this worker.
         """
         before, self._others_listen = self._others_listen, not is_stepping
         yield
@@ -133,11 +122,10 @@ class Workers:
             return
         if isinstance(error, InputError | TrainingStopped) and self._others_listen:
             with contextlib.suppress(tf.errors.OpError), _ending_after(LAST_WORD_SECONDS):
-                self._send(_in_one_line(error).encode(), error.exit_code)
-        if isinstance(error, tf.errors.OpError):
-            translated = self._translated(error)
-            if translated is not error:
-                raise translated from None
+                text = shortened_text(" ".join(str(error).split()), 2_000)
+                self._send(text.encode(), error.exit_code)
+        if isinstance(error, tf.errors.OpError) and (translated := self._translated(error)) is not error:
+            raise translated from None
 
     def _send(self, data: bytes, code: int = 0) -> list[tuple[int, bytes]]:
         """Gives bytes and the exit code of an error, or 0, to all workers; returns those of all workers."""
@@ -154,23 +142,17 @@ class Workers:
     def _translated(self, error: tf.errors.OpError) -> Exception:
         """Returns the error for a lost worker; the given one where TensorFlow has another reason."""
         text = str(error)
-        if not any(word in text for word in ("Collective ops is aborted", "remote target", "Coordination")):
+        losses = ("Collective ops is aborted", "remote target", "Coordination")
+        if self.cluster is None or not any(word in text for word in losses):
             return error
-        found = _REMOTE_TASK.search(text)
-        name = f"{found[1]}:{found[2]}" if found else ""
-        lost = "another worker"
-        if self.cluster is not None and name in self.names and name != self.cluster.task.name:
-            lost = str(self.cluster.tasks[self.names.index(name)])
-        return TrainingStopped(f"{lost} was lost; {self.remedy}")
+        named = [f"{kind}:{index}" for kind, index in _REMOTE_TASK.findall(text)[:1]]
+        others = [task for task in self.cluster.tasks if task.name != self.names[self.index]]
+        lost = [str(task) for task in others if task.name in named] or ["another worker"]
+        return TrainingStopped(f"{lost[0]} was lost; {self.remedy}")
 
 
 _STARTED: dict[Cluster, tuple[tf.distribute.Strategy, Callable[[Tensor], Tensor]]] = {}
 """What belongs to TensorFlow's cluster, which lasts as long as the process."""
-
-
-def _in_one_line(error: Exception) -> str:
-    """Returns an error for the other workers; bytes of a file name that are no text become printable."""
-    return shortened_text(" ".join(str(error).split()), 2_000)
 
 
 def _gathering_function(strategy: tf.distribute.Strategy, num_workers: int) -> Callable[[Tensor], Tensor]:

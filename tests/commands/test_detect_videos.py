@@ -183,25 +183,20 @@ def test_progress_counts_frames(run, monkeypatch, tmp_path, capsys):
     assert "a.mp4: 1/20 frames, " in err and "a.mp4: 20/20 frames, " in err and " left" in err
 
 
-@pytest.mark.parametrize("name", ["camera:0", "/dev/video0"])
-def test_cameras_are_refused(run, tmp_path, name):
-    with pytest.raises(InputError, match=f"{name}: cameras are not read; record a video first"):
-        run(name)
-    assert not (tmp_path / "out").exists()
-
-
-def test_photos_and_videos_together_are_refused(run, tmp_path):
-    video = write_video(tmp_path / "a.mp4", range(2))
-    with pytest.raises(
-        InputError, match=r"a\.mp4 is a video and .*b\.png is not: photos and videos need a command"
-    ):
-        run(save(tmp_path / "b.png"), video)
-    assert not (tmp_path / "out").exists()
-
-
-def test_without_pyav_nothing_begins(run, monkeypatch, tmp_path):
-    video = write_video(tmp_path / "a.mp4", range(2))
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (["camera:0"], "camera:0: cameras are not read; record a video first"),
+        (["/dev/video0"], "/dev/video0: cameras are not read; record a video first"),
+        (["b.png", "a.mp4"], "a.mp4 is a video and b.png is not: photos and videos need a command each"),
+        (["a.mp4"], r"videos need PyAV: pip install 'refinedet-tf\[video\]'"),
+    ],
+)
+def test_what_is_refused(run, monkeypatch, tmp_path, inputs, message):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "b.png")
+    write_video(tmp_path / "a.mp4", range(2))
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(InputError, match=r"videos need PyAV: pip install 'refinedet-tf\[video\]'"):
-        run(video)
+    with pytest.raises(InputError, match=message):
+        run(*inputs)
     assert not (tmp_path / "out").exists()

@@ -28,11 +28,10 @@ def arguments(config_file, devkit, small_network, tmp_path):
     return ["--config", config_file, *settings, "--weights", tmp_path / "random.weights.h5"]
 
 
-def test_multi_scale_says_what_it_costs(arguments, command, monkeypatch, tmp_path):
+def test_multi_scale_says_what_it_costs(arguments, done, monkeypatch, tmp_path):
     monkeypatch.setattr(multiscale, "PASSES", {320: multiscale.PASSES[320][:3]})
     outputs = ["--json", tmp_path / "numbers.json", "--report", tmp_path / "report"]
-    result = command(evaluate, *arguments, "--multi-scale", *outputs)
-    assert result.code == 0, result.err
+    result = done(evaluate, *arguments, "--multi-scale", *outputs)
     assert "passes per image" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "multi-scale, 6 passes: " in result.out and " times slower" in result.out
     assert "4/4 images" in result.err
@@ -43,13 +42,12 @@ def test_multi_scale_says_what_it_costs(arguments, command, monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize("multi_scale", [False, True])
-def test_tiles_say_what_they_cost(arguments, command, devkit, monkeypatch, tmp_path, multi_scale):
+def test_tiles_say_what_they_cost(arguments, done, devkit, monkeypatch, tmp_path, multi_scale):
     """The images have more than one tile; what is measured is what `TiledDetector` finds."""
     monkeypatch.setattr(multiscale, "PASSES", {320: multiscale.PASSES[320][:1]})
     outputs = ["--json", tmp_path / "numbers.json", "--report", tmp_path / "report"]
     options = ["--tiles", 150, "--tile-overlap", 0, *(["--multi-scale"] if multi_scale else [])]
-    result = command(evaluate, *arguments, *options, *outputs)
-    assert result.code == 0, result.err
+    result = done(evaluate, *arguments, *options, *outputs)
     sizes = [Image.open(file).size for file in sorted((devkit / "VOC2007" / "JPEGImages").glob("val*"))]
     assert len(sizes) == 4
     tiles = [math.ceil(width / 150) * math.ceil(height / 150) for width, height in sizes]
@@ -63,20 +61,19 @@ def test_tiles_say_what_they_cost(arguments, command, devkit, monkeypatch, tmp_p
     assert "Detection on tiles" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
 
 
-def test_overlap_without_tiles(arguments, refused):
-    assert "--tile-overlap needs --tiles PIXELS" in refused(evaluate, *arguments, "--tile-overlap", 0.5)
-
-
-def test_test_split_without_annotations(arguments, command, refused, devkit, tmp_path):
-    """A split like VOC 2012 test has nothing to measure against, but files for the server are written."""
-    root = tmp_path / "devkit"
-    shutil.copytree(devkit, root)
+@pytest.fixture
+def unlabelled(devkit, tmp_path):
+    """The option for a split like VOC 2012 test, which has nothing to measure against."""
+    root = shutil.copytree(devkit, tmp_path / "devkit")
     shutil.rmtree(root / "VOC2007" / "Annotations")
-    unlabelled = [*arguments, "--set", f"data.root={root}"]
-    message = refused(evaluate, *unlabelled)
+    return ["--set", f"data.root={root}"]
+
+
+def test_test_split_without_annotations(arguments, done, refused, unlabelled, tmp_path):
+    """Files for the server are written."""
+    message = refused(evaluate, *arguments, *unlabelled)
     assert "data.test (2007/val) has no annotations to measure against: --server-files FOLDER" in message
-    result = command(evaluate, *unlabelled, "--server-files", tmp_path / "upload")
-    assert result.code == 0, result.err
+    result = done(evaluate, *arguments, *unlabelled, "--server-files", tmp_path / "upload")
     assert str(tmp_path / "upload" / "results.tar.gz") in result.out
     assert "mAP" not in result.out
     with tarfile.open(tmp_path / "upload" / "results.tar.gz") as archive:
@@ -84,17 +81,6 @@ def test_test_split_without_annotations(arguments, command, refused, devkit, tmp
         lines = archive.extractfile(names[0]).read().decode().splitlines()
     assert names[0] == "results/VOC2007/Main/comp4_det_val_circle.txt" and len(names) == 6
     assert {len(line.split()) for line in lines} <= {6}
-
-
-def test_server_files_together_with_the_measurement(arguments, command, tmp_path):
-    result = command(evaluate, *arguments, "--server-files", tmp_path / "upload")
-    assert result.code == 0, result.err
-    assert "mAP" in result.out and (tmp_path / "upload" / "results.tar.gz").is_file()
-
-
-def test_folder_of_server_files_is_checked_before_the_work(arguments, refused, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    refused(evaluate, *arguments, "--server-files", tmp_path / "file" / "upload")
 
 
 def test_soft_nms_lowers_scores_of_overlapping_boxes(arguments):
@@ -118,21 +104,22 @@ def test_soft_nms_lowers_scores_of_overlapping_boxes(arguments):
         assert (getattr(found, name) == getattr(expected, name)).all()
 
 
-def test_report_and_coco_files(arguments, command, devkit, tmp_path):
+def test_report_and_coco_files(arguments, done, devkit, tmp_path):
     """The report has the numbers of --json, and a plain COCOeval of the files those of the metric."""
     from page_text import check_self_contained
     from pycocotools_program import pycocotools_summary
 
     folder, found = tmp_path / "new" / "report", tmp_path / "found.json"
     outputs = ["--report", folder, "--detections", found, "--json", tmp_path / "numbers.json"]
+    outputs += ["--server-files", tmp_path / "upload"]
     root = tmp_path / "without_difficult"
     shutil.copytree(devkit, root)
     for file in (root / "VOC2007" / "Annotations").iterdir():
         file.write_text(file.read_text().replace("<difficult>1<", "<difficult>0<"))
     sets = ["--set", "evaluation.metric=coco", "--set", f"data.root={root}"]
-    result = command(evaluate, *arguments, *outputs, *sets)
-    assert result.code == 0, result.err
+    result = done(evaluate, *arguments, *outputs, *sets)
     assert f"report written to {folder / 'report.html'}" in result.out
+    assert (tmp_path / "upload" / "results.tar.gz").is_file()
     beside = tmp_path / "found_ground_truth.json"
     assert f"detections written to {found}, ground truth to {beside}" in result.out
     page = check_self_contained((folder / "report.html").read_text(encoding="utf-8"))
@@ -148,13 +135,14 @@ def test_report_and_coco_files(arguments, command, devkit, tmp_path):
     assert pycocotools_summary(beside, found) == pytest.approx(measured, nan_ok=True, abs=0)
 
 
-@pytest.mark.parametrize("option", ["--report", "--detections"])
-def test_report_needs_annotations_and_a_place(arguments, refused, devkit, tmp_path, option):
+@pytest.mark.parametrize("option", ["--report", "--detections", "--server-files"])
+def test_a_place_for_the_output_is_checked_before_the_work(arguments, refused, tmp_path, option):
     (tmp_path / "file").write_text("in the way")
     refused(evaluate, *arguments, option, tmp_path / "file" / "below")
-    root = tmp_path / "devkit"
-    shutil.copytree(devkit, root)
-    shutil.rmtree(root / "VOC2007" / "Annotations")
-    unlabelled = [*arguments, "--set", f"data.root={root}", "--server-files", tmp_path / "upload"]
-    message = refused(evaluate, *unlabelled, option, tmp_path / "new")
+
+
+@pytest.mark.parametrize("option", ["--report", "--detections"])
+def test_report_needs_annotations(arguments, refused, unlabelled, tmp_path, option):
+    options = [*unlabelled, "--server-files", tmp_path / "upload", option, tmp_path / "new"]
+    message = refused(evaluate, *arguments, *options)
     assert f"{option} needs annotations, which data.test (2007/val) lacks" in message

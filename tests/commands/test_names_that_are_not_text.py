@@ -13,7 +13,6 @@ import train
 from refinedet_tf.errors import InputError
 from refinedet_tf.exports import savedmodel
 from refinedet_tf.run_folder import RunFolder
-from refinedet_tf.training.workers import _in_one_line
 
 CAFE = os.fsdecode(b"caf\xe9")
 
@@ -76,9 +75,3 @@ def test_folders_in_which_tensorflow_could_not_write(tmp_path):
         with pytest.raises(InputError, match=r"caf\\udce9 cannot be written: the name is not UTF-8"):
             write()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_what_other_workers_are_told():
-    """No message between workers holds such bytes."""
-    text = _in_one_line(InputError(f"image {CAFE}.jpg cannot be decoded"))
-    assert text == r"image caf\udce9.jpg cannot be decoded"

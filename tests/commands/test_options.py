@@ -24,38 +24,21 @@ def test_config_and_overrides():
     config = options.config_from(parsed)
     assert (config.training.batch_size, config.model.backbone) == (8, "resnet101")
     assert config.model.image_size == (320, 320)
-
-
-def test_config_is_required_but_where_a_command_says_otherwise(capsys):
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit):
         parse(options.add_config_options)
-    assert stopped.value.code == 2
-    assert "--config" in capsys.readouterr().err
     assert parse(lambda parser: options.add_config_options(parser, required=False)).config is None
 
 
-def test_defaults():
-    assert parse(options.add_model_options, "--config", "voc320.json").weights is None
-    assert parse(options.add_multi_scale_option).multi_scale is False
-    assert parse(options.add_score_threshold_option).score_threshold == 0.5
-
-
-@pytest.mark.parametrize("score_threshold", [-0.1, 1.1, float("nan")])
-def test_score_threshold_outside_its_range(score_threshold):
-    with pytest.raises(InputError, match=f"--score-threshold must lie in 0..1, got {score_threshold}"):
-        options.check_score_threshold(score_threshold)
-
-
-def test_score_threshold_at_its_limits():
-    for score_threshold in (0, 0.5, 1):
-        options.check_score_threshold(score_threshold)
-
-
-def test_tiles():
-    assert options.tiling_from(parse(options.add_tile_options)) is None
-    assert options.tiling_from(parse(options.add_tile_options, "--tiles", "640")) == Tiling(640, 0.25)
-    both = parse(options.add_tile_options, "--tiles", "64", "--tile-overlap", "0")
-    assert options.tiling_from(both) == Tiling(64, 0.0)
+@pytest.mark.parametrize(
+    ("arguments", "tiling"),
+    [
+        ([], None),
+        (["--tiles", "640"], Tiling(640, 0.25)),
+        (["--tiles", "64", "--tile-overlap", "0"], Tiling(64, 0.0)),
+    ],
+)
+def test_tiles(arguments, tiling):
+    assert options.tiling_from(parse(options.add_view_options, *arguments)) == tiling
 
 
 @pytest.mark.parametrize(
@@ -68,7 +51,7 @@ def test_tiles():
 )
 def test_tiles_that_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
-        options.tiling_from(parse(options.add_tile_options, *arguments))
+        options.tiling_from(parse(options.add_view_options, *arguments))
 
 
 def parse_data(*arguments):

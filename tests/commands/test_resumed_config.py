@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from config_of import config_of
 
 from refinedet_tf.commands.train import config_of_resumed_run
 from refinedet_tf.config import with_classes
@@ -67,6 +68,12 @@ def test_set_of_what_must_not_change(file, run):
     config = resumed(file, run, "training.batch_size=8")
     with pytest.raises(InputError, match=r"--resume with another config: training\.batch_size was 4, is 8;"):
         check_same_run(load_config(run.path), config)
+
+
+def test_the_length_of_a_cosine_must_not_change():
+    stored, given = (config_of(2, training={"schedule": "cosine", "length": length}) for length in (1, 2))
+    with pytest.raises(InputError, match="another config: training.length was 1, is 2; start a new"):
+        check_same_run(stored, given)
 
 
 def test_another_config_file(file, run, tmp_path):

@@ -88,35 +88,25 @@ def test_layout_of_an_annotation(devkit):
     )
 
 
-def lose_files(folder):
-    (folder / "Annotations" / "000001.xml").unlink()
-    (folder / "JPEGImages" / "000002.jpg").unlink()
-
-
-def lose_the_list(folder):
-    (folder / "ImageSets" / "Main" / "test.txt").unlink()
-
-
-def shorten_the_list(folder):
-    (folder / "ImageSets" / "Main" / "test.txt").write_text("000001\n000005\n")
-
-
-def lose_everything(folder):
-    folder.rename(folder.parent / "VOC2012")
+TEST_LIST = "VOC2007/ImageSets/Main/test.txt"
 
 
 @pytest.mark.parametrize(
-    ("defect", "message"),
+    ("lost", "message"),
     [
-        (lose_files, "VOC2007/Annotations/000001.xml does not exist; 2 of 9 needed files are missing; name"),
-        (lose_the_list, "VOC2007/ImageSets/Main/test.txt does not exist; 1 of 9 needed files are missing"),
-        (lose_everything, "VOC2007/ImageSets/Main/test.txt does not exist; 9 of 9 needed files are missing"),
-        (shorten_the_list, "test.txt does not list 000003; 3 of 4 needed photographs are not in it"),
+        (
+            ["VOC2007/Annotations/000001.xml", "VOC2007/JPEGImages/000002.jpg"],
+            "VOC2007/Annotations/000001.xml does not exist; 2 of 9 needed files are missing; name",
+        ),
+        ([TEST_LIST], f"{TEST_LIST} does not exist; 1 of 9 needed files are missing"),
+        (["VOC2007"], f"{TEST_LIST} does not exist; 9 of 9 needed files are missing"),
+        ([], "test.txt does not list 000003; 3 of 4 needed photographs are not in it"),
     ],
-    ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_nothing_is_written_where_files_are_missing(devkit, tmp_path, defect, message):
-    defect(devkit / "VOC2007")
+def test_nothing_is_written_where_files_are_missing(devkit, tmp_path, lost, message):
+    (devkit / TEST_LIST).write_text("000001\n000005\n")
+    for name in lost:
+        (devkit / name).rename(tmp_path / "lost")
     with pytest.raises(InputError, match=re.escape(message)):
         scale_voc.scale_voc(devkit, tmp_path / "scaled", SPLITS)
     assert not (tmp_path / "scaled").exists()

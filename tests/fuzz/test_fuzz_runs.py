@@ -15,10 +15,10 @@ from refinedet_tf.config.files import config_to_json, load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.exports.card import validation_of_run
 from refinedet_tf.run_folder import RunFolder
-from refinedet_tf.training.best import is_best
 from refinedet_tf.training.checkpoints import Checkpoints
 from refinedet_tf.training.log import ProgressLog
 from refinedet_tf.training.optimizer import CaffeSGD
+from refinedet_tf.training.state import loop_state
 
 CONFIG = config_of(2, data={"validation": ("2007/val",)})
 
@@ -93,8 +93,8 @@ def test_checkpoint(fuzz, trainer, checkpoint, tmp_path):
             assert all((np.array(variable) == 7).all() for variable in variables)
             raise
         assert state["step"] == 8
-        if is_best(state.get("best", "missing")) and state["best"] is not None:
-            assert 0 <= state["best"]["mAP"] <= 1
+        best = loop_state(state, tmp_path).best
+        assert best is None or 0 <= best["mAP"] <= 1
 
     fuzz(case)
 

@@ -53,12 +53,6 @@ def test_iou_against_a_plain_loop(tf_test):
     assert (np.array(expected) > 0.3).sum() > 20
 
 
-def test_iou_by_hand(tf_test):
-    whole, quarter, half = [0, 0, 1, 1], [0, 0, 0.5, 0.5], [0, 0, 1, 0.5]
-    found = pairwise_iou(np.array([whole], np.float32), np.array([whole, quarter, half], np.float32))
-    tf_test.assertAllClose(found, [[1, 0.25, 0.5]], rtol=1e-7, atol=0)
-
-
 def test_iou_of_touching_and_empty_boxes_is_exactly_zero(tf_test):
     found = pairwise_iou(SPECIAL[:1], SPECIAL)[0]
     tf_test.assertAllEqual(found[:9], [1] + [0] * 8)
@@ -90,22 +84,6 @@ def test_encode_and_decode_by_hand(tf_test):
     tf_test.assertAllClose(decoded, box, rtol=1e-5, atol=0)
     tf_test.assertDTypeEqual(encoded, np.float32)
     tf_test.assertDTypeEqual(decoded, np.float32)
-
-
-@pytest.mark.parametrize(
-    ("offsets", "box"),
-    [
-        ([0, 0, 0, 0], [0.2, 0.1, 0.6, 0.3]),
-        ([10, 0, 0, 0], [0.2, 0.3, 0.6, 0.5]),  # one anchor width to the right
-        ([0, -10, 0, 0], [-0.2, 0.1, 0.2, 0.3]),  # one anchor height up
-        ([0, 0, 5 * math.log(3), 0], [0.2, -0.1, 0.6, 0.5]),  # three times as wide
-        ([0, 0, 0, -5 * math.log(4)], [0.35, 0.1, 0.45, 0.3]),  # a quarter as high
-    ],
-)
-def test_decode_moves_one_coordinate(tf_test, offsets, box):
-    anchor = np.array([[0.2, 0.1, 0.6, 0.3]], np.float32)
-    found = decode(np.array([offsets], np.float32), anchor)
-    tf_test.assertAllClose(found, [box], rtol=1e-7, atol=1e-6)
 
 
 def test_encode_and_decode_are_inverse(tf_test):

@@ -58,17 +58,6 @@ def test_preprocessing_subtracts_before_it_rounds(tf_test):
     tf_test.assertAllEqual(tf.cast(found, tf.float32), [[[[6.75, 3.25, 7.5]]]])
 
 
-def test_l2_normalize_forward(tf_test):
-    features = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
-    layer = L2Normalize(8.0)
-    norm = np.sqrt((features.astype(float) ** 2).sum(-1, keepdims=True))
-    tf_test.assertAllClose(layer(features), 8 * features / norm, rtol=1e-5, atol=0)
-    scale = np.arange(1, 6)
-    layer.scale.assign(scale)
-    tf_test.assertAllClose(layer(features), scale * features / norm, rtol=1e-5, atol=0)
-    assert layer.trainable_variables == [layer.scale]
-
-
 def test_l2_normalize_of_nothing_is_zero_with_a_finite_gradient(tf_test):
     features = tf.zeros((1, 2, 2, 3))
     layer = L2Normalize(10.0)
@@ -126,35 +115,25 @@ def upsample(features, layer):
     return output + bias
 
 
+@pytest.mark.parametrize("is_deepest", [False, True])
 @pytest.mark.parametrize("grid", [(4, 6), (5, 7), (5, 4), (1, 3)])
-def test_transfer_connection_block(tf_test, grid):
+def test_transfer_connection_block(tf_test, grid, is_deepest):
     generator = np.random.default_rng(1)
     deeper_grid = [-(-side // 2) for side in grid]
     features = generator.normal(size=(2, *grid, 7)).astype(np.float32)
-    deeper = generator.normal(size=(2, *deeper_grid, 4)).astype(np.float32)
+    deeper = None if is_deepest else generator.normal(size=(2, *deeper_grid, 4)).astype(np.float32)
     block = TransferConnectionBlock(3, 4)
     block(features, deeper)
     randomize(block)
     found = block(features, deeper)
 
     transferred = convolve(np.maximum(convolve(features.astype(float), block.first), 0), block.second)
-    added = transferred + upsample(deeper.astype(float), block.upsampling)[:, : grid[0], : grid[1]]
-    expected = np.maximum(convolve(np.maximum(added, 0), block.output_convolution), 0)
+    if not is_deepest:
+        transferred += upsample(deeper.astype(float), block.upsampling)[:, : grid[0], : grid[1]]
+    expected = np.maximum(convolve(np.maximum(transferred, 0), block.output_convolution), 0)
     tf_test.assertShapeEqual(found, np.zeros((2, *grid, 4)))
     assert_close_to_the_largest(tf_test, found, expected)
     assert (expected > 0).mean() > 0.1
-
-
-def test_deepest_transfer_connection_block(tf_test):
-    features = np.random.default_rng(2).normal(size=(1, 3, 5, 6)).astype(np.float32)
-    block = TransferConnectionBlock(6, 4)
-    block(features)
-    randomize(block, seed=3)
-    found = block(features)
-    transferred = convolve(np.maximum(convolve(features.astype(float), block.first), 0), block.second)
-    expected = np.maximum(convolve(np.maximum(transferred, 0), block.output_convolution), 0)
-    assert_close_to_the_largest(tf_test, found, expected)
-    assert sorted(v.path.split("/")[-2] for v in block.weights) == sorted(["TL6_1", "TL6_2", "P6"] * 2)
 
 
 def test_transfer_connection_block_names_its_parts_as_the_authors_do():

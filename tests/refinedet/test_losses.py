@@ -11,7 +11,7 @@ from random_heads import training_heads
 
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.boxes import decode, pairwise_iou
-from refinedet_tf.refinedet.losses import LEFT_OUT, TERMS, loss_sums, refinedet_loss, smooth_l1
+from refinedet_tf.refinedet.losses import LEFT_OUT, TERMS, refinedet_loss, smooth_l1
 from refinedet_tf.refinedet.matching import match
 
 GOLDEN = np.load(GOLDEN_FOLDER / "loss.npz")
@@ -158,39 +158,6 @@ def test_one_object_against_loops(tf_test, settings):
             tf_test.assertAllClose(terms[f"{module}_{part}"], wanted, rtol=1e-4, atol=0)
 
 
-def test_negative_anchor_filtering_changes_the_odm_alone(tf_test):
-    heads = training_heads(1, len(SMALL), 3, seed=1, deviation=2.0)
-    ground_truth = padded([(0, 2, *BOX)], batch=1, max_objects=1)
-    with_filter, without = (
-        refinedet_loss(heads, ground_truth, SMALL, config_of(3, loss={"objectness_threshold": threshold}))
-        for threshold in (0.5, 0.0)
-    )
-    assert float(with_filter["odm_conf"]) < float(without["odm_conf"])
-    for name in ("arm_loc", "arm_conf", "odm_loc", "num_odm_positives"):
-        tf_test.assertAllEqual(with_filter[name], without[name])
-
-
-def test_one_divisor_for_the_whole_batch(tf_test):
-    """The loss of two images is (sum of the sums) / (sum of the counts), not the mean of two losses."""
-    heads = training_heads(2, len(SMALL), 3, seed=2)
-    objects = [(0, 1, *BOX), (1, 3, 0.05, 0.05, 0.95, 0.95), (1, 2, *OTHER_BOX)]
-    ground_truth = padded(objects, batch=2, max_objects=3)
-    config = config_of(3)
-    together = refinedet_loss(heads, ground_truth, SMALL, config)
-
-    def image(tree, index):
-        return {name: value[index : index + 1] for name, value in tree.items()}
-
-    sums = [loss_sums(image(heads, i), image(ground_truth, i), SMALL, config) for i in (0, 1)]
-    counts = {m: [float(terms[f"num_{m}_positives"]) for terms in sums] for m in ("arm", "odm")}
-    assert counts["arm"][0] != counts["arm"][1]
-    for name in TERMS:
-        expected = sum(float(terms[name]) for terms in sums) / sum(counts[name[:3]])
-        tf_test.assertAllClose(together[name], expected, rtol=1e-5, atol=0)
-    for module in ("arm", "odm"):
-        tf_test.assertAllEqual(together[f"num_{module}_positives"], sum(counts[module]))
-
-
 def test_padding_and_order_do_not_matter(tf_test):
     heads = training_heads(1, len(SMALL), 3, seed=3)
     objects = [(0, 1, *BOX), (0, 2, *OTHER_BOX)]
@@ -226,16 +193,6 @@ def test_the_length_of_the_padding_changes_no_bit():
         outcomes.append([value.numpy().tobytes() for value in values])
     assert all(found == outcomes[0] for found in outcomes[1:])
     assert len(traced) == 1
-
-
-def test_gradients_without_objects_are_zero_in_a_mixed_batch(tf_test):
-    heads = training_heads(2, len(SMALL), 3, seed=4)
-    ground_truth = padded([(1, 2, *BOX)], batch=2, max_objects=2)
-    terms, gradients = loss_and_gradients(heads, ground_truth, SMALL, config_of(3))
-    assert all(math.isfinite(value) for value in terms.values())
-    for gradient in gradients.values():
-        tf_test.assertAllEqual(gradient[0], np.zeros_like(gradient[0]))
-        assert gradient[1].any()
 
 
 @pytest.mark.parametrize("classification", ["mining", "focal"])
@@ -302,38 +259,12 @@ def test_backgrounds_against_loops(tf_test, settings, with_objects):
     assert terms["num_backgrounds"] == 2
 
 
-def test_a_background_weighs_the_same_in_every_batch(tf_test):
-    """Its loss alone is that of a batch of copies of it, with which N grows as the sum does."""
-    heads = training_heads(1, len(SMALL), 3, seed=2)
-    config = config_of(3, loss={"background_negatives": 30})
-    alone = refinedet_loss(heads, padded([], 1, 1), SMALL, config)
-    copies = {name: np.repeat(value, 5, axis=0) for name, value in heads.items()}
-    assert float(alone["arm_conf"]) > 0 and float(alone["odm_conf"]) > 0
-    found = refinedet_loss(copies, padded([], 5, 1), SMALL, config)
-    for name in TERMS:
-        tf_test.assertAllClose(found[name], alone[name], rtol=1e-5, atol=0)
-
-
 def test_the_focal_loss_does_not_use_background_negatives(tf_test):
     heads = training_heads(2, len(SMALL), 3, seed=2)
     ground_truth = padded([(0, 2, *BOX)], 2, 1)
     focal = [{"classification": "focal", "background_negatives": number} for number in (0, 30)]
     found, wanted = (refinedet_loss(heads, ground_truth, SMALL, config_of(3, loss=loss)) for loss in focal)
     tf_test.assertAllEqual([found[name] for name in TERMS], [wanted[name] for name in TERMS])
-
-
-def test_the_odm_loss_does_not_reach_the_arm():
-    heads = {name: tf.constant(value) for name, value in training_heads(1, len(SMALL), 3, seed=5).items()}
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch(heads)
-        terms = refinedet_loss(heads, padded([(0, 1, *BOX)], 1, 1), SMALL, config_of(3))
-        odm, arm = terms["odm_loc"] + terms["odm_conf"], terms["arm_loc"] + terms["arm_conf"]
-    for name in ("arm_loc", "arm_conf"):
-        assert tape.gradient(odm, heads[name]) is None
-        assert np.any(tape.gradient(arm, heads[name]))
-    for name in ("odm_loc", "odm_conf"):
-        assert tape.gradient(arm, heads[name]) is None
-        assert np.any(tape.gradient(odm, heads[name]))
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from refinedet_tf.refinedet.boxes import pairwise_iou
 from refinedet_tf.refinedet.matching import match, mine_hard_negatives
 
 
@@ -76,64 +75,29 @@ def test_match_with_many_ties(checked_match, seed):
     checked_match(iou, np.ones((4, 7)))
 
 
-def test_match_by_hand(tf_test, checked_match):
-    iou = [[[0.9, 0.8, 0.1, 0.0], [0.85, 0.2, 0.0, 0.0], [0.0, 0.0, 0.2, 0.1]]]
+HALF = 0.5
+BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
+BY_HAND = {
     # 0.9 is taken first, so object 1 is left with anchor 1, which then is not object 0's although
     # they overlap more; object 2 gets an anchor below the threshold.
-    tf_test.assertAllEqual(checked_match(iou, [[True] * 3]), [[0, 1, 2, -1]])
-
-
-def test_the_threshold_is_inclusive(tf_test, checked_match):
-    iou = [[[0.9, 0.5, np.nextafter(np.float32(0.5), np.float32(0))]]]
-    tf_test.assertAllEqual(checked_match(iou, [[True]]), [[0, 0, -1]])
-
-
-def test_identical_objects_take_the_first_anchors_in_order(tf_test, checked_match):
-    iou = [[[0.3, 0.3, 0.3, 0.3], [0.3, 0.3, 0.3, 0.3]]]
-    tf_test.assertAllEqual(checked_match(iou, [[True, True]]), [[0, 1, -1, -1]])
-
-
-def test_a_tie_goes_to_the_first_anchor_before_the_first_object(tf_test, checked_match):
-    iou = [[[0.1, 0.4], [0.4, 0.2]]]
-    tf_test.assertAllEqual(checked_match(iou, [[True, True]]), [[1, 0]])
-    iou = [[[0.0, 0.4, 0.3], [0.4, 0.4, 0.0]]]
+    "greedy": ([[0.9, 0.8, 0.1, 0], [0.85, 0.2, 0, 0], [0, 0, 0.2, 0.1]], [1, 1, 1], [0, 1, 2, -1]),
+    "the threshold is inclusive": ([[0.9, HALF, BELOW_HALF]], [1], [0, 0, -1]),
+    "identical objects take the first anchors in order": ([[0.3] * 4, [0.3] * 4], [1, 1], [0, 1, -1, -1]),
+    "a tie goes to the first anchor": ([[0.1, 0.4], [0.4, 0.2]], [1, 1], [1, 0]),
     # Object 1 wins anchor 0; else object 0 would have won anchor 1 just the same.
-    tf_test.assertAllEqual(checked_match(iou, [[True, True]]), [[1, 0, -1]])
+    "a tie of anchors and objects": ([[0, 0.4, 0.3], [0.4, 0.4, 0]], [1, 1], [1, 0, -1]),
+    "an object without overlap gets no anchor": ([[0, 0, 1e-7], [0.7, 0, 0]], [1, 1], [1, -1, -1]),
+    "tiny overlap is enough": ([[0, 2e-6, 1e-6]], [1], [-1, 0, -1]),
+    "padding after an object": ([[0.9, 0.1, 0], [0.95, 0.8, 0]], [1, 0], [0, -1, -1]),
+    "padding before an object": ([[0.9, 0.1, 0], [0.95, 0.8, 0]], [0, 1], [1, 1, -1]),
+    "padding alone": ([[0.9, 0.1, 0], [0.95, 0.8, 0]], [0, 0], [-1, -1, -1]),
+}
+"""The overlaps [G, A], which objects are none of the padding, and the object of each anchor."""
 
 
-def test_an_object_without_overlap_gets_no_anchor(tf_test, checked_match):
-    iou = [[[0.0, 0.0, 1e-7], [0.7, 0.0, 0.0]]]
-    tf_test.assertAllEqual(checked_match(iou, [[True, True]]), [[1, -1, -1]])
-
-
-def test_tiny_overlap_is_enough(tf_test, checked_match):
-    iou = [[[0.0, 2e-6, 1e-6]]]
-    tf_test.assertAllEqual(checked_match(iou, [[True]]), [[-1, 0, -1]])
-
-
-def test_padding_matches_nothing(tf_test, checked_match):
-    iou = [[[0.9, 0.1, 0.0], [0.95, 0.8, 0.0]]]
-    tf_test.assertAllEqual(checked_match(iou, [[True, False]]), [[0, -1, -1]])
-    tf_test.assertAllEqual(checked_match(iou, [[False, True]]), [[1, 1, -1]])
-    tf_test.assertAllEqual(checked_match(iou, [[False, False]]), [[-1, -1, -1]])
-
-
-def test_more_objects_than_anchors(checked_match):
-    iou = np.random.default_rng(0).uniform(0.1, 1, (2, 6, 3))
-    found = checked_match(iou, np.ones((2, 6)))
-    for row in found:
-        assert len(set(row.tolist())) == 3
-
-
-def test_of_real_boxes_with_duplicates(tf_test, checked_match):
-    generator = np.random.default_rng(7)
-    corner = generator.uniform(0, 0.8, (50, 2))
-    anchors = np.concatenate([corner, corner + generator.uniform(0.1, 0.4, (50, 2))], 1).astype(np.float32)
-    objects = np.concatenate([anchors[:4], anchors[:4], anchors[10:12] * 0.5, np.zeros((2, 4))])
-    objects = objects.astype(np.float32)
-    valid = np.arange(12)[None] < 10
-    found = checked_match(np.asarray(pairwise_iou(objects, anchors))[None], valid)
-    tf_test.assertAllEqual(found[0, :4], [0, 1, 2, 3])
+@pytest.mark.parametrize(("iou", "valid", "expected"), BY_HAND.values(), ids=BY_HAND)
+def test_match_by_hand(tf_test, checked_match, iou, valid, expected):
+    tf_test.assertAllEqual(checked_match([iou], [valid]), [expected])
 
 
 def mine_by_loops(loss, candidates, num_positives, ratio):
@@ -166,7 +130,9 @@ def test_mining_on_random_losses(checked_mining, seed, ratio):
     generator = np.random.default_rng(seed)
     loss = generator.exponential(1, (5, 30))
     candidates = generator.random((5, 30)) < 0.7
-    checked_mining(loss, candidates, [0, 1, 2, 5, 30], ratio)
+    found = checked_mining(loss, candidates, [0, 1, 2, 5, 30], ratio)
+    # An image without positives gives no negatives, and one of fewer candidates than wanted all of them.
+    assert not found[0].any() and (ratio < 1 or np.array_equal(found[4], candidates[4]))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -177,27 +143,9 @@ def test_mining_with_ties_takes_the_first(checked_mining, seed):
     checked_mining(loss, candidates, [1, 2, 3, 4])
 
 
-def test_mining_by_hand(tf_test, checked_mining):
-    loss = [[0.1, 5.0, 3.0, 4.0, 2.0, 9.0]]
-    candidates = [[True, True, True, True, True, False]]
-    tf_test.assertAllEqual(checked_mining(loss, candidates, [1]), [[False, True, True, True, False, False]])
-
-
-def test_fewer_candidates_than_wanted_takes_them_all(tf_test, checked_mining):
-    candidates = np.array([[True, False, True, False], [False] * 4])
-    found = checked_mining([[0.0, 5.0, 0.0, 1.0]] * 2, candidates, [2, 2])
-    tf_test.assertAllEqual(found, candidates)
-
-
 @pytest.mark.parametrize("ratio", [1e9, 1e38, 1e300])
 def test_a_huge_ratio_takes_all_candidates(checked_mining, ratio):
     generator = np.random.default_rng(0)
     loss, candidates = generator.exponential(1, (3, 30)), generator.random((3, 30)) < 0.7
     found = checked_mining(loss, candidates, [0, 1, 30], ratio)
     assert not found[0].any() and np.array_equal(found[1:], candidates[1:])
-
-
-def test_an_image_without_positives_gives_no_negatives(checked_mining):
-    found = checked_mining([[1.0, 2.0, 3.0]] * 2, np.ones((2, 3)), [0, 1])
-    assert not found[0].any()
-    assert found[1].all()

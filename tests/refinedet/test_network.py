@@ -31,12 +31,6 @@ def random_images(*shape):
 
 
 @pytest.fixture(scope="module")
-def vgg():
-    """The network of the paper for the classes of VOC."""
-    return build_model(config_of(20))
-
-
-@pytest.fixture(scope="module")
 def thin():
     """A VGG-16 with few channels that takes any size, with its initial weights."""
     return thin_vgg()
@@ -55,25 +49,6 @@ def fixed_mobilenet():
     )
 
 
-def test_vgg16_number_of_parameters(vgg):
-    def convolution(inputs, outputs, kernel=3):
-        return kernel * kernel * inputs * outputs + outputs
-
-    channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
-    trunk = sum(convolution(a, b) for a, b in zip(channels, channels[1:], strict=False))
-    trunk += convolution(512, 1024) + convolution(1024, 1024, 1)
-    trunk += convolution(1024, 256, 1) + convolution(256, 512)
-    normalization_scales = 2 * 512
-    sources = (512, 512, 1024, 512)
-    transfer = sum(convolution(source, 256) + 2 * convolution(256, 256) for source in sources)
-    transfer += 3 * convolution(256, 256, 2)
-    arm = sum(convolution(source, 3 * 4) + convolution(source, 3 * 2) for source in sources)
-    odm = 4 * (convolution(256, 3 * 4) + convolution(256, 3 * 21))
-    assert vgg.count_params() == trunk + normalization_scales + transfer + arm + odm == 34_440_884
-    assert len(vgg.weights) == 98
-    assert len(vgg.trainable_weights) == 98
-
-
 def test_vgg16_initial_values(tf_test, thin):
     for variable in thin.weights:
         value = np.asarray(variable)
@@ -87,17 +62,6 @@ def test_vgg16_initial_values(tf_test, thin):
             assert 0.9 * bound < np.abs(value).max() <= bound * (1 + 1e-6)
 
 
-def test_vgg16_heads_fit_the_anchors(vgg):
-    shapes = {name: tuple(output.shape) for name, output in vgg.output.items()}
-    anchors = len(tile_anchors((320, 320)))
-    assert shapes == {
-        "arm_loc": (None, anchors, 4),
-        "arm_conf": (None, anchors, 2),
-        "odm_loc": (None, anchors, 4),
-        "odm_conf": (None, anchors, 21),
-    }
-
-
 @pytest.mark.parametrize("size", [(64, 64), (64, 160), (97, 130), (100, 65)])
 def test_vgg16_of_any_size(tf_test, thin, size):
     features = [thin.get_layer(f"tcb{level}").output for level in LEVELS]
@@ -109,18 +73,14 @@ def test_vgg16_of_any_size(tf_test, thin, size):
         assert np.isfinite(heads[name]).all()
 
 
-@pytest.mark.parametrize("size", [(64, 96), (192, 128), (97, 130)])
-def test_mobilenet_of_any_size(tf_test, free_mobilenet, size):
-    heads = free_mobilenet(random_images(2, *size))
+@pytest.mark.parametrize(
+    ("network", "size"),
+    [("free_mobilenet", (64, 96)), ("free_mobilenet", (97, 130)), ("fixed_mobilenet", (97, 130))],
+)
+def test_mobilenet_of_any_size(tf_test, request, network, size):
+    heads = request.getfixturevalue(network)(random_images(2, *size))
     for name, values in HEADS.items():
         tf_test.assertShapeEqual(heads[name], np.zeros((2, len(tile_anchors(size)), values)))
-        tf_test.assertDTypeEqual(heads[name], np.float32)
-
-
-def test_mobilenet_of_one_odd_size(tf_test, fixed_mobilenet):
-    heads = fixed_mobilenet(random_images(1, 97, 130))
-    for name, values in HEADS.items():
-        tf_test.assertShapeEqual(heads[name], np.zeros((1, len(tile_anchors((97, 130))), values)))
         tf_test.assertDTypeEqual(heads[name], np.float32)
 
 

@@ -91,8 +91,7 @@ def test_where_the_level_of_stride_4_comes_from(five_levels):
 
 
 def test_initial_norms_of_the_level_of_stride_4(vgg):
-    assert (np.asarray(vgg.get_layer("conv3_3_norm").scale) == 10).all()
-    assert (np.asarray(vgg.get_layer("conv4_3_norm").scale) == 10).all()
+    assert all((np.asarray(vgg.get_layer(f"conv{k}_3_norm").scale) == 10).all() for k in (3, 4))
 
 
 def test_the_papers_anchors_said_in_a_config_make_the_same_network(tf_test):

@@ -61,19 +61,6 @@ def test_the_strongest_candidates_alone_give_the_detections_of_all(monkeypatch, 
     assert all(other == found[0] for other in found)
 
 
-def test_limits_bite_in_the_random_cases():
-    """The cases above would not notice a missing limit if no image exceeded it."""
-    heads = detection_heads(1, len(ANCHORS), 5, seed=5)
-    first = {k: v[0] for k, v in heads.items()}
-    for mode in ("tight", "per class", "both"):
-        limited = config_of(5, postprocess=MODES[mode])
-        free = config_of(5, postprocess={**MODES[mode], "pre_nms_per_image": None, "pre_nms_per_class": None})
-        assert not np.array_equal(
-            detect_by_loops(first, ANCHORS, limited.postprocess),
-            detect_by_loops(first, ANCHORS, free.postprocess),
-        )
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_reached_limits_are_told_and_change_no_bit(tf_test, mode):
     heads = detection_heads(2, len(ANCHORS), 5, seed=5)
@@ -161,42 +148,36 @@ def test_no_detection(tf_test):
         assert len(rows_of(result, 0)) == 0
 
 
-def test_thresholds(tf_test):
-    """An anchor at the objectness threshold stays; a score at the score threshold does not."""
-    config = config_of(1, postprocess={"objectness_threshold": 0.5, "score_threshold": 0.5})
-    heads = heads_of_scores([0.49, 0.5, 0.9, 0.9], [[0.8], [0.7], [0.5], [0.51]])
-    rows = rows_of(postprocess(heads, FOUR_APART, config), 0)
-    tf_test.assertAllClose(rows[:, 1], [0.7, 0.51], rtol=1e-6, atol=0)
+PAIR = [[0, 0, 0.5, 1], [0, 0, 0.5, 0.5]]
+"""Two boxes whose IoU is exactly 0.5."""
+
+CHAIN = [[0, 0, 1, 0.4], [0, 0.1, 1, 0.5], [0, 0.2, 1, 0.6]]
+"""The first box suppresses the second, and only the second overlaps the third."""
+
+WIDE = [[0, -3, 1, 0.5], [0, 0, 1, 0.5]]
+"""Two boxes that coincide inside the image, but hardly overlap before they are clipped."""
+
+THRESHOLDS = {"objectness_threshold": 0.5, "score_threshold": 0.5}
 
 
-def test_iou_at_the_threshold_is_kept(tf_test):
-    pair = np.array([[0, 0, 0.5, 1], [0, 0, 0.5, 0.5]], np.float32)  # IoU exactly 0.5
-    heads = heads_of_scores([0.9, 0.9], [[0.8], [0.7]])
-    for threshold, count in ((0.5, 2), (0.499, 1)):
-        result = postprocess(heads, pair, config_of(1, postprocess={"nms_iou": threshold}))
-        tf_test.assertAllEqual(result["num_detections"], [count])
-
-
-def test_a_suppressed_box_suppresses_nothing(tf_test):
-    """The first box suppresses the second, and only the second overlaps the third."""
-    chain = np.array([[0, 0, 1, 0.4], [0, 0.1, 1, 0.5], [0, 0.2, 1, 0.6]], np.float32)
-    heads = heads_of_scores([0.9] * 3, [[0.9], [0.8], [0.7]])
-    rows = rows_of(postprocess(heads, chain, config_of(1)), 0)
-    tf_test.assertAllClose(rows[:, 1], [0.9, 0.7], rtol=1e-6, atol=0)
-
-
-def test_classes_do_not_suppress_each_other(tf_test):
-    heads = heads_of_scores([0.9, 0.9], [[0.6, 0.3], [0.1, 0.5]])
-    rows = rows_of(postprocess(heads, FOUR_APART[[0, 0]], config_of(2)), 0)
-    tf_test.assertAllClose(rows[:, :2], [[1, 0.6], [2, 0.5]], rtol=1e-6, atol=0)
-
-
-def test_boxes_are_clipped_only_after_the_suppression(tf_test):
-    """The two boxes coincide inside the image, but hardly overlap before they are clipped."""
-    wide = np.array([[0, -3, 1, 0.5], [0, 0, 1, 0.5]], np.float32)
-    heads = heads_of_scores([0.9, 0.9], [[0.9], [0.8]])
-    rows = rows_of(postprocess(heads, wide, config_of(1)), 0)
-    tf_test.assertAllClose(rows[:, 2:], [[0, 0, 1, 0.5], [0, 0, 1, 0.5]], rtol=1e-7, atol=0)
+@pytest.mark.parametrize(
+    ("anchors", "object_scores", "class_scores", "settings", "expected"),
+    [
+        # An anchor at the objectness threshold stays; a score at the score threshold does not.
+        (FOUR_APART, [0.49, 0.5, 0.9, 0.9], [[0.8], [0.7], [0.5], [0.51]], THRESHOLDS, [[1, 0.7], [1, 0.51]]),
+        (PAIR, [0.9] * 2, [[0.8], [0.7]], {"nms_iou": 0.5}, [[1, 0.8], [1, 0.7]]),
+        (PAIR, [0.9] * 2, [[0.8], [0.7]], {"nms_iou": 0.499}, [[1, 0.8]]),
+        (CHAIN, [0.9] * 3, [[0.9], [0.8], [0.7]], {}, [[1, 0.9], [1, 0.7]]),
+        (WIDE, [0.9] * 2, [[0.9], [0.8]], {}, [[1, 0.9], [1, 0.8]]),
+        # Classes do not suppress each other.
+        (FOUR_APART[[0, 0]], [0.9] * 2, [[0.6, 0.3], [0.1, 0.5]], {}, [[1, 0.6], [2, 0.5]]),
+    ],
+)
+def test_by_hand(tf_test, anchors, object_scores, class_scores, settings, expected):
+    heads = heads_of_scores(object_scores, class_scores)
+    config = config_of(len(class_scores[0]), postprocess=settings)
+    rows = rows_of(postprocess(heads, np.array(anchors, np.float32), config), 0)
+    tf_test.assertAllClose(rows[:, :2], expected, rtol=1e-6, atol=0)
 
 
 def test_batch_of_any_size_in_one_graph(tf_test):

@@ -13,8 +13,8 @@ import train
 from refinedet_tf.commands import terminal
 
 import numpy as np  # isort: skip - after terminal, which sets TensorFlow's environment
-import tensorflow as tf  # isort: skip
-from small_network import use_small_backbone  # isort: skip
+from small_network import use_logical_devices, use_small_backbone  # isort: skip
+from training_config import sets  # isort: skip
 
 from refinedet_tf.training import loop, preparation
 from refinedet_tf.training.preparation import PreparedRun
@@ -26,9 +26,7 @@ OBJECTS = 100
 def main(config_file, output):
     """Trains and prints the length of each replica's batch and the number of tracings before each step."""
     use_small_backbone()
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    use_logical_devices(2)
     preparation.read_dataset = crowd_first_image(preparation.read_dataset)
     loop.detection_pictures = lambda detector, dataset: [np.zeros((8, 8, 3), np.uint8)]
     train_step, next_batch = RefineDetTrainer.train_step, PreparedRun.next_batch
@@ -48,8 +46,7 @@ def main(config_file, output):
     RefineDetTrainer.train_step, PreparedRun.next_batch = noted_step, noted_batch
     # A crop would hide some of the objects.
     changes = ("data.validation=[]", "training.length=4", "augmentation.crop_min_ious=[]")
-    overrides = [word for change in changes for word in ("--set", change)]
-    terminal.run(train.main, ["--config", config_file, *overrides, "--output", output])
+    terminal.run(train.main, ["--config", config_file, *sets(*changes), "--output", output])
     found["traced"] = len(traced)
     print(json.dumps(found))
 

@@ -4,6 +4,7 @@ It is independent of `refinedet_tf.refinedet.postprocessing`.
 """
 
 import numpy as np
+from loss_by_loops import softmax
 
 
 def decode(offsets, anchor):
@@ -22,11 +23,6 @@ def iou(a, b):
     width = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
     areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
     return height * width / (areas - height * width)
-
-
-def softmax(logits):
-    e = np.exp(logits.astype(np.float64) - logits.max())
-    return e / e.sum()
 
 
 def detect_by_loops(heads, anchors, postprocess_config):

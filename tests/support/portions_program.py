@@ -20,7 +20,7 @@ from refinedet_tf.commands import terminal  # noqa: F401 - sets TensorFlow's env
 import keras  # isort: skip - after terminal
 import numpy as np
 import tensorflow as tf
-from small_network import use_small_backbone
+from small_network import use_logical_devices, use_small_backbone
 
 import refinedet_tf as rd
 from refinedet_tf.commands.detect import print_work
@@ -54,9 +54,7 @@ OVERRIDES = (
 
 def main(config_file, counts):
     """Detects with all numbers of replicas and prints what was found."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * max(counts))
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    use_logical_devices(max(counts))
     use_small_backbone()
     # Two passes are enough: one is square, and one depends on the image.
     multiscale.PASSES = {320: multiscale.PASSES[320][:2]}

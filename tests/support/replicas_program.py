@@ -16,7 +16,7 @@ from refinedet_tf.commands import terminal  # noqa: F401 - sets TensorFlow's env
 import keras  # isort: skip - after terminal
 import numpy as np
 import tensorflow as tf
-from small_network import make_trainer, random_batch, state_of, use_small_backbone
+from small_network import make_trainer, random_batch, state_of, use_logical_devices
 from thin_vgg import STAGES
 from training_config import CLASSES_OVERRIDE
 from trunk_model import trunk_model
@@ -24,7 +24,7 @@ from trunk_model import trunk_model
 import refinedet_tf as rd
 from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
-from refinedet_tf.refinedet.losses import TERMS, loss_sums
+from refinedet_tf.refinedet.losses import TERMS
 from refinedet_tf.training.strategy import make_strategy
 
 HALVES = [(3, 2, 0, 0), (0, 0, 1, 3), (2, 1, 3, 1), (1, 0, 0, 0), (0, 2, 0, 1)]
@@ -37,9 +37,7 @@ def main(config_file, num_replicas, words):
     if not whole:
         importlib.import_module("refinedet_tf.refinedet.backbones.vgg16").STAGES = STAGES
     keras.utils.set_random_seed(0)
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * num_replicas)
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    use_logical_devices(num_replicas)
     vgg = load_config(
         config_file,
         [
@@ -75,8 +73,6 @@ def main(config_file, num_replicas, words):
         found[f"accumulation, {statistics}"] = compare_accumulation(
             config_file, statistics, several_replicas, single_replica
         )
-    use_small_backbone()
-    found["control"] = control(mobilenet)
     found["odd batch"] = refusal(config_file, "training.batch_size=5")
     found["odd micro-batches"] = refusal(
         config_file, "training.batch_size=6", "training.accumulation_steps=2"
@@ -216,30 +212,6 @@ def bad_replica(trainer, strategy, step, batch):
         "terms_are_finite": [bool(np.isfinite(float(result[name]))) for name in TERMS],
         "bad_replicas": sorted({int(count) for count in result["bad_gradients"].numpy() if count}),
         "changed": [path for path in after if after[path].tobytes() != before[path].tobytes()],
-    }
-
-
-def control(config):
-    """The loss and the heads of the two halves of the first batch, alone and together."""
-    network = rd.build_model(config)
-    anchors = rd.tile_anchors(config.model.image_size)
-    batch = random_batch(config, 0, HALVES[0])
-    heads = network(batch["images"], training=True)
-    halves = []
-    for rows in (slice(0, 2), slice(2, 4)):
-        part = {name: value[rows] for name, value in batch.items()}
-        halves.append((loss_sums({k: v[rows] for k, v in heads.items()}, part, anchors, config), part))
-    alone = [
-        sum(float(s[name]) / max(float(s[f"num_{name[:3]}_positives"]), 1) for name in TERMS)
-        for s, _ in halves
-    ]
-    together = rd.refinedet_loss(heads, batch, anchors, config)
-    of_half = network(halves[0][1]["images"], training=True)["odm_conf"]
-    return {
-        "positives": [float(sums["num_arm_positives"]) for sums, _ in halves],
-        "each_alone": sum(alone) / 2,
-        "together": sum(float(together[name]) for name in TERMS),
-        "heads_of_half_a_batch": float(np.abs(of_half - heads["odm_conf"][:2]).max()),
     }
 
 

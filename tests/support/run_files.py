@@ -8,9 +8,21 @@ TIMES = ("images_per_second", "data_wait", "seconds_left")
 """The values of a log's entry that differ from run to run."""
 
 
+RUN_FILES = [".refinedet-run", "augmented.png", "best.weights.h5", "checkpoints", "config.json", "curves.png"]
+RUN_FILES += ["final.weights.h5", "log.jsonl", "tensorboard"]
+"""What lies in the folder of a run that has ended well."""
+
+
 def log_entries(folder):
     """The entries of a run's log."""
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def last_step(folder):
+    """The step of the last whole line of the log of a run that may go on, or 0."""
+    text = (folder / "log.jsonl").read_text() if (folder / "log.jsonl").is_file() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    return json.loads(lines[-1])["step"] if lines else 0
 
 
 def entries_without_times(folder):

@@ -45,6 +45,13 @@ def use_small_backbone():
     BACKBONES[BACKBONE] = small_backbone
 
 
+def use_logical_devices(count):
+    """Divides the processor before TensorFlow starts; rewriting graphs takes longer than the few steps."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
 def make_trainer(config, strategy=None, network=None):
     """A compiled `RefineDetTrainer`, as a run makes it; without `network`, that of the config."""
     strategy = strategy or tf.distribute.get_strategy()

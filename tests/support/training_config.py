@@ -7,6 +7,11 @@ STEPS = 6
 """The steps of `training_tree`, which validates every 3 steps and writes a checkpoint every 4."""
 
 
+def sets(*overrides):
+    """The arguments of a command that override these keys, such as "training.length=2"."""
+    return [part for override in overrides for part in ("--set", override)]
+
+
 def training_tree(root):
     """The JSON tree of a config that trains the network of `small_network.py` within seconds.
 

@@ -7,20 +7,13 @@ import tensorflow as tf
 from run_files import weights_in
 from small_network import make_trainer, random_batch, state_of
 from tiers import slow
-from training_config import CLASSES_OVERRIDE
+from training_config import sets
 
 import train
-from refinedet_tf.config.files import load_config
 from refinedet_tf.data.shapes import CLASS_NAMES
 from refinedet_tf.training.averaging import WeightAverage, averaged
 
 DECAY = "training.ema_decay=0.4"
-
-
-@pytest.fixture
-def config(config_file, small_network):
-    keras.utils.set_random_seed(0)
-    return lambda *overrides: load_config(config_file, [CLASSES_OVERRIDE, *overrides])
 
 
 def arrays(variables):
@@ -110,13 +103,11 @@ def test_states_that_are_no_numbers_of_a_mean_are_copied():
 
 
 @pytest.mark.slow
-def test_run_writes_the_averaged_weights(config_file, command, eagerly, tmp_path):
+def test_run_writes_the_averaged_weights(config_file, done, eagerly, tmp_path):
     """Best and final weights are those of the average in the checkpoint, which also holds the weights."""
     arguments = ["--config", config_file, "--output", tmp_path / "run"]
-    for override in ("training.length=2", "training.ema_decay=0.9"):
-        arguments += ["--set", override]
-    result = command(train, *arguments)
-    assert result.code == 0, result.err
+    arguments += sets("training.length=2", "training.ema_decay=0.9")
+    done(train, *arguments)
     reader = tf.train.load_checkpoint(str(tmp_path / "run" / "checkpoints" / "step-2" / "variables"))
     shapes = reader.get_variable_to_shape_map()
     averages = {

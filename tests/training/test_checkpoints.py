@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from training_config import sets
 
 import train
 from refinedet_tf.errors import InputError, TrainingStopped
@@ -18,6 +19,7 @@ from refinedet_tf.training import loop
 from refinedet_tf.training.averaging import WeightAverage
 from refinedet_tf.training.checkpoints import KEEP, Checkpoints
 from refinedet_tf.training.optimizer import CaffeSGD
+from refinedet_tf.training.state import LoopState, loop_state
 
 
 @pytest.fixture(params=[None, 0.5], ids=["weights", "averaged"])
@@ -44,6 +46,9 @@ def fill(trainer, value):
 
 def values_in(trainer):
     return {float(x) for variable in variables_of(trainer) for x in np.unique(variable.numpy())}
+
+
+FILES = ["state.json", "variables.data-00000-of-00001", "variables.index"]
 
 
 def names(folder):
@@ -93,7 +98,7 @@ def test_saving_a_step_again_replaces_its_state(trainer, tmp_path):
     fill(trainer, 9)
     assert checkpoints.restore_latest() == {"step": 5, "without_gain": 2}
     assert names(tmp_path) == ["step-5"] and values_in(trainer) == {1}
-    assert names(tmp_path / "step-5") == ["state.json", "variables.data-00000-of-00001", "variables.index"]
+    assert names(tmp_path / "step-5") == FILES
 
 
 CHANGES = [(Path, "replace"), (Path, "rename"), (Path, "unlink"), (shutil, "rmtree"), (os, "fsync")]
@@ -161,24 +166,14 @@ def test_full_disk_leaves_the_last_good_one(trainer, tmp_path, left):
     assert values_in(trainer) == {1}
 
 
-def test_full_disk_at_the_first_checkpoint(trainer, tmp_path):
-    with full_disk(0), pytest.raises(TrainingStopped, match=r"cannot be written to .*; there is no other$"):
-        Checkpoints(tmp_path, trainer).save(8, {})
-    assert names(tmp_path) == []
-
-
-def test_no_room_for_the_state(trainer, tmp_path, monkeypatch):
-    checkpoints = Checkpoints(tmp_path, trainer)
-    fill(trainer, 1)
-    checkpoints.save(4, {})
-
+def test_full_disk_at_the_first_checkpoint(trainer, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(TrainingStopped, match="step 8 .*: No space left on device; .*step-4 is still good"):
-        checkpoints.save(8, {})
-    assert names(tmp_path) == ["step-4"]
+    with pytest.raises(TrainingStopped, match=r"step 8 .*: No space left on device; there is no other$"):
+        Checkpoints(tmp_path, trainer).save(8, {})
+    assert names(tmp_path) == []
 
 
 def cut(file):
@@ -196,27 +191,18 @@ def as_folder(file):
     file.mkdir()
 
 
+STATES = ('{"step": 8', "8", "[]", "{}", '{"step": 4}', '{"step": "8"}', "[" * 100_000)
+STATES += ('{"step": ' + "9" * 5000 + "}", '{"step": 8, "best": "\udcff"}')
+
+
 @pytest.mark.parametrize(
     ("file", "damage"),
     [
         ("variables.data-00000-of-00001", cut),
         ("variables.data-00000-of-00001", flip_a_bit),
-        ("variables.data-00000-of-00001", lambda file: file.unlink()),
-        ("variables.index", lambda file: file.unlink()),
         ("variables.index", lambda file: file.write_bytes(b"")),
-        ("state.json", lambda file: file.unlink()),
-        ("state.json", lambda file: file.write_text('{"step": 8')),
-        ("state.json", lambda file: file.write_text("8")),
-        ("state.json", lambda file: file.write_text("[]")),
-        ("state.json", lambda file: file.write_text("{}")),
-        ("state.json", lambda file: file.write_text('{"step": 4}')),
-        ("state.json", lambda file: file.write_text('{"step": "8"}')),
-        ("state.json", lambda file: file.write_text("[" * 100_000)),
-        ("state.json", lambda file: file.write_text('{"step": ' + "9" * 5000 + "}")),
-        ("state.json", lambda file: file.write_bytes(b'{"step": 8, "best": "\xff"}')),
-        ("state.json", as_folder),
-        ("variables.index", as_folder),
-        ("variables.data-00000-of-00001", as_folder),
+        *((file, damage) for file in FILES for damage in (Path.unlink, as_folder)),
+        *(("state.json", lambda file, text=text: file.write_bytes(os.fsencode(text))) for text in STATES),
     ],
 )
 def test_damaged_newest_checkpoint_is_named(trainer, tmp_path, file, damage):
@@ -261,12 +247,11 @@ def test_checkpoint_of_another_network(trainer, tmp_path):
 
 
 @pytest.mark.slow
-def test_run_on_a_full_disk(config_file, command, eagerly, monkeypatch, tmp_path):
+def test_run_on_a_full_disk(config_file, command, done, eagerly, monkeypatch, tmp_path):
     """One line and exit code 1, twice; with room again the run goes on from the last good checkpoint."""
     folder = tmp_path / "run"
     arguments = ["--config", config_file, "--output", folder]
-    for override in ("training.length=3", "training.checkpoint_every=1", "data.validation=[]"):
-        arguments += ["--set", override]
+    arguments += sets("training.length=3", "training.checkpoint_every=1", "data.validation=[]")
     save_checkpoint, save_weights = Checkpoints.save, loop.save_weights
 
     def save_on_a_full_disk(self, step, state):
@@ -297,8 +282,7 @@ def test_run_on_a_full_disk(config_file, command, eagerly, monkeypatch, tmp_path
     assert names(folder / "checkpoints") == ["step-1", "step-2"]
 
     monkeypatch.setattr(loop, "save_weights", save_weights)
-    result = command(train, *arguments, "--resume")
-    assert result.code == 0, result.err
+    result = done(train, *arguments, "--resume")
     assert "continuing after step 2" in result.out
     assert names(folder / "checkpoints") == ["step-2", "step-3"]
     assert (folder / "final.weights.h5").is_file()
@@ -306,22 +290,37 @@ def test_run_on_a_full_disk(config_file, command, eagerly, monkeypatch, tmp_path
     assert steps == [1, 2, 3]
 
 
-@pytest.mark.parametrize("best", ["7", '"x"', "{}", '{"mAP": "x", "step": 3}', '{"mAP": NaN, "step": 3}'])
-def test_run_with_another_best_validation(config_file, interrupted, refused, small_network, tmp_path, best):
-    folder = shutil.copytree(interrupted.undisturbed, tmp_path / "run")
-    state = folder / "checkpoints" / "step-6" / "state.json"
-    state.write_text(f'{{"step": 6, "best": {best}}}')
-    deterministic = ["--set", "training.deterministic=true"]
-    line = refused(train, "--config", config_file, *deterministic, "--resume", "--output", folder)
-    assert line.startswith(f'error: {state}: "best" must be null or hold mAP and step, got ')
+EARLIER = {"step": 6, "best": {"mAP": 0.5, "step": 3}}
+"""The state in a checkpoint of an earlier version."""
 
 
-def test_run_with_a_damaged_checkpoint(config_file, interrupted, refused, small_network, tmp_path):
-    folder = shutil.copytree(interrupted.undisturbed, tmp_path / "run")
-    text = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(text.replace('"deterministic": true', '"deterministic": false'))
-    cut(folder / "checkpoints" / "step-6" / "variables.data-00000-of-00001")
-    before = (folder / "log.jsonl").read_text()
-    line = refused(train, "--config", config_file, "--resume", "--output", folder)
-    assert line.startswith(f"error: checkpoint {folder / 'checkpoints' / 'step-6'} cannot be restored")
-    assert (folder / "log.jsonl").read_text() == before
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        *(({"best": best}, "best") for best in (7, "x")),
+        *(({"best": best}, "best.mAP") for best in ({}, {"mAP": "x", "step": 3}, {"mAP": np.nan, "step": 3})),
+        *(({"without_gain": count}, "without_gain") for count in (-1, "x", True, 1.5)),
+        *(({"data": data}, "data") for data in (7, "x", [], True)),
+        ({"validation_is_due": 1}, "validation_is_due"),
+    ],
+)
+def test_states_that_the_loop_does_not_write(change, key, tmp_path):
+    assert loop_state(EARLIER, tmp_path) == LoopState(**EARLIER)
+    with pytest.raises(InputError) as refused:
+        loop_state({**EARLIER, **change}, tmp_path)
+    line = str(refused.value)
+    assert line.startswith(f"{tmp_path / 'step-6' / 'state.json'}: {key}: ")
+    assert line.endswith("; remove that checkpoint to continue from the one before")
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [("variables.data-00000-of-00001", cut), ("state.json", lambda file: file.write_text('{"step": 6}'))],
+)
+def test_run_with_a_damaged_checkpoint(config_file, finished, refused, small_network, file, damage):
+    damage(finished / "checkpoints" / "step-6" / file)
+    before = (finished / "log.jsonl").read_text()
+    line = refused(train, "--config", config_file, "--resume", "--output", finished)
+    assert f"{finished / 'checkpoints' / 'step-6'}" in line
+    assert line.endswith("to continue from the one before")
+    assert (finished / "log.jsonl").read_text() == before

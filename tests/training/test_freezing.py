@@ -1,30 +1,15 @@
 """Frozen layers do not move; the others do."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from small_network import make_trainer, random_batch, state_of
 from thin_vgg import thin_vgg
 from tiers import slow
-from training_config import CLASSES_OVERRIDE
 
-from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.refinedet.losses import COUNTS
 from refinedet_tf.training.freezing import freeze_layers
-
-ADDED = ["conv6_1", "conv6_2", "conv5_3_norm", "conv4_3_norm"]
-
-
-@pytest.fixture
-def config(config_file, small_network):
-    keras.utils.set_random_seed(0)
-
-    def make(*overrides):
-        return load_config(config_file, [CLASSES_OVERRIDE, *overrides])
-
-    return make
 
 
 @pytest.fixture
@@ -32,25 +17,21 @@ def vgg():
     return thin_vgg()
 
 
-def test_backbone_of_vgg(vgg):
-    frozen = freeze_layers(vgg, "backbone")
-    assert frozen == [f"conv{stage}_{i}" for stage in range(1, 6) for i in range(1, 4 - (stage < 3))] + [
-        "fc6",
-        "fc7",
-    ]
-    trained = {variable.path.split("/")[0] for variable in vgg.trainable_variables}
-    assert set(ADDED) | {"tcb3", "arm_loc3", "odm_conf6"} <= trained and "conv1_1" not in trained
-
-
-def test_all_but_heads(vgg):
-    freeze_layers(vgg, "all_but_heads")
-    trained = {variable.path.split("/")[0] for variable in vgg.trainable_variables}
-    assert trained == {
-        f"{module}_{values}{level}"
-        for module in ("arm", "odm")
-        for values in ("loc", "conf")
-        for level in range(3, 7)
+def test_parts_of_vgg(vgg):
+    backbone = [f"conv{stage}_{i}" for stage in range(1, 6) for i in range(1, 4 - (stage < 3))]
+    heads = {
+        f"{head}{level}" for head in ("arm_loc", "arm_conf", "odm_loc", "odm_conf") for level in range(3, 7)
     }
+
+    def trained():
+        return {variable.path.split("/")[0] for variable in vgg.trainable_variables}
+
+    assert freeze_layers(vgg, "none") == [] and all(variable.trainable for variable in vgg.weights)
+    assert freeze_layers(vgg, "backbone") == [*backbone, "fc6", "fc7"]
+    added = {"conv6_1", "conv6_2", "conv5_3_norm", "conv4_3_norm"}
+    assert trained() == heads | added | {f"tcb{level}" for level in range(3, 7)}
+    freeze_layers(vgg, "all_but_heads")
+    assert trained() == heads
 
 
 def test_patterns(vgg):
@@ -65,10 +46,6 @@ def test_patterns(vgg):
         "tcb4/TL4_2",
     ]
     assert len([v for v in vgg.weights if not v.trainable]) == 16
-
-
-def test_nothing_is_frozen_by_default(vgg):
-    assert freeze_layers(vgg, "none") == [] and all(variable.trainable for variable in vgg.weights)
 
 
 def test_patterns_that_match_nothing(vgg):
@@ -101,7 +78,8 @@ def test_frozen_layers_do_not_move(config, freeze, extra):
     beginnings = {
         "backbone": ("level3/", "level3_norm/", "level4", "level5"),
         "all_but_heads": ("level", "tcb"),
-    }.get(freeze, ("level3", "level4", "tcb3"))
+    }
+    beginnings = beginnings.get(freeze, ("level3", "level4", "tcb3"))
     before = state_of(trainer)
     for seed in range(2):
         assert np.isfinite(float(trainer.train_step(random_batch(config, seed))["odm_conf"]))

@@ -11,23 +11,16 @@ import time
 
 import pytest
 from processes import finish, start_program
-from run_files import assert_equal_weights, entries_without_times, log_entries
+from run_files import assert_equal_weights, entries_without_times, last_step, log_entries
+from training_config import sets
 
 STEPS = 60
 
 
 def run_with_kills(arguments, folder, kills, seed, program_arguments=()):
-    """Trains twice, the second time with SIGKILL at random moments and `--resume` after each.
+    """Trains twice, the second time with SIGKILL at `kills` random moments and `--resume` after each.
 
-    Args:
-        arguments: those of train.py except `--output`.
-        folder: where the run folders are made.
-        kills: the number of kills.
-        seed: the seed of their moments.
-        program_arguments: further arguments of `training_program.py`.
-
-    Returns:
-        The folder of the undisturbed run and that of the killed one.
+    Returns the folder of the undisturbed run and that of the killed one.
     """
     generator = random.Random(seed)
     undisturbed, killed = folder / "undisturbed", folder / "killed"
@@ -53,16 +46,10 @@ def start(runs, program_arguments):
 def wait_for_step(process, folder, step):
     """Waits until the run's log holds the step, or a later one."""
     while process.poll() is None:
-        text = (folder / "log.jsonl").read_text() if (folder / "log.jsonl").is_file() else ""
-        whole_lines = text[: text.rfind("\n") + 1].splitlines()
-        if whole_lines and json.loads(whole_lines[-1])["step"] >= step:
+        if last_step(folder) >= step:
             return
         time.sleep(0.005)
     raise AssertionError(f"the run ended before step {step}: {process.communicate()[1]}")
-
-
-def overrides(*texts):
-    return [part for text in texts for part in ("--set", text)]
 
 
 def assert_equal_runs(folder, expected_folder):
@@ -74,8 +61,8 @@ def assert_equal_runs(folder, expected_folder):
 
 @pytest.mark.slow
 def test_two_kills_on_a_small_network(config_file, tmp_path):
-    often = overrides(f"training.length={STEPS}", "training.checkpoint_every=7", "training.validate_every=20")
-    often += overrides("training.ema_decay=0.9", "training.patience=9")
+    often = sets(f"training.length={STEPS}", "training.checkpoint_every=7", "training.validate_every=20")
+    often += sets("training.ema_decay=0.9", "training.patience=9")
     undisturbed, killed = run_with_kills(["--config", str(config_file), *often], tmp_path, kills=2, seed=0)
     assert_equal_runs(killed, undisturbed)
 
@@ -83,7 +70,7 @@ def test_two_kills_on_a_small_network(config_file, tmp_path):
 @pytest.mark.slow
 def test_twenty_kills_on_the_demo(devkit, tmp_path):
     """MobileNetV2 at 160 x 160 in batches of 8, as `make demo` trains it."""
-    demo = ["--config", "shapes.json"] + overrides(
+    demo = ["--config", "shapes.json"] + sets(
         f"data.root={devkit}",
         f"training.length={STEPS}",
         "training.log_every=1",

@@ -11,13 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import ROOT
 
 from refinedet_tf.errors import InputError
 from refinedet_tf.training.lock import RunLock
 
 pytestmark = pytest.mark.story
-
-ROOT = Path(__file__).parent.parent.parent
 
 HOLDER = """
 import sys, time
@@ -72,13 +71,9 @@ def test_workers_that_leave_no_files_lock_nothing(tmp_path):
 
 
 def test_a_killed_process_holds_no_lock(tmp_path):
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with holder:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as holder:
         try:
             assert holder.stdout.readline() == "held\n"
             assert f"(process {holder.pid} on " in in_use(tmp_path)

@@ -1,21 +1,24 @@
 """Two processes that share every batch over the network, against one process."""
 
 import json
+import re
 import shutil
 
-import h5py
 import pytest
 from processes import finish, local_cluster, start_workers
-from run_files import log_entries
+from run_files import RUN_FILES, log_entries, weights_in
 from small_network import BACKBONE, small_backbone
+from training_config import sets
 
 import train
 from refinedet_tf.config import with_classes
 from refinedet_tf.config.files import load_config
 from refinedet_tf.data.shapes import CLASS_NAMES
+from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation.portions import ROW
 from refinedet_tf.refinedet.backbones import BACKBONES
 from refinedet_tf.refinedet.network import build_model
+from refinedet_tf.training.cluster import read_cluster
 from refinedet_tf.weights import save_weights
 
 BROKEN = "val_000001"
@@ -32,8 +35,7 @@ RUN = (
 
 
 def arguments_for(config_file, output, *more):
-    overrides = [part for override in (*RUN, *more) for part in ("--set", override)]
-    return ["--config", str(config_file), *overrides, "--output", str(output)]
+    return ["--config", str(config_file), *sets(*RUN, *more), "--output", str(output)]
 
 
 DETECTS = (
@@ -64,8 +66,7 @@ def workers(config_file, devkit, tmp_path_factory):
     (broken / "VOC2007" / "JPEGImages" / f"{BROKEN}.jpg").write_bytes(b"no image")
 
     def evaluation(name, *overrides):
-        settings = [f"data.classes={json.dumps(CLASS_NAMES)}", *DETECTS, *overrides]
-        options = [part for override in settings for part in ("--set", override)]
+        options = sets(f"data.classes={json.dumps(CLASS_NAMES)}", *DETECTS, *overrides)
         options += ["--config", str(config_file), "--weights", str(folder / "random.weights.h5")]
         options += ["--json", str(folder / f"{name}.json")]
         return {"evaluate": str(folder / name), "arguments": options}
@@ -114,47 +115,19 @@ def test_both_end_well_and_one_speaks(workers):
 
 def test_run_folder_is_complete(workers):
     folder, *_ = workers
-    assert sorted(path.name for path in folder.iterdir()) == [
-        ".refinedet-run",
-        "augmented.png",
-        "best.weights.h5",
-        "checkpoints",
-        "config.json",
-        "curves.png",
-        "final.weights.h5",
-        "log.jsonl",
-        "tensorboard",
-    ]
+    assert sorted(path.name for path in folder.iterdir()) == RUN_FILES
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-2", "step-3"]
-    for checkpoint in (folder / "checkpoints").iterdir():
-        assert sorted(path.name for path in checkpoint.iterdir()) == [
-            "state.json",
-            "variables.data-00000-of-00001",
-            "variables.index",
-        ]
     assert len(list((folder / "tensorboard").iterdir())) == 1
-    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert [entry["step"] for entry in entries] == [1, 2, 2, 3, 3]
+    assert [entry["step"] for entry in log_entries(folder)] == [1, 2, 2, 3, 3]
 
 
-def test_two_workers_equal_one_process(tf_test, workers, config_file, command, eagerly, tmp_path):
+def test_two_workers_equal_one_process(tf_test, workers, config_file, done, eagerly, tmp_path):
     """The global batch is the same, so the weights and the statistics of BatchNorm are, too."""
-    result = command(train, *arguments_for(config_file, tmp_path / "alone", "data.validation=[]"))
-    assert result.code == 0, result.err
-    compared = 0
-    with (
-        h5py.File(workers[0] / "final.weights.h5") as workers_file,
-        h5py.File(tmp_path / "alone" / "final.weights.h5") as single_file,
-    ):
-
-        def compare(name, item):
-            nonlocal compared
-            if isinstance(item, h5py.Dataset):
-                tf_test.assertAllClose(workers_file[name][()], item[()], rtol=1e-5, atol=1e-5, msg=name)
-                compared += 1
-
-        single_file.visititems(compare)
-    assert compared > 50
+    done(train, *arguments_for(config_file, tmp_path / "alone", "data.validation=[]"))
+    found, expected = (weights_in(folder / "final.weights.h5") for folder in (workers[0], tmp_path / "alone"))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        tf_test.assertAllClose(found[name], value, rtol=1e-5, atol=1e-5, msg=name)
     ours, theirs = (
         [entry for entry in log_entries(folder) if "loss" in entry]
         for folder in (workers[0], tmp_path / "alone")
@@ -165,40 +138,54 @@ def test_two_workers_equal_one_process(tf_test, workers, config_file, command, e
         tf_test.assertAllClose(entry["loss"], expected["loss"], rtol=1e-4, atol=0)
 
 
-def task(kind, index):
-    return json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": kind, "index": index}})
+OWN = {"type": "worker", "index": 0}
+ADDRESS = "must be an address host:port, got"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "task", "message"),
+    [
+        ({"ps": ["a:1"]}, OWN, "cluster.ps.[key]: Input should be 'chief' or 'worker', got 'ps'"),
+        ({"worker": "a:1"}, OWN, "cluster.worker: Input should be a valid array, got 'a:1'"),
+        ({"worker": ["a"]}, OWN, f"cluster.worker.0: {ADDRESS} 'a'"),
+        ({"worker": ["a:b"]}, OWN, f"cluster.worker.0: {ADDRESS} 'a:b'"),
+        ({"worker": ["a:70000"]}, OWN, f"cluster.worker.0: {ADDRESS} 'a:70000'"),
+        ({"worker": [7]}, OWN, "cluster.worker.0: Input should be a valid string, got 7"),
+        ({"worker": ["a:1", "a:1"]}, OWN, "cluster lists a:1 twice"),
+        ({"chief": ["a:1", "a:2"]}, OWN, "cluster lists more than one chief"),
+        ({"worker": ["a:1"]}, None, "task: Input should be an object, got None"),
+        ({"worker": ["a:1"]}, {**OWN, "type": "evaluator"}, "task.type: Input should be 'chief' or 'worker'"),
+        ({"worker": ["a:1"]}, {**OWN, "index": "0"}, "task.index: Input should be a valid integer, got '0'"),
+        (
+            {"worker": ["a:1"]},
+            {**OWN, "index": True},
+            "task.index: Input should be a valid integer",
+        ),
+        (
+            {"worker": ["a:1"]},
+            {**OWN, "index": 1},
+            "task worker:1 is none of those that cluster",
+        ),
+        ({"worker": ["a:1"]}, {**OWN, "index": -1}, "task worker:-1 is none of those that cluster"),
+        ({"worker": []}, OWN, "task worker:0 is none of those that cluster lists"),
+    ],
+)
+def test_cluster_that_is_not_described(monkeypatch, cluster, task, message):
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+    with pytest.raises(InputError, match=f"^TF_CONFIG: {re.escape(message)}"):
+        read_cluster()
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (None, "set TF_CONFIG on every machine"),
-        ("not json", "set TF_CONFIG on every machine"),
-        ("[]", "set TF_CONFIG on every machine"),
-        ("[" * 100_000, "set TF_CONFIG on every machine"),
-        ("9" * 5_000, "set TF_CONFIG on every machine"),
-        ('{"cluster": {"ps": ["a:1"]}}', "set TF_CONFIG on every machine"),
-        ('{"cluster": {"worker": []}}', "TF_CONFIG lists no workers"),
-        (
-            '{"cluster": {"worker": ["a:1"], "evaluator": ["a:2"]}}',
-            "cluster lists tasks of type 'evaluator'; a training has only chief and worker",
-        ),
-        ('{"cluster": {"worker": "a:1"}}', "cluster.worker must be a list of host:port, got 'a:1'"),
-        ('{"cluster": {"worker": ["a"]}}', "cluster.worker: 'a' is not an address host:port"),
-        ('{"cluster": {"worker": ["a:b"]}}', "cluster.worker: 'a:b' is not an address host:port"),
-        ('{"cluster": {"worker": ["a:70000"]}}', "cluster.worker: 'a:70000' is not an address host:port"),
-        ('{"cluster": {"worker": [7]}}', "cluster.worker: 7 is not an address host:port"),
-        ('{"cluster": {"worker": ["a:1", "a:1"]}}', "cluster lists a:1 twice"),
-        ('{"cluster": {"chief": ["a:1", "a:2"]}}', "cluster lists 2 chiefs; there must be one"),
-        ('{"cluster": {"worker": ["a:1"]}}', "task must hold type and index, got None"),
-        (task("evaluator", 0), "task.type 'evaluator' does not train; it must be chief or worker"),
-        (task("worker", "0"), "task.index must be a whole number, got '0'"),
-        (task("worker", True), "task.index must be a whole number, got True"),
-        (task("worker", 1), "task.index 1 is out of range: cluster lists 1 of type worker"),
-        (task("worker", -1), "task.index -1 is out of range: cluster lists 1 of type worker"),
+        (None, "training.strategy multi_worker: set TF_CONFIG on every machine, such as {"),
+        ("not json", "TF_CONFIG is not valid JSON"),
+        ("[]", "TF_CONFIG: all of it: Input should be an object, got []; it must be such as {"),
+        ("9" * 5_000, "TF_CONFIG holds a number of too many digits"),
     ],
 )
-def test_cluster_that_is_not_described(config_file, refused, monkeypatch, tmp_path, value, message):
+def test_run_without_a_cluster(config_file, refused, monkeypatch, tmp_path, value, message):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if value is not None:
         monkeypatch.setenv("TF_CONFIG", value)

@@ -8,6 +8,7 @@ import sys
 import pytest
 from processes import FOLDER, ROOT, finish, local_cluster, start_workers
 from run_files import assert_equal_weights, entries_without_times
+from training_config import sets
 
 pytestmark = pytest.mark.slow
 
@@ -36,8 +37,8 @@ def run_of(config_file, output, **how):
         "training.checkpoint_every=3",
         "training.validate_every=4",
     )
-    sets = [part for override in overrides for part in ("--set", override)]
-    return {"arguments": ["--config", str(config_file), *sets, "--output", str(output), "--resume"], **how}
+    arguments = ["--config", str(config_file), *sets(*overrides), "--output", str(output), "--resume"]
+    return {"arguments": arguments, **how}
 
 
 def test_a_killed_worker_is_restarted(config_file, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras import layers
 from small_network import BACKBONE, small_backbone
 from tensorflow.python.eager import context
+from training_config import sets
 
 import train
 from refinedet_tf.refinedet.backbones import BACKBONES
@@ -67,13 +68,11 @@ def wide_backbone(images, model_config):
     return small_backbone(narrow, model_config)
 
 
-def test_training_step_has_no_accumulation(config_file, command, monkeypatch, tmp_path):
+def test_training_step_has_no_accumulation(config_file, done, monkeypatch, tmp_path):
     monkeypatch.setitem(BACKBONES, BACKBONE, wide_backbone)
     arguments = ["--config", config_file, "--output", tmp_path / "run"]
-    for override in ("training.length=1", "data.validation=[]"):
-        arguments += ["--set", override]
+    arguments += sets("training.length=1", "data.validation=[]")
     with optimized_graphs() as nodes:
-        result = command(train, *arguments)
-    assert result.code == 0, result.err
+        done(train, *arguments)
     assert nodes["Conv2DBackpropFilter"] > 20 and nodes["AddN"] > 10, "the step was not collected"
     assert nodes[ACCUMULATION] == 0

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from run_files import log_entries
+from training_config import sets
 
 import train
 from refinedet_tf.config import TrainingConfig
@@ -69,41 +70,46 @@ def test_schedule_needs_steps():
         schedule_of(TrainingConfig(warmup="1 epoch"))
 
 
-def check(**training):
-    check_schedule(TrainingConfig(**training))
+NEVER_REACHED = "of the training, which would never reach its learning rate; a tenth of the steps is usual: "
+NO_DROP = "of the training, so the learning rate would not drop there; give milestones within it, e.g. "
 
 
-def test_schedule_beyond_the_steps():
-    check(length=10, milestones=(9,), warmup=10)
-    check(length=10, schedule="cosine")
-    message = (
-        r"^training.milestones: 1700 is not below the 1000 steps of the training, so the learning rate would "
-        r"not drop there; give milestones within it, e.g. training.milestones=\[700, 900\]$"
-    )
-    with pytest.raises(InputError, match=message):
-        check(length=1000, milestones=(500, 1700, 2150))
-    with pytest.raises(InputError, match="milestones: 10 is not below the 10 steps"):
-        check(length=10, milestones=(10,))
-    message = (
-        "^training.warmup 11 exceeds the 10 steps of the training, which would never reach its "
-        "learning rate; a tenth of the steps is usual: training.warmup=1$"
-    )
-    with pytest.raises(InputError, match=message):
-        check(length=10, milestones=(), warmup=11)
-    written = TrainingConfig(length="3 epochs", schedule="cosine", warmup="5 epochs", batch_size=8)
-    message = (
-        "^training.warmup 5 epochs, which is 185 steps, exceeds the 111 steps of the training, which would "
-        'never reach its learning rate; a tenth of the steps is usual: training.warmup="0.3 epochs"$'
-    )
-    with pytest.raises(InputError, match=message):
-        check_schedule(in_steps(written, 296), written)
-    written = TrainingConfig(length="100 epochs", milestones=("60 epochs", "110 epochs"), batch_size=8)
-    message = (
-        "^training.milestones: 110 epochs, which is step 4070, is not below the 3700 steps of the training, "
-        r'so the learning rate would not drop there; .* training.milestones=\["70 epochs", "90 epochs"\]$'
-    )
-    with pytest.raises(InputError, match=message):
-        check_schedule(in_steps(written, 296), written)
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (
+            {"length": 1000, "milestones": (500, 1700, 2150)},
+            f"training.milestones: 1700 is not below the 1000 steps {NO_DROP}training.milestones=[700, 900]",
+        ),
+        (
+            {"length": 10, "milestones": (10,)},
+            f"training.milestones: 10 is not below the 10 steps {NO_DROP}training.milestones=[7, 9]",
+        ),
+        (
+            {"length": 10, "milestones": (), "warmup": 11},
+            f"training.warmup 11 exceeds the 10 steps {NEVER_REACHED}training.warmup=1",
+        ),
+        (
+            {"length": "3 epochs", "schedule": "cosine", "warmup": "5 epochs"},
+            "training.warmup 5 epochs, which is 185 steps, exceeds the 111 steps "
+            f'{NEVER_REACHED}training.warmup="0.3 epochs"',
+        ),
+        (
+            {"length": "100 epochs", "milestones": ("60 epochs", "110 epochs")},
+            "training.milestones: 110 epochs, which is step 4070, is not below the 3700 steps "
+            f'{NO_DROP}training.milestones=["70 epochs", "90 epochs"]',
+        ),
+    ],
+)
+def test_schedule_beyond_the_steps(written, message):
+    config = TrainingConfig(batch_size=8, **written)
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        check_schedule(in_steps(config, 296), config)
+
+
+def test_schedule_that_ends_with_the_steps():
+    check_schedule(TrainingConfig(length=10, milestones=(9,), warmup=10))
+    check_schedule(TrainingConfig(length=10, schedule="cosine"))
 
 
 def test_cosine(tf_test):
@@ -208,58 +214,34 @@ def test_the_other_unit_is_replaced(tmp_path):
     assert load_config(tmp_path / "parent.json", ["training.epochs=null"]).training.length == 10
 
 
-def sets(*overrides):
-    return [part for override in overrides for part in ("--set", override)]
-
-
 @pytest.mark.slow
-def test_run_by_epochs(tf_test, config_file, command, eagerly, tmp_path):
+def test_run_by_epochs(tf_test, config_file, done, eagerly, tmp_path):
     """Eight images in batches of four: an epoch has two steps. The run's config holds the steps."""
     arguments = ["--config", config_file, "--output", tmp_path / "run", *sets("data.validation=[]")]
     arguments += sets(
         "training.warmup=1 epoch", 'training.milestones=["2.1 epochs"]', "training.length=3 epochs"
     )
-    result = command(train, *arguments)
-    assert result.code == 0, result.err
+    result = done(train, *arguments)
     training = load_config(tmp_path / "run").training
     assert (training.steps, training.warmup_steps, training.milestones) == (6, 2, (5,))
     rates = [entry["learning_rate"] for entry in log_entries(tmp_path / "run")]
     tf_test.assertAllClose(rates, [0.005, *[0.01] * 4, 0.001], rtol=1e-5, atol=0)
     assert "step 6/6  " in result.out
     # The same arguments, whose keys are in epochs, are the config of the run.
-    result = command(train, *arguments, "--resume")
-    assert result.code == 0 and "all 6 steps are done already" in result.out
+    result = done(train, *arguments, "--resume")
+    assert "all 6 steps are done already" in result.out
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("options", "message"),
     [
-        (["training.milestones=[3, 6]"], "training.milestones: 6 is not below the 6 steps of the training"),
-        (
-            ["training.warmup=4 epochs"],
-            "training.warmup 4 epochs, which is 8 steps, exceeds the 6 steps",
-        ),
-        (["training.patience=3", "data.validation=[]"], "training.patience needs data.validation"),
-        (["training.epochs=1", "training.length=5"], "training.epochs and training.length say the same"),
+        (sets("training.milestones=[3, 6]"), "milestones: 6 is not below the 6 steps of the training"),
+        (sets("training.patience=3", "data.validation=[]"), "training.patience needs data.validation"),
+        (sets("training.epochs=1", "training.length=5"), "training.epochs and training.length say the same"),
+        (["--epochs", 0], 'such as "65 epochs", got "0 epochs"'),
+        (["--epochs", 3, *sets("training.warmup=4 epochs")], "which is 8 steps, exceeds the 6 steps"),
     ],
 )
-def test_run_that_is_refused_leaves_nothing(config_file, refused, tmp_path, overrides, message):
-    line = refused(train, "--config", config_file, "--output", tmp_path / "run", *sets(*overrides))
-    assert message in line
+def test_run_that_is_refused_leaves_nothing(config_file, refused, tmp_path, options, message):
+    assert message in refused(train, "--config", config_file, "--output", tmp_path / "run", *options)
     assert not (tmp_path / "run").exists()
-
-
-def test_option_epochs(config_file, refused, tmp_path):
-    """Three epochs of eight images in batches of four are six steps."""
-    run = ("--config", config_file, "--output", tmp_path / "run", "--epochs")
-    assert refused(train, *run, 0).endswith('such as "65 epochs", got "0 epochs"')
-    assert "exceeds the 6 steps" in refused(train, *run, 3, *sets("training.warmup=4 epochs"))
-
-
-@pytest.mark.slow
-def test_steps_of_a_cosine_cannot_change(config_file, command, refused, eagerly, tmp_path):
-    arguments = ["--config", config_file, "--output", tmp_path / "run"]
-    arguments += sets("data.validation=[]", "training.schedule=cosine")
-    assert command(train, *arguments, *sets("training.length=1")).code == 0
-    line = refused(train, *arguments, *sets("training.length=2"), "--resume")
-    assert line == ("error: --resume with another config: training.length was 1, is 2; start a new --output")

@@ -1,5 +1,6 @@
 """Whole runs of train.py on a small network: what they write, and that they survive being stopped."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from run_files import assert_equal_weights, entries_without_times, log_entries, weights_in
-from training_config import STEPS
+from run_files import RUN_FILES, assert_equal_weights, entries_without_times, log_entries, weights_in
+from training_config import STEPS, sets
 
 import train
 from refinedet_tf.config import with_classes
@@ -28,6 +29,7 @@ STOPPING = "stopping when this step is saved; Ctrl-C again stops at once\n"
 
 def test_config_is_the_resolved_one(interrupted, config_file):
     expected = with_classes(load_config(config_file, ["training.deterministic=true"]), CLASS_NAMES)
+    assert (interrupted.undisturbed / "config.json").read_text() == config_to_json(expected)
     assert load_config(interrupted.undisturbed) == expected
 
 
@@ -74,17 +76,7 @@ def test_terminal_shows_progress(interrupted):
 
 def test_files_of_a_run(interrupted):
     folder = interrupted.undisturbed
-    assert sorted(path.name for path in folder.iterdir()) == [
-        ".refinedet-run",
-        "augmented.png",
-        "best.weights.h5",
-        "checkpoints",
-        "config.json",
-        "curves.png",
-        "final.weights.h5",
-        "log.jsonl",
-        "tensorboard",
-    ]
+    assert sorted(path.name for path in folder.iterdir()) == RUN_FILES
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-4", "step-6"]
     # Four images of 64 x 64 on a sheet, showing more than one colour.
     picture = np.asarray(Image.open(folder / "augmented.png"))
@@ -142,38 +134,24 @@ def test_ctrl_c_twice_ends_a_training_at_once(interrupted):
     assert not (interrupted.twice / "checkpoints").exists()
 
 
-@pytest.fixture
-def finished(interrupted, tmp_path):
-    """A copy of the undisturbed run."""
-    folder = shutil.copytree(interrupted.undisturbed, tmp_path / "finished")
-    # Without deterministic kernels, which could not be switched off again in this process.
-    text = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(text.replace('"deterministic": true', '"deterministic": false'))
-    return folder
-
-
-def test_finished_run_says_so(finished, config_file, command, small_network):
+def test_finished_run_says_so(finished, config_file, done, small_network):
     before = (finished / "log.jsonl").read_text(), (finished / "final.weights.h5").read_bytes()
-    result = command(train, "--config", config_file, "--resume", "--output", finished)
-    assert result.code == 0, result.err
+    result = done(train, "--config", config_file, "--resume", "--output", finished)
     assert "all 6 steps are done already" in result.out
     assert before == ((finished / "log.jsonl").read_text(), (finished / "final.weights.h5").read_bytes())
 
 
 @pytest.mark.slow
-def test_resume_does_not_need_the_initial_weights(config_file, command, eagerly, tmp_path):
+def test_resume_does_not_need_the_initial_weights(config_file, command, done, eagerly, tmp_path):
     """The file is gone when the run is resumed. Without a checkpoint the run needs the file."""
     file, folder = tmp_path / "start.weights.h5", tmp_path / "run"
     build_model(with_classes(load_config(config_file), CLASS_NAMES)).save_weights(file)
     arguments = ["--config", config_file, "--output", folder]
-    for override in (f"model.weights={file}", "training.checkpoint_every=1", "data.validation=[]"):
-        arguments += ["--set", override]
-    result = command(train, *arguments, "--set", "training.length=1")
-    assert result.code == 0, result.err
+    arguments += sets(f"model.weights={file}", "training.checkpoint_every=1", "data.validation=[]")
+    result = done(train, *arguments, "--set", "training.length=1")
     file.unlink()
 
-    result = command(train, *arguments, "--set", "training.length=2", "--resume")
-    assert result.code == 0, result.err
+    result = done(train, *arguments, "--set", "training.length=2", "--resume")
     assert "continuing after step 1" in result.out and "step 2/2  " in result.out
     assert load_config(folder).model.weights == str(file)
     assert [entry["step"] for entry in log_entries(folder)] == [1, 2]
@@ -183,26 +161,6 @@ def test_resume_does_not_need_the_initial_weights(config_file, command, eagerly,
     result = command(train, *arguments, "--set", "training.length=2", "--resume")
     assert result.code == 2
     assert result.err == f"error: weights not found: {file}\n"
-
-
-@pytest.mark.slow
-def test_a_resumed_run_keeps_its_own_steps(config_file, command, eagerly, tmp_path):
-    """What was set at the start counts until --set changes it."""
-    arguments = ["--config", config_file, "--output", tmp_path / "run"]
-    first = command(train, *arguments, "--set", "training.length=1", "--set", "data.validation=[]")
-    assert first.code == 0, first.err
-    note = (
-        "note: the run goes on with its own config, from which tiny.json differs: data.validation is (), not "
-        "('2007/val',); training.length is {}, not 6"
-    )
-    again = command(train, *arguments, "--resume")
-    assert again.code == 0 and "all 1 steps are done already" in again.out
-    assert note.format(1) in again.out.splitlines()
-    more = command(train, *arguments, "--resume", "--set", "training.length=2")
-    assert more.code == 0 and "step 2/2  " in more.out
-    assert load_config(tmp_path / "run").training.steps == 2
-    assert [entry["step"] for entry in log_entries(tmp_path / "run")] == [1, 2]
-    assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_resume_with_fewer_steps_than_are_done(finished, config_file, refused, small_network):
@@ -228,13 +186,12 @@ def with_one_more_image(devkit, root):
 
 
 def test_resume_with_more_steps_and_other_data(
-    finished, interrupted, devkit, config_file, command, eagerly, tmp_path
+    finished, interrupted, devkit, config_file, command, done, eagerly, tmp_path
 ):
     """Other data are refused and change nothing, unless they are accepted. More steps are done."""
     more = with_one_more_image(devkit, tmp_path / "more")
     arguments = ["--config", config_file, "--resume", "--output", finished]
-    for override in ("data.validation=[]", "training.length=7", f"data.root={more}"):
-        arguments += ["--set", override]
+    arguments += sets("data.validation=[]", "training.length=7", f"data.root={more}")
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     result = command(train, *arguments)
     assert result.code == 2
@@ -245,8 +202,7 @@ def test_resume_with_more_steps_and_other_data(
     )
     assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
 
-    result = command(train, *arguments, "--accept-changed-data")
-    assert result.code == 0, result.err
+    result = done(train, *arguments, "--accept-changed-data")
     assert "continuing after step 6" in result.out and "step 7/7  " in result.out
     assert "note: the training data has changed: number of images of the training set was 8, " in result.out
     assert "; the steps after 6 are those of the data as it is now" in result.out
@@ -257,8 +213,8 @@ def test_resume_with_more_steps_and_other_data(
     old, new = (weights_in(folder / "final.weights.h5") for folder in (interrupted.undisturbed, finished))
     assert any(not np.array_equal(old[name], new[name]) for name in old)
 
-    again = command(train, "--config", config_file, "--resume", "--output", finished)
-    assert again.code == 0 and "all 7 steps are done already" in again.out, again.err
+    again = done(train, "--config", config_file, "--resume", "--output", finished)
+    assert "all 7 steps are done already" in again.out, again.err
     assert "note: the run goes on with its own config, from which tiny.json differs: " in again.out
 
 
@@ -279,96 +235,46 @@ def test_a_folder_of_others_as_output(devkit, config_file, refused, monkeypatch,
     assert (tmp_path / "config.json").read_text() == config_file.read_text()
 
 
-def test_a_finished_run_without_its_checkpoints(finished, config_file, refused):
-    """It was copied without them: its history and its weights stay."""
-    shutil.rmtree(finished / "checkpoints")
-    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
-    line = refused(train, "--config", config_file, "--resume", "--output", finished)
-    assert "finished holds best.weights.h5, final.weights.h5, but no checkpoint to continue from; " in line
-    assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+def test_resume_with_another_config(finished, config_file, refused):
+    changes = sets("training.batch_size=2", "model.tcb_channels=32", "augmentation.hue=0.0")
+    line = refused(train, "--config", config_file, *changes, "--resume", "--output", finished)
+    for change in (
+        "training.batch_size was 4, is 2",
+        "model.tcb_channels was 16, is 32",
+        "augmentation.hue was 18.0, is 0.0",
+    ):
+        assert change in line
+    assert line.startswith("error: --resume with another config: ")
+    assert line.endswith("; start a new --output")
+
+
+@pytest.fixture
+def signalled(monkeypatch):
+    """A context in which each validation begins with a signal to this process."""
+    detect_portion = validation.detect_portion
+
+    @contextlib.contextmanager
+    def with_signal(number):
+        def interrupted(*arguments, **options):
+            os.kill(os.getpid(), number)
+            return detect_portion(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(validation, "detect_portion", interrupted)
+            yield
+
+    return with_signal
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("override", "change"),
-    [
-        ("evaluation.metric=coco", 'evaluation.metric was "voc", is "coco"'),
-        ("postprocess.max_detections=7", "postprocess.max_detections was 200, is 7"),
-        ('data.validation=["2007/train"]', 'data.validation was ["2007/val"], is ["2007/train"]'),
-    ],
-)
-def test_resume_with_another_measurement(finished, config_file, command, eagerly, override, change):
-    """The best value of another measurement, here a perfect one, does not keep the best weights for ever."""
-    state_file = finished / "checkpoints" / "step-6" / "state.json"
-    state = json.loads(state_file.read_text())
-    state["best"]["mAP"] = 1.0
-    state_file.write_text(json.dumps(state))
-    arguments = ["--config", config_file, "--set", "training.length=7", "--resume", "--output", finished]
-    result = command(train, *arguments, "--set", override)
-    assert result.code == 0, result.err
-    expected = (
-        f"the best validation so far (mAP 1.0000 at step {state['best']['step']}) was measured otherwise: "
-        f"{change}; the next validation replaces it"
-    )
-    assert expected in result.out.splitlines()
-    validation = [entry["validation"] for entry in log_entries(finished) if "validation" in entry][-1]
-    assert validation["best"]
-    assert_equal_weights(finished / "best.weights.h5", finished / "final.weights.h5")
-    state = json.loads((finished / "checkpoints" / "step-7" / "state.json").read_text())
-    assert state["best"]["mAP"] == validation["mAP"] and state["best"]["step"] == 7
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("earlier_version", [False, True])
-@pytest.mark.parametrize("override", ["evaluation.batch_size=2", "data.validation=[]"])
-def test_resume_with_the_same_measurement(finished, config_file, command, eagerly, earlier_version, override):
-    """The best value stays, also without a validation and in a checkpoint that does not say what it means."""
-    state_file = finished / "checkpoints" / "step-6" / "state.json"
-    state = json.loads(state_file.read_text())
-    state["best"]["mAP"] = 1.0
-    if earlier_version:
-        del state["best"]["measured_by"], state["best"]["data"], state["validation_is_due"], state["data"]
-    state_file.write_text(json.dumps(state))
-    before = (finished / "best.weights.h5").read_bytes()
-    arguments = ["--config", config_file, "--set", "training.length=7", "--resume", "--output", finished]
-    result = command(train, *arguments, "--set", override)
-    assert result.code == 0, result.err
-    assert "was measured otherwise" not in result.out
-    assert (finished / "best.weights.h5").read_bytes() == before
-    state = json.loads((finished / "checkpoints" / "step-7" / "state.json").read_text())
-    assert state["best"]["mAP"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("training.batch_size=2", "training.batch_size was 4, is 2"),
-        ("model.tcb_channels=32", "model.tcb_channels was 16, is 32"),
-        ("augmentation.hue=0.0", "augmentation.hue was 18.0, is 0.0"),
-    ],
-)
-def test_resume_with_another_config(finished, config_file, refused, override, message):
-    line = refused(train, "--config", config_file, "--set", override, "--resume", "--output", finished)
-    assert line == f"error: --resume with another config: {message}; start a new --output"
-
-
-@pytest.mark.slow
-def test_signal_during_a_validation(config_file, command, eagerly, monkeypatch, tmp_path):
+def test_signal_during_a_validation(config_file, command, done, eagerly, signalled, tmp_path):
     """The validation is given up, and a resumed run does it anew, as if nothing had happened."""
-    validate = validation.detect_portion
-
-    def interrupted_validation(*arguments, **options):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return validate(*arguments, **options)
-
     before = signal.getsignal(signal.SIGTERM)
     folder, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     arguments = ["--config", config_file]
-    for override in ("training.validate_every=1", "training.length=2"):
-        arguments += ["--set", override]
+    arguments += sets("training.validate_every=1", "training.length=2")
     for step in (1, 2):
-        with monkeypatch.context() as patch:
-            patch.setattr(validation, "detect_portion", interrupted_validation)
+        with signalled(signal.SIGTERM):
             result = command(train, *arguments, "--output", folder, *(["--resume"] if step == 2 else []))
         assert result.code == 1
         told = "stopped by SIGTERM after step 1, before its validation was finished; continue with --resume"
@@ -378,29 +284,22 @@ def test_signal_during_a_validation(config_file, command, eagerly, monkeypatch, 
         assert not (folder / "best.weights.h5").exists()
     assert signal.getsignal(signal.SIGTERM) is before
 
-    assert command(train, *arguments, "--output", folder, "--resume").code == 0
-    assert command(train, *arguments, "--output", undisturbed).code == 0
+    done(train, *arguments, "--output", folder, "--resume")
+    done(train, *arguments, "--output", undisturbed)
     assert [entry["step"] for entry in log_entries(folder)] == [1, 1, 2, 2]
     assert entries_without_times(folder) == entries_without_times(undisturbed)
     for name in ("final.weights.h5", "best.weights.h5"):
         assert_equal_weights(folder / name, undisturbed / name)
 
 
-def test_signal_during_the_last_validation(config_file, command, eagerly, monkeypatch, tmp_path):
+def test_signal_during_the_last_validation(config_file, command, done, eagerly, signalled, tmp_path):
     """The final weights are written when the resumed run has done the validation."""
-    validate = validation.detect_portion
-
-    def interrupted_validation(*arguments, **options):
-        os.kill(os.getpid(), signal.SIGINT)
-        return validate(*arguments, **options)
-
     arguments = ["--config", config_file, "--set", "training.length=1", "--output", tmp_path / "run"]
-    with monkeypatch.context() as patch:
-        patch.setattr(validation, "detect_portion", interrupted_validation)
+    with signalled(signal.SIGINT):
         assert command(train, *arguments).code == 1
     assert not (tmp_path / "run" / "final.weights.h5").exists()
-    result = command(train, *arguments, "--resume")
-    assert result.code == 0 and "validation at step 1" in result.out
+    result = done(train, *arguments, "--resume")
+    assert "validation at step 1" in result.out
     assert (tmp_path / "run" / "final.weights.h5").exists()
     assert [list(entry)[1] for entry in log_entries(tmp_path / "run")] == ["loss", "validation"]
 
@@ -442,13 +341,11 @@ def test_loss_that_is_not_finite_stops_the_run(config_file, command, eagerly, mo
 
 
 @pytest.mark.slow
-def test_largest_seed_and_a_huge_ratio(config_file, command, eagerly, tmp_path):
+def test_largest_seed_and_a_huge_ratio(config_file, done, eagerly, tmp_path):
     arguments = ["--config", config_file, "--output", tmp_path / "run"]
     overrides = ("training.seed=4294967295", "loss.negatives_per_positive=1e9", "training.length=2")
-    for override in (*overrides, "data.validation=[]"):
-        arguments += ["--set", override]
-    result = command(train, *arguments)
-    assert result.code == 0, result.err
+    arguments += sets(*overrides, "data.validation=[]")
+    done(train, *arguments)
     assert [entry["step"] for entry in log_entries(tmp_path / "run")] == [1, 2]
     assert all(np.isfinite(entry["loss"]) for entry in log_entries(tmp_path / "run"))
 
@@ -479,9 +376,3 @@ def test_gradient_that_is_not_finite_stops_the_run(config_file, command, eagerly
     assert line.startswith("error: step 1: the loss is finite; the gradient of ")
     assert " is not finite. The weights were not changed." in line
     assert "arm_loc" in line or " more is not finite" in line
-
-
-def test_config_text_is_stable(interrupted):
-    """A run writes the text that `config_to_json` makes of the config that is read from it."""
-    text = (interrupted.undisturbed / "config.json").read_text()
-    assert config_to_json(load_config(interrupted.undisturbed)) == text

@@ -11,17 +11,21 @@ from pathlib import Path
 
 import pytest
 from processes import finish, free_ports, local_cluster, start_workers
-from run_files import assert_equal_weights, entries_without_times
+from run_files import assert_equal_weights, entries_without_times, last_step
+from training_config import sets
 
 import train
-from refinedet_tf.training import meeting
+from refinedet_tf.config.files import load_config
+from refinedet_tf.data.dataset import read_dataset
+from refinedet_tf.data.pipeline import image_order
+from refinedet_tf.data.shapes import CLASS_NAMES
+from refinedet_tf.training import cluster
 
 MULTI = ('training.strategy="multi_worker"', "training.learning_rate=1e-4", "training.validate_every=100")
 
 
 def arguments_for(config_file, output, *overrides):
-    parts = [part for override in (*MULTI, *overrides) for part in ("--set", override)]
-    return ["--config", str(config_file), *parts, "--output", str(output)]
+    return ["--config", str(config_file), *sets(*MULTI, *overrides), "--output", str(output)]
 
 
 def lines_of(err):
@@ -31,13 +35,6 @@ def lines_of(err):
         for line in err.splitlines()
         if not line.startswith(("WARNING: All log messages", "I0000 ", "To enable the following"))
     ]
-
-
-def last_step(folder):
-    """The step of the last whole line of the log, or 0."""
-    text = (folder / "log.jsonl").read_text() if (folder / "log.jsonl").is_file() else ""
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    return json.loads(lines[-1])["step"] if lines else 0
 
 
 def lost(task, tf_config):
@@ -66,15 +63,9 @@ def story(config_file, devkit, tmp_path_factory):
     assert file.read_text() != text
     alone = folder / "not-shared"
     (alone / "checkpoints" / "step-10").mkdir(parents=True)
-    run = arguments_for(config_file, folder / "run", f"data.classes={json.dumps(classes(config_file))}")
-    broken = {
-        "arguments": [
-            *run[:-1],
-            str(folder / "broken"),
-            "--set",
-            f"data.root={without_an_image(folder, devkit, config_file)}",
-        ]
-    }
+    run = arguments_for(config_file, folder / "run", f"data.classes={json.dumps(CLASS_NAMES)}")
+    root = without_an_image(folder, devkit, config_file)
+    broken = {"arguments": [*run[:-1], str(folder / "broken"), *sets(f"data.root={root}")]}
     chief = [
         {"arguments": run},
         {"arguments": run},
@@ -104,10 +95,6 @@ def story(config_file, devkit, tmp_path_factory):
 
 def without_an_image(folder, devkit, config_file):
     """The root of the data, in which the first image of the second step cannot be decoded."""
-    from refinedet_tf.config.files import load_config
-    from refinedet_tf.data.dataset import read_dataset
-    from refinedet_tf.data.pipeline import image_order
-
     root = folder / "broken-devkit"
     shutil.copytree(devkit, root)
     config = load_config(config_file, [f"data.root={root}"])
@@ -117,13 +104,6 @@ def without_an_image(folder, devkit, config_file):
     assert order[batch_size] not in order[:batch_size]
     Path(dataset.image_paths[order[batch_size]]).write_bytes(b"no image")
     return root
-
-
-def classes(config_file):
-    from refinedet_tf.config.files import load_config
-    from refinedet_tf.data.dataset import read_dataset
-
-    return read_dataset(load_config(config_file).data, "train").class_names
 
 
 def test_workers_that_differ_do_not_begin(story):
@@ -179,7 +159,7 @@ def test_only_the_chief_writes(story):
 
 @pytest.mark.parametrize("task", [0, 1])
 def test_a_worker_that_never_comes(config_file, command, monkeypatch, tmp_path, task):
-    monkeypatch.setattr(meeting, "FIRST_WORD", 0.2)
+    monkeypatch.setattr(cluster, "FIRST_WORD", 0.2)
     tf_config = local_cluster(2)[task]
     monkeypatch.setenv("TF_CONFIG", tf_config)
     arguments = arguments_for(config_file, tmp_path / "run", "training.wait_for_workers=1")
@@ -195,8 +175,8 @@ def test_a_worker_that_never_comes(config_file, command, monkeypatch, tmp_path, 
 
 def test_a_port_in_use(config_file, refused, monkeypatch, tmp_path):
     (port,) = free_ports(1)
-    cluster = {"worker": [f"localhost:{port}"]}
-    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}}))
+    tf_config = {"cluster": {"worker": [f"localhost:{port}"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(tf_config))
     with socket.create_server(("127.0.0.1", port)):
         line = refused(train, *arguments_for(config_file, tmp_path / "run"))
     assert line == (

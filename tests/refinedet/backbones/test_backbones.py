@@ -14,8 +14,6 @@ from tiers import slow
 
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.config.values import DEFAULT_LEVELS, level_grids
-from refinedet_tf.exports.check import generated_samples
-from refinedet_tf.exports.savedmodel import ExportOptions, export_saved_model
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.backbones import BACKBONES
 from refinedet_tf.refinedet.backbones import applications as applications_module
@@ -64,9 +62,6 @@ def tiered(names):
     """The names as cases, of which all but two are slow."""
     return [name if name in FAST else slow(name) for name in names]
 
-
-EXPORTED = ("mobilenet_v2", "convnext_tiny", "resnext101")
-"""The networks that are exported here: one for each kind of block."""
 
 THIN_STAGES = ((1, 64), (2, 64), (2, 64), (1, 64))
 """The stages of a ResNeXt with few blocks and 2 channels per group."""
@@ -178,20 +173,6 @@ def test_training_lowers_the_loss(built):
     changed = [not np.array_equal(before[i], model.weights[i]) for i in kernels]
     assert len(kernels) > 20 and all(changed)
     model.set_weights(before)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("built", EXPORTED, indirect=True, scope="module")
-def test_export(built, tmp_path):
-    """The exported network detects the same; `test_export_backbones.py` does this with all networks."""
-    options = ExportOptions(onnx=built.name == "mobilenet_v2")
-    samples = generated_samples()[:2]
-    _, comparisons = export_saved_model(
-        built.model, built.config, tmp_path, image_size=(96, 128), options=options, samples=samples
-    )
-    assert len(comparisons) == (5 if options.onnx else 3)
-    for comparison in comparisons:
-        assert comparison.detections > 100 and comparison.lost == 0
 
 
 @pytest.mark.parametrize("built", tiered(APPLICATIONS), indirect=True, scope="module")

@@ -23,38 +23,6 @@ def norms_of(model):
     ]
 
 
-def conv(inputs, outputs, kernel, bias=False):
-    return kernel * kernel * inputs * outputs + (outputs if bias else 0)
-
-
-def bottleneck_parameters(inputs, inner, outputs, projection):
-    """Weights, and for each convolution gamma, beta, mean, variance and the statistics' weight."""
-    convolutions = [(inputs, inner, 1), (inner, inner, 3), (inner, outputs, 1)]
-    convolutions += [(inputs, outputs, 1)] if projection else []
-    return sum(conv(*c) + 4 * c[1] + 1 for c in convolutions)
-
-
-@pytest.mark.slow
-def test_number_of_parameters():
-    """Counted from the authors' topology, for 512 x 512 and 4 classes."""
-    total = conv(3, 64, 7) + 4 * 64 + 1
-    inputs = 64
-    for blocks, inner in ((3, 64), (4, 128), (23, 256), (3, 512)):
-        for block in range(blocks):
-            total += bottleneck_parameters(inputs, inner, 4 * inner, block == 0)
-            inputs = 4 * inner
-    total += bottleneck_parameters(2048, 128, 512, True)
-    sources = (512, 1024, 2048, 512)
-    for source in sources:
-        total += sum(conv(c, 256, 3) + 4 * 256 + 1 for c in (source, 256, 256))
-        total += bottleneck_parameters(source, 256, 1024, True) + bottleneck_parameters(256, 256, 1024, True)
-        total += sum(conv(1024, 3 * values, 3, bias=True) for values in (4, 2, 4, 5))
-    total += 3 * (conv(256, 256, 2) + 4 * 256 + 1)
-    model = resnet(thin=False, classes=4, image_size=(512, 512))
-    assert model.count_params() == total
-    assert model.output["odm_conf"].shape == (None, 16320, 5)
-
-
 @pytest.mark.parametrize("size", [(64, 64), (64, 192), (97, 130), (106, 75)])
 def test_any_size(free, size):
     images = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
