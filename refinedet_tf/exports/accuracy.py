@@ -18,7 +18,7 @@ from refinedet_tf.evaluation.evaluator import (
 )
 from refinedet_tf.evaluation.portions import join_images
 from refinedet_tf.evaluation.results import EvaluationResult
-from refinedet_tf.exports.routes import int8_files
+from refinedet_tf.exports.routes import INT8_FILES, load_files
 from refinedet_tf.exports.runtimes import ExportedFile, MediaPipeFileInLiteRT, as_network
 from refinedet_tf.inference.compiled_detector import CompiledDetector
 from refinedet_tf.inference.detections import ImageDetections
@@ -51,7 +51,7 @@ def measure_int8(
         InputError: the reasons are those of `evaluate`.
     """
     results = {NETWORK: evaluate(model, config, dataset, progress)}
-    for name, file in int8_files(folder).items():
+    for name, file in load_files(folder, INT8_FILES).items():
         results[name] = evaluate_file(file, config, dataset, progress)
     return results
 

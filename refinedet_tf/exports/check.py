@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,13 +15,14 @@ from refinedet_tf.data.shapes import make_image
 from refinedet_tf.errors import first_line
 from refinedet_tf.exports.mediapipe_file import MEDIAPIPE
 from refinedet_tf.exports.routes import (
-    Answer,
+    FLOAT_FILES,
+    INT8_FILES,
     ExportMismatch,
     Route,
     Rows,
     Sample,
     file_routes,
-    int8_routes,
+    load_files,
     saved_model_routes,
 )
 from refinedet_tf.exports.runtimes import MediaPipeFile
@@ -181,10 +181,10 @@ def check_export(
     Raises:
         ExportMismatch: a difference exceeds the tolerance.
     """
-    expected = _expected(detector, samples)
     size = detector.image_size
-    routes = saved_model_routes(folder, config, size) | file_routes(folder, config, size)
-    comparisons = [_compare(name, route, samples, expected) for name, route in routes.items()]
+    files = load_files(folder, FLOAT_FILES)
+    routes = saved_model_routes(folder, config, size) | file_routes(files, config, size)
+    comparisons = _compare(routes, detector, samples)
     wrong = [comparison for comparison in comparisons if not comparison.within(tolerance)]
     if wrong:
         raise ExportMismatch(
@@ -228,11 +228,9 @@ def check_int8(
     Raises:
         ExportMismatch: a box or a score of a file is not finite, or is not what its heads decode to.
     """
-    expected = _expected(detector, samples)
-    routes = int8_routes(folder, config, detector.image_size)
-    return [
-        _compare(f"{name} compared with float32", route, samples, expected) for name, route in routes.items()
-    ]
+    routes = file_routes(load_files(folder, INT8_FILES), config, detector.image_size)
+    named = {f"{name} compared with float32": route for name, route in routes.items()}
+    return _compare(named, detector, samples)
 
 
 @full_float32()
@@ -294,27 +292,21 @@ def generated_samples() -> list[Sample]:
     return [Sample(file.numpy(), decode_image(file).numpy()) for file in files]
 
 
-def _expected(detector: Detector, samples: Sequence[Sample]) -> list[Answer]:
-    """Returns the network's detections on each image, and its heads on the first `FILES_AT_ONCE`."""
-    rows = [_result_rows(result) for result in detector([sample.pixels for sample in samples])]
-    heads = detector.heads([sample.pixels for sample in samples[:FILES_AT_ONCE]])
-    of_images: list[dict[str, np.ndarray] | None] = [
-        {name: np.asarray(head[row], np.float32) for name, head in heads.items()}
-        for row in range(min(FILES_AT_ONCE, len(samples)))
-    ]
-    return list(itertools.zip_longest(rows, of_images))
-
-
-def _compare(name: str, route: Route, samples: Sequence[Sample], expected: Sequence[Answer]) -> Comparison:
-    """Compares the answers of an exported form with the network's, `FILES_AT_ONCE` images at a time."""
-    comparison = Comparison(name)
-    for first in range(0, len(samples), FILES_AT_ONCE):
-        batch = slice(first, first + FILES_AT_ONCE)
-        for (rows, heads), (found, found_heads) in zip(expected[batch], route(samples[batch]), strict=True):
-            comparison.add(rows, found)
-            if heads is not None and found_heads is not None:
-                comparison.add_heads(heads, found_heads)
-    return comparison
+def _compare(routes: Mapping[str, Route], detector: Detector, samples: Sequence[Sample]) -> list[Comparison]:
+    """Compares the answers of each form with the network's, and its heads on the first `FILES_AT_ONCE`."""
+    pixels = [sample.pixels for sample in samples]
+    expected = [_result_rows(result) for result in detector(pixels)]
+    heads = detector.heads(pixels[:FILES_AT_ONCE])
+    comparisons = [Comparison(name) for name in routes]
+    for comparison, route in zip(comparisons, routes.values(), strict=True):
+        for first in range(0, len(samples), FILES_AT_ONCE):
+            batch = range(first, min(first + FILES_AT_ONCE, len(samples)))
+            for row, (found, found_heads) in zip(batch, route([samples[r] for r in batch]), strict=True):
+                comparison.add(expected[row], found)
+                if row < FILES_AT_ONCE and found_heads is not None:
+                    wanted = {name: np.asarray(head[row], np.float32) for name, head in heads.items()}
+                    comparison.add_heads(wanted, found_heads)
+    return comparisons
 
 
 def _result_rows(result: ImageDetections) -> Rows:

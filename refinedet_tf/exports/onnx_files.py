@@ -40,9 +40,7 @@ def write_onnx(
     returns the dict of `postprocess`.
 
     heads.onnx leaves the suppression to the runtime. It takes "images" (float32 [N, height, width, 3],
-    RGB 0..255, of the network's size). It returns the heads as `build_model` describes them, "boxes"
-    (float32 [N, A, 4], normalised `[ymin, xmin, ymax, xmax]`, not clipped) and "scores" (float32
-    [N, A, C] of classes 1..C, 0 where the ARM or the score threshold has dropped the pair). TensorRT's
+    RGB 0..255, of the network's size) and returns `DetectionGraphs.heads_and_candidates`. TensorRT's
     EfficientNMS takes these boxes and scores, without background and box coding.
 
     heads_int8.onnx has the inputs and outputs of heads.onnx; see `write_onnx_int8`.
@@ -68,9 +66,7 @@ def write_onnx(
 
     @tf.function(input_signature=[tf.TensorSpec([batch, *graphs.image_size, 3], tf.float32, "images")])
     def heads(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = graphs.heads(images)
-        boxes, scores = graphs.candidates(outputs)
-        return outputs | {"boxes": boxes, "scores": scores}
+        return graphs.heads_and_candidates(images)
 
     folder.mkdir()
     for name, function in ((DETECTOR, detector), (HEADS, heads)):

@@ -111,7 +111,7 @@ def test_soft_nms_lowers_scores_of_overlapping_boxes(arguments):
     dataset = read_dataset(config.data, "test")
     plain, _ = detect_all(model, config, dataset)
     found, _ = detect_all(model, soft, dataset)
-    expected = merge_detections(plain, dataset.image_sizes, soft_nms, 20, clip=False)
+    expected = merge_detections(plain, dataset.image_sizes, soft_nms, 20)
     assert found.scores.sum() < plain.scores.sum()
     for name in ("images", "labels", "scores", "boxes"):
         assert (getattr(found, name) == getattr(expected, name)).all()

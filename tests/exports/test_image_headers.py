@@ -14,8 +14,7 @@ from PIL import Image
 from refinedet_tf.data import image_formats
 from refinedet_tf.data.image_formats import gif_size
 from refinedet_tf.data.images import decode_image
-from refinedet_tf.exports.decoding import decode_batch
-from refinedet_tf.exports.image_headers import limit_pixels
+from refinedet_tf.exports.decoding import decode_batch, limit_pixels
 
 HEIGHT, WIDTH = 70, 90
 PIXELS = HEIGHT * WIDTH
