@@ -164,22 +164,23 @@ def check_export(
 ) -> list[Comparison]:
     """Compares the files in the folder of a version with the network.
 
-    The files are loaded as a user would load them: each signature of the SavedModel in TensorFlow, and the
-    ONNX and LiteRT files, if there are any, in onnxruntime and LiteRT. Heads are post-processed here. Files
-    in int8 are left to `check_int8`.
+    The files are loaded as a user would load them: each signature of the SavedModel in TensorFlow, the ONNX
+    and LiteRT files in onnxruntime and LiteRT, and the one for MediaPipe also in MediaPipe, if that is
+    installed. Heads are post-processed here. How much int8 changes the detections is measured, not refused.
 
     Args:
         folder: the folder of the version.
         detector: the network that was exported.
         config: the config of the network.
         samples: the images.
-        tolerance: the accepted differences.
+        tolerance: the accepted differences of what computes in the precision of the network.
 
     Returns:
         A comparison for each signature and file.
 
     Raises:
-        ExportMismatch: a difference exceeds the tolerance.
+        ExportMismatch: a difference exceeds the tolerance; or a box or a score of a file is not finite, or is
+            not what its heads decode to.
     """
     size = detector.image_size
     files = load_files(folder, FLOAT_FILES)
@@ -191,7 +192,11 @@ def check_export(
             "; ".join(map(str, wrong)) + f" (accepted: {tolerance.boxes:g} in boxes, {tolerance.scores:g} in "
             f"scores, {tolerance.heads:g} in heads, {tolerance.lost:.1%} not found again)"
         )
-    return comparisons
+    if MEDIAPIPE in files:
+        comparisons += check_mediapipe(folder, detector, samples)
+    of_int8 = file_routes(load_files(folder, INT8_FILES), config, size)
+    named = {f"{name} compared with float32": route for name, route in of_int8.items()}
+    return comparisons + (_compare(named, detector, samples) if named else [])
 
 
 @full_float32()
@@ -208,29 +213,6 @@ def check_precision(narrow: Detector, wide: Detector, samples: Sequence[Sample])
     for expected, actual in zip(wide(pixels), narrow(pixels), strict=True):
         comparison.add(_result_rows(expected), _result_rows(actual))
     return comparison
-
-
-@full_float32()
-def check_int8(
-    folder: Path, detector: Detector, config: Config, samples: Sequence[Sample]
-) -> list[Comparison]:
-    """Measures how much int8 changes the detections of float32; no difference is refused.
-
-    Args:
-        folder: the folder of the version.
-        detector: the network that was exported.
-        config: the config of the network.
-        samples: the images.
-
-    Returns:
-        A comparison for each file in int8.
-
-    Raises:
-        ExportMismatch: a box or a score of a file is not finite, or is not what its heads decode to.
-    """
-    routes = file_routes(load_files(folder, INT8_FILES), config, detector.image_size)
-    named = {f"{name} compared with float32": route for name, route in routes.items()}
-    return _compare(named, detector, samples)
 
 
 @full_float32()

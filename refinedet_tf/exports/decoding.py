@@ -28,8 +28,9 @@ def decode_batch(
         max_pixels: the largest number of pixels of an image. A file with more is not decoded.
 
     Returns:
-        Images float32 [N, height, width, 3], RGB 0..255, zeros if the file cannot be decoded, and
-        bool [N], whether the file was decoded.
+        Images float32 [max(N, 1), height, width, 3], RGB 0..255, zeros if the file cannot be decoded, and
+        bool [N], whether the file was decoded. Without files there is one image of zeros, because the
+        convolutions of oneDNN give an empty batch a wrong shape.
     """
     blank = tf.data.Dataset.from_tensors((tf.zeros([*size, 3]), False))
 
@@ -46,7 +47,7 @@ def decode_batch(
     count = tf.shape(image_bytes)[0]
     images, decoded = rows.concatenate(blank).batch(tf.cast(count, tf.int64) + 1).get_single_element()
     images = tf.ensure_shape(images, [None, *size, 3])
-    return images[:count], decoded[:count]
+    return images[: tf.maximum(count, 1)], decoded[:count]
 
 
 def limit_pixels(contents: Tensor, max_pixels: int) -> tf.Tensor:

@@ -129,7 +129,8 @@ class DetectionGraphs(tf.Module):
 
         def clear_undecoded(values: tf.Tensor) -> tf.Tensor:
             shape = [-1] + [1] * (len(values.shape) - 1)
-            return tf.where(tf.reshape(decoded, shape), values, tf.zeros([], values.dtype))
+            of_files = values[: tf.size(decoded)]
+            return tf.where(tf.reshape(decoded, shape), of_files, tf.zeros([], values.dtype))
 
         cleared = {name: clear_undecoded(values) for name, values in results.items()}
         return cleared | {"image_decoded": decoded}

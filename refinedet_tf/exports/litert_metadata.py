@@ -24,16 +24,16 @@ LABELS = "labels.txt"
 OUTPUTS = ("location", "category", "score", "number of detections")
 """The names by which MediaPipe knows the outputs of a detector."""
 
-IMAGE_PROPERTIES, BOX_PROPERTIES = np.uint8([2, 3])
+IMAGE_PROPERTIES, BOX_PROPERTIES = np.array([2, 3], np.uint8)
 """The numbers of these tables in the union of a tensor's contents."""
 
 NORMALIZATION = np.uint8(1)
 """The number of this table in the union of what a program does with a tensor."""
 
-RGB, BOUNDARIES, RATIO, VALUE_LABELS = np.uint8([1, 1, 0, 3])
+RGB, BOUNDARIES, RATIO, VALUE_LABELS = np.array([1, 1, 0, 3], np.uint8)
 """Values of the schema's enumerations: a colour space, a kind of box, a unit, and a kind of file."""
 
-LEFT_TOP_RIGHT_BOTTOM = np.uint32([1, 0, 3, 2])
+LEFT_TOP_RIGHT_BOTTOM = np.array([1, 0, 3, 2], np.uint32)
 """The places of these sides in a box `[ymin, xmin, ymax, xmax]`."""
 
 

@@ -94,15 +94,8 @@ def _warp(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
 
 def _neighbours(length: tf.Tensor, target: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Finds the pixels between which the positions of a resized axis lie.
-
-    Args:
-        length: int32 scalar, the number of pixels of the axis.
-        target: the number of pixels after the resizing.
-
-    Returns:
-        The indices int32 [target] of the pixels before and after each position, and float32 [target],
-        the distance of the position from the pixel before, 0..1.
+    """Returns the pixels before and after each position of a resized axis, int32 [target], and the distance
+    from the pixel before, float32 [target], 0..1.
     """
     # The minimum is always 0. It hides a constant from TensorFlow, which would otherwise multiply by the
     # rounded reciprocal of the constant.
@@ -137,12 +130,7 @@ def _convert(function: tf.types.experimental.PolymorphicFunction, description: s
 
 
 def _one_minus_erf(graph: Any, node: Any, name: str, arguments: Sequence[Any]) -> None:
-    """Converts, for tf2onnx, the complementary error function in ConvNeXt's GELU.
-
-    ONNX has no operator for it. The arguments are those of tf2onnx's `custom_op_handlers`: a
-    `tf2onnx.graph.Graph`, one of its `Node`s, the name of the node, and the list that accompanies the
-    handler.
-    """
+    """Converts, as a handler of tf2onnx, what ONNX has not: the complementary error function in a GELU."""
     (features,), (output,) = node.input, node.output
     dtype, shape = graph.get_dtype(output), graph.get_shape(output)
     graph.remove_node(node.name)

@@ -84,18 +84,11 @@ class OnnxFile:
 
     batch: int | None
 
-    def __init__(self, file: Path, threads: int | None = None) -> None:
-        """Loads a file.
-
-        Args:
-            file: the path of the file.
-            threads: the number of threads; None: as onnxruntime decides.
-        """
+    def __init__(self, file: Path) -> None:
+        """Loads a file."""
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         (image,) = self._session.get_inputs()
         self._names = [output.name for output in self._session.get_outputs()]
         self.batch = image.shape[0] if isinstance(image.shape[0], int) else None

@@ -49,14 +49,8 @@ def box_voting(boxes: np.ndarray, scores: np.ndarray, iou: float = 0.45) -> tupl
     Raises:
         InputError: a shape does not fit, a score is negative or NaN, or `iou` lies outside 0..1.
     """
-    boxes, scores = _check(boxes, scores, iou)
-    merged_boxes, merged_scores, grouped = [boxes[:0]], [scores[:0]], False
-    for group, _ in _groups(boxes, scores, iou):
-        merged_boxes.append(_vote(boxes[group], scores[group])[None])
-        merged_scores.append(scores[group[:1]])
-        grouped |= len(group) > 1
-    dtype = np.float64 if grouped else boxes.dtype
-    return np.concatenate(merged_boxes).astype(dtype), np.concatenate(merged_scores).astype(dtype)
+    # A new score is never infinite, so that only the means are kept.
+    return _voted(boxes, scores, iou, np.inf)
 
 
 def soft_box_voting(
@@ -82,21 +76,9 @@ def soft_box_voting(
     Raises:
         InputError: a shape does not fit, a score is negative or NaN, or `iou` lies outside 0..1.
     """
-    boxes, scores = _check(boxes, scores, iou)
-    merged_boxes, merged_scores, grouped = [boxes[:0]], [scores[:0]], False
-    for group, overlaps in _groups(boxes, scores, iou):
-        if len(group) > 1:
-            lowered = scores[group] * (1 - overlaps)
-            kept = lowered >= score_threshold
-            merged_boxes.append(boxes[group[kept]])
-            merged_scores.append(lowered[kept])
-            grouped = True
-        merged_boxes.append(_vote(boxes[group], scores[group])[None])
-        merged_scores.append(scores[group[:1]])
-    dtype = np.float64 if grouped else boxes.dtype
-    all_boxes, all_scores = np.concatenate(merged_boxes), np.concatenate(merged_scores)
-    order = _best_first(all_scores)
-    return all_boxes[order].astype(dtype), all_scores[order].astype(dtype)
+    boxes, scores = _voted(boxes, scores, iou, score_threshold)
+    order = _best_first(scores)
+    return boxes[order], scores[order]
 
 
 def soft_nms(
@@ -244,6 +226,24 @@ def _groups(boxes: np.ndarray, scores: np.ndarray, iou: float) -> Iterator[tuple
         remaining = remaining[~grouped]
 
 
+def _voted(
+    boxes: np.ndarray, scores: np.ndarray, iou: float, score_threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean of each group, and before it what `soft_box_voting` keeps of the group."""
+    boxes, scores = _check(boxes, scores, iou)
+    voted_boxes, voted_scores, dtype = [boxes[:0]], [scores[:0]], boxes.dtype
+    for group, overlaps in _groups(boxes, scores, iou):
+        if len(group) > 1:
+            lowered = scores[group] * (1 - overlaps)
+            kept = lowered >= score_threshold
+            voted_boxes.append(boxes[group[kept]])
+            voted_scores.append(lowered[kept])
+            dtype = np.dtype(np.float64)
+        voted_boxes.append(_vote(boxes[group], scores[group])[None])
+        voted_scores.append(scores[group[:1]])
+    return np.concatenate(voted_boxes).astype(dtype), np.concatenate(voted_scores).astype(dtype)
+
+
 def _vote(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Returns the mean box [4] of boxes [m, 4], the best first, weighted by their scores [m]."""
     total = scores.sum()
@@ -253,14 +253,7 @@ def _vote(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _close_gaps(kept: np.ndarray) -> np.ndarray:
-    """Returns the rows of a shortened list: the last kept row fills the first gap, and so on.
-
-    Args:
-        kept: bool [n], k of them True.
-
-    Returns:
-        int [k].
-    """
+    """Returns the rows of a list, bool [n], that are kept: the last one fills the first gap, and so on."""
     count = np.count_nonzero(kept)
     rows = np.arange(count)
     rows[~kept[:count]] = count + np.flatnonzero(kept[count:])[::-1]

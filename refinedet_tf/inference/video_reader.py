@@ -188,13 +188,7 @@ class VideoReader:
         self._note_missing_end(num_packets, num_frames, end)
 
     def _note_missing_end(self, num_packets: int, num_frames: int, end: float) -> None:
-        """Notes it as a defect if the video is shorter than its header says.
-
-        Args:
-            num_packets: the number of packets of the video track. Some of them may be no frame that is shown.
-            num_frames: the number of frames.
-            end: where the last packet of any track ends, in seconds.
-        """
+        """Notes it as a defect if the video, which ends at `end` s, is shorter than its header says."""
         stated, duration = self._stream.frames, self._container.duration
         seconds = None
         if duration is not None:

@@ -45,6 +45,10 @@ def test_model_json_is_enough_to_decode_heads(tf_test):
 
     tree = json.loads(card.describe(CONFIG, (96, 160), "float32", None, 10_000))
     height, width = tree["image_size"]
+    assert tree["anchors"]["levels"] == [
+        {"stride": stride, "scales": [4.0 * stride], "aspect_ratios": [1.0, 2.0, 0.5]}
+        for stride in (8, 16, 32, 64)
+    ]
     anchors = []
     for stride in tree["anchors"]["strides"]:
         for row in range(-(-height // stride)):
@@ -100,38 +104,28 @@ def test_other_files_are_refused(tmp_path, text, words):
 
 
 def test_accuracy_of_a_run(tmp_path):
+    """The metric and the data are those of the best validation, where it names them."""
     config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, validation=("2007/val",)))
     run = RunFolder(tmp_path)
     assert card.validation_of_run(run, config) is None
 
-    def entry(step, value, best):
-        return {"step": step, "validation": {"mAP": value, "AP": {"zelle": value}, "best": best}}
+    def entry(step, value, best, **others):
+        validation = {"mAP": value, "AP": {"zelle": value}, "best": best, **others}
+        return {"step": step, "validation": validation}
 
-    lines = [{"step": 1, "loss": 3.0}, entry(5, 0.2, True), entry(10, 0.6, True), entry(15, 0.5, False)]
-    cut_off = '{"step": 20, "valid'  # By a kill.
-    run.log.write_text("".join(json.dumps(line) + "\n" for line in lines) + cut_off, encoding="utf-8")
+    def write(*lines):
+        cut_off = '{"step": 20, "valid'  # By a kill.
+        run.log.write_text("".join(json.dumps(line) + "\n" for line in lines) + cut_off, encoding="utf-8")
+
+    write({"step": 1, "loss": 3.0}, entry(5, 0.2, True), entry(10, 0.6, True), entry(15, 0.5, False))
     assert card.validation_of_run(run, config) is None
     run.best_weights.touch()
-    assert card.validation_of_run(run, config) == {
-        "metric": "voc07",
-        "mAP": 0.6,
-        "AP": {"zelle": 0.6},
-        "source": "validation after 10 steps, 2007/val",
-    }
-
-
-def test_accuracy_of_a_run_whose_metric_has_changed(tmp_path):
-    """The best weights were measured before the change."""
-    best = {"mAP": 0.6, "AP": {"zelle": 0.6}, "best": True, "metric": "coco", "data": ["val2017"]}
-    run = RunFolder(tmp_path)
-    run.log.write_text(json.dumps({"step": 10, "validation": best}) + "\n", encoding="utf-8")
-    run.best_weights.touch()
-    assert card.validation_of_run(run, CONFIG) == {
-        "metric": "coco",
-        "mAP": 0.6,
-        "AP": {"zelle": 0.6},
-        "source": "validation after 10 steps, val2017",
-    }
+    found = {"metric": "voc07", "mAP": 0.6, "AP": {"zelle": 0.6}}
+    source = "validation after 10 steps"
+    assert card.validation_of_run(run, config) == {**found, "source": f"{source}, 2007/val"}
+    write(entry(10, 0.6, True, metric="coco", data=["val2017"]))
+    expected = {**found, "metric": "coco", "source": f"{source}, val2017"}
+    assert card.validation_of_run(run, config) == expected
 
 
 def test_warm_up_requests(tmp_path):

@@ -17,10 +17,10 @@ from batch_files import BatchJobError, CocoIds, JobFolder, Plan, hash_of_model
 from batch_images import describe, find_images
 from image_files import save
 from PIL import Image
+from small_detector import assert_same_detections
 
 import detect
 from refinedet_tf.commands import detect as detect_command
-from refinedet_tf.inference.detector import Detector
 
 SERVING = Path(__file__).parent.parent.parent / "serving"
 
@@ -85,23 +85,15 @@ def test_every_file_has_one_answer(file_detector, files, batch_size):
     assert all(by_name[path.name]["detections"] for path in files[:3])
 
 
-def test_arrays_are_those_of_the_network(file_detector, network, images, tf_test):
-    config, model = network
+def test_arrays_are_those_of_the_network(file_detector, exported, images):
     outputs = file_detector.detect([path.read_bytes() for path in images])
-    for row, expected in enumerate(Detector(model, config)(images)):
-        valid = slice(int(outputs["num_detections"][row]))
-        assert outputs["detection_classes"][row][valid].tolist() == expected.labels.tolist()
-        for name, array in (
-            ("detection_boxes", expected.normalized_boxes),
-            ("detection_scores", expected.scores),
-        ):
-            tf_test.assertAllClose(outputs[name][row][valid], array, rtol=0, atol=1e-6)
+    assert_same_detections(outputs, exported.detector(images))
 
 
 def test_answers_are_the_entries_of_detect(
-    without_engine, model_folder, network, files, monkeypatch, tmp_path
+    without_engine, model_folder, exported, files, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: network)
+    monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: (exported.config, exported.model))
     folder = files[0].parent
     run(folder, files[0], "--model", model_folder, "--output", tmp_path / "job", "--shard", 2)
     with pytest.raises(ValueError, match="3 of 6 images left out"):
@@ -339,11 +331,6 @@ def test_the_hash_sees_other_weights(model_folder, tmp_path):
     contents[len(contents) // 2] ^= 1
     weights.write_bytes(contents)
     assert hash_of_model(str(copy)) != hash_of_model(str(model_folder))
-
-
-@pytest.mark.parametrize("ending", ["jpg", "png", "bmp", "gif", "webp"])
-def test_size_of_an_image(tmp_path, ending):
-    assert image_size(save(tmp_path / f"image.{ending}", 31, 47).read_bytes()) == (31, 47)
 
 
 def test_size_of_an_image_that_pillow_does_not_know(tmp_path, monkeypatch):
