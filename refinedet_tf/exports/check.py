@@ -201,13 +201,7 @@ def check_export(
 
 @full_float32()
 def check_precision(narrow: Detector, wide: Detector, samples: Sequence[Sample]) -> Comparison:
-    """Measures how much bfloat16 changes the detections of float32; no difference is refused.
-
-    Args:
-        narrow: the network in bfloat16.
-        wide: the network in float32.
-        samples: the images.
-    """
+    """Measures how much bfloat16 (`narrow`) changes the detections of float32; no difference is refused."""
     pixels = [sample.pixels for sample in samples]
     comparison = Comparison("bfloat16 compared with float32")
     for expected, actual in zip(wide(pixels), narrow(pixels), strict=True):
@@ -217,14 +211,9 @@ def check_precision(narrow: Detector, wide: Detector, samples: Sequence[Sample])
 
 @full_float32()
 def check_mediapipe(folder: Path, detector: Detector, samples: Sequence[Sample]) -> list[Comparison]:
-    """Compares the detections of MediaPipe with those of the network, if MediaPipe is installed.
+    """Compares MediaPipe with the network, if it is installed; the arguments are those of `check_export`.
 
     The images are of the network's size, since MediaPipe resizes others by other samples.
-
-    Args:
-        folder: the folder of the version, with the file for MediaPipe.
-        detector: the network that was exported.
-        samples: the images.
 
     Returns:
         The comparison, or none.

@@ -5,7 +5,6 @@ import importlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -103,13 +102,9 @@ class VideoReader:
         return next((track for track in tracks if not track.disposition & cover), None)
 
     def __enter__(self) -> "VideoReader":
-        """Returns itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Closes the video."""
+    def __exit__(self, *_: object) -> None:
         self._container.close()
 
     def frames(self) -> Iterator[Frame]:
