@@ -73,16 +73,16 @@ def saved_model_routes(folder: Path, config: Config, size: tuple[int, int]) -> d
 
     def serving_default(samples: Sequence[Sample]) -> list[Answer]:
         outputs = call("serving_default", image_bytes=tf.constant([s.contents for s in samples]))
-        return [(_served_rows(outputs, row), None) for row in range(len(samples))]
+        return [(served_rows(outputs, row), None) for row in range(len(samples))]
 
     def serving_tensor(samples: Sequence[Sample]) -> list[Answer]:
         outputs = (call("serving_tensor", images=tf.constant(sample.pixels[None])) for sample in samples)
-        return [(_served_rows(of_sample, 0), None) for of_sample in outputs]
+        return [(served_rows(of_sample, 0), None) for of_sample in outputs]
 
     def serving_heads(samples: Sequence[Sample]) -> list[Answer]:
         heads = call("serving_heads", images=tf.stack([warp_image(s.pixels, size) for s in samples]))
         outputs = postprocess(heads, anchors, config)
-        return [(_served_rows(outputs, row), _row_of(heads, row)) for row in range(len(samples))]
+        return [(served_rows(outputs, row), _row_of(heads, row)) for row in range(len(samples))]
 
     return {
         "serving_default": serving_default,
@@ -112,7 +112,7 @@ def file_routes(files: Mapping[str, ExportedFile], config: Config, size: tuple[i
         # A file with a fixed batch gets the image repeated. Its last row shows that all rows are computed.
         outputs = files[name](np.repeat(pixels[None], files[name].batch or 1, axis=0))
         if "num_detections" in outputs:
-            return _served_rows(outputs, -1), None
+            return served_rows(outputs, -1), None
         for values, computed in zip(("boxes", "scores"), candidates(outputs, anchors, config), strict=True):
             # Boxes are not clipped here. The error is relative, because large numbers have no more digits
             # than small numbers.
@@ -121,12 +121,12 @@ def file_routes(files: Mapping[str, ExportedFile], config: Config, size: tuple[i
                 raise ExportMismatch(
                     f"{name}: {values} differ by up to {error.max():.2g} from those of its heads"
                 )
-        return _served_rows(postprocess(outputs, anchors, config), -1), _row_of(outputs, -1)
+        return served_rows(postprocess(outputs, anchors, config), -1), _row_of(outputs, -1)
 
     return {name: partial(map, partial(detect, name)) for name in files}
 
 
-def _served_rows(outputs: Mapping[str, Tensor], row: int) -> Rows:
+def served_rows(outputs: Mapping[str, Tensor], row: int) -> Rows:
     """Returns the detections of one image from the dict of `postprocess`, without the padding."""
     num_detections = int(outputs["num_detections"][row])
     boxes, scores, labels = (
