@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from own_anchors import tile_by_loops
 from tensorflow_serving.apis import prediction_log_pb2
 
 from refinedet_tf.config import Config, DataConfig
@@ -13,6 +14,7 @@ from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.exports import card
 from refinedet_tf.exports.warmup import write_warmup_requests
+from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.boxes import decode
 from refinedet_tf.run_folder import RunFolder
 
@@ -41,29 +43,23 @@ def test_a_config_that_extends_another_does_not_export_its_description(tmp_path)
 
 def test_model_json_is_enough_to_decode_heads(tf_test):
     """Anchors made of nothing but the file, in plain Python, are those of the project."""
-    from refinedet_tf.refinedet.anchors import tile_anchors
-
     tree = json.loads(card.describe(CONFIG, (96, 160), "float32", None, 10_000))
-    height, width = tree["image_size"]
-    assert tree["anchors"]["levels"] == [
-        {"stride": stride, "scales": [4.0 * stride], "aspect_ratios": [1.0, 2.0, 0.5]}
-        for stride in (8, 16, 32, 64)
+    anchors = tree["anchors"]
+    assert anchors["strides"] == [8, 16, 32, 64]
+    assert anchors["levels"] == [
+        {
+            "stride": stride,
+            "scales": [anchors["scale"] * stride],
+            "aspect_ratios": anchors["aspect_ratios"],
+        }
+        for stride in anchors["strides"]
     ]
-    anchors = []
-    for stride in tree["anchors"]["strides"]:
-        for row in range(-(-height // stride)):
-            for column in range(-(-width // stride)):
-                for ratio in tree["anchors"]["aspect_ratios"]:
-                    side = tree["anchors"]["scale"] * stride
-                    cy, cx = (row + 0.5) * stride, (column + 0.5) * stride
-                    h, w = side / ratio**0.5, side * ratio**0.5
-                    box = ((cy - h / 2) / height, (cx - w / 2) / width)
-                    anchors.append((*box, (cy + h / 2) / height, (cx + w / 2) / width))
-    assert len(anchors) == tree["anchors"]["count"]
-    tf_test.assertAllClose(anchors, tile_anchors((96, 160)), rtol=1e-7, atol=1e-6)
+    tiled = np.array(tile_by_loops(tree["image_size"], anchors["levels"]), np.float32)
+    assert len(tiled) == anchors["count"]
+    tf_test.assertAllClose(tiled, tile_anchors((96, 160)), rtol=1e-7, atol=1e-6)
     # One unit of the first offset moves the centre by the variance, in widths of the anchor.
     moved = np.asarray(decode(np.array([[1.0, 0, 0, 0]], np.float32), np.array([[0, 0, 1, 0.5]], np.float32)))
-    assert moved[0, 1] == pytest.approx(0.5 * tree["anchors"]["variances"][0])
+    assert moved[0, 1] == pytest.approx(0.5 * anchors["variances"][0])
 
 
 def test_accuracy_that_evaluate_wrote(tmp_path):

@@ -17,7 +17,7 @@ from refinedet_tf.exports.flatbuffer import operator_name, read_model
 from refinedet_tf.exports.graphs import DetectionGraphs
 from refinedet_tf.exports.litert_files import read_metadata
 from refinedet_tf.exports.litert_metadata import OUTPUTS
-from refinedet_tf.exports.mediapipe_file import separated, write_mediapipe
+from refinedet_tf.exports.mediapipe_file import write_mediapipe
 from refinedet_tf.exports.routes import ExportMismatch, Sample
 from refinedet_tf.exports.runtimes import MediaPipeFileInLiteRT
 from refinedet_tf.inference.detector import Detector
@@ -51,25 +51,6 @@ def test_detections_are_those_of_the_network(exported, tmp_path, limits):
         runtime = MediaPipeFileInLiteRT(folder / "mediapipe.tflite", threads)
         for image, result in zip(IMAGES, expected, strict=True):
             assert_same_detections(runtime(warp_image(image[None], SIZE).numpy()), [result])
-
-
-def test_classes_do_not_overlap(tf_test):
-    """Every class is shifted by the extent of all boxes, and `shift` brings it back."""
-    rng = np.random.default_rng(1)
-    low = rng.uniform(-3, 3, (1, 50, 2))
-    boxes = np.concatenate([low, low + rng.uniform(0.1, 2, low.shape)], axis=-1).astype(np.float32)
-    labels, scores = rng.integers(1, 5, (1, 50)).astype(np.int32), rng.random((1, 50), np.float32)
-    found = {name: np.array(value) for name, value in separated(boxes, scores, labels, 4).items()}
-    centres, sides = found["encodings"][0, :, :2], np.exp(found["encodings"][0, :, 2:])
-    lows, highs = centres - sides / 2, centres + sides / 2
-    for label in range(1, 4):
-        before, after = labels[0] <= label, labels[0] > label
-        assert highs[before, 1].max() <= lows[after, 1].min() + 1e-5
-    back = np.concatenate([lows, highs], axis=1) - (labels[0] - 1)[:, None] * found["shift"]
-    tf_test.assertAllClose(back, boxes[0], rtol=0, atol=1e-5)
-    assert (found["scores"][0].argmax(axis=1) == labels[0]).all()
-    tf_test.assertAllEqual(found["scores"].sum(axis=-1), scores)
-    assert not found["scores"][..., 0].any()
 
 
 def test_one_subgraph_that_ends_in_the_suppression(exported, model):
