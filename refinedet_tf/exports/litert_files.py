@@ -3,7 +3,7 @@
 import gc
 import importlib.util
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -125,16 +125,14 @@ def frozen(function: tf.types.experimental.PolymorphicFunction) -> tf.Module:
     return module
 
 
-def convert(
-    module: tf.Module, name: str, calibration_inputs: Callable[[], Iterator[list[np.ndarray]]] | None = None
-) -> Model:
+def convert(module: tf.Module, name: str, batches: Sequence[np.ndarray] | None = None) -> Model:
     """Converts a function without variables.
 
     Args:
         module: a result of `frozen`.
         name: the name of the file, for messages.
-        calibration_inputs: the inputs on which ranges are measured; the tensors of the result hold
-            them. None: they are not measured.
+        batches: the inputs on which ranges are measured, float32 [N, height, width, 3]; the tensors of the
+            result hold them. None: they are not measured.
 
     Raises:
         InputError: the converter fails, or an operator is not built into the runtimes.
@@ -143,9 +141,9 @@ def convert(
     gc.collect()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.call.get_concrete_function()], module)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    if calibration_inputs is not None:
+    if batches is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = calibration_inputs
+        converter.representative_dataset = lambda: ([images] for images in batches)
         converter._experimental_calibrate_only = True
     try:
         contents = converter.convert()
@@ -161,17 +159,9 @@ def convert_to_int8(module: tf.Module, name: str, batches: Sequence[np.ndarray])
     """Converts a function, and turns everything up to its last convolutions into int8.
 
     The converter would also quantise softmax and decoding, for which int8 has too few digits, and the
-    levels of a head by their common range.
-
-    Args:
-        module, name: as for `convert`.
-        batches: the inputs on which ranges are measured, float32 [N, height, width, 3].
-
-    Raises:
-        InputError: as for `convert`.
+    levels of a head by their common range. The arguments and the errors are those of `convert`.
     """
-    calibrated = convert(module, name, lambda: ([images] for images in batches))
-    return change_network(calibrated, _quantized)
+    return change_network(convert(module, name, batches), _quantized)
 
 
 def _quantized(network: Model) -> Model:
