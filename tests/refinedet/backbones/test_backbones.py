@@ -178,7 +178,7 @@ def test_training_lowers_the_loss(built):
 @pytest.mark.slow
 @pytest.mark.parametrize("built", EXPORTED, indirect=True, scope="module")
 def test_export(built, tmp_path):
-    """The exported network detects the same; `test_export_backbones.py` does this with all networks."""
+    """The exported network detects the same; `test_export_forms.py` does this with all networks."""
     options = ExportOptions(onnx=built.name == "mobilenet_v2")
     samples = generated_samples()[:2]
     _, comparisons = export_saved_model(
