@@ -9,7 +9,6 @@ run goes on. Twelve trainings of 500 steps take about half an hour on two CPU co
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for number, (name, overrides) in enumerate(VARIANTS.items()):
             folder = options.output / f"variant{number}_seed{seed}"
             settings = [*shared, *overrides, f"training.seed={seed}"]
-            measured[name].append(_mean_ap(options.config, settings, folder))
+            measured[name].append(networks.measured_training(options.config, settings, folder)["mAP"])
             print(f"{name}, seed {seed}: mAP {measured[name][-1]:.4f}", file=sys.stderr, flush=True)
     print(table(measured))
 
@@ -61,23 +60,6 @@ def table(measured: Mapping[str, Sequence[float]]) -> str:
         spread = 100 * statistics.stdev(values)
         lines.append(f"| {name} | {100 * statistics.mean(values):.1f} | {spread:.1f} | {each} |")
     return "\n".join(lines)
-
-
-def _mean_ap(config: str, overrides: Sequence[str], folder: Path) -> float:
-    """The mAP on the test images after training with the overrides; read from the folder if it is there."""
-    result = folder / "test.json"
-    if not result.is_file():
-        changes = [part for override in overrides for part in ("--set", override)]
-        arguments = ["--config", config, *changes, "--output", str(folder), "--resume"]
-        _refinedet("train", *arguments)
-        _refinedet("evaluate", "--config", str(folder), "--json", str(result))
-    return json.loads(result.read_text(encoding="utf-8"))["mAP"]
-
-
-def _refinedet(*arguments: str) -> None:
-    """Runs a command of the project in a process of its own, whose memory is free afterwards."""
-    command = [sys.executable, "-m", "refinedet_tf", *arguments]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ A run that is in the folder already is not trained again, so that a stopped benc
 import argparse
 import dataclasses
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import networks
 import numpy as np
@@ -76,19 +76,13 @@ def write_devkit(options: argparse.Namespace) -> None:
     def read_split(split: str) -> list[str]:
         ids = (source / f"ImageSets/Main/{split}.txt").read_text(encoding="utf-8").split()
         for image_id in ids:
-            text = (source / f"Annotations/{image_id}.xml").read_text(encoding="utf-8")
-            # Parts of people, which VOC annotates inside an object, have a name as well.
-            objects = re.findall(r"<object>.*?</object>", text, re.DOTALL)
-            named = [re.search(r"<name>(.*?)</name>", part) for part in objects]
-            kept = [
-                part
-                for part, name in zip(objects, named, strict=True)
-                if name is not None and name.group(1) == options.class_name
-            ]
-            size = re.findall(r"<size>.*?</size>", text, re.DOTALL)
-            content = f"<annotation>{''.join(size + kept)}</annotation>\n"
-            (target / f"Annotations/{image_id}.xml").write_text(content, encoding="utf-8")
-            shows[image_id] = bool(kept)
+            tree = ElementTree.parse(source / f"Annotations/{image_id}.xml")
+            annotation = tree.getroot()
+            for found in annotation.findall("object"):
+                if found.findtext("name") != options.class_name:
+                    annotation.remove(found)
+            tree.write(target / f"Annotations/{image_id}.xml")
+            shows[image_id] = annotation.find("object") is not None
         return ids
 
     train, test = read_split(options.train_split), read_split(options.test_split)

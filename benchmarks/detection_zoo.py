@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     label_of_category = labels_of_categories(config.class_names)
     dataset = read_dataset(config.data, "test")
-    rows: dict[str, list[np.ndarray]] = {"images": [], "labels": [], "scores": [], "boxes": []}
+    rows: list[tuple[np.ndarray, ...]] = []
     seconds = []
     for number, path in enumerate(dataset.image_paths):
         pixels = tf.constant(read_image(path)[None])
@@ -58,27 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seconds.append(time.perf_counter() - start)
         labels = label_of_category[categories.astype(int)]
         known = (labels > 0) & (scores > 0)
-        for name, values in (("labels", labels), ("scores", scores), ("boxes", boxes)):
-            rows[name].append(values[known])
-        rows["images"].append(np.full(np.count_nonzero(known), number))
-    joined = {name: np.concatenate(values) for name, values in rows.items()}
-    detections = DatasetDetections(
-        images=joined["images"].astype(np.int64),
-        labels=joined["labels"].astype(np.int32),
-        scores=joined["scores"].astype(np.float32),
-        boxes=joined["boxes"].astype(np.float32),
-    )
+        images = np.full(np.count_nonzero(known), number, np.int64)
+        rows.append((images, labels[known], scores[known], boxes[known]))
+    detections = DatasetDetections(*map(np.concatenate, zip(*rows, strict=True)))
     results = {metric: score_detections(detections, dataset, metric) for metric in ("voc07", "voc")}
-    print(
-        json.dumps(
-            {
-                "mAP": {metric: round(result.mean_ap, 4) for metric, result in results.items()},
-                "AP": {name: round(found.ap, 4) for name, found in results["voc07"].classes.items()},
-                "images": len(dataset),
-                "milliseconds": round(1e3 * float(np.median(seconds)), 1),
-            }
-        )
-    )
+    figures = {
+        "mAP": {metric: round(result.mean_ap, 4) for metric, result in results.items()},
+        "AP": {name: round(found.ap, 4) for name, found in results["voc07"].classes.items()},
+        "images": len(dataset),
+        "milliseconds": round(1e3 * float(np.median(seconds)), 1),
+    }
+    print(json.dumps(figures))
 
 
 def labels_of_categories(class_names: Sequence[str]) -> np.ndarray:

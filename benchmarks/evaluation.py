@@ -26,7 +26,6 @@ import numpy as np
 
 from refinedet_tf.commands.terminal import run
 from refinedet_tf.config import Config
-from refinedet_tf.tensors import Heads
 
 if TYPE_CHECKING:
     import keras
@@ -137,7 +136,7 @@ def _parts(
     count = len(batches)
     batch_size = config.evaluation.batch_size
     heads = [detector.heads(batch["images"]) for batch in batches]
-    outputs = _postprocess(detector, heads[0])
+    outputs = {name: value.numpy() for name, value in detector.detections(heads[0]).items()}
     sizes = [(480, 640)] * batch_size
     decode = tf.function(lambda path: decode_image(tf.io.read_file(path)))
     warp = tf.function(
@@ -182,11 +181,6 @@ def _heads(detector: "CompiledDetector", images: "tf.Tensor") -> None:
     """Computes the heads; reading one number of each waits for the device."""
     for head in detector.heads(images).values():
         head[0, 0, 0].numpy()
-
-
-def _postprocess(detector: "CompiledDetector", heads: Heads) -> dict[str, np.ndarray]:
-    """The dict of `postprocess`, copied from the device."""
-    return {name: value.numpy() for name, value in detector.detections(heads).items()}
 
 
 def _milliseconds(seconds: np.ndarray) -> dict[str, float]:

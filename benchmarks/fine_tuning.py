@@ -47,40 +47,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_split_without(NEW_CLASS, root / "VOC2007", "test")
     five = [name for name in CLASS_NAMES if name != NEW_CLASS]
     first = options.folder / "five"
-    about = {"run": "five classes", "images": num_images, "steps": options.steps}
+    on_five = ['data.test=["2007/five_test"]']
     show(
-        about,
-        train_and_measure(root, first, "five_train", five, options.steps, ['data.test=["2007/five_test"]']),
+        {"run": "five classes", "images": num_images, "steps": options.steps},
+        train_and_measure(root, first, "five_train", five, options.steps, on_five),
     )
     results: dict[str, list[float]] = {"transferred": [], "random": []}
     for seed in range(options.seeds):
         for start, weights in (("transferred", first), ("random", None)):
             overrides = [f"training.seed={seed}", f"model.weights={json.dumps(weights and str(weights))}"]
-            mean_ap, class_ap = train_and_measure(
-                root,
-                options.folder / f"{start}{seed}",
-                f"tuning{seed}",
-                CLASS_NAMES,
-                options.tuning_steps,
-                overrides,
-            )
-            results[start].append(mean_ap)
-            show({"run": start, "seed": seed, "steps": options.tuning_steps}, (mean_ap, class_ap))
+            output, steps = options.folder / f"{start}{seed}", options.tuning_steps
+            accuracy = train_and_measure(root, output, f"tuning{seed}", CLASS_NAMES, steps, overrides)
+            results[start].append(accuracy[0])
+            show({"run": start, "seed": seed, "steps": steps}, accuracy)
     means = {start: round(float(np.mean(values)), 4) for start, values in results.items()}
     print(json.dumps({"mean mAP": means, "gain": round(means["transferred"] - means["random"], 4)}))
 
 
 def write_split_without(name: str, folder: Path, split: str) -> int:
-    """Writes the split five_SPLIT with the images of a split that show no object of a class.
-
-    Args:
-        name: the class.
-        folder: the folder of ImageSets.
-        split: the split.
-
-    Returns:
-        The number of images.
-    """
+    """Writes the split five_SPLIT with the images that show no object of a class; returns their number."""
     kept = []
     for image_id in (folder / f"ImageSets/Main/{split}.txt").read_text(encoding="utf-8").split():
         annotation = (folder / f"Annotations/{image_id}.xml").read_text(encoding="utf-8")

@@ -17,6 +17,8 @@ import functools
 import importlib.util
 import json
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import threading
@@ -26,9 +28,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpu_figures import NETWORKS, Task, expected_rows
-from gpu_machine import machine_facts
 from gpu_tables import markdown
 
+from refinedet_tf import __version__
 from refinedet_tf.commands.terminal import run
 from refinedet_tf.errors import InputError
 from refinedet_tf.files import explain_os_errors, write_aside
@@ -37,6 +39,9 @@ from refinedet_tf.progress import format_duration
 FOLDER = Path(__file__).parent
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
+
+QUERIED = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.sm")
+"""What NVIDIA's driver is asked for."""
 
 PROCESS_LIMIT_SECONDS = 1800
 """A process that takes longer is stopped, and its other figures are noted as not measured."""
@@ -90,7 +95,7 @@ def _measure(tasks: Sequence[Task], options: argparse.Namespace, backend: str, l
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "quick": options.quick,
         "seconds_per_figure": options.seconds,
-        "machine": machine_facts(),
+        "machine": _machine_facts(),
         "device": None,
         "loader": {"error": "not yet"},
         "rows": [],
@@ -111,6 +116,47 @@ def _measure(tasks: Sequence[Task], options: argparse.Namespace, backend: str, l
     result["seconds"] = round(time.monotonic() - start)
     _write(result, options.output)
     _say(start, f"done: {options.output / 'gpu.json'}, {options.output / 'gpu.md'}")
+
+
+def _machine_facts() -> dict[str, object]:
+    """Returns the processor, the operating system, Python, the project's version and NVIDIA's driver."""
+    return {
+        "refinedet_tf": __version__,
+        "commit": _first_line("git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "driver": _driver_facts(),
+    }
+
+
+def _driver_facts() -> dict[str, str] | None:
+    """Returns what NVIDIA's driver says about the first GPU; None without such a driver."""
+    line = _first_line("nvidia-smi", f"--query-gpu={','.join(QUERIED)}", "--format=csv,noheader")
+    values = [] if line is None else line.split(", ")
+    return dict(zip(QUERIED, values, strict=True)) if len(values) == len(QUERIED) else None
+
+
+def _first_line(*command: str) -> str | None:
+    """Returns the first line that a command prints; None if there is no such command or it fails."""
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        printed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return printed.split("\n")[0].strip() or None
+
+
+def _cpu_name() -> str:
+    """Returns the processor's name as Linux knows it, or else as Python does."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _check_device(device: Mapping[str, Any], cpu_is_allowed: bool) -> None:
@@ -192,11 +238,7 @@ def _say(start: float, text: str) -> None:
 
 def _write(result: Mapping[str, Any], folder: Path) -> None:
     for name, text in (("gpu.json", json.dumps(result, indent=1) + "\n"), ("gpu.md", markdown(result))):
-        write_aside(folder / name, functools.partial(_write_text, text))
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
+        write_aside(folder / name, functools.partial(Path.write_text, data=text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

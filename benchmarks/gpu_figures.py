@@ -5,6 +5,7 @@ process of its own lets a crash cost a few figures only. The program prints one 
 device, then each figure as soon as it is measured.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -28,28 +29,16 @@ SMALLEST_RATE = 1e-12
 FEWEST_RUNS, MOST_RUNS = 3, 50
 
 
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A network that is measured.
-
-    Attributes:
-        config: the name of its config.
-        size: height and width of its images in pixels.
-        has_golden: whether its heads are compared with the golden arrays.
-    """
-
-    config: str
-    size: int
-    has_golden: bool
-
-
 NETWORKS = {
-    "vgg16_320": Network("voc320.json", 320, True),
-    "vgg16_512": Network("voc512.json", 512, False),
-    "resnet101_320": Network("coco320_resnet101.json", 320, True),
-    "vgg16_64": Network("voc320.json", 64, True),
+    "vgg16_320": ("voc320.json", 320),
+    "vgg16_512": ("voc512.json", 512),
+    "resnet101_320": ("coco320_resnet101.json", 320),
+    "vgg16_64": ("voc320.json", 64),
 }
-"""The networks by name; "vgg16_64" is for a CPU."""
+"""The config of each network, and the height and width of its images; "vgg16_64" is for a CPU."""
+
+WITHOUT_GOLDEN = ("vgg16_512",)
+"""The networks whose heads are not compared with the golden arrays: they are those of another one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +81,7 @@ def _print_row(row: dict[str, Any]) -> None:
 def expected_rows(task: Task) -> list[dict[str, Any]]:
     """Returns the rows that a task prints, without their figures."""
     rows: list[dict[str, Any]] = []
-    if NETWORKS[task.network].has_golden:
+    if task.network not in WITHOUT_GOLDEN:
         rows += [{"pass": "golden", "xla": xla} for xla in task.xla]
     for pass_ in PASSES:
         for batch in task.batches:
@@ -108,21 +97,19 @@ def measure(task: Task, backend: Any) -> Iterator[dict[str, Any]]:
     from refinedet_tf.refinedet.anchors import tile_anchors
     from refinedet_tf.refinedet.network import build_model
 
-    network = NETWORKS[task.network]
+    config_name, size = NETWORKS[task.network]
     precision = "bfloat16" if task.precision == "bfloat16" else "float32"
     # The model takes images of any size, because those of the golden arrays may have another one.
     overrides = [f"training.precision={precision}", f"training.learning_rate={SMALLEST_RATE}"]
-    config = load_config(network.config, ["model.image_size=null", *overrides])
+    config = load_config(config_name, ["model.image_size=null", *overrides])
     model = build_model(config)
     golden_heads.fill_by_formula(model, config)
-    programs = backend.Programs(
-        model, config, tile_anchors((network.size, network.size), config.model.anchors)
-    )
-    if network.has_golden:
+    programs = backend.Programs(model, config, tile_anchors((size, size), config.model.anchors))
+    if task.network not in WITHOUT_GOLDEN:
         yield from _golden_rows(programs, config.model.backbone, task.xla)
     for pass_ in PASSES:
         for batch_size in task.batches:
-            batch = training_batch(network.size, batch_size)
+            batch = training_batch(size, batch_size)
             rows = [{"pass": pass_, "batch": batch_size, "xla": xla} for xla in task.xla]
             yield from _timed_rows(programs, rows, batch, task.seconds)
 
@@ -152,14 +139,12 @@ def _golden_rows(programs: Any, backbone: str, xla_choices: Sequence[bool]) -> I
 
     for xla in xla_choices:
         row: dict[str, Any] = {"pass": "golden", "xla": xla}
-        try:
+        with _noted([row]):
             images = golden_heads.reference_images(golden_heads.GOLDEN_SIZE)
             errors = golden_heads.head_errors(programs.forward(images, xla)()["heads"], backbone)
             if not all(map(math.isfinite, errors.values())):
                 raise ArithmeticError("a head is not finite")
             row |= {"head_errors": errors, "within_limit": golden_heads.within_limit(errors)}
-        except Exception as error:
-            row["error"] = explain(error)
         yield row
 
 
@@ -171,19 +156,15 @@ def _timed_rows(
     import timing
 
     ready: dict[str, Callable[[], object]] = {}
-    slowest = 0.0
+    slowest = 1e-6
     for row in rows:
-        call, first_seconds = _warm_up(programs, row, batch)
-        if call is not None:
-            ready[str(row["xla"])] = call
-            slowest = max(slowest, first_seconds)
+        with _noted([row]):
+            call, first_seconds = _warm_up(programs, row, batch)
+            ready[str(row["xla"])], slowest = call, max(slowest, first_seconds)
     milliseconds: dict[str, np.ndarray] = {}
-    runs = min(MOST_RUNS, max(FEWEST_RUNS, round(seconds / max(slowest, 1e-6))))
-    try:
+    runs = min(MOST_RUNS, max(FEWEST_RUNS, round(seconds / slowest)))
+    with _noted(rows):
         milliseconds = timing.measure_in_turns(ready, runs, warm_up_rounds=0)
-    except Exception as error:
-        for row in rows:
-            row.setdefault("error", explain(error))
     for row in rows:
         if str(row["xla"]) in milliseconds:
             times = milliseconds[str(row["xla"])]
@@ -192,31 +173,35 @@ def _timed_rows(
         yield row
 
 
-def _warm_up(
-    programs: Any, row: dict[str, Any], batch: dict[str, Any]
-) -> tuple[Callable[[], object] | None, float]:
+def _warm_up(programs: Any, row: dict[str, Any], batch: dict[str, Any]) -> tuple[Callable[[], object], float]:
     """Compiles the program of a row, runs it three times, and adds "value" and "memory_mb" to the row.
 
     Returns:
-        What is timed, and the seconds of the third run; or, after adding "error" to the row, (None, 0).
+        What is timed, and the seconds of the third run.
     """
     import timing
 
-    try:
-        programs.reset_memory()
-        if row["pass"] == "forward":
-            program = programs.forward(batch["images"], row["xla"])
-        else:
-            program = programs.training_step(batch, row["xla"])
-        value = float(program()["value"])
-        (first,) = timing.measure_in_turns({"": lambda: program()["value"]}, runs=1, warm_up_rounds=1)[""]
-        memory = programs.memory(program)
-    except Exception as error:
-        row["error"] = explain(error)
-        return None, 0.0
+    programs.reset_memory()
+    if row["pass"] == "forward":
+        program = programs.forward(batch["images"], row["xla"])
+    else:
+        program = programs.training_step(batch, row["xla"])
+    value = float(program()["value"])
+    (first,) = timing.measure_in_turns({"": lambda: program()["value"]}, runs=1, warm_up_rounds=1)[""]
+    memory = programs.memory(program)
     row["value"] = value if math.isfinite(value) else None  # JSON has no NaN.
     row["memory_mb"] = None if memory is None else round(memory / 2**20)
     return lambda: program()["value"], first / 1e3
+
+
+@contextlib.contextmanager
+def _noted(rows: Sequence[dict[str, Any]]) -> Iterator[None]:
+    """Adds an error of the block to the rows that have none, as "error", in place of raising it."""
+    try:
+        yield
+    except Exception as error:
+        for row in rows:
+            row.setdefault("error", explain(error))
 
 
 def explain(error: Exception) -> str:

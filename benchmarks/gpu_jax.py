@@ -1,6 +1,7 @@
 """What `gpu_figures.py` measures, in JAX: the network, and a training step of the same loss and optimizer.
 
-JAX compiles with XLA always, so that the argument `xla` must be true.
+The functions and methods are those of `gpu_tensorflow.py`. JAX compiles with XLA always, so that the argument
+`xla` must be true.
 """
 
 import re
@@ -29,7 +30,7 @@ def set_precision(precision: str) -> None:
 
 
 def device_facts() -> dict[str, object]:
-    """Returns the GPU (or None), the versions of CUDA and the libraries, and what memory is measured."""
+    """Returns what is known of the device and the libraries."""
     device = jax.devices()[0]
     return {
         "backend": "jax",
@@ -68,22 +69,13 @@ class Program:
 
 
 class Programs:
-    """The compiled programs of one model.
-
-    Args:
-        model: the result of `build_model(config)`.
-        config: `training` and what the loss needs are used.
-        anchors: float32 [A, 4], the result of `tile_anchors` for the training images.
-    """
+    """The compiled programs of one model."""
 
     def __init__(self, model: keras.Model, config: Config, anchors: np.ndarray) -> None:
         self.model, self.config, self.anchors = model, config, anchors
 
     def forward(self, images: np.ndarray, xla: bool) -> Program:
-        """Makes the forward pass of uint8 images [B, H, W, 3].
-
-        It returns "heads", those of `build_model`, and as "value" the sum of their mean magnitudes.
-        """
+        """Makes the forward pass of uint8 images [B, H, W, 3]."""
 
         def heads_of(state: State, images: Tensor) -> tuple[State, dict[str, Tensor]]:
             heads, _ = self.model.stateless_call(*state, images, training=False)
@@ -93,10 +85,7 @@ class Programs:
         return Program(heads_of, self._state(), jax.device_put(images.astype(np.float32)))
 
     def training_step(self, batch: Mapping[str, np.ndarray], xla: bool) -> Program:
-        """Makes the training step of a batch, whose keys are those of `RefineDetTrainer`.
-
-        Its "value" is the loss. Unlike that trainer's step, it does not look for values that are not finite.
-        """
+        """Makes the training step of a batch; it does not look for values that are not finite."""
         optimizer = CaffeSGD.from_training(self.config.training)
         optimizer.build(self.model.trainable_variables)
 

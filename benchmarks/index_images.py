@@ -36,21 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data_config = DataConfig(format="coco", root=folder, train=("train2017",))
         dataset = read_dataset(data_config, "train")
         seconds = time.perf_counter() - start
-        print(
-            json.dumps(
-                {
-                    "images": len(dataset),
-                    "objects": len(dataset.labels),
-                    "file_megabytes": _megabytes_of(
-                        Path(folder) / "annotations" / "instances_train2017.json"
-                    ),
-                    "seconds": round(seconds, 1),
-                    "index_megabytes": round(_array_bytes(dataset) / 2**20),
-                    "megabytes_before": round(before),
-                    "peak_megabytes": round(_peak_megabytes()),
-                }
-            )
-        )
+        file = Path(folder) / "annotations" / "instances_train2017.json"
+        figures = {
+            "images": len(dataset),
+            "objects": len(dataset.labels),
+            "file_megabytes": round(file.stat().st_size / 2**20),
+            "seconds": round(seconds, 1),
+            "index_megabytes": round(_array_bytes(dataset) / 2**20),
+            "megabytes_before": round(before),
+            "peak_megabytes": round(_peak_megabytes()),
+        }
+        print(json.dumps(figures))
 
 
 def write_coco(root: Path, num_images: int, objects_per_image: int) -> None:
@@ -92,10 +88,6 @@ def _array_bytes(dataset: object) -> int:
     arrays = sum(value.nbytes for value in fields if isinstance(value, np.ndarray))
     texts = [value for value in fields if isinstance(value, tuple)]
     return arrays + sum(sys.getsizeof(value) + sum(map(sys.getsizeof, value)) for value in texts)
-
-
-def _megabytes_of(file: Path) -> int:
-    return round(file.stat().st_size / 2**20)
 
 
 def _peak_megabytes() -> float:

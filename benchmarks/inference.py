@@ -1,9 +1,10 @@
 """Time per image as in Table 1 of the paper: python benchmarks/inference.py --config voc320.json
 
 The batch size is 1 unless said otherwise. The network and the post-processing are timed apart, as medians
-with the 10th and the 90th percentile, after a warm-up. Prints one JSON line. Without --weights the weights
-are random, so that every anchor is a candidate, which is harder on the post-processing than trained weights
-are.
+with the 10th and the 90th percentile, after a warm-up; `ratio` is that of the medians. Prints one JSON line.
+Without --weights the weights are random, so that every anchor is a candidate, which is harder on the
+post-processing than trained weights are. With --hard-heads, it gets random logits, most of which are
+candidates, and boxes that move by some tenths.
 """
 
 import argparse
@@ -16,6 +17,8 @@ import numpy as np
 import timing
 
 from refinedet_tf.commands.terminal import run
+from refinedet_tf.config import Config
+from refinedet_tf.tensors import Heads
 
 WARM_UP_ROUNDS = 5
 
@@ -26,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     networks.add_network_options(parser)
     parser.add_argument("--batch", type=int, default=1, help="images per batch (default: 1)")
     parser.add_argument("--runs", type=int, default=30, help="measured runs (default: 30)")
+    parser.add_argument("--hard-heads", action="store_true", help="post-process random heads instead")
     options = parser.parse_args(arguments)
 
     config, model = networks.load_network(options)
@@ -36,30 +40,54 @@ def main(arguments: Sequence[str] | None = None) -> None:
     detector = CompiledDetector(inference_network(model), config)
     shape = (options.batch, *detector.image_size, 3)
     images = tf.constant(np.random.default_rng(0).uniform(0, 255, shape), tf.float32)
-    heads = detector.heads(images)
+    heads = _hard_heads(options.batch, config) if options.hard_heads else detector.heads(images)
 
     def network() -> dict[str, tf.Tensor]:
         # Reading one number of each head waits for the device without copying the heads from it.
         return {name: head[0, 0, 0] for name, head in detector.heads(images).items()}
 
     calls = {"network": network, "postprocessing": lambda: detector.detections(heads)}
-    milliseconds = timing.measure_in_turns(calls, options.runs, WARM_UP_ROUNDS)
-    total = milliseconds["network"] + milliseconds["postprocessing"]
+    network_ms, postprocessing_ms = timing.measure_in_turns(calls, options.runs, WARM_UP_ROUNDS).values()
+    total = network_ms + postprocessing_ms
     result = {
         "config": config.name,
         "backbone": config.model.backbone,
         "image_size": list(detector.image_size),
         "classes": config.num_classes,
         "batch": options.batch,
-        "network_ms": timing.spread(milliseconds["network"]),
-        "postprocessing_ms": timing.spread(milliseconds["postprocessing"]),
+        "network_ms": timing.spread(network_ms),
+        "postprocessing_ms": timing.spread(postprocessing_ms),
         "total_ms": timing.spread(total),
+        "ratio": round(float(np.median(postprocessing_ms) / np.median(network_ms)), 4),
+        "candidates": int(np.count_nonzero(detector.candidates(heads)[1])),
+        "detections": int(np.sum(detector.detections(heads)["num_detections"])),
         "images_per_second": round(1e3 * options.batch / float(np.median(total)), 2),
         "peak_memory_mb": round(_peak_memory() / 2**20),
         "device": networks.device_name(),
         "runs": options.runs,
     }
     print(json.dumps(result))
+
+
+def _hard_heads(batch: int, config: Config) -> Heads:
+    """Random heads; most anchors pass the objectness filter."""
+    import tensorflow as tf
+
+    from refinedet_tf.inference.compiled_detector import network_size
+    from refinedet_tf.refinedet.anchors import tile_anchors
+
+    num_anchors = len(tile_anchors(network_size(config), config.model.anchors))
+    rng = np.random.default_rng(0)
+    deviations = {
+        "arm_loc": (4, 1.0),
+        "arm_conf": (2, 3.0),
+        "odm_loc": (4, 1.0),
+        "odm_conf": (config.num_classes + 1, 2.0),
+    }
+    return {
+        name: tf.constant(rng.normal(0, deviation, (batch, num_anchors, depth)), tf.float32)
+        for name, (depth, deviation) in deviations.items()
+    }
 
 
 def _peak_memory() -> int:

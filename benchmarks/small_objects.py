@@ -10,14 +10,11 @@ import argparse
 import dataclasses
 import json
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from networks import add_config_options_with_default
+import networks
 
 from refinedet_tf.commands.terminal import import_tensorflow, run
 from refinedet_tf.config.files import load_config
@@ -31,7 +28,7 @@ from refinedet_tf.reports.inspection.anchor_fit import fit_anchors
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line, draws, trains, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add_config_options_with_default(parser, "shapes.json")
+    networks.add_config_options_with_default(parser, "shapes.json")
     parser.add_argument("--output", type=Path, default=Path("runs/small_objects"), metavar="FOLDER")
     parser.add_argument("--object-size", type=float, default=16.0, metavar="PIXELS")
     parser.add_argument("--images", type=int, default=600, help="training images (default: 600)")
@@ -71,7 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         value = None if levels is None else [dataclasses.asdict(level) for level in levels]
         settings = [*shared, f"model.anchors={json.dumps(value)}"]
         runs = [
-            _trained(options.config, settings, options.output / f"variant{number}_seed{seed}", seed)
+            networks.measured_training(
+                options.config,
+                [*settings, f"training.seed={seed}"],
+                options.output / f"variant{number}_seed{seed}",
+            )
             for seed in range(options.seeds)
         ]
         row = {
@@ -95,26 +96,6 @@ def _summary(measured: Coverage) -> dict[str, Any]:
         "share_below_0.5": round(measured.share_below, 4),
         "mean_best_iou": round(measured.mean_best_iou, 4),
     }
-
-
-def _trained(config: str, overrides: Sequence[str], folder: Path, seed: int) -> dict[str, Any]:
-    """The mAP on the test images and the minutes of a training; read from the folder if they are there."""
-    result = folder / "small_objects.json"
-    if not result.is_file():
-        changes = [part for override in (*overrides, f"training.seed={seed}") for part in ("--set", override)]
-        start = time.perf_counter()
-        _refinedet("train", "--config", config, *changes, "--output", str(folder), "--resume")
-        minutes = (time.perf_counter() - start) / 60
-        _refinedet("evaluate", "--config", str(folder), "--json", str(folder / "test.json"))
-        measured = json.loads((folder / "test.json").read_text(encoding="utf-8"))
-        result.write_text(json.dumps({"mAP": measured["mAP"], "minutes": minutes}) + "\n")
-    return json.loads(result.read_text(encoding="utf-8"))
-
-
-def _refinedet(*arguments: str) -> None:
-    """Runs a command of the project in a process of its own, whose memory is free afterwards."""
-    command = [sys.executable, "-m", "refinedet_tf", *arguments]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -47,19 +47,7 @@ class GrpcClient:
         self._address, self._timeout = address, model_choice.timeout
 
     def detect(self, images: Sequence[bytes]) -> list[ServedDetections]:
-        """Asks the server what it detects, in one request.
-
-        Args:
-            images: the contents of JPEG, PNG, BMP or GIF files, each of any size, which are sent
-                unchanged.
-
-        Returns:
-            The detections of each image, in the order of `images`.
-
-        Raises:
-            InputError: the server cannot be reached, takes too long, refuses the request, or answers
-                with anything but detections. The message quotes the server's explanation if there is one.
-        """
+        """Asks the server what it detects, in one request; all as in `RestClient.detect`."""
         import grpc
         import tensorflow as tf
 

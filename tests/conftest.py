@@ -247,21 +247,35 @@ def finished(interrupted, tmp_path):
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """A stand-in network for images of 64 x 128, and its export, which nobody changes.
+    """A small RefineDet with limits of its own, and its export in all forms, which nobody changes.
 
-    Attributes: `config` and `model`; `folder`, that of version 1; `comparisons`, those of the export.
+    Attributes: `config`, `model`, `detector`; `folder`, that of version 1, and `served`, its SavedModel;
+    `comparisons`, those of the export; `logging`, the root logger's state before and after it.
     """
-    from stand_in_model import stand_in_config, stand_in_model
+    import logging
+
+    import tensorflow as tf
+    from image_files import save
+    from small_detector import small_config, small_detector
 
     from refinedet_tf.exports.savedmodel import ExportOptions, export_saved_model
+    from refinedet_tf.inference.detector import Detector
 
-    config = stand_in_config((64, 128))
-    model = stand_in_model(config)
-    folder, comparisons = export_saved_model(
-        model,
-        config,
-        tmp_path_factory.mktemp("exports"),
-        options=ExportOptions(onnx=True),
-        measured={"mAP": 0.5},
+    limits = {"objectness_threshold": 0.4, "score_threshold": 0.4, "nms_iou": 0.4, "max_detections": 100}
+    config = small_config(limits)
+    model = small_detector(config)
+    images = [save(tmp_path_factory.mktemp("images") / "image.png", 60, 80, seed) for seed in range(16)]
+    options = ExportOptions(onnx=True, litert=True, mediapipe=True, int8=images)
+    root = logging.getLogger()
+    before = root.level, root.handlers[:]
+    output = tmp_path_factory.mktemp("exports")
+    folder, comparisons = export_saved_model(model, config, output, options=options, measured={"mAP": 0.5})
+    return SimpleNamespace(
+        config=config,
+        model=model,
+        detector=Detector(model, config),
+        folder=folder,
+        served=tf.saved_model.load(str(folder)),
+        comparisons=comparisons,
+        logging=(before, (root.level, root.handlers[:])),
     )
-    return SimpleNamespace(config=config, model=model, folder=folder, comparisons=comparisons)

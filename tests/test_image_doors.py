@@ -144,10 +144,10 @@ def size_of(pixels):
 
 
 def detect(files):
-    batch = photo_detection._read_batch(files)
-    if batch.unreadable:
-        raise InputError("; ".join(batch.unreadable))
-    return [image for _, image in batch.images]
+    images, unreadable = photo_detection._read_batch(files)
+    if unreadable:
+        raise InputError("; ".join(unreadable))
+    return [image for _, image in images]
 
 
 def detect_by_path(files):

@@ -212,8 +212,7 @@ def with_soft_nms(
     detections: DatasetDetections, dataset: DetectionDataset, limit: int | None
 ) -> DatasetDetections:
     """Applies soft-NMS, and keeps the best `limit` detections of each image (None: all)."""
-    # `postprocess` has clipped the boxes already.
-    return merge_detections(detections, dataset.image_sizes, soft_nms, limit, clip=False)
+    return merge_detections(detections, dataset.image_sizes, soft_nms, limit)
 
 
 def _run_replicas(

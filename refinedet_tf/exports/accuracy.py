@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
@@ -18,11 +19,13 @@ from refinedet_tf.evaluation.evaluator import (
 )
 from refinedet_tf.evaluation.portions import join_images
 from refinedet_tf.evaluation.results import EvaluationResult
-from refinedet_tf.exports.routes import int8_files
-from refinedet_tf.exports.runtimes import ExportedFile, MediaPipeFileInLiteRT, as_network
-from refinedet_tf.inference.compiled_detector import CompiledDetector
+from refinedet_tf.exports.routes import INT8_FILES, load_files, served_rows
+from refinedet_tf.exports.runtimes import ExportedFile
+from refinedet_tf.inference.compiled_detector import network_size
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.progress import Progress
+from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.refinedet.postprocessing import postprocess
 
 NETWORK = "network"
 """The name of the network in float32 among the results."""
@@ -51,7 +54,7 @@ def measure_int8(
         InputError: the reasons are those of `evaluate`.
     """
     results = {NETWORK: evaluate(model, config, dataset, progress)}
-    for name, file in int8_files(folder).items():
+    for name, file in load_files(folder, INT8_FILES).items():
         results[name] = evaluate_file(file, config, dataset, progress)
     return results
 
@@ -71,15 +74,19 @@ def evaluate_file(
         InputError: the reasons are those of `evaluate`.
     """
     check_dataset(config, dataset)
-    detector = CompiledDetector(as_network(file, config), config)
-    suppresses = isinstance(file, MediaPipeFileInLiteRT)
+    image_size = network_size(config)
+    anchors = tile_anchors(image_size, config.model.anchors)
+    compiled = tf.function(lambda heads: postprocess(heads, anchors, config), reduce_retracing=True)
     start = time.perf_counter()
     indices = np.arange(len(dataset))
     results: list[ImageDetections] = []
-    for batch in read_batches(dataset, detector.image_size, config.evaluation.batch_size, indices):
-        sizes = dataset.image_sizes[batch["image_indices"].numpy()].tolist()
-        outputs = file(batch["images"].numpy()) if suppresses else detector(batch["images"])
-        results += detector.unpack(outputs, sizes)
+    for batch in read_batches(dataset, image_size, config.evaluation.batch_size, indices):
+        outputs = file(batch["images"].numpy())
+        suppressed = outputs if "num_detections" in outputs else compiled(outputs)
+        for row, image in enumerate(batch["image_indices"].numpy()):
+            boxes, scores, labels = served_rows(suppressed, row)
+            size = tuple(dataset.image_sizes[image].tolist())
+            results.append(ImageDetections(boxes, scores, labels.astype(np.int32), config.class_names, size))
         if progress is not None:
             progress(len(results), len(dataset), time.perf_counter() - start)
     detections = join_images(results, indices)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,13 +15,14 @@ from refinedet_tf.data.shapes import make_image
 from refinedet_tf.errors import first_line
 from refinedet_tf.exports.mediapipe_file import MEDIAPIPE
 from refinedet_tf.exports.routes import (
-    Answer,
+    FLOAT_FILES,
+    INT8_FILES,
     ExportMismatch,
     Route,
     Rows,
     Sample,
     file_routes,
-    int8_routes,
+    load_files,
     saved_model_routes,
 )
 from refinedet_tf.exports.runtimes import MediaPipeFile
@@ -164,45 +164,44 @@ def check_export(
 ) -> list[Comparison]:
     """Compares the files in the folder of a version with the network.
 
-    The files are loaded as a user would load them: each signature of the SavedModel in TensorFlow, and the
-    ONNX and LiteRT files, if there are any, in onnxruntime and LiteRT. Heads are post-processed here. Files
-    in int8 are left to `check_int8`.
+    The files are loaded as a user would load them: each signature of the SavedModel in TensorFlow, the ONNX
+    and LiteRT files in onnxruntime and LiteRT, and the one for MediaPipe also in MediaPipe, if that is
+    installed. Heads are post-processed here. How much int8 changes the detections is measured, not refused.
 
     Args:
         folder: the folder of the version.
         detector: the network that was exported.
         config: the config of the network.
         samples: the images.
-        tolerance: the accepted differences.
+        tolerance: the accepted differences of what computes in the precision of the network.
 
     Returns:
         A comparison for each signature and file.
 
     Raises:
-        ExportMismatch: a difference exceeds the tolerance.
+        ExportMismatch: a difference exceeds the tolerance; or a box or a score of a file is not finite, or is
+            not what its heads decode to.
     """
-    expected = _expected(detector, samples)
     size = detector.image_size
-    routes = saved_model_routes(folder, config, size) | file_routes(folder, config, size)
-    comparisons = [_compare(name, route, samples, expected) for name, route in routes.items()]
+    files = load_files(folder, FLOAT_FILES)
+    routes = saved_model_routes(folder, config, size) | file_routes(files, config, size)
+    comparisons = _compare(routes, detector, samples)
     wrong = [comparison for comparison in comparisons if not comparison.within(tolerance)]
     if wrong:
         raise ExportMismatch(
             "; ".join(map(str, wrong)) + f" (accepted: {tolerance.boxes:g} in boxes, {tolerance.scores:g} in "
             f"scores, {tolerance.heads:g} in heads, {tolerance.lost:.1%} not found again)"
         )
-    return comparisons
+    if MEDIAPIPE in files:
+        comparisons += check_mediapipe(folder, detector, samples)
+    of_int8 = file_routes(load_files(folder, INT8_FILES), config, size)
+    named = {f"{name} compared with float32": route for name, route in of_int8.items()}
+    return comparisons + (_compare(named, detector, samples) if named else [])
 
 
 @full_float32()
 def check_precision(narrow: Detector, wide: Detector, samples: Sequence[Sample]) -> Comparison:
-    """Measures how much bfloat16 changes the detections of float32; no difference is refused.
-
-    Args:
-        narrow: the network in bfloat16.
-        wide: the network in float32.
-        samples: the images.
-    """
+    """Measures how much bfloat16 (`narrow`) changes the detections of float32; no difference is refused."""
     pixels = [sample.pixels for sample in samples]
     comparison = Comparison("bfloat16 compared with float32")
     for expected, actual in zip(wide(pixels), narrow(pixels), strict=True):
@@ -211,40 +210,10 @@ def check_precision(narrow: Detector, wide: Detector, samples: Sequence[Sample])
 
 
 @full_float32()
-def check_int8(
-    folder: Path, detector: Detector, config: Config, samples: Sequence[Sample]
-) -> list[Comparison]:
-    """Measures how much int8 changes the detections of float32; no difference is refused.
-
-    Args:
-        folder: the folder of the version.
-        detector: the network that was exported.
-        config: the config of the network.
-        samples: the images.
-
-    Returns:
-        A comparison for each file in int8.
-
-    Raises:
-        ExportMismatch: a box or a score of a file is not finite, or is not what its heads decode to.
-    """
-    expected = _expected(detector, samples)
-    routes = int8_routes(folder, config, detector.image_size)
-    return [
-        _compare(f"{name} compared with float32", route, samples, expected) for name, route in routes.items()
-    ]
-
-
-@full_float32()
 def check_mediapipe(folder: Path, detector: Detector, samples: Sequence[Sample]) -> list[Comparison]:
-    """Compares the detections of MediaPipe with those of the network, if MediaPipe is installed.
+    """Compares MediaPipe with the network, if it is installed; the arguments are those of `check_export`.
 
     The images are of the network's size, since MediaPipe resizes others by other samples.
-
-    Args:
-        folder: the folder of the version, with the file for MediaPipe.
-        detector: the network that was exported.
-        samples: the images.
 
     Returns:
         The comparison, or none.
@@ -294,27 +263,21 @@ def generated_samples() -> list[Sample]:
     return [Sample(file.numpy(), decode_image(file).numpy()) for file in files]
 
 
-def _expected(detector: Detector, samples: Sequence[Sample]) -> list[Answer]:
-    """Returns the network's detections on each image, and its heads on the first `FILES_AT_ONCE`."""
-    rows = [_result_rows(result) for result in detector([sample.pixels for sample in samples])]
-    heads = detector.heads([sample.pixels for sample in samples[:FILES_AT_ONCE]])
-    of_images: list[dict[str, np.ndarray] | None] = [
-        {name: np.asarray(head[row], np.float32) for name, head in heads.items()}
-        for row in range(min(FILES_AT_ONCE, len(samples)))
-    ]
-    return list(itertools.zip_longest(rows, of_images))
-
-
-def _compare(name: str, route: Route, samples: Sequence[Sample], expected: Sequence[Answer]) -> Comparison:
-    """Compares the answers of an exported form with the network's, `FILES_AT_ONCE` images at a time."""
-    comparison = Comparison(name)
-    for first in range(0, len(samples), FILES_AT_ONCE):
-        batch = slice(first, first + FILES_AT_ONCE)
-        for (rows, heads), (found, found_heads) in zip(expected[batch], route(samples[batch]), strict=True):
-            comparison.add(rows, found)
-            if heads is not None and found_heads is not None:
-                comparison.add_heads(heads, found_heads)
-    return comparison
+def _compare(routes: Mapping[str, Route], detector: Detector, samples: Sequence[Sample]) -> list[Comparison]:
+    """Compares the answers of each form with the network's, and its heads on the first `FILES_AT_ONCE`."""
+    pixels = [sample.pixels for sample in samples]
+    expected = [_result_rows(result) for result in detector(pixels)]
+    heads = detector.heads(pixels[:FILES_AT_ONCE])
+    comparisons = [Comparison(name) for name in routes]
+    for comparison, route in zip(comparisons, routes.values(), strict=True):
+        for first in range(0, len(samples), FILES_AT_ONCE):
+            batch = range(first, min(first + FILES_AT_ONCE, len(samples)))
+            for row, (found, found_heads) in zip(batch, route([samples[r] for r in batch]), strict=True):
+                comparison.add(expected[row], found)
+                if row < FILES_AT_ONCE and found_heads is not None:
+                    wanted = {name: np.asarray(head[row], np.float32) for name, head in heads.items()}
+                    comparison.add_heads(wanted, found_heads)
+    return comparisons
 
 
 def _result_rows(result: ImageDetections) -> Rows:

@@ -1,4 +1,4 @@
-"""The flatbuffer of a LiteRT file: its operators, and the cut between the convolutions and what follows.
+"""The flatbuffer of a LiteRT file: its operators, and the part of it that computes convolutions.
 
 A model is a `ModelT` of the schema of TensorFlow Lite. It consists of subgraphs; the first one is the
 function that is called, the others are the bodies of loops. A subgraph has tensors, and operators in the
@@ -6,8 +6,7 @@ order of their execution, which name their inputs and outputs by the indices of 
 """
 
 import copy
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flatbuffers
@@ -133,34 +132,57 @@ def add_operator(
     graph.operators.append(operator)
 
 
-@dataclasses.dataclass(frozen=True)
-class Tail:
-    """The operators between the last convolutions and the outputs of a model without loops.
+def change_network(model: Model, change: Callable[[Model], Model]) -> Model:
+    """Changes a model without loops up to its last convolutions; what follows them stays as it is.
 
-    Attributes:
-        model: the whole model.
-        operators: the indices of these operators, ascending.
-        inputs: the indices of the convolutions' outputs that they take, ascending.
-    """
-
-    model: Model
-    operators: Sequence[int]
-    inputs: Sequence[int]
-
-
-def cut(model: Model) -> tuple[Model, Tail]:
-    """Cuts a model after its last convolutions.
+    Args:
+        model: the model, which is left alone.
+        change: takes the part up to the last convolutions, whose outputs are theirs, and returns one with
+            the same inputs and outputs in float32.
 
     Returns:
-        A model up to the last convolutions, whose outputs are the tail's inputs, and the tail. `join`
-        puts them together.
+        The changed part with the operators, outputs and signatures of the model after it.
     """
+    (source,) = model.subgraphs
+    tail, convolved = _tail(model)
+    network = copy.deepcopy(model)
+    network.signatureDefs = None
+    (graph,) = network.subgraphs
+    graph.outputs = convolved
+    graph.operators = [operator for index, operator in enumerate(graph.operators) if index not in tail]
+    network = change(network)
+    (graph,) = network.subgraphs
+    places = dict(zip(source.inputs, graph.inputs, strict=True))
+    places |= dict(zip(convolved, graph.outputs, strict=True))
+    for index in tail:
+        operator = copy.deepcopy(source.operators[index])
+        for tensor in [*operator.inputs, *operator.outputs]:
+            if tensor not in places and tensor >= 0:
+                places[tensor] = len(graph.tensors)
+                _append_tensor(network, model, source.tensors[tensor])
+        operator.inputs, operator.outputs = (
+            [places.get(tensor, tensor) for tensor in tensors]
+            for tensors in (operator.inputs, operator.outputs)
+        )
+        network.operatorCodes.append(model.operatorCodes[operator.opcodeIndex])
+        operator.opcodeIndex = len(network.operatorCodes) - 1
+        graph.operators.append(operator)
+    graph.outputs = [places[tensor] for tensor in source.outputs]
+    network.signatureDefs = copy.deepcopy(model.signatureDefs)
+    for signature in network.signatureDefs or []:
+        for named in [*signature.inputs, *signature.outputs]:
+            named.tensorIndex = places[named.tensorIndex]
+    return network
+
+
+def _tail(model: Model) -> tuple[list[int], list[int]]:
+    """Returns the operators after the last convolutions, and the outputs of these, by ascending index."""
     (graph,) = model.subgraphs
     producers = {
         tensor: index for index, operator in enumerate(graph.operators) for tensor in operator.outputs
     }
     operators: set[int] = set()
-    inputs: set[int] = set()
+    convolved: set[int] = set()
     waiting = list(graph.outputs)
     while waiting:
         tensor = waiting.pop()
@@ -168,53 +190,11 @@ def cut(model: Model) -> tuple[Model, Tail]:
         if index is None or index in operators:
             continue
         if operator_name(model, graph.operators[index]) in CONVOLUTIONS:
-            inputs.add(tensor)
+            convolved.add(tensor)
         else:
             operators.add(index)
             waiting.extend(graph.operators[index].inputs)
-    network = copy.deepcopy(model)
-    network.signatureDefs = None
-    (network_graph,) = network.subgraphs
-    network_graph.outputs = sorted(inputs)
-    network_graph.operators = [
-        operator for index, operator in enumerate(network_graph.operators) if index not in operators
-    ]
-    return network, Tail(model, sorted(operators), sorted(inputs))
-
-
-def join(network: Model, tail: Tail) -> Model:
-    """Puts a tail after a network, which is changed.
-
-    Args:
-        network: a model with the inputs and outputs of the network that `cut` has returned; its outputs
-            are float32.
-        tail: the tail that `cut` has returned.
-
-    Returns:
-        The network with the outputs and signatures of the model that was cut.
-    """
-    (graph,), (source,) = network.subgraphs, tail.model.subgraphs
-    places = dict(zip(source.inputs, graph.inputs, strict=True))
-    places |= dict(zip(tail.inputs, graph.outputs, strict=True))
-    for index in tail.operators:
-        operator = copy.deepcopy(source.operators[index])
-        for tensor in [*operator.inputs, *operator.outputs]:
-            if tensor not in places and tensor >= 0:
-                places[tensor] = len(graph.tensors)
-                _append_tensor(network, tail.model, source.tensors[tensor])
-        operator.inputs, operator.outputs = (
-            [places.get(tensor, tensor) for tensor in tensors]
-            for tensors in (operator.inputs, operator.outputs)
-        )
-        network.operatorCodes.append(tail.model.operatorCodes[operator.opcodeIndex])
-        operator.opcodeIndex = len(network.operatorCodes) - 1
-        graph.operators.append(operator)
-    graph.outputs = [places[tensor] for tensor in source.outputs]
-    network.signatureDefs = copy.deepcopy(tail.model.signatureDefs)
-    for signature in network.signatureDefs or []:
-        for named in [*signature.inputs, *signature.outputs]:
-            named.tensorIndex = places[named.tensorIndex]
-    return network
+    return sorted(operators), sorted(convolved)
 
 
 def _append_tensor(network: Model, source: Model, tensor: Any) -> None:

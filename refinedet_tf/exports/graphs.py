@@ -99,6 +99,17 @@ class DetectionGraphs(tf.Module):
         )
         self.detect = detector
 
+    def heads_and_candidates(self, images: Tensor) -> dict[str, tf.Tensor]:
+        """Returns what a file without suppression gives.
+
+        It is the heads, "boxes" (float32 [N, A, 4], normalised `[ymin, xmin, ymax, xmax]`, not clipped) and
+        "scores" (float32 [N, A, C] of classes 1..C, 0 where the ARM or the score threshold has dropped the
+        pair), for images as `heads` takes them.
+        """
+        outputs = self.heads(images)
+        boxes, scores = self.candidates(outputs)
+        return {**outputs, "boxes": boxes, "scores": scores}
+
     def warp(self, images: Tensor) -> tf.Tensor:
         """Warps images, uint8 or float32 [N, H, W, 3] of any H and W, to the input of `heads`."""
         return warp_image(images, self.image_size)
@@ -118,7 +129,8 @@ class DetectionGraphs(tf.Module):
 
         def clear_undecoded(values: tf.Tensor) -> tf.Tensor:
             shape = [-1] + [1] * (len(values.shape) - 1)
-            return tf.where(tf.reshape(decoded, shape), values, tf.zeros([], values.dtype))
+            of_files = values[: tf.size(decoded)]
+            return tf.where(tf.reshape(decoded, shape), of_files, tf.zeros([], values.dtype))
 
         cleared = {name: clear_undecoded(values) for name, values in results.items()}
         return cleared | {"image_decoded": decoded}

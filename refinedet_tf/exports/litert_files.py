@@ -3,7 +3,7 @@
 import gc
 import importlib.util
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,8 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.exports import calibration
 from refinedet_tf.exports.flatbuffer import (
     Model,
+    change_network,
     check_builtin,
-    cut,
-    join,
     operator_name,
     read_model,
     write_model,
@@ -54,10 +53,7 @@ def write_litert(
 
     detector.tflite is the whole detector. It returns the dict of `postprocess`.
 
-    heads.tflite leaves the suppression to the program. It returns what heads.onnx returns: the heads as
-    `build_model` describes them, "boxes" (float32 [N, A, 4], normalised `[ymin, xmin, ymax, xmax]`, not
-    clipped) and "scores" (float32 [N, A, C] of classes 1..C, 0 where the ARM or the score threshold has
-    dropped the pair).
+    heads.tflite leaves the suppression to the program, and returns `DetectionGraphs.heads_and_candidates`.
 
     heads_int8.tflite has the inputs and outputs of heads.tflite. Its convolutions, and what lies between
     them, compute in int8. Float32 remain the L2 normalisation and everything after the convolutions of the
@@ -87,9 +83,7 @@ def write_litert(
 
     @tf.function(input_signature=signature)
     def heads(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = graphs.heads(images)
-        boxes, scores = graphs.candidates(outputs)
-        return {**outputs, "boxes": boxes, "scores": scores}
+        return graphs.heads_and_candidates(images)
 
     folder.mkdir(exist_ok=True)
     write_file(convert(frozen(detector), DETECTOR), metadata, folder / DETECTOR)
@@ -97,8 +91,7 @@ def write_litert(
     write_file(convert(frozen_heads, HEADS), metadata, folder / HEADS)
     if calibration_images is not None:
         batches = list(calibration.batches(calibration_images, batch))
-        calibrated = convert(frozen_heads, HEADS_INT8, lambda: ([images] for images in batches))
-        write_file(quantize(calibrated), metadata, folder / HEADS_INT8)
+        write_file(convert_to_int8(frozen_heads, HEADS_INT8, batches), metadata, folder / HEADS_INT8)
 
 
 def check_package() -> None:
@@ -132,16 +125,14 @@ def frozen(function: tf.types.experimental.PolymorphicFunction) -> tf.Module:
     return module
 
 
-def convert(
-    module: tf.Module, name: str, calibration_inputs: Callable[[], Iterator[list[np.ndarray]]] | None = None
-) -> Model:
+def convert(module: tf.Module, name: str, batches: Sequence[np.ndarray] | None = None) -> Model:
     """Converts a function without variables.
 
     Args:
         module: a result of `frozen`.
         name: the name of the file, for messages.
-        calibration_inputs: the inputs on which ranges are measured; the tensors of the result hold
-            them. None: they are not measured.
+        batches: the inputs on which ranges are measured, float32 [N, height, width, 3]; the tensors of the
+            result hold them. None: they are not measured.
 
     Raises:
         InputError: the converter fails, or an operator is not built into the runtimes.
@@ -150,9 +141,9 @@ def convert(
     gc.collect()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.call.get_concrete_function()], module)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    if calibration_inputs is not None:
+    if batches is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = calibration_inputs
+        converter.representative_dataset = lambda: ([images] for images in batches)
         converter._experimental_calibrate_only = True
     try:
         contents = converter.convert()
@@ -164,16 +155,17 @@ def convert(
     return model
 
 
-def quantize(calibrated: Model) -> Model:
-    """Turns everything up to the last convolutions into int8, except for `FLOAT_OPERATORS`.
+def convert_to_int8(module: tf.Module, name: str, batches: Sequence[np.ndarray]) -> Model:
+    """Converts a function, and turns everything up to its last convolutions into int8.
 
     The converter would also quantise softmax and decoding, for which int8 has too few digits, and the
-    levels of a head by their common range.
-
-    Args:
-        calibrated: a model whose tensors hold their ranges.
+    levels of a head by their common range. The arguments and the errors are those of `convert`.
     """
-    network, tail = cut(calibrated)
+    return change_network(convert(module, name, batches), _quantized)
+
+
+def _quantized(network: Model) -> Model:
+    """Turns a model whose tensors hold their ranges into int8, except for `FLOAT_OPERATORS`."""
     (graph,) = network.subgraphs
     normalised = {
         tensor
@@ -189,7 +181,7 @@ def quantize(calibrated: Model) -> Model:
     quantized = mlir_quantize(
         write_model(network), denylisted_ops=sorted(FLOAT_OPERATORS), denylisted_nodes=scaled
     )
-    return join(read_model(quantized), tail)
+    return read_model(quantized)
 
 
 def write_file(model: Model, metadata: Mapping[str, str], file: Path) -> None:

@@ -2,14 +2,15 @@
 
 The metadata are a flatbuffer of the schema `metadata_schema.fbs` of TensorFlow Lite (identifier "M001"), in
 a buffer of the model that is called `BUFFER`. A table of that schema is written here as a dict from the
-number of a field to its value; the numbers are those of the schema's order.
+number of a field to its value; the numbers are those of the schema's order, and the types of NumPy say in how
+many bytes it stores a number.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import flatbuffers
+import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from refinedet_tf.exports.flatbuffer import Model, add_buffer
@@ -23,31 +24,17 @@ LABELS = "labels.txt"
 OUTPUTS = ("location", "category", "score", "number of detections")
 """The names by which MediaPipe knows the outputs of a detector."""
 
-IMAGE_PROPERTIES, BOX_PROPERTIES = 2, 3
+IMAGE_PROPERTIES, BOX_PROPERTIES = np.array([2, 3], np.uint8)
 """The numbers of these tables in the union of a tensor's contents."""
 
-NORMALIZATION = 1
+NORMALIZATION = np.uint8(1)
 """The number of this table in the union of what a program does with a tensor."""
 
-RGB, BOUNDARIES, RATIO, VALUE_LABELS = 1, 1, 0, 3
+RGB, BOUNDARIES, RATIO, VALUE_LABELS = np.array([1, 1, 0, 3], np.uint8)
 """Values of the schema's enumerations: a colour space, a kind of box, a unit, and a kind of file."""
 
-LEFT_TOP_RIGHT_BOTTOM = (1, 0, 3, 2)
+LEFT_TOP_RIGHT_BOTTOM = np.array([1, 0, 3, 2], np.uint32)
 """The places of these sides in a box `[ymin, xmin, ymax, xmax]`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Byte:
-    """A number that the schema stores in one byte."""
-
-    value: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Unsigned:
-    """A number that the schema stores in four bytes."""
-
-    value: int
 
 
 Table = Mapping[int, Any]
@@ -66,15 +53,15 @@ def add_detector_metadata(model: Model, name: str, description: str, image_size:
     image = {
         0: "image",
         1: "RGB, 0..255; the whole image, warped to this size",
-        3: _content(IMAGE_PROPERTIES, {0: Byte(RGB), 1: {0: Unsigned(width), 1: Unsigned(height)}}),
+        3: {0: IMAGE_PROPERTIES, 1: {0: RGB, 1: {0: np.uint32(width), 1: np.uint32(height)}}},
         # (value - 0) / 1: the network normalises by itself.
-        4: [{0: Byte(NORMALIZATION), 1: {0: [0.0], 1: [1.0]}}],
+        4: [{0: NORMALIZATION, 1: {0: [0.0], 1: [1.0]}}],
     }
     location, category, score, number = OUTPUTS
-    box = {0: list(map(Unsigned, LEFT_TOP_RIGHT_BOTTOM)), 1: Byte(BOUNDARIES), 2: Byte(RATIO)}
-    labels = {0: LABELS, 1: "the names of the classes", 2: Byte(VALUE_LABELS)}
+    box = {0: LEFT_TOP_RIGHT_BOTTOM, 1: BOUNDARIES, 2: RATIO}
+    labels = {0: LABELS, 1: "the names of the classes", 2: VALUE_LABELS}
     outputs = [
-        {0: location, 1: "boxes [ymin, xmin, ymax, xmax], 0..1", 3: _content(BOX_PROPERTIES, box)},
+        {0: location, 1: "boxes [ymin, xmin, ymax, xmax], 0..1", 3: {0: BOX_PROPERTIES, 1: box}},
         {0: category, 1: "the numbers of the classes, from 0", 6: [labels]},
         {0: score, 1: "scores 0..1, descending"},
         {0: number, 1: "the number of detections; the rows after them mean nothing"},
@@ -88,20 +75,15 @@ def add_detector_metadata(model: Model, name: str, description: str, image_size:
     model.metadata = [*(model.metadata or []), entry]
 
 
-def _content(kind: int, properties: Mapping[int, Any]) -> Table:
-    """Returns the table of what a tensor holds."""
-    return {0: Byte(kind), 1: properties}
-
-
 def _write(builder: flatbuffers.Builder, table: Table) -> int:
     """Writes a table, whose strings, vectors and tables must come before it, and returns its place."""
     places = {field: _write_value(builder, value) for field, value in table.items()}
     builder.StartObject(max(table) + 1)
     for field, value in table.items():
-        if isinstance(value, Byte):
-            builder.PrependInt8Slot(field, value.value, 0)
-        elif isinstance(value, Unsigned):
-            builder.PrependUint32Slot(field, value.value, 0)
+        if isinstance(value, np.uint8):
+            builder.PrependUint8Slot(field, int(value), 0)
+        elif isinstance(value, np.uint32):
+            builder.PrependUint32Slot(field, int(value), 0)
         else:
             builder.PrependUOffsetTRelativeSlot(field, places[field], 0)
     return builder.EndObject()
@@ -109,13 +91,13 @@ def _write(builder: flatbuffers.Builder, table: Table) -> int:
 
 def _write_value(builder: flatbuffers.Builder, value: Any) -> int:
     """Writes what a field refers to, and returns its place; 0 for a number, which the table holds."""
-    if isinstance(value, Byte | Unsigned):
+    if isinstance(value, np.uint8 | np.uint32):
         return 0
     if isinstance(value, str):
         return builder.CreateString(value)
     if isinstance(value, Mapping):
         return _write(builder, value)
-    numbers = {float: builder.PrependFloat32, Unsigned: lambda item: builder.PrependUint32(item.value)}
+    numbers = {float: builder.PrependFloat32, np.uint32: builder.PrependUint32}
     prepend = numbers.get(type(value[0]))
     if prepend is None:
         value, prepend = [_write_value(builder, item) for item in value], builder.PrependUOffsetTRelative

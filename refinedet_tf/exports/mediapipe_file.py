@@ -16,7 +16,7 @@ from refinedet_tf.config import Config
 from refinedet_tf.exports import calibration
 from refinedet_tf.exports.flatbuffer import Model, add_operator, add_tensor
 from refinedet_tf.exports.graphs import DetectionGraphs
-from refinedet_tf.exports.litert_files import check_package, convert, frozen, quantize, write_file
+from refinedet_tf.exports.litert_files import check_package, convert, convert_to_int8, frozen, write_file
 from refinedet_tf.exports.litert_metadata import OUTPUTS, add_detector_metadata
 
 MEDIAPIPE = "mediapipe.tflite"
@@ -68,8 +68,7 @@ def write_mediapipe(
     models = {MEDIAPIPE: convert(module, MEDIAPIPE)}
     if calibration_images is not None:
         batches = list(calibration.batches(calibration_images, 1))
-        calibrated = convert(module, MEDIAPIPE_INT8, lambda: ([images] for images in batches))
-        models[MEDIAPIPE_INT8] = quantize(calibrated)
+        models[MEDIAPIPE_INT8] = convert_to_int8(module, MEDIAPIPE_INT8, batches)
     folder.mkdir(exist_ok=True)
     for name, model in models.items():
         append_suppression(model, config)

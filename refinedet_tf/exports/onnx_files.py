@@ -40,9 +40,7 @@ def write_onnx(
     returns the dict of `postprocess`.
 
     heads.onnx leaves the suppression to the runtime. It takes "images" (float32 [N, height, width, 3],
-    RGB 0..255, of the network's size). It returns the heads as `build_model` describes them, "boxes"
-    (float32 [N, A, 4], normalised `[ymin, xmin, ymax, xmax]`, not clipped) and "scores" (float32
-    [N, A, C] of classes 1..C, 0 where the ARM or the score threshold has dropped the pair). TensorRT's
+    RGB 0..255, of the network's size) and returns `DetectionGraphs.heads_and_candidates`. TensorRT's
     EfficientNMS takes these boxes and scores, without background and box coding.
 
     heads_int8.onnx has the inputs and outputs of heads.onnx; see `write_onnx_int8`.
@@ -68,9 +66,7 @@ def write_onnx(
 
     @tf.function(input_signature=[tf.TensorSpec([batch, *graphs.image_size, 3], tf.float32, "images")])
     def heads(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = graphs.heads(images)
-        boxes, scores = graphs.candidates(outputs)
-        return outputs | {"boxes": boxes, "scores": scores}
+        return graphs.heads_and_candidates(images)
 
     folder.mkdir()
     for name, function in ((DETECTOR, detector), (HEADS, heads)):
@@ -98,15 +94,8 @@ def _warp(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
 
 def _neighbours(length: tf.Tensor, target: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Finds the pixels between which the positions of a resized axis lie.
-
-    Args:
-        length: int32 scalar, the number of pixels of the axis.
-        target: the number of pixels after the resizing.
-
-    Returns:
-        The indices int32 [target] of the pixels before and after each position, and float32 [target],
-        the distance of the position from the pixel before, 0..1.
+    """Returns the pixels before and after each position of a resized axis, int32 [target], and the distance
+    from the pixel before, float32 [target], 0..1.
     """
     # The minimum is always 0. It hides a constant from TensorFlow, which would otherwise multiply by the
     # rounded reciprocal of the constant.
@@ -141,12 +130,7 @@ def _convert(function: tf.types.experimental.PolymorphicFunction, description: s
 
 
 def _one_minus_erf(graph: Any, node: Any, name: str, arguments: Sequence[Any]) -> None:
-    """Converts, for tf2onnx, the complementary error function in ConvNeXt's GELU.
-
-    ONNX has no operator for it. The arguments are those of tf2onnx's `custom_op_handlers`: a
-    `tf2onnx.graph.Graph`, one of its `Node`s, the name of the node, and the list that accompanies the
-    handler.
-    """
+    """Converts, as a handler of tf2onnx, what ONNX has not: the complementary error function in a GELU."""
     (features,), (output,) = node.input, node.output
     dtype, shape = graph.get_dtype(output), graph.get_shape(output)
     graph.remove_node(node.name)

@@ -4,7 +4,9 @@ import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ def write_onnx_int8(heads_file: Path, images: np.ndarray, file: Path, batch: int
         file: the path of the result.
         batch: the number of images per call of `heads_file`; None: any number.
     """
+    inputs = ({"images": part} for part in calibration.batches(images, batch or 1))
     with _restored_root_logger(), tempfile.TemporaryDirectory(dir=file.parent) as folder:
         import onnx
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -41,7 +44,8 @@ def write_onnx_int8(heads_file: Path, images: np.ndarray, file: Path, batch: int
         quantize_static(
             str(prepared),
             str(quantized),
-            _Reader(calibration.batches(images, batch or 1)),
+            # What it needs of an `onnxruntime.quantization.CalibrationDataReader`.
+            SimpleNamespace(get_next=partial(next, inputs, None)),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             # Without VNNI, x86 processors add two products of uint8 and int8 in 16 bits, which overflow
@@ -70,17 +74,6 @@ def _restored_root_logger() -> Iterator[None]:
     finally:
         root.setLevel(level)
         root.handlers[:] = handlers
-
-
-class _Reader:
-    """Gives the inputs one after another, as `onnxruntime.quantization.CalibrationDataReader` does."""
-
-    def __init__(self, batches: Iterator[np.ndarray]) -> None:
-        self._batches = batches
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        images = next(self._batches, None)
-        return None if images is None else {"images": images}
 
 
 def _float_nodes(graph: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,12 @@ those that are computed from its heads."""
 
 CANDIDATES_AT_A_THRESHOLD = 1e-4
 """The accepted fraction of these numbers that differ by more, because scores are 0 below the thresholds."""
+
+FLOAT_FILES = (
+    *(onnx_files.DETECTOR, litert_files.DETECTOR, onnx_files.HEADS, litert_files.HEADS),
+    mediapipe_file.MEDIAPIPE,
+)
+INT8_FILES = (onnx_files.HEADS_INT8, litert_files.HEADS_INT8, mediapipe_file.MEDIAPIPE_INT8)
 
 
 class ExportMismatch(RuntimeError):
@@ -66,16 +73,16 @@ def saved_model_routes(folder: Path, config: Config, size: tuple[int, int]) -> d
 
     def serving_default(samples: Sequence[Sample]) -> list[Answer]:
         outputs = call("serving_default", image_bytes=tf.constant([s.contents for s in samples]))
-        return [(_served_rows(outputs, row), None) for row in range(len(samples))]
+        return [(served_rows(outputs, row), None) for row in range(len(samples))]
 
     def serving_tensor(samples: Sequence[Sample]) -> list[Answer]:
         outputs = (call("serving_tensor", images=tf.constant(sample.pixels[None])) for sample in samples)
-        return [(_served_rows(of_sample, 0), None) for of_sample in outputs]
+        return [(served_rows(of_sample, 0), None) for of_sample in outputs]
 
     def serving_heads(samples: Sequence[Sample]) -> list[Answer]:
         heads = call("serving_heads", images=tf.stack([warp_image(s.pixels, size) for s in samples]))
         outputs = postprocess(heads, anchors, config)
-        return [(_served_rows(outputs, row), _row_of(heads, row)) for row in range(len(samples))]
+        return [(served_rows(outputs, row), _row_of(heads, row)) for row in range(len(samples))]
 
     return {
         "serving_default": serving_default,
@@ -84,42 +91,28 @@ def saved_model_routes(folder: Path, config: Config, size: tuple[int, int]) -> d
     }
 
 
-def file_routes(folder: Path, config: Config, size: tuple[int, int]) -> dict[str, Route]:
-    """Loads the ONNX and LiteRT files in float32 and returns the route of each file, by name."""
-    detectors = _load(folder, (onnx_files.DETECTOR, litert_files.DETECTOR))
-    heads = _load(folder, (onnx_files.HEADS, litert_files.HEADS))
-    for_mediapipe = _load(folder, (mediapipe_file.MEDIAPIPE,))
-
-    def detector_route(name: str, file: ExportedFile) -> Route:
-        def detect(sample: Sample) -> Answer:
-            warped = name == litert_files.DETECTOR
-            outputs = _call(file, warp_image(sample.pixels, size).numpy() if warped else sample.pixels)
-            return _served_rows(outputs, -1), None
-
-        return lambda samples: map(detect, samples)
-
-    return (
-        {name: detector_route(name, file) for name, file in detectors.items()}
-        | {name: heads_route(name, file, config, size) for name, file in heads.items()}
-        | {name: _route_of_mediapipe(file, size) for name, file in for_mediapipe.items()}
-    )
+def load_files(folder: Path, names: Sequence[str]) -> dict[str, ExportedFile]:
+    """Loads those of the named ONNX and LiteRT files that the folder of a version holds, by name."""
+    files: dict[str, ExportedFile] = {}
+    for name in names:
+        path = folder / ("onnx" if name.endswith(".onnx") else "litert") / name
+        if path.exists():
+            in_litert = MediaPipeFileInLiteRT if name in mediapipe_file.FILES else LiteRTFile
+            files[name] = OnnxFile(path) if name.endswith(".onnx") else in_litert(path)
+    return files
 
 
-def _route_of_mediapipe(file: ExportedFile, size: tuple[int, int]) -> Route:
-    """Returns the route of a file for MediaPipe in LiteRT."""
-
-    def detect(sample: Sample) -> Answer:
-        return _served_rows(file(warp_image(sample.pixels[None], size).numpy()), 0), None
-
-    return lambda samples: map(detect, samples)
-
-
-def heads_route(name: str, file: ExportedFile, config: Config, size: tuple[int, int]) -> Route:
-    """Returns the route of a file without suppression."""
+def file_routes(files: Mapping[str, ExportedFile], config: Config, size: tuple[int, int]) -> dict[str, Route]:
+    """Returns the route of each of the files that `load_files` has loaded, by name."""
     anchors = tile_anchors(size, config.model.anchors)
 
-    def detect(sample: Sample) -> Answer:
-        outputs = _call(file, warp_image(sample.pixels, size).numpy())
+    def detect(name: str, sample: Sample) -> Answer:
+        takes_any_size = name == onnx_files.DETECTOR
+        pixels = sample.pixels if takes_any_size else warp_image(sample.pixels, size).numpy()
+        # A file with a fixed batch gets the image repeated. Its last row shows that all rows are computed.
+        outputs = files[name](np.repeat(pixels[None], files[name].batch or 1, axis=0))
+        if "num_detections" in outputs:
+            return served_rows(outputs, -1), None
         for values, computed in zip(("boxes", "scores"), candidates(outputs, anchors, config), strict=True):
             # Boxes are not clipped here. The error is relative, because large numbers have no more digits
             # than small numbers.
@@ -128,44 +121,12 @@ def heads_route(name: str, file: ExportedFile, config: Config, size: tuple[int, 
                 raise ExportMismatch(
                     f"{name}: {values} differ by up to {error.max():.2g} from those of its heads"
                 )
-        return _served_rows(postprocess(outputs, anchors, config), -1), _row_of(outputs, -1)
+        return served_rows(postprocess(outputs, anchors, config), -1), _row_of(outputs, -1)
 
-    return lambda samples: map(detect, samples)
-
-
-def _load(folder: Path, names: Sequence[str]) -> dict[str, ExportedFile]:
-    """Loads those of the named files of a version that exist."""
-    files: dict[str, ExportedFile] = {}
-    for name in names:
-        in_litert = MediaPipeFileInLiteRT if name in mediapipe_file.FILES else LiteRTFile
-        for subfolder, runtime in (("onnx", OnnxFile), ("litert", in_litert)):
-            if (folder / subfolder / name).exists():
-                files[name] = runtime(folder / subfolder / name)
-    return files
+    return {name: partial(map, partial(detect, name)) for name in files}
 
 
-def _call(file: ExportedFile, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """Calls a file with an image, repeated if the file has a fixed batch, whose last row shows that all rows
-    are computed."""
-    return file(np.repeat(pixels[None], file.batch or 1, axis=0))
-
-
-def int8_files(folder: Path) -> dict[str, ExportedFile]:
-    """Loads the files in int8 in the folder of a version; the keys are their names."""
-    return _load(folder, (onnx_files.HEADS_INT8, litert_files.HEADS_INT8, mediapipe_file.MEDIAPIPE_INT8))
-
-
-def int8_routes(folder: Path, config: Config, size: tuple[int, int]) -> dict[str, Route]:
-    """Loads the files in int8 in the folder of a version, and returns the route of each file, by name."""
-    return {
-        name: _route_of_mediapipe(file, size)
-        if isinstance(file, MediaPipeFileInLiteRT)
-        else heads_route(name, file, config, size)
-        for name, file in int8_files(folder).items()
-    }
-
-
-def _served_rows(outputs: Mapping[str, Tensor], row: int) -> Rows:
+def served_rows(outputs: Mapping[str, Tensor], row: int) -> Rows:
     """Returns the detections of one image from the dict of `postprocess`, without the padding."""
     num_detections = int(outputs["num_detections"][row])
     boxes, scores, labels = (

@@ -1,8 +1,7 @@
 """The runtimes of exported files, with one way to call them.
 
 A file is a function from images to arrays by name: `LiteRTFile(path)(images)` and `OnnxFile(path)(images)`
-return what `litert_files.write_litert` and `onnx_files.write_onnx` describe. With `as_network`, a file
-without suppression takes the place of the network: `CompiledDetector(as_network(file, config), config)`.
+return what `litert_files.write_litert` and `onnx_files.write_onnx` describe.
 """
 
 import os
@@ -11,14 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import tensorflow as tf
 
-from refinedet_tf.config import Config
 from refinedet_tf.exports import calibration
 from refinedet_tf.exports.litert_metadata import OUTPUTS
-from refinedet_tf.inference.compiled_detector import Network, network_size
-from refinedet_tf.refinedet.anchors import tile_anchors
-from refinedet_tf.tensors import Heads, Tensor
 
 
 class ExportedFile(Protocol):
@@ -84,18 +78,11 @@ class OnnxFile:
 
     batch: int | None
 
-    def __init__(self, file: Path, threads: int | None = None) -> None:
-        """Loads a file.
-
-        Args:
-            file: the path of the file.
-            threads: the number of threads; None: as onnxruntime decides.
-        """
+    def __init__(self, file: Path) -> None:
+        """Loads a file."""
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         (image,) = self._session.get_inputs()
         self._names = [output.name for output in self._session.get_outputs()]
         self.batch = image.shape[0] if isinstance(image.shape[0], int) else None
@@ -161,30 +148,3 @@ class MediaPipeFile:
             np.array([category.score for _, category in pairs], np.float32),
             np.array([self._labels[category.category_name] for _, category in pairs], np.int32),
         )
-
-
-def as_network(file: ExportedFile, config: Config, image_size: tuple[int, int] | None = None) -> Network:
-    """Makes a `Network` of an exported file without suppression.
-
-    Args:
-        file: heads.onnx, heads.tflite, or one of them in int8.
-        config: the config of the network that was exported.
-        image_size: (height, width) in pixels; it is needed only if `model.image_size` is null.
-    """
-    num_anchors = len(tile_anchors(network_size(config, image_size), config.model.anchors))
-    depths = {"odm_loc": 4, "odm_conf": config.num_classes + 1}
-    if config.model.design != "single_stage":
-        depths |= {"arm_loc": 4, "arm_conf": 2}
-
-    def call(images: np.ndarray) -> list[np.ndarray]:
-        outputs = file(images)
-        return [outputs[name] for name in depths]
-
-    def network(images: Tensor) -> Heads:
-        heads = tf.numpy_function(call, [images], [tf.float32] * len(depths))
-        return {
-            name: tf.ensure_shape(head, [None, num_anchors, depth])
-            for head, (name, depth) in zip(heads, depths.items(), strict=True)
-        }
-
-    return network

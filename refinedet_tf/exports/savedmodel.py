@@ -30,8 +30,6 @@ from refinedet_tf.exports.check import (
     Comparison,
     Sample,
     check_export,
-    check_int8,
-    check_mediapipe,
     check_precision,
     generated_samples,
 )
@@ -223,10 +221,6 @@ def export_saved_model(
                 mediapipe_file.write_mediapipe(plain, config, metadata, folder, images)
         progress(f"comparing on {len(samples)} images")
         comparisons = check_export(written, detector, config, samples, TOLERANCES[options.precision])
-        if options.mediapipe:
-            comparisons += check_mediapipe(written, detector, samples)
-        if options.int8 is not None:
-            comparisons += check_int8(written, detector, config, samples)
         if served is not model:
             comparisons.append(check_precision(detector, Detector(model, config, image_size), samples))
         folder = _place(written, Path(output), version)
@@ -275,11 +269,7 @@ def _place(written: Path, output: Path, version: int | None) -> Path:
 
 
 def _free_folder(output: Path, version: int | None) -> Path:
-    """Returns the path of the version's folder, which does not exist yet.
-
-    Raises:
-        InputError: the version exists or is no valid number.
-    """
+    """Returns the path of the version's folder, which does not exist yet; None: of the next version."""
     if version is None:
         # Longer names are no versions for TensorFlow Serving.
         names = [path.name for path in output.iterdir() if re.fullmatch(r"[0-9]{1,18}", path.name)]

@@ -89,18 +89,9 @@ def _non_maximum_suppression(
 def _suppress_within_classes(
     boxes: tf.Tensor, scores: tf.Tensor, iou_threshold: float, limit: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Calls `_best_of_suppression` for each class.
+    """Calls `_best_of_suppression` for each class, with boxes [B, C, M, 4] and scores [B, C, M].
 
     Because the classes are processed one after another, the overlaps of one of them are in memory.
-
-    Args:
-        boxes: float32 [B, C, M, 4].
-        scores: float32 [B, C, M], in descending order, 0 where there is no candidate.
-        iou_threshold: the IoU above which a candidate is suppressed.
-        limit: the largest number N of candidates that stay per class.
-
-    Returns:
-        Boxes float32 [B, C, N, 4] and scores float32 [B, C, N].
     """
     # LiteRT needs to know the shapes of what a loop collects.
     batch, candidates = scores.shape[0], scores.shape[2]

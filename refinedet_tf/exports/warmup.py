@@ -44,13 +44,7 @@ def write_warmup_requests(folder: Path, image_size: tuple[int, int], image_file:
 
 
 def _prediction_log(signature: str, input_name: str, tensor: bytes) -> bytes:
-    """Encodes a request of a signature with one input as a PredictionLog.
-
-    Args:
-        signature: the name of the signature.
-        input_name: the name of its input.
-        tensor: the value of the input, an encoded TensorProto.
-    """
+    """Encodes a request of a signature with one input, an encoded TensorProto, as a PredictionLog."""
     # The server sends it to the model in the same folder, whatever the name of the model is.
     spec = _field(_SPEC_NAME, b"refinedet") + _field(_SPEC_SIGNATURE_NAME, signature.encode())
     entry = _field(_MAP_KEY, input_name.encode()) + _field(_MAP_VALUE, tensor)

@@ -80,7 +80,7 @@ def write_detections(
         try:
             for path, image, result in results:
                 picture = free_name(path.stem, _ending(path, image), names)
-                entry = _json_entry(path, result, picture)
+                entry = {"image": str(path), "picture": picture, **json_entry(result)}
                 file.write(",\n" if len(names) > 1 else "\n")
                 file.write(json.dumps(entry, ensure_ascii=False))
                 num_drawn += _write_picture(output / picture, image, result, score_threshold)
@@ -113,26 +113,15 @@ def _ending(path: Path, image: np.ndarray) -> str:
     return ".png"
 
 
-def _json_entry(path: Path, result: ImageDetections, picture: str) -> dict[str, object]:
-    """Returns the object of one image in detections.json."""
+def json_entry(result: ImageDetections) -> dict[str, object]:
+    """Returns the "height", the "width" and the "detections" of an image, as `write_detections` says."""
     height, width = result.image_size
-    return {
-        "image": str(path),
-        "picture": picture,
-        "height": height,
-        "width": width,
-        "detections": detection_entries(result),
-    }
-
-
-def detection_entries(result: ImageDetections) -> list[dict[str, object]]:
-    """Returns the "detections" of one image in detections.json."""
     detections: list[dict[str, object]] = []
     for name, score, box in zip(result.names, result.scores, result.boxes, strict=True):
         ymin, xmin, ymax, xmax = (round(float(side), 2) for side in box)
         corners = {"xmin": xmin, "ymin": ymin, "xmax": xmax, "ymax": ymax}
         detections.append({"class": name, "score": round(float(score), 6), "box": corners})
-    return detections
+    return {"height": height, "width": width, "detections": detections}
 
 
 def _write_picture(file: Path, image: np.ndarray, result: ImageDetections, score_threshold: float) -> int:

@@ -49,14 +49,8 @@ def box_voting(boxes: np.ndarray, scores: np.ndarray, iou: float = 0.45) -> tupl
     Raises:
         InputError: a shape does not fit, a score is negative or NaN, or `iou` lies outside 0..1.
     """
-    boxes, scores = _check(boxes, scores, iou)
-    merged_boxes, merged_scores, grouped = [boxes[:0]], [scores[:0]], False
-    for group, _ in _groups(boxes, scores, iou):
-        merged_boxes.append(_vote(boxes[group], scores[group])[None])
-        merged_scores.append(scores[group[:1]])
-        grouped |= len(group) > 1
-    dtype = np.float64 if grouped else boxes.dtype
-    return np.concatenate(merged_boxes).astype(dtype), np.concatenate(merged_scores).astype(dtype)
+    # A new score is never infinite, so that only the means are kept.
+    return _voted(boxes, scores, iou, np.inf)
 
 
 def soft_box_voting(
@@ -82,21 +76,9 @@ def soft_box_voting(
     Raises:
         InputError: a shape does not fit, a score is negative or NaN, or `iou` lies outside 0..1.
     """
-    boxes, scores = _check(boxes, scores, iou)
-    merged_boxes, merged_scores, grouped = [boxes[:0]], [scores[:0]], False
-    for group, overlaps in _groups(boxes, scores, iou):
-        if len(group) > 1:
-            lowered = scores[group] * (1 - overlaps)
-            kept = lowered >= score_threshold
-            merged_boxes.append(boxes[group[kept]])
-            merged_scores.append(lowered[kept])
-            grouped = True
-        merged_boxes.append(_vote(boxes[group], scores[group])[None])
-        merged_scores.append(scores[group[:1]])
-    dtype = np.float64 if grouped else boxes.dtype
-    all_boxes, all_scores = np.concatenate(merged_boxes), np.concatenate(merged_scores)
-    order = _best_first(all_scores)
-    return all_boxes[order].astype(dtype), all_scores[order].astype(dtype)
+    boxes, scores = _voted(boxes, scores, iou, score_threshold)
+    order = _best_first(scores)
+    return boxes[order], scores[order]
 
 
 def soft_nms(
@@ -168,8 +150,6 @@ def merge_detections(
     image_sizes: np.ndarray,
     merge: Merge,
     max_detections: int | None,
-    *,
-    clip: bool = True,
 ) -> DatasetDetections:
     """Merges the detections of a dataset, each class of each image separately.
 
@@ -179,25 +159,15 @@ def merge_detections(
         merge: one of the functions above, or a `functools.partial` of it.
         max_detections: the number of detections of an image that are kept, the best over all classes;
             None: all.
-        clip: whether to clip the boxes before they are merged, see `pixel_boxes`. It is False for boxes
-            that were clipped before they were mirrored back. The authors' program clips the boxes of a
-            pass and no boxes after that, so that a mirrored box may reach the full width.
 
     Returns:
         Rows ordered by image and then by descending score; equal scores are ordered by label and then
         in the order of `merge`. Boxes and scores are float32.
-
-    Raises:
-        InputError: `image_sizes` is not [N, 2] of positive numbers, a detection lies in an image without
-            a row there, or `max_detections` is below 1.
     """
-    image_sizes = _check_sizes(image_sizes, detections.images)
-    if max_detections is not None and max_detections < 1:
-        raise InputError(f"max_detections must be 1 or more, or None for all, got {max_detections}")
     order = np.lexsort((detections.labels, detections.images))
     images, labels = detections.images[order], detections.labels[order]
     scores = detections.scores[order]
-    boxes = pixel_boxes(detections.boxes[order], image_sizes[images], clip)
+    boxes = to_pixels(detections.boxes[order].astype(np.float32), image_sizes[images])
 
     is_first = np.ones(len(order), bool)
     is_first[1:] = (np.diff(images) != 0) | (np.diff(labels) != 0)
@@ -219,24 +189,6 @@ def merge_detections(
     return DatasetDetections(images[order], labels[order], scores[order], boxes[order])
 
 
-def pixel_boxes(boxes: np.ndarray, sizes: np.ndarray, clip: bool = True) -> np.ndarray:
-    """Converts normalised boxes to pixels, as the authors' program does after a pass (`im_detect`).
-
-    Args:
-        boxes: float [n, 4], normalised `[ymin, xmin, ymax, xmax]`.
-        sizes: number [n, 2] or [2], height and width of the image of each box in pixels.
-        clip: whether to clip to `[0, H - 1]` and `[0, W - 1]`, the first and the last pixel.
-
-    Returns:
-        float32 [n, 4].
-    """
-    pixels = to_pixels(np.asarray(boxes, np.float32), sizes)
-    if not clip:
-        return pixels
-    last_pixel = np.concatenate([sizes, sizes], axis=-1).astype(np.float32) - 1
-    return np.clip(pixels, 0, last_pixel)
-
-
 def _check(boxes: np.ndarray, scores: np.ndarray, iou: float) -> tuple[np.ndarray, np.ndarray]:
     """Checks the arguments of a merging function; returns boxes and scores of one common float type."""
     boxes, scores = np.asarray(boxes), np.asarray(scores)
@@ -251,21 +203,6 @@ def _check(boxes: np.ndarray, scores: np.ndarray, iou: float) -> tuple[np.ndarra
         raise InputError(f"the scores to merge must be 0 or more, got {scores.min()}")
     dtype = np.float64 if np.float64 in (boxes.dtype, scores.dtype) else np.float32
     return boxes.astype(dtype, copy=False), scores.astype(dtype, copy=False)
-
-
-def _check_sizes(image_sizes: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Checks that `image_sizes` is [N, 2] and has a row for each of `images`; returns it as an array."""
-    image_sizes = np.asarray(image_sizes)
-    if image_sizes.ndim != 2 or image_sizes.shape[1] != 2:
-        raise InputError(f"image_sizes must be [N, 2], got {list(image_sizes.shape)}")
-    if (image_sizes <= 0).any():
-        raise InputError(f"image_sizes must be positive heights and widths, got {image_sizes.min()}")
-    bad = np.flatnonzero((images < 0) | (images >= len(image_sizes)))
-    if bad.size:
-        raise InputError(
-            f"detection {bad[0]} lies in image {images[bad[0]]}; image_sizes has 0..{len(image_sizes) - 1}"
-        )
-    return image_sizes
 
 
 def _best_first(scores: np.ndarray) -> np.ndarray:
@@ -289,6 +226,24 @@ def _groups(boxes: np.ndarray, scores: np.ndarray, iou: float) -> Iterator[tuple
         remaining = remaining[~grouped]
 
 
+def _voted(
+    boxes: np.ndarray, scores: np.ndarray, iou: float, score_threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean of each group, and before it what `soft_box_voting` keeps of the group."""
+    boxes, scores = _check(boxes, scores, iou)
+    voted_boxes, voted_scores, dtype = [boxes[:0]], [scores[:0]], boxes.dtype
+    for group, overlaps in _groups(boxes, scores, iou):
+        if len(group) > 1:
+            lowered = scores[group] * (1 - overlaps)
+            kept = lowered >= score_threshold
+            voted_boxes.append(boxes[group[kept]])
+            voted_scores.append(lowered[kept])
+            dtype = np.dtype(np.float64)
+        voted_boxes.append(_vote(boxes[group], scores[group])[None])
+        voted_scores.append(scores[group[:1]])
+    return np.concatenate(voted_boxes).astype(dtype), np.concatenate(voted_scores).astype(dtype)
+
+
 def _vote(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Returns the mean box [4] of boxes [m, 4], the best first, weighted by their scores [m]."""
     total = scores.sum()
@@ -298,14 +253,7 @@ def _vote(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _close_gaps(kept: np.ndarray) -> np.ndarray:
-    """Returns the rows of a shortened list: the last kept row fills the first gap, and so on.
-
-    Args:
-        kept: bool [n], k of them True.
-
-    Returns:
-        int [k].
-    """
+    """Returns the rows of a list, bool [n], that are kept: the last one fills the first gap, and so on."""
     count = np.count_nonzero(kept)
     rows = np.arange(count)
     rows[~kept[:count]] = count + np.flatnonzero(kept[count:])[::-1]

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +12,9 @@ from refinedet_tf.inference.detection_files import write_detections
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.inference.image_detector import ImageDetector
 from refinedet_tf.inference.replicas import Replicas
+
+_Batch = tuple[list[tuple[Path, np.ndarray]], list[str]]
+"""The images that were read from successive files, and what is wrong with each of the other files."""
 
 
 def detect_photos(
@@ -34,35 +36,26 @@ def detect_photos(
     unreadable: list[str] = []
 
     def detect(detector: ImageDetector, reading: Future[_Batch]) -> list[ImageDetections]:
-        return detector([image for _, image in reading.result().images], batch_size)
+        images, _ = reading.result()
+        return detector([image for _, image in images], batch_size)
 
     def results() -> Iterator[tuple[Path, np.ndarray, ImageDetections]]:
         with ThreadPoolExecutor(len(replicas.devices)) as readers:
             starts = range(0, len(paths), batch_size)
             batches = (readers.submit(_read_batch, paths[start : start + batch_size]) for start in starts)
             for reading, batch_detections in replicas.run(batches, detect):
-                batch = reading.result()
-                unreadable.extend(batch.unreadable)
-                for (path, image), detections in zip(batch.images, batch_detections, strict=True):
+                images, problems = reading.result()
+                unreadable.extend(problems)
+                for (path, image), detections in zip(images, batch_detections, strict=True):
                     yield path, image, detections
 
     write_detections(results(), len(paths), output, score_threshold, unreadable)
 
 
-class _Batch(NamedTuple):
-    """Images that were read from successive files."""
-
-    images: list[tuple[Path, np.ndarray]]
-    unreadable: list[str]
-    """What is wrong with each file that could not be read."""
-
-
 def _read_batch(paths: Sequence[Path]) -> _Batch:
     contents = [(path, _read(path)) for path in paths]
-    return _Batch(
-        [(path, image) for path, image in contents if not isinstance(image, str)],
-        [problem for _, problem in contents if isinstance(problem, str)],
-    )
+    images = [(path, image) for path, image in contents if not isinstance(image, str)]
+    return images, [problem for _, problem in contents if isinstance(problem, str)]
 
 
 def _read(path: Path) -> np.ndarray | str:

@@ -62,8 +62,9 @@ class Replicas(Generic[DetectorT]):
             make_detector: makes a detector that is traced when it is first called. It is called once per
                 device, and the detector is only used by one thread, which has set that device.
         """
-        self.devices = replica_devices(network)
-        self._strategy = strategy_of(network)
+        variable = _distributed(network)
+        self.devices = local_devices()[:1] if variable is None else [copy.device for copy in variable.values]
+        self._strategy = None if variable is None else variable.distribute_strategy
         self.detectors = [make_detector() for _ in self.devices]
         self.restart()
 
@@ -136,25 +137,9 @@ def local_devices() -> list[str]:
     return [device.name for device in devices if device.name.startswith(f"{this_process}/device:")]
 
 
-def replica_devices(network: Network) -> list[str]:
-    """Lists the devices that hold a copy of the variables of a network.
-
-    Args:
-        network: a model, or another function, which has no variables that are known.
-
-    Returns:
-        The devices of the strategy in whose scope the model was built; without one the first of
-        `local_devices`.
-    """
+def _distributed(network: Network) -> tf.distribute.DistributedValues | None:
+    """Returns a variable of a model that was built in the scope of a strategy; None of any other network."""
     for variable in getattr(network, "variables", ()):
         if isinstance(variable.value, tf.distribute.DistributedValues):
-            return [copy.device for copy in variable.value.values]
-    return local_devices()[:1]
-
-
-def strategy_of(network: Network) -> tf.distribute.Strategy | None:
-    """Returns the strategy in whose scope a model was built, or None."""
-    for variable in getattr(network, "variables", ()):
-        if isinstance(variable.value, tf.distribute.DistributedValues):
-            return variable.value.distribute_strategy
+            return variable.value
     return None

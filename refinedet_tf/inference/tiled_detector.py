@@ -90,18 +90,15 @@ class TiledDetector(ImageDetector):
         if not of_tiles:
             return whole
         size = whole.image_size
-        boxes, scores, labels = [whole.normalized_boxes], [whole.scores], [whole.labels]
-        views = [np.zeros(len(whole.scores), np.int64)]
+        views = [(whole.normalized_boxes, whole.scores, whole.labels, np.zeros(len(whole.scores), np.int64))]
         for tile, detections in enumerate(of_tiles):
             moved = detections.boxes + regions[tile, [0, 1, 0, 1]].astype(np.float32)
             kept = ~seen_better_elsewhere(moved, tile, regions, size)
-            boxes.append(to_normalized(moved[kept], size))
-            scores.append(detections.scores[kept])
-            labels.append(detections.labels[kept])
-            views.append(np.full(np.count_nonzero(kept), 1 + tile))
-        all_boxes, all_scores, all_labels = (np.concatenate(rows) for rows in (boxes, scores, labels))
-        rows = suppress_between_views(all_boxes, all_scores, all_labels, np.concatenate(views), self._nms_iou)
-        return ImageDetections(all_boxes[rows], all_scores[rows], all_labels[rows], self.class_names, size)
+            boxes, number = to_normalized(moved[kept], size), np.full(np.count_nonzero(kept), 1 + tile)
+            views.append((boxes, detections.scores[kept], detections.labels[kept], number))
+        boxes, scores, labels, numbers = (np.concatenate(column) for column in zip(*views, strict=True))
+        rows = suppress_between_views(boxes, scores, labels, numbers, self._nms_iou)
+        return ImageDetections(boxes[rows], scores[rows], labels[rows], self.class_names, size)
 
 
 def make_detector(

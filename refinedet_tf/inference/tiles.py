@@ -93,7 +93,7 @@ def seen_better_elsewhere(
     Returns:
         bool [n].
     """
-    inner = _inner_borders(regions, image_size)
+    inner = regions != np.tile(image_size, 2) * [0, 0, 1, 1]
     # A border of the image does not cut, so that the room there has no end.
     low = np.where(inner[:, :2], regions[:, :2], -np.inf)
     high = np.where(inner[:, 2:], regions[:, 2:], np.inf)
@@ -103,12 +103,6 @@ def seen_better_elsewhere(
     whole = (boxes[:, None, :2] > low) & (boxes[:, None, 2:] < high)
     # The tile itself does not hold its cut boxes in this sense.
     return cut & whole.all(axis=2).any(axis=1)
-
-
-def _inner_borders(regions: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Returns bool [T, 4], whether the image goes on beyond each side of each region."""
-    height, width = image_size
-    return regions != np.array([0, 0, height, width])
 
 
 def suppress_between_views(

@@ -1,15 +1,16 @@
 """Detection on the frames of a video: an annotated video, and one line of JSON per frame."""
 
 import contextlib
+import itertools
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from refinedet_tf.drawing import draw_detections
 from refinedet_tf.errors import InputError
 from refinedet_tf.files import explain_os_errors
-from refinedet_tf.inference.detection_files import QUIET_SECONDS, detection_entries, free_name
+from refinedet_tf.inference.detection_files import QUIET_SECONDS, free_name, json_entry
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.inference.image_detector import ImageDetector
 from refinedet_tf.inference.replicas import Replicas
@@ -88,7 +89,8 @@ def _detect_video(
                         frame.pixels, shown.normalized_boxes, shown.labels, shown.class_names, shown.scores
                     )
                     writer.write(drawn, frame.ticks)
-                    lines.write(json.dumps(_json_line(frame, result), ensure_ascii=False) + "\n")
+                    entry = {"frame": frame.number, "time": round(frame.seconds, 6), **json_entry(result)}
+                    lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 num_frames += 1
                 num_drawn += len(shown.scores)
                 # Some headers state fewer frames than there are.
@@ -108,24 +110,5 @@ def _explained(folder: Path) -> Iterator[None]:
         raise _NotWritten(str(error)) from None
 
 
-def _in_batches(frames: Iterable[Frame], batch_size: int) -> Iterator[list[Frame]]:
-    batch: list[Frame] = []
-    for frame in frames:
-        batch.append(frame)
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _json_line(frame: Frame, result: ImageDetections) -> dict[str, object]:
-    """Returns the object of one frame."""
-    height, width = result.image_size
-    return {
-        "frame": frame.number,
-        "time": round(frame.seconds, 6),
-        "height": height,
-        "width": width,
-        "detections": detection_entries(result),
-    }
+def _in_batches(frames: Iterator[Frame], batch_size: int) -> Iterator[list[Frame]]:
+    return iter(lambda: list(itertools.islice(frames, batch_size)), [])

@@ -5,7 +5,6 @@ import importlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -103,13 +102,9 @@ class VideoReader:
         return next((track for track in tracks if not track.disposition & cover), None)
 
     def __enter__(self) -> "VideoReader":
-        """Returns itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Closes the video."""
+    def __exit__(self, *_: object) -> None:
         self._container.close()
 
     def frames(self) -> Iterator[Frame]:
@@ -188,13 +183,7 @@ class VideoReader:
         self._note_missing_end(num_packets, num_frames, end)
 
     def _note_missing_end(self, num_packets: int, num_frames: int, end: float) -> None:
-        """Notes it as a defect if the video is shorter than its header says.
-
-        Args:
-            num_packets: the number of packets of the video track. Some of them may be no frame that is shown.
-            num_frames: the number of frames.
-            end: where the last packet of any track ends, in seconds.
-        """
+        """Notes it as a defect if the video, which ends at `end` s, is shorter than its header says."""
         stated, duration = self._stream.frames, self._container.duration
         seconds = None
         if duration is not None:

@@ -1,6 +1,7 @@
 """The measurement of a GPU: its quick form on the CPU, and what it notes where something does not run."""
 
 import json
+from functools import partial
 
 import gpu
 import gpu_tables
@@ -67,17 +68,12 @@ def test_quick_form_in_tensorflow(tmp_path):
 
 def test_quick_form_in_jax(tmp_path):
     pytest.importorskip("jax")
+    from gpu_jax import cuda_version
+
+    assert (cuda_version("PJRT C API\ncuda 12090"), cuda_version("cpu")) == ("12.9", None)
     result, tables, progress = quick_run(tmp_path, "jax")
     check_quick_run(result, tables, progress, xla=True)
     assert "| VGG-16 | float32, XLA |" in tables
-
-
-def test_cuda_version_of_jax():
-    pytest.importorskip("jax")
-    from gpu_jax import cuda_version
-
-    assert cuda_version("PJRT C API\ncuda 12090") == "12.9"
-    assert cuda_version("cpu") is None
 
 
 @pytest.mark.slow
@@ -113,26 +109,15 @@ class Programs:
 
     def __init__(self, failures):
         self.failures = failures
+        self.reset_memory = lambda: None
+        self.memory = lambda program: 3 * 2**20
+        self.forward = lambda images, xla: partial(self.call, "forward", xla)
+        self.training_step = lambda batch, xla: partial(self.call, "training step", xla)
 
-    def reset_memory(self):
-        pass
-
-    def memory(self, program):
-        return 3 * 2**20
-
-    def forward(self, images, xla):
-        return self._program("forward", xla)
-
-    def training_step(self, batch, xla):
-        return self._program("training step", xla)
-
-    def _program(self, pass_, xla):
-        def call():
-            if (pass_, xla) in self.failures:
-                raise self.failures[pass_, xla]
-            return {"value": np.float32(7)}
-
-        return call
+    def call(self, pass_, xla):
+        if (pass_, xla) in self.failures:
+            raise self.failures[pass_, xla]
+        return {"value": np.float32(7)}
 
 
 @pytest.mark.parametrize("pass_", ["forward", "training step"])

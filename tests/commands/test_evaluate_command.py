@@ -98,7 +98,7 @@ def test_soft_nms_lowers_scores_of_overlapping_boxes(arguments):
     plain, found = (
         detect_portion(timed_replicas(model, each), each, dataset).detections for each in (config, soft)
     )
-    expected = merge_detections(plain, dataset.image_sizes, soft_nms, 20, clip=False)
+    expected = merge_detections(plain, dataset.image_sizes, soft_nms, 20)
     assert found.scores.sum() < plain.scores.sum()
     for name in ("images", "labels", "scores", "boxes"):
         assert (getattr(found, name) == getattr(expected, name)).all()

@@ -11,7 +11,8 @@ import hostile_images
 import numpy as np
 import pytest
 import tensorflow as tf
-from stand_in_model import CLASSES
+from small_detector import SIZE, assert_same_detections, noise
+from stand_in_model import CLASSES, stand_in_config, stand_in_model
 from tensorflow.python.tools import saved_model_cli
 
 import export_savedmodel
@@ -20,89 +21,54 @@ from refinedet_tf.config import Config
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
 from refinedet_tf.exports import savedmodel
-from refinedet_tf.exports.check import ExportMismatch
+from refinedet_tf.exports.routes import ExportMismatch
 from refinedet_tf.exports.savedmodel import export_saved_model
-from refinedet_tf.inference.detector import Detector
 
 SIGNATURES = ["serving_default", "serving_heads", "serving_tensor"]
 
 
 @pytest.fixture(scope="module")
-def config(exported):
-    return exported.config
-
-
-@pytest.fixture(scope="module")
-def model(exported):
-    return exported.model
-
-
-@pytest.fixture(scope="module")
-def detector(model, config):
-    return Detector(model, config)
-
-
-@pytest.fixture(scope="module")
 def signatures(exported):
-    # The variables live as long as the loaded object.
-    loaded = tf.saved_model.load(str(exported.folder))
-    yield loaded.signatures
+    return exported.served.signatures
 
 
-def image_of(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def assert_agrees(tf_test, outputs, row, result):
-    n = int(outputs["num_detections"][row])
-    assert n == len(result["scores"]) > 3
-    height, width = result["image_size"]
-    boxes = np.asarray(outputs["detection_boxes"])[row, :n] * [height, width, height, width]
-    tf_test.assertAllClose(boxes, result["boxes"], rtol=1e-7, atol=1e-3 * max(height, width))
-    tf_test.assertAllClose(outputs["detection_scores"][row, :n], result["scores"], rtol=1e-7, atol=1e-5)
-    tf_test.assertAllEqual(outputs["detection_classes"][row, :n], result["labels"])
-
-
-def test_bytes_of_every_format_and_size(tf_test, signatures, detector, tmp_path):
+def test_bytes_of_every_format_and_size(signatures, exported, tmp_path):
     contents = [contents for contents, _ in hostile_images.readable().values()]
     outputs = signatures["serving_default"](image_bytes=tf.constant(contents))
     assert outputs["image_decoded"].numpy().all()
-    files = []
-    for number, content in enumerate(contents):
-        files.append(tmp_path / str(number))
-        files[-1].write_bytes(content)
-    for row, result in enumerate(detector(files)):
-        assert_agrees(tf_test, outputs, row, result)
+    files = [tmp_path / str(number) for number in range(len(contents))]
+    for file, content in zip(files, contents, strict=True):
+        file.write_bytes(content)
+    assert_same_detections(outputs, exported.detector(files))
+    num_scores = np.count_nonzero(outputs["detection_scores"].numpy(), axis=1)
+    np.testing.assert_array_equal(num_scores, outputs["num_detections"])
 
 
-def test_a_broken_file_has_an_empty_result_and_the_others_their_own(tf_test, signatures, detector):
-    image = image_of(50, 70)
+def test_a_broken_file_has_an_empty_result_and_the_others_their_own(signatures, exported):
+    image = noise(50, 70)
     good = tf.io.encode_png(image).numpy()
     bad = list(hostile_images.unreadable().values())
     outputs = signatures["serving_default"](image_bytes=tf.constant([*bad, good]))
     assert outputs["image_decoded"].numpy().tolist() == [False] * len(bad) + [True]
-    assert not outputs["num_detections"][:-1].numpy().any()
-    for name in ("detection_boxes", "detection_scores", "detection_classes"):
+    for name in ("num_detections", "detection_boxes", "detection_scores", "detection_classes"):
         assert not outputs[name][:-1].numpy().any()
-    assert_agrees(tf_test, outputs, -1, detector([image])[0])
+    assert_same_detections({name: value[-1:] for name, value in outputs.items()}, exported.detector([image]))
 
 
 def test_no_images(signatures):
     outputs = signatures["serving_default"](image_bytes=tf.constant([], tf.string))
-    assert outputs["detection_boxes"].shape == (0, 200, 4)
+    assert outputs["detection_boxes"].shape == (0, 100, 4)
 
 
-def test_tensors_of_any_size(tf_test, signatures, detector):
-    for height, width in ((64, 128), (33, 47), (1, 1)):
-        images = np.stack([image_of(height, width, seed) for seed in (1, 2)])
-        outputs = signatures["serving_tensor"](images=images)
-        for row, result in enumerate(detector(list(images))):
-            assert_agrees(tf_test, outputs, row, result)
+@pytest.mark.parametrize("size", [SIZE, (33, 47), (1, 1)])
+def test_tensors_of_any_size(signatures, exported, size):
+    images = noise(2, *size, seed=2)
+    assert_same_detections(signatures["serving_tensor"](images=images), exported.detector(list(images)))
 
 
-def test_heads(tf_test, signatures, model):
-    images = np.stack([warp_image(image_of(33, 47, seed), (64, 128)) for seed in (1, 2)])
-    expected = model(images, training=False)
+def test_heads(tf_test, signatures, exported):
+    images = warp_image(noise(2, 33, 47), SIZE)
+    expected = exported.model(images, training=False)
     heads = signatures["serving_heads"](images=images)
     assert heads.keys() == expected.keys() == {"arm_loc", "arm_conf", "odm_loc", "odm_conf"}
     for name, head in heads.items():
@@ -118,12 +84,12 @@ def test_signature_names_and_types(signatures):
     assert inputs == {
         "serving_default": ("image_bytes", "string", [None]),
         "serving_tensor": ("images", "uint8", [None, None, None, 3]),
-        "serving_heads": ("images", "float32", [None, 64, 128, 3]),
+        "serving_heads": ("images", "float32", [None, *SIZE, 3]),
     }
     detections = {
-        "detection_boxes": ("float32", [None, 200, 4]),
-        "detection_scores": ("float32", [None, 200]),
-        "detection_classes": ("float32", [None, 200]),
+        "detection_boxes": ("float32", [None, 100, 4]),
+        "detection_scores": ("float32", [None, 100]),
+        "detection_classes": ("float32", [None, 100]),
         "num_detections": ("int32", [None]),
     }
     outputs = {
@@ -133,26 +99,31 @@ def test_signature_names_and_types(signatures):
     assert outputs["serving_tensor"] == detections
     assert outputs["serving_default"] == detections | {"image_decoded": ("bool", [None])}
     heads = {"arm_loc": 4, "arm_conf": 2, "odm_loc": 4, "odm_conf": 4}
-    assert outputs["serving_heads"] == {k: ("float32", [None, 510, depth]) for k, depth in heads.items()}
+    assert outputs["serving_heads"] == {k: ("float32", [None, 768, depth]) for k, depth in heads.items()}
 
 
 def test_comparisons(exported):
-    names = {comparison.name for comparison in exported.comparisons}
-    assert names == {*SIGNATURES, "detector.onnx", "heads.onnx"}
-    for comparison in exported.comparisons:
+    of_files = [comparison for comparison in exported.comparisons if "in MediaPipe" not in comparison.name]
+    float_files = ["detector.onnx", "detector.tflite", "heads.onnx", "heads.tflite", "mediapipe.tflite"]
+    int8_files = ["heads_int8.onnx", "heads_int8.tflite", "mediapipe_int8.tflite"]
+    assert [comparison.name for comparison in of_files] == [
+        *("serving_default", "serving_tensor", "serving_heads", *float_files),
+        *(f"{name} compared with float32" for name in int8_files),
+    ]
+    for comparison in of_files:
         assert comparison.detections > 200
-        assert (comparison.lost, comparison.scores < 1e-5, comparison.boxes < 1e-5) == (0, True, True)
+        if "int8" not in comparison.name:
+            assert (comparison.lost, comparison.scores < 1e-5, comparison.boxes < 1e-5) == (0, True, True)
 
 
-def test_labels_and_description(exported, config):
+def test_labels_and_description(exported):
     assets = exported.folder / "assets"
     assert (assets / "labels.txt").read_text(encoding="utf-8").splitlines() == list(CLASSES)
     description = json.loads((assets / "model.json").read_text(encoding="utf-8"))
-    assert description["classes"] == list(CLASSES)
-    assert description["image_size"] == [64, 128]
-    assert description["postprocess"]["max_detections"] == 200
+    assert (description["classes"], description["image_size"]) == (list(CLASSES), list(SIZE))
+    assert description["postprocess"]["max_detections"] == 100
     assert description["measured"] == {"mAP": 0.5}
-    assert description["config"]["training"]["batch_size"] == config.training.batch_size
+    assert description["config"]["training"]["batch_size"] == exported.config.training.batch_size
 
 
 SERVE_ALONE = """
@@ -173,30 +144,29 @@ for outputs in results:
 """
 
 
-def child(*arguments, **options):
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    process = subprocess.run(
-        arguments, env=environment, capture_output=True, text=True, check=False, **options
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
-
-
-def test_loads_without_keras_and_without_this_package(exported, detector, tmp_path):
+def test_loads_without_keras_and_without_this_package(exported, tmp_path):
     image = tmp_path / "image.png"
-    image.write_bytes(tf.io.encode_png(image_of(40, 60)).numpy())
-    printed = child(sys.executable, "-c", SERVE_ALONE, str(exported.folder), str(image), cwd=tmp_path)
-    (result,) = detector([image])
-    lines = printed.splitlines()
+    image.write_bytes(tf.io.encode_png(noise(40, 60)).numpy())
+    child = subprocess.run(
+        [sys.executable, "-c", SERVE_ALONE, str(exported.folder), str(image)],
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    (result,) = exported.detector([image])
+    lines = child.stdout.splitlines()
     assert len(lines) == 2
     for line in lines:
         count, score = line.split()
-        assert int(count) == len(result["scores"]) > 3
-        assert float(score) == pytest.approx(result["scores"][0], abs=1e-5)
+        assert int(count) == len(result.scores) > 3
+        assert float(score) == pytest.approx(result.scores[0], abs=1e-5)
 
 
-def test_saved_model_cli(tf_test, exported, detector, monkeypatch, tmp_path):
-    image = image_of(40, 60)
+def test_saved_model_cli(exported, monkeypatch, tmp_path):
+    image = noise(40, 60)
     np.save(tmp_path / "images.npy", image[None])
     choice = ["--tag_set", "serve", "--signature_def", "serving_tensor"]
     files = ["--inputs", f"images={tmp_path / 'images.npy'}", "--outdir", str(tmp_path)]
@@ -206,7 +176,7 @@ def test_saved_model_cli(tf_test, exported, detector, monkeypatch, tmp_path):
         saved_model_cli.main()
     assert not ended.value.code
     outputs = {file.stem: np.load(file) for file in tmp_path.glob("*.npy")}
-    assert_agrees(tf_test, outputs, 0, detector([image])[0])
+    assert_same_detections(outputs, exported.detector([image]))
 
 
 @pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -219,7 +189,7 @@ def test_many_requests_neither_trace_nor_grow(signatures, count):
 
     def request(number):
         rng = np.random.default_rng(number)
-        image = image_of(*rng.integers(20, 400, 2), seed=number)
+        image = noise(*rng.integers(20, 400, 2), seed=number)
         contents = tf.constant([tf.io.encode_jpeg(image).numpy(), b"no image"])
         outputs = signatures["serving_default"](image_bytes=contents)
         assert outputs["num_detections"][0] > 0 and outputs["num_detections"][1] == 0
@@ -234,16 +204,40 @@ def test_many_requests_neither_trace_nor_grow(signatures, count):
     assert resident() - memory < 20
 
 
+@pytest.fixture(scope="module")
+def network():
+    """The network and the config of exports of which only the folder matters."""
+    config = stand_in_config((64, 128))
+    return stand_in_model(config), config
+
+
 @pytest.fixture
 def quick_save(monkeypatch):
-    """Replaces writing and comparing, where only the folders matter."""
-    monkeypatch.setattr(tf.saved_model, "save", lambda module, path, signatures: Path(path).mkdir())
+    """Replaces writing and comparing, where only the folders matter; holds the last export's signatures."""
+    saved = {}
+
+    def save(module, path, signatures):
+        Path(path).mkdir()
+        saved.update(signatures)
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
     monkeypatch.setattr(savedmodel, "check_export", lambda *_: [])
+    return saved
 
 
-def test_versions(quick_save, model, config, tmp_path):
+def test_free_image_size(quick_save, tmp_path):
+    """A network that takes images of any size is exported for one size."""
+    config = stand_in_config(None)
+    model = stand_in_model(config)
+    with pytest.raises(InputError, match="model.image_size is null"):
+        export_saved_model(model, config, tmp_path)
+    export_saved_model(model, config, tmp_path, image_size=(64, 128))
+    assert quick_save["serving_heads"].input_signature[0].shape == [None, 64, 128, 3]
+
+
+def test_versions(quick_save, network, tmp_path):
     def export(version=None):
-        return export_saved_model(model, config, tmp_path, version)[0]
+        return export_saved_model(*network, tmp_path, version)[0]
 
     assert export() == tmp_path / "1"
     assert export(12) == tmp_path / "12"
@@ -260,19 +254,19 @@ def test_versions(quick_save, model, config, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
-def test_two_exports_at_once(quick_save, monkeypatch, model, config, tmp_path):
+def test_two_exports_at_once(quick_save, monkeypatch, network, tmp_path):
     """The slower one takes the next number; a number that was named is not replaced."""
     exported = []
 
     def export_meanwhile(*_):
         monkeypatch.setattr(savedmodel, "check_export", lambda *_: [])
-        exported.append(export_saved_model(model, config, tmp_path)[0])
+        exported.append(export_saved_model(*network, tmp_path)[0])
         return []
 
     for version in (None, 3):
         monkeypatch.setattr(savedmodel, "check_export", export_meanwhile)
         try:
-            exported.append(export_saved_model(model, config, tmp_path, version)[0])
+            exported.append(export_saved_model(*network, tmp_path, version)[0])
         except InputError as error:
             exported.append(str(error))
     refused = f"version 3 exists in {tmp_path}: name another --version, or none"
@@ -282,53 +276,50 @@ def test_two_exports_at_once(quick_save, monkeypatch, model, config, tmp_path):
 
 
 @pytest.mark.parametrize("largest", [10, 1_000, 60_000])
-def test_a_full_disk_ends_in_one_line(model, config, tmp_path, largest):
+def test_a_full_disk_ends_in_one_line(network, tmp_path, largest):
     """The system refuses files above `largest` bytes, as a full disk refuses any."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
     try:
         with pytest.raises(InputError, match=f"--output {tmp_path} cannot be written: .*File too large"):
-            export_saved_model(model, config, tmp_path)
+            export_saved_model(*network, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_left_after_a_failure(monkeypatch, model, config, tmp_path):
+def test_nothing_is_left_after_a_failure(monkeypatch, network, tmp_path):
     def fail(module, path, signatures):
         Path(path).mkdir()
         raise RuntimeError("disk full")
 
     monkeypatch.setattr(tf.saved_model, "save", fail)
     with pytest.raises(RuntimeError, match="disk full"):
-        export_saved_model(model, config, tmp_path)
+        export_saved_model(*network, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_output_that_is_a_file(quick_save, model, config, tmp_path):
+def test_refusals_before_the_work(network, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file cannot be written"):
-        export_saved_model(model, config, tmp_path / "file")
-
-
-def test_config_without_classes(model, tmp_path):
+        export_saved_model(*network, tmp_path / "file")
     with pytest.raises(InputError, match="data.classes is null"):
-        export_saved_model(model, Config(), tmp_path)
+        export_saved_model(network[0], Config(), tmp_path)
 
 
 # The command.
 
 
 @pytest.fixture
-def command_line(monkeypatch, command, model, config):
+def command_line(monkeypatch, command, network):
     """Runs the command with the stand-in network."""
-    monkeypatch.setattr(export_command, "load_model", lambda arguments: (config, model))
+    monkeypatch.setattr(export_command, "load_model", lambda arguments: network[::-1])
     return lambda *arguments: command(export_savedmodel, "--config", "voc320.json", *arguments)
 
 
 def test_command(command_line, tmp_path):
     for name, side in (("a.png", 50), ("b.png", 70)):
-        (tmp_path / name).write_bytes(tf.io.encode_png(image_of(40, side)).numpy())
+        (tmp_path / name).write_bytes(tf.io.encode_png(noise(40, side)).numpy())
     output = tmp_path / "exports"
     result = command_line(
         *("--output", output, "--version", "3", "--weights", "any", "--check", tmp_path / "*.png")
@@ -337,11 +328,7 @@ def test_command(command_line, tmp_path):
     first, *lines = result.out.splitlines()
     assert first == f"{output / '3'}, compared with the network on 2 images:"
     assert result.err.splitlines() == ["writing the SavedModel ...", "comparing on 2 images ..."]
-    assert [line.split(":")[0].strip() for line in lines] == [
-        "serving_default",
-        "serving_tensor",
-        "serving_heads",
-    ]
+    assert sorted(line.split(":")[0].strip() for line in lines) == SIGNATURES
     assert all(" 0 not found again" in line for line in lines)
 
 

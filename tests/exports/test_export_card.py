@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from own_anchors import tile_by_loops
 from tensorflow_serving.apis import prediction_log_pb2
 
 from refinedet_tf.config import Config, DataConfig
@@ -13,6 +14,7 @@ from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
 from refinedet_tf.exports import card
 from refinedet_tf.exports.warmup import write_warmup_requests
+from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.boxes import decode
 from refinedet_tf.run_folder import RunFolder
 
@@ -41,25 +43,23 @@ def test_a_config_that_extends_another_does_not_export_its_description(tmp_path)
 
 def test_model_json_is_enough_to_decode_heads(tf_test):
     """Anchors made of nothing but the file, in plain Python, are those of the project."""
-    from refinedet_tf.refinedet.anchors import tile_anchors
-
     tree = json.loads(card.describe(CONFIG, (96, 160), "float32", None, 10_000))
-    height, width = tree["image_size"]
-    anchors = []
-    for stride in tree["anchors"]["strides"]:
-        for row in range(-(-height // stride)):
-            for column in range(-(-width // stride)):
-                for ratio in tree["anchors"]["aspect_ratios"]:
-                    side = tree["anchors"]["scale"] * stride
-                    cy, cx = (row + 0.5) * stride, (column + 0.5) * stride
-                    h, w = side / ratio**0.5, side * ratio**0.5
-                    box = ((cy - h / 2) / height, (cx - w / 2) / width)
-                    anchors.append((*box, (cy + h / 2) / height, (cx + w / 2) / width))
-    assert len(anchors) == tree["anchors"]["count"]
-    tf_test.assertAllClose(anchors, tile_anchors((96, 160)), rtol=1e-7, atol=1e-6)
+    anchors = tree["anchors"]
+    assert anchors["strides"] == [8, 16, 32, 64]
+    assert anchors["levels"] == [
+        {
+            "stride": stride,
+            "scales": [anchors["scale"] * stride],
+            "aspect_ratios": anchors["aspect_ratios"],
+        }
+        for stride in anchors["strides"]
+    ]
+    tiled = np.array(tile_by_loops(tree["image_size"], anchors["levels"]), np.float32)
+    assert len(tiled) == anchors["count"]
+    tf_test.assertAllClose(tiled, tile_anchors((96, 160)), rtol=1e-7, atol=1e-6)
     # One unit of the first offset moves the centre by the variance, in widths of the anchor.
     moved = np.asarray(decode(np.array([[1.0, 0, 0, 0]], np.float32), np.array([[0, 0, 1, 0.5]], np.float32)))
-    assert moved[0, 1] == pytest.approx(0.5 * tree["anchors"]["variances"][0])
+    assert moved[0, 1] == pytest.approx(0.5 * anchors["variances"][0])
 
 
 def test_accuracy_that_evaluate_wrote(tmp_path):
@@ -100,38 +100,28 @@ def test_other_files_are_refused(tmp_path, text, words):
 
 
 def test_accuracy_of_a_run(tmp_path):
+    """The metric and the data are those of the best validation, where it names them."""
     config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, validation=("2007/val",)))
     run = RunFolder(tmp_path)
     assert card.validation_of_run(run, config) is None
 
-    def entry(step, value, best):
-        return {"step": step, "validation": {"mAP": value, "AP": {"zelle": value}, "best": best}}
+    def entry(step, value, best, **others):
+        validation = {"mAP": value, "AP": {"zelle": value}, "best": best, **others}
+        return {"step": step, "validation": validation}
 
-    lines = [{"step": 1, "loss": 3.0}, entry(5, 0.2, True), entry(10, 0.6, True), entry(15, 0.5, False)]
-    cut_off = '{"step": 20, "valid'  # By a kill.
-    run.log.write_text("".join(json.dumps(line) + "\n" for line in lines) + cut_off, encoding="utf-8")
+    def write(*lines):
+        cut_off = '{"step": 20, "valid'  # By a kill.
+        run.log.write_text("".join(json.dumps(line) + "\n" for line in lines) + cut_off, encoding="utf-8")
+
+    write({"step": 1, "loss": 3.0}, entry(5, 0.2, True), entry(10, 0.6, True), entry(15, 0.5, False))
     assert card.validation_of_run(run, config) is None
     run.best_weights.touch()
-    assert card.validation_of_run(run, config) == {
-        "metric": "voc07",
-        "mAP": 0.6,
-        "AP": {"zelle": 0.6},
-        "source": "validation after 10 steps, 2007/val",
-    }
-
-
-def test_accuracy_of_a_run_whose_metric_has_changed(tmp_path):
-    """The best weights were measured before the change."""
-    best = {"mAP": 0.6, "AP": {"zelle": 0.6}, "best": True, "metric": "coco", "data": ["val2017"]}
-    run = RunFolder(tmp_path)
-    run.log.write_text(json.dumps({"step": 10, "validation": best}) + "\n", encoding="utf-8")
-    run.best_weights.touch()
-    assert card.validation_of_run(run, CONFIG) == {
-        "metric": "coco",
-        "mAP": 0.6,
-        "AP": {"zelle": 0.6},
-        "source": "validation after 10 steps, val2017",
-    }
+    found = {"metric": "voc07", "mAP": 0.6, "AP": {"zelle": 0.6}}
+    source = "validation after 10 steps"
+    assert card.validation_of_run(run, config) == {**found, "source": f"{source}, 2007/val"}
+    write(entry(10, 0.6, True, metric="coco", data=["val2017"]))
+    expected = {**found, "metric": "coco", "source": f"{source}, val2017"}
+    assert card.validation_of_run(run, config) == expected
 
 
 def test_warm_up_requests(tmp_path):

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_detector import small_detector
 from stand_in_model import stand_in_config, stand_in_model
 
 from refinedet_tf.data.images import decode_image
@@ -109,25 +110,22 @@ def test_generated_samples(tf_test):
 
 
 @pytest.mark.slow
-def test_every_form_is_looked_at(tmp_path):
+def test_every_form_is_looked_at(exported):
     """A folder with all forms, compared with a network of other weights or another threshold."""
-    config = stand_in_config((64, 64))
-    model = stand_in_model(config)
-    folder, comparisons = export_saved_model(model, config, tmp_path, options=ExportOptions(onnx=True))
-    names = ["serving_default", "serving_tensor", "serving_heads", "detector.onnx", "heads.onnx"]
-    assert [comparison.name for comparison in comparisons] == names
-    samples = generated_samples()[:2]
+    config, samples = exported.config, generated_samples()[:2]
 
-    def differing(model, config, tolerance=TOLERANCES["float32"]):
+    def differing(model, config):
+        detector = Detector(model, config)
         with pytest.raises(ExportMismatch) as mismatch:
-            check_export(folder, Detector(model, config), config, samples, tolerance)
+            check_export(exported.folder, detector, config, samples, TOLERANCES["float32"])
         return {part.split(":")[0] for part in str(mismatch.value).split("; ")}
 
-    assert differing(stand_in_model(config, seed=1), config) == set(names)
+    whole = {"serving_default", "serving_tensor", "detector.onnx", "detector.tflite", "mediapipe.tflite"}
+    names = whole | {"serving_heads", "heads.onnx", "heads.tflite"}
+    assert differing(small_detector(config, seed=1), config) == names
     # Heads are post-processed here, so that only those with thresholds of their own differ.
     limits = dataclasses.replace(config.postprocess, nms_iou=0.6)
-    whole = {"serving_default", "serving_tensor", "detector.onnx"}
-    assert differing(model, dataclasses.replace(config, postprocess=limits)) == whole
+    assert differing(exported.model, dataclasses.replace(config, postprocess=limits)) == whole
 
 
 @pytest.mark.slow
@@ -147,6 +145,9 @@ def test_a_threshold_without_detections_hides_no_difference(tmp_path):
     with pytest.raises(ExportMismatch) as mismatch:
         check_export(folder, other, config, generated_samples()[:2], TOLERANCES["float32"])
     assert re.findall(r"(\S+): no detections", str(mismatch.value)) == ["serving_heads", "heads.onnx"]
+    signature = tf.saved_model.load(str(folder)).signatures["serving_tensor"]
+    outputs = signature(images=tf.zeros([2, 60, 80, 3], tf.uint8))
+    assert not any(value.numpy().any() for value in outputs.values())
 
 
 def test_heads_are_compared_by_their_size():

@@ -1,43 +1,38 @@
-"""Exports of RefineDet itself: its designs, bfloat16, XLA, and a network of the authors' weights' shape."""
+"""Exports of RefineDet in further forms: designs, backbones, own anchors, bfloat16, XLA."""
 
 import dataclasses
+import json
 import re
+import typing
 
 import keras
 import numpy as np
+import onnxruntime
 import pytest
 import tensorflow as tf
 from config_of import config_of
+from own_anchors import FIVE_LEVELS, tile_by_loops
+from small_detector import small_config, small_detector
+from thin_vgg import thin_vgg
 
-from refinedet_tf.errors import InputError
+from refinedet_tf.config import ModelConfig
 from refinedet_tf.exports import graphs
 from refinedet_tf.exports.graphs import in_bfloat16
 from refinedet_tf.exports.savedmodel import ExportOptions, export_saved_model
 from refinedet_tf.inference.detector import Detector
+from refinedet_tf.refinedet.boxes import decode
 from refinedet_tf.refinedet.network import build_model
 
-SIZE = (96, 128)
+BACKBONES = typing.get_args({f.name: f.type for f in dataclasses.fields(ModelConfig)}["backbone"])
 
-
-def make_config(**model):
-    small = {"backbone": "mobilenet_v2", "image_size": SIZE, "tcb_channels": 32}
-    return config_of(("a", "b", "c"), model={**small, **model})
-
-
-def network_of(config):
-    keras.utils.set_random_seed(0)
-    model = build_model(config)
-    for variable in model.trainable_variables:
-        if "conf" in variable.path and "kernel" in variable.path:
-            # Decided, but not as much as to have many scores of exactly 1.
-            variable.assign(2 * variable)
-    return model
+LITERT = ("vgg16", "resnet101", "mobilenet_v2", "efficientnet_lite0")
+"""The networks whose LiteRT files are compared too."""
 
 
 @pytest.fixture
 def network(small_network):
-    config = make_config()
-    return network_of(config), config
+    config = small_config()
+    return small_detector(config), config
 
 
 def graph_text(folder):
@@ -46,10 +41,10 @@ def graph_text(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("design", ["tiled_anchors", "single_stage"])
-def test_designs(small_network, tmp_path, design):
-    config = make_config(design=design)
+def test_designs(tmp_path, design):
+    config = small_config(design=design)
     folder, comparisons = export_saved_model(
-        network_of(config), config, tmp_path, options=ExportOptions(onnx=True, litert=True)
+        small_detector(config), config, tmp_path, options=ExportOptions(onnx=True, litert=True)
     )
     assert len(comparisons) == 7
     for comparison in comparisons:
@@ -99,46 +94,55 @@ def test_network_in_bfloat16_has_the_same_weights(tf_test, network):
 
 
 @pytest.mark.slow
-def test_limits_become_part_of_the_graph(network, tmp_path):
-    model, config = network
-    limits = dataclasses.replace(config.postprocess, score_threshold=0.4, nms_iou=0.3, max_detections=7)
-    config = dataclasses.replace(config, postprocess=limits)
-    folder, _ = export_saved_model(model, config, tmp_path)
-    image = np.random.default_rng(0).integers(0, 256, (1, 60, 80, 3), np.uint8)
-    outputs = tf.saved_model.load(str(folder)).signatures["serving_tensor"](images=tf.constant(image))
-    assert outputs["detection_scores"].shape == (1, 7)
-    (result,) = Detector(model, config)(list(image))
-    found = int(outputs["num_detections"][0])
-    assert found == len(result["scores"]) > 0
-    assert outputs["detection_scores"][0, found - 1] > 0.4
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_network_in_full_depth_and_width(name, tmp_path):
+    config = config_of(("a", "b", "c"), model={"backbone": name, "image_size": (128, 192)})
+    keras.utils.set_random_seed(0)
+    model = build_model(config)
+    # A random network gives all anchors about the same box and score.
+    for variable in model.trainable_variables:
+        if "odm_conf" in variable.path or "odm_loc" in variable.path:
+            variable.assign(10 * variable)
+    options = ExportOptions(onnx=True, litert=name in LITERT)
+    _, comparisons = export_saved_model(model, config, tmp_path, options=options)
+    for comparison in comparisons:
+        print(f"{name}: {comparison}")
+        assert comparison.detections > 100 and comparison.lost == 0
+    assert len(comparisons) == (7 if options.litert else 5)
+    keras.backend.clear_session()
 
 
 @pytest.mark.slow
-def test_images_without_detections(network, tmp_path):
-    model, config = network
-    limits = dataclasses.replace(config.postprocess, score_threshold=0.999)
-    config = dataclasses.replace(config, postprocess=limits)
-    folder, comparisons = export_saved_model(model, config, tmp_path)
-    assert {(comparison.detections, comparison.lost) for comparison in comparisons} == {(0, 0)}
-    images = tf.zeros([2, 60, 80, 3], tf.uint8)
-    outputs = tf.saved_model.load(str(folder)).signatures["serving_tensor"](images=images)
-    assert outputs["num_detections"].numpy().tolist() == [0, 0]
-    assert not any(value.numpy().any() for value in outputs.values())
+def test_own_anchors_and_a_level_of_stride_4(tf_test, tmp_path):
+    """What model.json says of them is enough to decode the heads of ONNX."""
+    size = (64, 96)
+    config = config_of(2, model={"image_size": size, "anchors": FIVE_LEVELS, "tcb_channels": 8})
+    keras.utils.set_random_seed(0)
+    model = thin_vgg(num_classes=2, image_size=size, anchors=FIVE_LEVELS)
+    generator = np.random.default_rng(1)
+    for variable in model.weights:
+        # Random heads without this give all anchors about the same score.
+        if variable.path.startswith(("arm_", "odm_")):
+            variable.assign(np.asarray(variable) + generator.normal(0, 0.3, variable.shape))
+    folder, comparisons = export_saved_model(model, config, tmp_path, options=ExportOptions(onnx=True))
+    assert len(comparisons) == 5
+    for comparison in comparisons:
+        assert comparison.detections > 20 and comparison.lost == 0, str(comparison)
 
-
-def test_free_image_size(network, tmp_path):
-    """A network that takes images of any size is exported for one size."""
-    config = make_config(image_size=None)
-    model = network_of(config)
-    with pytest.raises(InputError, match="model.image_size is null"):
-        export_saved_model(model, config, tmp_path / "none")
-    folder, _ = export_saved_model(model, config, tmp_path, image_size=(64, 128))
-    signature = tf.saved_model.load(str(folder)).signatures["serving_heads"]
-    assert signature.structured_input_signature[1]["images"].shape.as_list() == [None, 64, 128, 3]
-
-
-def test_onnx_is_float32(network):
-    with pytest.raises(InputError, match="ONNX files are float32"):
-        ExportOptions(precision="bfloat16", onnx=True)
-    with pytest.raises(InputError, match="at least 1, got 0"):
-        ExportOptions(onnx=True, onnx_batch=0)
+    described = json.loads((folder / "assets" / "model.json").read_text(encoding="utf-8"))
+    anchors = described["anchors"]
+    assert anchors["strides"] == [4, 8, 16, 32, 64]
+    assert not {"scale", "aspect_ratios"} & anchors.keys()
+    tiled = np.array(tile_by_loops(size, anchors["levels"]), np.float32)
+    assert len(tiled) == anchors["count"]
+    image = np.random.default_rng(2).integers(0, 256, (1, *size, 3)).astype(np.float32)
+    session = onnxruntime.InferenceSession(folder / "onnx" / "heads.onnx", providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    outputs = dict(zip(names, session.run(names, {"images": image}), strict=True))
+    boxes = np.asarray(decode(outputs["odm_loc"], decode(outputs["arm_loc"], tiled)))
+    tf_test.assertAllClose(outputs["boxes"], boxes, rtol=1e-4, atol=1e-4)
+    # The best detection of the network is among the decoded boxes.
+    (found,) = Detector(model, config)([image[0].astype(np.uint8)])
+    scores = np.where(outputs["scores"][0].max(axis=-1) >= found.scores[0] - 1e-5)[0]
+    best = boxes[0, scores].clip(0, 1) * np.tile(size, 2)
+    assert np.abs(best - found.boxes[0]).max(axis=1).min() < 0.01

@@ -1,15 +1,13 @@
-"""Int8: the images of the calibration, heads_int8.onnx, and the options of the command."""
+"""Int8: the images of the calibration, the accuracy of the files, and the options of the command."""
 
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import tensorflow as tf
-from int8_heads import assert_int8_heads
-from test_export_forms import make_config, network_of
+from image_files import save
+from small_detector import small_detector
 
 import export_savedmodel
 from refinedet_tf.commands import export as export_command
@@ -20,8 +18,6 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation.evaluator import evaluate
 from refinedet_tf.exports import calibration
 from refinedet_tf.exports.accuracy import accuracy_lines, evaluate_file
-from refinedet_tf.exports.graphs import DetectionGraphs
-from refinedet_tf.exports.onnx_files import write_onnx
 from refinedet_tf.exports.runtimes import MediaPipeFileInLiteRT, OnnxFile
 from refinedet_tf.exports.savedmodel import ExportOptions
 
@@ -53,64 +49,37 @@ def test_batches_have_one_size():
     assert [batch.tolist() for batch in batches] == [[0, 1], [2, 3], [4, 4]]
 
 
-def test_options_of_int8():
-    paths = [Path("a.jpg")] * 16
-    with pytest.raises(InputError, match="add --onnx, --litert or --mediapipe"):
-        ExportOptions(int8=paths)
-    with pytest.raises(InputError, match="got 3"):
-        ExportOptions(litert=True, int8=paths[:3])
-    with pytest.raises(InputError, match="LiteRT files are float32"):
-        ExportOptions(litert=True, precision="bfloat16")
-    with pytest.raises(InputError, match="the LiteRT batch must be at least 1, got 0"):
-        ExportOptions(litert_batch=0)
-
-
-@pytest.fixture
-def heads_int8(small_network, tmp_path):
-    """The network, its config, and its files in onnxruntime, float32 and int8."""
-    config = make_config()
-    model = network_of(config)
-    images = np.random.default_rng(0).integers(0, 256, (16, 96, 128, 3)).astype(np.float32)
-    root = logging.getLogger()
-    before = root.level, root.handlers[:]
-    write_onnx(DetectionGraphs(model, config), '{"a": 1}', tmp_path / "onnx", None, images)
-    assert (root.level, root.handlers) == before
-    return model, config, tmp_path / "onnx"
-
-
-def test_heads_int8_onnx(heads_int8):
-    model, config, folder = heads_int8
-    images = np.random.default_rng(1).integers(0, 256, (3, 96, 128, 3)).astype(np.float32)
-    outputs = OnnxFile(folder / "heads_int8.onnx")(images)
-    assert_int8_heads(outputs, model, config, images)
-
-    file = onnx.load(folder / "heads_int8.onnx")
-    assert {prop.key: prop.value for prop in file.metadata_props} == {"model.json": '{"a": 1}'}
-    assert [opset.version for opset in file.opset_import if opset.domain == ""] == [18]
-    producers = {output: node for node in file.graph.node for output in node.output}
-    for node in file.graph.node:
-        sources = [producers[tensor].op_type for tensor in node.input if tensor in producers]
-        if node.op_type == "Conv":
-            assert sources == ["DequantizeLinear"] * len(sources) and len(sources) >= 2
-        if node.op_type in ("ConvTranspose", "Softmax", "Exp") or node.op_type.startswith("ReduceSum"):
-            assert "DequantizeLinear" not in [*sources[1:], *(sources if node.op_type == "Softmax" else [])]
-    sizes = [(folder / name).stat().st_size for name in ("heads_int8.onnx", "heads.onnx")]
-    assert sizes[0] < 0.6 * sizes[1]
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"int8": [Path("a.jpg")] * 16}, "add --onnx, --litert or --mediapipe"),
+        ({"int8": [Path("a.jpg")] * 3, "litert": True}, "got 3"),
+        ({"precision": "bfloat16", "onnx": True}, "ONNX files are float32"),
+        ({"precision": "bfloat16", "litert": True}, "LiteRT files are float32"),
+        ({"precision": "bfloat16", "mediapipe": True}, "MediaPipe files are float32"),
+        ({"onnx": True, "onnx_batch": 0}, "the ONNX batch must be at least 1, got 0"),
+        ({"litert_batch": 0}, "the LiteRT batch must be at least 1, got 0"),
+    ],
+)
+def test_options_are_refused(options, words):
+    with pytest.raises(InputError, match=words):
+        ExportOptions(**options)
 
 
 @pytest.mark.slow
-def test_command_measures_int8(command, small_network, monkeypatch, config_file, devkit, tmp_path):
+def test_command_measures_int8(command, monkeypatch, config_file, devkit, tmp_path):
     """Export to all forms, with mAP on the labelled validation data."""
     dataset = read_dataset(load_config(config_file).data, "validation")
     classes = json.dumps(list(dataset.class_names))
     config = load_config(config_file, [f"data.classes={classes}"])
-    model = network_of(config)
+    model = small_detector(config)
     monkeypatch.setattr(export_command, "load_model", lambda options: (config, model))
     images = devkit / "VOC2007" / "JPEGImages"
+    more_images = [save(tmp_path / f"{number}.png", seed=number) for number in range(4)]
     common = ("--config", config_file, "--set", f"data.classes={classes}", "--weights", "any")
     result = command(
         export_savedmodel, *common, "--output", tmp_path / "exports", "--litert", "--onnx", "--mediapipe",
-        "--int8", images, *_more_images(tmp_path), "--check-split", "validation",
+        "--int8", images, *more_images, "--check-split", "validation",
     )  # fmt: skip
     assert result.code == 0, result
     assert "calibrating int8 on 16 of 16 images" in result.err
@@ -135,15 +104,6 @@ def test_command_measures_int8(command, small_network, monkeypatch, config_file,
         same = evaluate_file(file, config, dataset)
         assert same.mean_ap == pytest.approx(expected.mean_ap, abs=1e-6)
     assert accuracy_lines({"network": expected, "x": same})[1].startswith("x        ")
-
-
-def _more_images(folder):
-    """Four image files, because the data set has twelve."""
-    files = [folder / f"{number}.png" for number in range(4)]
-    for number, file in enumerate(files):
-        pixels = np.random.default_rng(number).integers(0, 256, (40, 60, 3), np.uint8)
-        file.write_bytes(tf.io.encode_png(pixels).numpy())
-    return files
 
 
 def test_command_refuses(refused, tmp_path):

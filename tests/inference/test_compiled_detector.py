@@ -6,7 +6,6 @@ from stand_in_model import CLASSES, stand_in_config, stand_in_model
 
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
-from refinedet_tf.inference.detector import Detector
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.candidates import candidates
 from refinedet_tf.refinedet.postprocessing import postprocess
@@ -133,19 +132,6 @@ def test_is_the_network_and_its_postprocessing(tf_test, detector, model, config,
     tf_test.assertAllEqual(outputs["detection_classes"], expected["detection_classes"])
     for name in ("detection_scores", "detection_boxes"):
         tf_test.assertAllClose(outputs[name], expected[name], rtol=1e-7, atol=1e-6)
-
-
-@pytest.mark.parametrize("count", [1, 3, 8])
-def test_agrees_with_the_detector_of_images(tf_test, detector, model, config, count):
-    """Images of the network's size are not changed by the warp of a `Detector`."""
-    images = noise(count)
-    results = detector.unpack(detector(images.astype(np.float32)), [(64, 64)] * count)
-    for actual, expected in zip(results, Detector(model, config)(images), strict=True):
-        assert actual.names == expected.names and len(actual.names) > 3
-        assert actual.image_size == expected.image_size == (64, 64)
-        tf_test.assertAllEqual(actual.labels, expected.labels)
-        tf_test.assertAllClose(actual.scores, expected.scores, rtol=1e-7, atol=1e-6)
-        tf_test.assertAllClose(actual.boxes, expected.boxes, rtol=1e-7, atol=1e-4)
 
 
 def test_candidates_are_those_of_the_network(tf_test, detector, model, config):

@@ -6,7 +6,7 @@ import tensorflow as tf
 from stand_in_model import CLASSES, stand_in_config, stand_in_model
 from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
-from refinedet_tf.data.images import read_image, warp_image
+from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.compiled_detector import network_size
 from refinedet_tf.inference.detector import Detector
@@ -158,20 +158,6 @@ def test_wrong_calls_of_every_detector(detector, model, config, images, batch_si
         with pytest.raises(InputError, match=words):
             any_detector(images, batch_size)
         assert any_detector([], 8) == []
-
-
-@pytest.mark.parametrize("contents", [b"", b"not an image", "truncated"])
-def test_undecodable_file_is_named(tmp_path, contents):
-    if contents == "truncated":
-        contents = tf.io.encode_png(image_of(20, 20)).numpy()[:-40]
-    (tmp_path / "broken.png").write_bytes(contents)
-    with pytest.raises(InputError, match="broken.png cannot be decoded"):
-        read_image(tmp_path / "broken.png")
-
-
-def test_read_image_returns_the_stored_pixels(tf_test, tmp_path):
-    image = image_of(9, 5)
-    tf_test.assertAllEqual(read_image(write_png(tmp_path / "a.png", image)), image)
 
 
 def test_network_size():

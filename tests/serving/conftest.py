@@ -1,10 +1,10 @@
 """A served model and its clients."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
-import tensorflow as tf
 from grpc_client import GrpcClient
 from image_files import save
 from rest_client import RestClient
@@ -18,23 +18,13 @@ def direct(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def network(exported):
-    return exported.config, exported.model
-
-
-@pytest.fixture(scope="session")
 def model_folder(exported):
     return exported.folder
 
 
-@pytest.fixture(scope="session")
-def loaded_model(model_folder):
-    return tf.saved_model.load(str(model_folder))
-
-
 @pytest.fixture
-def served(loaded_model):
-    return ServedModel(loaded_model)
+def served(exported):
+    return ServedModel(exported.served)
 
 
 @pytest.fixture
@@ -52,19 +42,17 @@ def grpc_address(served):
 @pytest.fixture(params=["rest", "grpc"])
 def connect(request):
     """Makes a client of a running server; its only argument is a `ModelChoice`, by default the latest."""
-    client_class, fixture = {"rest": (RestClient, "rest_url"), "grpc": (GrpcClient, "grpc_address")}[
-        request.param
-    ]
-    address = request.getfixturevalue(fixture)
-    return lambda *model_choice: client_class(address, *model_choice)
+    if request.param == "rest":
+        return partial(RestClient, request.getfixturevalue("rest_url"))
+    return partial(GrpcClient, request.getfixturevalue("grpc_address"))
 
 
 @pytest.fixture
 def options(request, connect):
     """The options with which the command reaches the same server."""
-    api = request.node.callspec.params["connect"]
-    option, fixture = {"rest": ("--url", "rest_url"), "grpc": ("--grpc", "grpc_address")}[api]
-    return [option, request.getfixturevalue(fixture)]
+    if request.node.callspec.params["connect"] == "rest":
+        return ["--url", request.getfixturevalue("rest_url")]
+    return ["--grpc", request.getfixturevalue("grpc_address")]
 
 
 @pytest.fixture

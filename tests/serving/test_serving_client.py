@@ -1,7 +1,7 @@
 """The clients of TF Serving, against servers that stand in for it."""
 
 import contextlib
-import dataclasses
+import itertools
 import re
 import sys
 import threading
@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
-from answers import ServedDetections, read_row
+from answers import read_row
 from grpc_client import GrpcClient
 from image_files import save
 from model_choice import ModelChoice
@@ -17,27 +17,23 @@ from rest_client import RestClient
 from serving_stand_ins import MODEL, http_server, rest_server
 
 from refinedet_tf.errors import InputError
-from refinedet_tf.inference.detector import Detector
 
 
 def assert_agrees(answer, result):
     """A server's answer holds what the `Detector` gives for the same image."""
-    height, width = result.image_size
-    assert isinstance(answer, ServedDetections)
     assert answer.decoded is True
     assert len(answer.scores) == len(result.scores) > 3
-    boxes = answer.boxes * [height, width, height, width]
-    np.testing.assert_allclose(boxes, result.boxes, atol=1e-4 * max(height, width))
-    np.testing.assert_allclose(answer.scores, result.scores, atol=1e-5)
+    np.testing.assert_allclose(answer.boxes, result.normalized_boxes, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(answer.scores, result.scores, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(answer.labels, result.labels)
     kinds = {name: getattr(answer, name).dtype.name for name in ("boxes", "scores", "labels")}
     assert kinds == {"boxes": "float32", "scores": "float32", "labels": "int32"}
 
 
-def test_detections_are_those_of_the_detector(connect, served, network, images):
+def test_detections_are_those_of_the_detector(connect, served, exported, images):
     answers = connect().detect([image.read_bytes() for image in images])
     assert served.asked == [(3, 3)]  # One request, for the latest version.
-    for answer, result in zip(answers, Detector(network[1], network[0])(images), strict=True):
+    for answer, result in zip(answers, exported.detector(images), strict=True):
         assert_agrees(answer, result)
 
 
@@ -47,13 +43,13 @@ def test_versions_and_labels(connect, served, images, named, version):
     assert served.asked == [(version, 1)]
 
 
-def test_an_undecodable_image_is_empty_and_the_others_are_not(connect, network, images):
+def test_an_undecodable_image_is_empty_and_the_others_are_not(connect, exported, images):
     contents = [images[0].read_bytes(), b"no image", images[1].read_bytes(), b""]
     answers = connect().detect(contents)
     assert [answer.decoded for answer in answers] == [True, False, True, False]
     assert [len(answers[i].scores) for i in (1, 3)] == [0, 0]
     assert answers[1].boxes.shape == (0, 4)
-    for answer, result in zip(answers[::2], Detector(network[1], network[0])(images[:2]), strict=True):
+    for answer, result in zip(answers[::2], exported.detector(images[:2]), strict=True):
         assert_agrees(answer, result)
 
 
@@ -91,11 +87,11 @@ def test_a_silent_server(connect, served, images):
     ("change", "message"),
     [
         (lambda o: {k: v for k, v in o.items() if k != "num_detections"}, "no num_detections, only detect"),
-        (lambda o: {**o, "detection_boxes": o["detection_boxes"][:, :, :3]}, r"is \[200, 3\] .*\[K, 4\]"),
+        (lambda o: {**o, "detection_boxes": o["detection_boxes"][:, :, :3]}, r"is \[100, 3\] .*\[K, 4\]"),
         (lambda o: {**o, "detection_scores": o["detection_scores"][:, :9]}, "differ in number"),
         (lambda o: {**o, "detection_scores": o["detection_scores"] * np.nan}, "scores holds .* not finite"),
         (lambda o: {**o, "detection_classes": o["detection_classes"] + 0.5}, "not whole numbers"),
-        (lambda o: {**o, "num_detections": o["num_detections"] + 900}, r"num_detections is \d+ of 200"),
+        (lambda o: {**o, "num_detections": o["num_detections"] + 900}, r"num_detections is \d+ of 100"),
         (lambda o: {k: v[:0] for k, v in o.items()}, "predictions|for 1 images"),
         (lambda o: {**o, "detection_boxes": o["detection_boxes"] + 1.5}, r"boxes hold \S+, outside 0..1"),
         (lambda o: {**o, "detection_scores": -o["detection_scores"]}, r"scores hold -0\.\d+, outside 0..1"),
@@ -165,13 +161,6 @@ def test_messages_stay_short():
         assert len(str(refused.value)) < 500
 
 
-def test_choices_and_answers_are_frozen():
-    answer = ServedDetections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int32), True)
-    for value, field in ((ModelChoice(), "name"), (answer, "decoded")):
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(value, field, None)
-
-
 def test_no_server(tmp_path):
     with rest_server(None) as url:
         pass  # The port is free again.
@@ -193,6 +182,27 @@ def test_url_without_a_server(url):
         RestClient(url).detect([b""])
 
 
+def answering(code, parts, headers=()):
+    """A server that answers every request with a code (None: not at all), headers and the parts of a body."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            if code is not None:
+                self.send_response(code)
+                for header in dict(headers).items():
+                    self.send_header(*header)
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    for part in parts:
+                        self.wfile.write(part)
+
+        def log_message(self, *_):
+            pass
+
+    return http_server(Handler)
+
+
 @pytest.mark.parametrize(
     ("code", "body", "message"),
     [
@@ -209,56 +219,23 @@ def test_url_without_a_server(url):
     ],
 )
 def test_servers_that_are_not_tf_serving(code, body, message):
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
-            if code is not None:
-                self.send_response(code)
-                self.end_headers()
-                self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    with http_server(Handler) as url, pytest.raises(InputError, match=message):
+    with answering(code, [body]) as url, pytest.raises(InputError, match=message):
         RestClient(url).detect([b""])
 
 
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
 def test_redirections_are_named_and_not_followed(code):
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(code)
-            self.send_header("Location", "http://elsewhere.example/v1")
-            self.end_headers()
-            self.wfile.write(b"<html>moved</html>")
-
-        def log_message(self, *_):
-            pass
-
     message = f"answers {code}: a redirection to http://elsewhere.example/v1; give that address as --url"
-    with http_server(Handler) as url, pytest.raises(InputError, match=message):
+    headers = {"Location": "http://elsewhere.example/v1"}
+    with answering(code, [b"moved"], headers) as url, pytest.raises(InputError, match=message):
         RestClient(url).detect([b""])
 
 
 @pytest.mark.parametrize(("code", "message"), [(200, "is longer than 1,000 bytes"), (500, "answers 500: y+")])
 def test_an_answer_without_end(monkeypatch, code, message):
     monkeypatch.setattr("rest_client.MAX_ANSWER_BYTES", 1000)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(code)
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                while True:
-                    self.wfile.write(b"y" * 1000)
-
-        def log_message(self, *_):
-            pass
-
-    with http_server(Handler) as url, pytest.raises(InputError, match=message) as refused:
+    parts = itertools.repeat(b"y" * 1000)
+    with answering(code, parts) as url, pytest.raises(InputError, match=message) as refused:
         RestClient(url).detect([b""])
     assert len(str(refused.value)) < 1000
 
