@@ -15,7 +15,7 @@ PARTS = {
     "coco": ("coco", "set.json:images"),
     "csv": ("csv", "set.csv:images"),
 }
-READING = {"voc": (voc, "read_bytes"), "coco": (coco, "read_json"), "csv": (csv_tables, "read_bytes")}
+READING = {"voc": (voc, "read_bytes"), "coco": (coco, "read_json"), "csv": (csv_tables, "read_text")}
 
 
 @pytest.mark.parametrize("data_format", PARTS)
