@@ -1,5 +1,6 @@
 """Export as ONNX files, which tf2onnx writes."""
 
+import gc
 import importlib.util
 import logging
 from collections.abc import Sequence
@@ -127,6 +128,10 @@ def _convert(function: tf.types.experimental.PolymorphicFunction, description: s
         reason = str(error).splitlines()[0]
         raise InputError(f"{file.name}: tf2onnx cannot convert this network at this size: {reason}") from None
     onnx.save(model, str(file))
+    # The steps of tf2onnx leave copies of the weights that refer to one another, some 8 GB for VGG-16, and
+    # there are too few objects in them for Python to look for such garbage by itself.
+    del model
+    gc.collect()
 
 
 def _one_minus_erf(graph: Any, node: Any, name: str, arguments: Sequence[Any]) -> None:
