@@ -6,7 +6,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
@@ -19,13 +18,11 @@ from refinedet_tf.evaluation.evaluator import (
 )
 from refinedet_tf.evaluation.portions import join_images
 from refinedet_tf.evaluation.results import EvaluationResult
-from refinedet_tf.exports.routes import INT8_FILES, load_files, served_rows
+from refinedet_tf.exports.routes import INT8_FILES, load_files
 from refinedet_tf.exports.runtimes import ExportedFile
-from refinedet_tf.inference.compiled_detector import network_size
+from refinedet_tf.inference.compiled_detector import CompiledDetector
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.progress import Progress
-from refinedet_tf.refinedet.anchors import tile_anchors
-from refinedet_tf.refinedet.postprocessing import postprocess
 
 NETWORK = "network"
 """The name of the network in float32 among the results."""
@@ -74,19 +71,16 @@ def evaluate_file(
         InputError: the reasons are those of `evaluate`.
     """
     check_dataset(config, dataset)
-    image_size = network_size(config)
-    anchors = tile_anchors(image_size, config.model.anchors)
-    compiled = tf.function(lambda heads: postprocess(heads, anchors, config), reduce_retracing=True)
+    # Its stages after the network; the network is the file.
+    detector = CompiledDetector(file, config)
     start = time.perf_counter()
     indices = np.arange(len(dataset))
     results: list[ImageDetections] = []
-    for batch in read_batches(dataset, image_size, config.evaluation.batch_size, indices):
+    for batch in read_batches(dataset, detector.image_size, config.evaluation.batch_size, indices):
         outputs = file(batch["images"].numpy())
-        suppressed = outputs if "num_detections" in outputs else compiled(outputs)
-        for row, image in enumerate(batch["image_indices"].numpy()):
-            boxes, scores, labels = served_rows(suppressed, row)
-            size = tuple(dataset.image_sizes[image].tolist())
-            results.append(ImageDetections(boxes, scores, labels.astype(np.int32), config.class_names, size))
+        suppressed = outputs if "num_detections" in outputs else detector.detections(outputs)
+        sizes = dataset.image_sizes[batch["image_indices"].numpy()].tolist()
+        results += detector.unpack(suppressed, sizes)
         if progress is not None:
             progress(len(results), len(dataset), time.perf_counter() - start)
     detections = join_images(results, indices)
