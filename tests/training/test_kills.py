@@ -73,6 +73,8 @@ def test_twenty_kills_on_the_demo(devkit, tmp_path):
     demo = ["--config", "shapes.json"] + sets(
         f"data.root={devkit}",
         f"training.length={STEPS}",
+        "training.warmup=6",
+        "training.milestones=[45, 55]",
         "training.log_every=1",
         "training.checkpoint_every=5",
         "training.validate_every=20",
