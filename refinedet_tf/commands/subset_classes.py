@@ -8,8 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from refinedet_tf.commands.options import add_model_options
-from refinedet_tf.commands.terminal import run
+from refinedet_tf.commands.options import add_model_options, config_from
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError, shortened_text
@@ -41,7 +40,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     target_config = load_config(options.target)
     target_names = target_config.class_names
 
-    config, trained = load_model(options)
+    config = config_from(options)
+    trained = load_model(config, options)
     from refinedet_tf.refinedet.network import build_model
     from refinedet_tf.weights import save_weights
     from refinedet_tf.weights.class_names import VOC_TO_COCO, matching_labels
@@ -70,7 +70,3 @@ def _parse_map(pairs: Sequence[str]) -> dict[str, str]:
             raise InputError(f"--map {shortened_text(pair, 200)}: write TARGET=TRAINED, e.g. sofa=couch")
         names[target] = trained
     return names
-
-
-if __name__ == "__main__":
-    run(main)

@@ -3,8 +3,31 @@
 import numpy as np
 
 from refinedet_tf.config import DataConfig, LossConfig
-from refinedet_tf.data.dataset import DetectionDataset
+from refinedet_tf.data.dataset import DetectionDataset, read_dataset
 from refinedet_tf.errors import InputError, listed, shortened_text
+
+
+def read_labelled(data_config: DataConfig, split: str) -> DetectionDataset:
+    """Reads the images and objects of a split on which accuracy is measured.
+
+    Raises:
+        InputError: the split is empty, cannot be read, has too many bad boxes, or has no annotations.
+    """
+    dataset = read_dataset(data_config, split)
+    check_share_of_bad_boxes(dataset, data_config, split)
+    check_labelled(dataset, data_config, split)
+    return dataset
+
+
+def check_labelled(dataset: DetectionDataset, data_config: DataConfig, split: str, advice: str = "") -> None:
+    """Checks that a split has annotations; the message ends with the advice.
+
+    Raises:
+        InputError: it is a set of images alone.
+    """
+    if not dataset.labelled:
+        names = ", ".join(getattr(data_config, split))
+        raise InputError(f"data.{split} ({names}) has no annotations to measure against{advice}")
 
 
 def check_share_of_bad_boxes(dataset: DetectionDataset, data_config: DataConfig, split: str) -> None:

@@ -30,10 +30,7 @@ from refinedet_tf.data.readers.reader import Reader
 from refinedet_tf.data.readers.yolo import YoloPart
 from refinedet_tf.data.upright import UprightImages, read_upright_images, turn_boxes
 from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.progress import ProgressPrinter, with_progress
-
-QUIET_SECONDS = 5.0
-"""Reading that takes less time shows no progress."""
+from refinedet_tf.progress import QUIET_SECONDS, ProgressPrinter, with_progress
 
 _LONGEST_NAME = 100
 """Longer names of classes are cut in messages."""
@@ -134,7 +131,7 @@ def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> D
     label_of_class = {name: label for label, name in enumerate(class_names, start=1)}
     label_of_name = np.array([label_of_class[name] for name in raw.names], np.int32)
 
-    images = read_upright_images(raw.paths, raw.stated_sizes, QUIET_SECONDS)
+    images = read_upright_images(raw.paths, raw.stated_sizes)
     frame_sizes, box_sizes = images.frame_sizes[raw.image_of], images.sizes[raw.image_of]
     file_corners, has_area = parts[0].corners(raw.boxes, frame_sizes)
     orientations = np.where(images.turned, images.orientations, 1)[raw.image_of]

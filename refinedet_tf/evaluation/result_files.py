@@ -13,7 +13,7 @@ from matplotlib.font_manager import FontProperties
 
 from refinedet_tf.config import ExpectedConfig
 from refinedet_tf.evaluation.results import EvaluationResult
-from refinedet_tf.files import explain_os_errors
+from refinedet_tf.files import explain_os_errors, write_text
 from refinedet_tf.fonts import name_font
 
 METRIC_TITLES = {
@@ -164,8 +164,7 @@ def write_json(result: EvaluationResult, path: str | Path) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    with explain_os_errors(path):
-        Path(path).write_text(json.dumps(to_json(result), indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(to_json(result), indent=2) + "\n")
 
 
 def write_curves(result: EvaluationResult, path: str | Path) -> None:

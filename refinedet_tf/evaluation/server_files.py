@@ -18,9 +18,8 @@ from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.upright import INVERSE_ORIENTATIONS, turn_boxes
 from refinedet_tf.errors import InputError
-from refinedet_tf.evaluation.coco_files import write_text
 from refinedet_tf.evaluation.ground_truth import GroundTruth, check_labels
-from refinedet_tf.files import explain_os_errors, write_aside
+from refinedet_tf.files import explain_os_errors, write_aside, write_text
 from refinedet_tf.inference.detections import DatasetDetections
 from refinedet_tf.pixel_boxes import coco_pixels, voc_pixels
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from refinedet_tf.drawing import draw_detections
 from refinedet_tf.errors import InputError
 from refinedet_tf.files import explain_os_errors
-from refinedet_tf.inference.detection_files import QUIET_SECONDS, free_name, json_entry
+from refinedet_tf.inference.detection_files import free_name, json_entry
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.inference.image_detector import ImageDetector
 from refinedet_tf.inference.replicas import Replicas
 from refinedet_tf.inference.video_reader import Frame, VideoReader
 from refinedet_tf.inference.video_writer import VideoWriter
-from refinedet_tf.progress import ProgressPrinter
+from refinedet_tf.progress import QUIET_SECONDS, ProgressPrinter
 
 
 def detect_videos(

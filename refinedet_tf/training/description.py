@@ -12,7 +12,7 @@ from refinedet_tf.data.acceptance import use_of_backgrounds
 from refinedet_tf.data.box_checks import write_defects
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import shortened, shortened_text
-from refinedet_tf.files import explain_os_errors
+from refinedet_tf.files import write_text
 from refinedet_tf.training.preparation import PreparedRun
 
 
@@ -85,9 +85,7 @@ def _describe_weights(run: PreparedRun, say: Callable[[str], None]) -> None:
     for line in initial.summary:
         say(line)
     if run.writes:
-        text = "\n".join([*initial.summary, "", *initial.details, ""])
-        with explain_os_errors(run.folder.initial_weights):
-            run.folder.initial_weights.write_text(text, encoding="utf-8")
+        write_text(run.folder.initial_weights, "\n".join([*initial.summary, "", *initial.details, ""]))
 
 
 def _describe_frozen(run: PreparedRun, say: Callable[[str], None]) -> None:
