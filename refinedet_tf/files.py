@@ -63,11 +63,7 @@ def is_folder(path: str | os.PathLike) -> bool:
 
 
 def read_bytes(file: str | os.PathLike, max_bytes: int | None = None) -> bytes:
-    """Reads a file.
-
-    Args:
-        file: the file.
-        max_bytes: the largest size of the file; None: any size.
+    """Reads a file of at most `max_bytes` (None: of any size).
 
     Raises:
         InputError: the file cannot be read or is larger.
@@ -83,10 +79,6 @@ def write_aside(file: Path, write: Callable[[Path], object]) -> None:
     """Calls `write(path)` with another path in the same folder and renames the result to `file`.
 
     At every moment `file` has either its whole old content or its whole new content.
-
-    Args:
-        file: the file to create or replace.
-        write: a function that writes the content to the path it is given.
 
     Raises:
         OSError: the file cannot be written.

@@ -72,10 +72,7 @@ class RunFolder:
     ```
 
     The mark is written before everything else, into a folder that holds none of these files, or by a resume.
-    So everything of these names in a marked folder comes from runs.
-
-    Args:
-        path: the run folder, which need not exist.
+    So everything of these names in a marked folder comes from runs. The folder need not exist.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:

@@ -20,7 +20,7 @@ from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import is_folder
 from refinedet_tf.inference.tiles import Tiling
-from refinedet_tf.progress import ProgressPrinter
+from refinedet_tf.progress import Progress, ProgressPrinter
 
 if TYPE_CHECKING:
     from refinedet_tf.data.dataset import DetectionDataset
@@ -106,7 +106,7 @@ def _evaluate(config: Config, options: argparse.Namespace, tiling: Tiling | None
     from refinedet_tf.evaluation.server_files import check_server_files
     from refinedet_tf.reports.pages import make_report_folder
     from refinedet_tf.training.agreement import join_workers
-    from refinedet_tf.training.validation import Rounds, gather_portions
+    from refinedet_tf.training.validation import detect_together
 
     writes = workers.index == 0
     dataset = read_dataset(config.data, "test", strict=options.strict)
@@ -125,25 +125,19 @@ def _evaluate(config: Config, options: argparse.Namespace, tiling: Tiling | None
         make_report_folder(options.report)
     facts = {"--multi-scale": options.multi_scale, "--tiles": tiling and list(dataclasses.astuple(tiling))}
     join_workers(workers, facts, config, {"test set": dataset}, model.variables)
-    printer = ProgressPrinter()
-    rounds = Rounds(workers, len(dataset), config.evaluation.batch_size)
 
-    def progress(done: int, total: int, seconds: float) -> None:
-        rounds()
-        if writes:
-            printer(done, total, seconds)
+    def detect(progress: Progress, part: tuple[int, int]) -> "Portion":
+        if options.multi_scale or tiling is not None:
+            return detect_portion_on_files(
+                model, config, dataset, progress, part, multi_scale=options.multi_scale, tiling=tiling
+            )
+        return detect_portion(timed_replicas(model, config), config, dataset, progress, part)
 
-    part = (workers.index, len(workers.names))
-    if options.multi_scale or tiling is not None:
-        portion = detect_portion_on_files(
-            model, config, dataset, progress, part, multi_scale=options.multi_scale, tiling=tiling
-        )
-    else:
-        portion = detect_portion(timed_replicas(model, config), config, dataset, progress, part)
-    rounds.finish()
-    joined = gather_portions(portion, workers)
-    if joined is not None:
-        _write(joined, config, dataset, options)
+    progress = ProgressPrinter() if writes else None
+    batch_size = config.evaluation.batch_size
+    portion = detect_together(workers, len(dataset), batch_size, detect, progress=progress)
+    if portion is not None:
+        _write(portion, config, dataset, options)
 
 
 def _write(

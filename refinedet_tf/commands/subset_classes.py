@@ -44,16 +44,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     trained = load_model(config, options)
     from refinedet_tf.refinedet.network import build_model
     from refinedet_tf.weights import save_weights
-    from refinedet_tf.weights.class_names import VOC_TO_COCO, matching_labels
+    from refinedet_tf.weights.class_names import matching_labels
     from refinedet_tf.weights.transfer import copy_classes
 
     trained_names = config.class_names
-    synonyms = {
-        voc_name: coco_name
-        for voc_name, coco_name in VOC_TO_COCO.items()
-        if voc_name in target_names and coco_name in trained_names
-    }
-    labels = matching_labels(target_names, trained_names, synonyms | _parse_map(options.map))
+    labels = matching_labels(target_names, trained_names, _parse_map(options.map))
     target = build_model(target_config)
     copy_classes(trained, target, labels)
     save_weights(target, options.output)

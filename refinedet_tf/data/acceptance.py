@@ -31,12 +31,7 @@ def check_labelled(dataset: DetectionDataset, data_config: DataConfig, split: st
 
 
 def check_share_of_bad_boxes(dataset: DetectionDataset, data_config: DataConfig, split: str) -> None:
-    """Checks that not too many boxes were clipped or dropped.
-
-    Args:
-        dataset: the set.
-        data_config: `max_bad_boxes` is used.
-        split: "train", "validation" or "test".
+    """Checks that not too many boxes of a split were clipped or dropped.
 
     Raises:
         InputError: the share of the boxes that were clipped or dropped is larger than `max_bad_boxes`.
@@ -63,10 +58,6 @@ def empty_classes(dataset: DetectionDataset) -> list[str]:
 
 def check_empty_classes(dataset: DetectionDataset, data_config: DataConfig) -> str | None:
     """Checks that the training set has objects of every class that the config names.
-
-    Args:
-        dataset: the training set.
-        data_config: `classes` and `accept_empty_classes` are used.
 
     Returns:
         A line that names the classes without objects, where the config does not name the classes or

@@ -89,9 +89,19 @@ class DetectionDataset:
         return self.boxes[rows], self.labels[rows], self.difficult[rows]
 
     @property
+    def objects_per_image(self) -> np.ndarray:
+        """int64 [N], the number of objects on each image."""
+        return np.diff(self.offsets)
+
+    @property
+    def image_of(self) -> np.ndarray:
+        """int64 [M], the index of the image of each object."""
+        return np.repeat(np.arange(len(self)), self.objects_per_image)
+
+    @property
     def max_boxes(self) -> int:
         """The largest number of objects on one image."""
-        return int(np.diff(self.offsets).max(initial=0))
+        return int(self.objects_per_image.max(initial=0))
 
 
 def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> DetectionDataset:

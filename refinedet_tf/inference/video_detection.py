@@ -28,14 +28,8 @@ def detect_videos(
 ) -> None:
     """Detects on all frames of videos and writes NAME.mp4 and NAME.jsonl for each.
 
-    Batches of `batch_size` frames are passed to the replicas, some of which are in memory.
-
-    Args:
-        replicas: the detectors.
-        paths: the videos.
-        output: an existing folder.
-        score_threshold: the smallest score of the detections that are drawn.
-        batch_size: the number of frames that a detector gets at once.
+    Batches of `batch_size` frames are passed to the replicas, some of which are in memory. Detections of at
+    least `score_threshold` are drawn. The folder exists.
 
     Raises:
         InputError: videos are broken or cannot be read (what can be read of them has been written, and the

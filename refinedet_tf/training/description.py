@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.config import TrainingConfig
@@ -58,7 +57,7 @@ def _describe_data(run: PreparedRun, say: Callable[[str], None]) -> None:
     """Prints the size of the training set and what is to be said about it, and lists its bad boxes."""
     defects = run.train_set.defects
     say(f"training images: {len(run.train_set)}, objects: {len(run.train_set.labels)}; {defects.summary()}")
-    if backgrounds := int((np.diff(run.train_set.offsets) == 0).sum()):
+    if backgrounds := int((run.train_set.objects_per_image == 0).sum()):
         images = "image" if backgrounds == 1 else "images"
         say(f"{backgrounds} training {images} without an object. {use_of_backgrounds(run.config.loss)}")
     if defects.issues and run.writes:

@@ -513,7 +513,8 @@ def test_differences():
         "name": ("voc320", "other"),
     }
     without = load_config("voc320.json", ["expected=null"])
-    assert differences(old, without) == {"expected": (dataclasses.asdict(old.expected), None)}
+    removed = dataclasses.asdict(old.expected).items()
+    assert differences(old, without) == {f"expected.{key}": (value, None) for key, value in removed if value}
 
 
 def test_overridden_value():
