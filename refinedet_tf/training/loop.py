@@ -294,7 +294,7 @@ class _Loop:
                 best["data"] = run.validation_facts
                 self._save_weights(self.folder.best_weights, done)
             self.state = dataclasses.replace(self.state, best=best, without_gain=without_gain)
-            self.progress.validation(done, mean_ap, result.class_ap, result.loss_terms, is_new_best)
+            self.progress.validation(done, result, is_new_best)
             for note in result.notes:
                 self.progress.say(f"note: {note}")
         if run.writes:
