@@ -51,9 +51,9 @@ def load_network(options: argparse.Namespace) -> tuple[Config, "keras.Model"]:
 
     The weights are random if there is neither a file nor a run folder.
     """
-    if options.weights or is_folder(run_folder_of(options.config)):
-        return load_model(options)
     config = config_from(options)
+    if options.weights or is_folder(run_folder_of(options.config)):
+        return config, load_model(config, options)
     import_tensorflow()
     from refinedet_tf.refinedet.network import build_model
 

@@ -40,9 +40,9 @@ def shortened(value: object, length: int = 200) -> str:
     return shortened_text(text, length)
 
 
-def first_line(error: BaseException, length: int = 200) -> str:
+def first_line(error: BaseException) -> str:
     """Returns the first line of an error's text for a message, or the error's type where it has no text."""
-    return shortened_text((str(error).splitlines() or [type(error).__name__])[0], length)
+    return shortened_text((str(error).splitlines() or [type(error).__name__])[0], 200)
 
 
 def shortened_text(text: object, length: int = 500) -> str:

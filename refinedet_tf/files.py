@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from refinedet_tf.errors import InputError, shortened_text
@@ -63,11 +63,7 @@ def is_folder(path: str | os.PathLike) -> bool:
 
 
 def read_bytes(file: str | os.PathLike, max_bytes: int | None = None) -> bytes:
-    """Reads a file.
-
-    Args:
-        file: the file.
-        max_bytes: the largest size of the file; None: any size.
+    """Reads a file of at most `max_bytes` (None: of any size).
 
     Raises:
         InputError: the file cannot be read or is larger.
@@ -84,10 +80,6 @@ def write_aside(file: Path, write: Callable[[Path], object]) -> None:
 
     At every moment `file` has either its whole old content or its whole new content.
 
-    Args:
-        file: the file to create or replace.
-        write: a function that writes the content to the path it is given.
-
     Raises:
         OSError: the file cannot be written.
     """
@@ -101,6 +93,27 @@ def write_aside(file: Path, write: Callable[[Path], object]) -> None:
         aside.unlink(missing_ok=True)
 
 
+def write_text(file: str | Path, text: str | Iterable[str], errors: str = "strict") -> None:
+    """Writes a text, or the parts of one, in UTF-8 to a file, which appears whole or not at all.
+
+    Args:
+        file: the file to create or replace; its folder exists.
+        text: the text, or its parts, which are written one after the other.
+        errors: what is done about the bytes of a file name that are not UTF-8: "strict" raises an error, and
+            "backslashreplace" writes escapes.
+
+    Raises:
+        InputError: the file cannot be written; the message names it.
+    """
+
+    def write(aside: Path) -> None:
+        with aside.open("w", encoding="utf-8", errors=errors, newline="\n") as stream:
+            stream.writelines([text] if isinstance(text, str) else text)
+
+    with explain_os_errors(file):
+        write_aside(Path(file), write)
+
+
 def flush(path: Path) -> None:
     """Makes the operating system write a file or folder to the disk, so that it survives a crash.
 
@@ -112,6 +125,19 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def check_unused(folder: str | Path) -> None:
+    """Checks that the folder of `--output` is new or empty, so that its files are not mixed with others.
+
+    Raises:
+        InputError: it holds something, is a file, or cannot be read.
+    """
+    shown = f"--output {shortened_text(folder)}"
+    if is_file(folder):
+        raise InputError(f"{shown} is not a folder")
+    if is_folder(folder) and list_folder(folder):
+        raise InputError(f"{shown} is not empty: name a new folder, or remove what is in it")
 
 
 def list_folder(folder: str | Path) -> list[str]:

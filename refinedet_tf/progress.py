@@ -11,6 +11,9 @@ Item = TypeVar("Item")
 Progress = Callable[[int, int, float], None]
 """It is called with the number of images done, their total number, and the seconds since the start."""
 
+QUIET_SECONDS = 5.0
+"""Work that usually takes less time is given this as `quiet_seconds` of its printer."""
+
 SECONDS_ON_A_TERMINAL = 0.5
 SECONDS_IN_A_LOG = 30.0
 """The time between two lines, which is longer in a log, because every line of a log stays."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from refinedet_tf.config import MAX_STEPS, Config
 from refinedet_tf.config.files import config_to_json
 from refinedet_tf.errors import InputError, listed, shortened, shortened_text
-from refinedet_tf.files import check_utf8, explain_os_errors, is_file, is_folder, write_aside
+from refinedet_tf.files import check_utf8, explain_os_errors, is_file, is_folder, write_aside, write_text
 from refinedet_tf.json_files import check_tree, parse_json
 
 STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]{0,17})")
@@ -72,10 +72,7 @@ class RunFolder:
     ```
 
     The mark is written before everything else, into a folder that holds none of these files, or by a resume.
-    So everything of these names in a marked folder comes from runs.
-
-    Args:
-        path: the run folder, which need not exist.
+    So everything of these names in a marked folder comes from runs. The folder need not exist.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -150,9 +147,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             if not self.saved_steps():
                 self._clear()
-            if not is_file(self.mark):
-                write_aside(self.mark, lambda file: file.write_text(MARK, encoding="utf-8"))
-            write_aside(self.config, lambda file: file.write_text(config_to_json(config), encoding="utf-8"))
+        if not is_file(self.mark):
+            write_text(self.mark, MARK)
+        write_text(self.config, config_to_json(config))
 
     def _remains(self) -> list[Path]:
         """Returns what a run writes before its first checkpoint, without its folder of checkpoints."""

@@ -6,10 +6,8 @@ from pathlib import Path
 
 from refinedet_tf.config import Config
 from refinedet_tf.config.files import load_config, run_folder_of
-from refinedet_tf.data.acceptance import check_share_of_bad_boxes
-from refinedet_tf.data.dataset import read_dataset
+from refinedet_tf.data.acceptance import read_labelled
 from refinedet_tf.data.discovery import config_of_folder
-from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import evaluator
 from refinedet_tf.evaluation.results import EvaluationResult
 from refinedet_tf.exports.card import validation_of_run
@@ -63,11 +61,7 @@ def evaluate(
     """
     config, network = trained_network(run, overrides)
     apply_precision(config.training)
-    dataset = read_dataset(config.data, "test")
-    check_share_of_bad_boxes(dataset, config.data, "test")
-    if not dataset.labelled:
-        raise InputError(f"data.test ({', '.join(config.data.test)}) has no annotations to measure against")
-    return evaluator.evaluate(network, config, dataset, progress)
+    return evaluator.evaluate(network, config, read_labelled(config.data, "test"), progress)
 
 
 def export(

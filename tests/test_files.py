@@ -5,7 +5,16 @@ import os
 import pytest
 
 from refinedet_tf.errors import InputError
-from refinedet_tf.files import explain_os_errors, flush, is_file, is_folder, list_folder, write_aside
+from refinedet_tf.files import (
+    check_unused,
+    explain_os_errors,
+    flush,
+    is_file,
+    is_folder,
+    list_folder,
+    write_aside,
+    write_text,
+)
 
 
 def names(folder):
@@ -55,6 +64,29 @@ def test_write_aside_changes_nothing_if_the_disk_fails(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left on device"):
         write_aside(file, lambda path: path.write_text("new"))
     assert names(tmp_path) == ["log.txt"] and file.read_text() == "old"
+
+
+def test_write_text_takes_a_text_or_its_parts(tmp_path):
+    write_text(tmp_path / "one", "café\n")
+    write_text(tmp_path / "two", (part for part in ("caf", "é\n")))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes() == "café\n".encode()
+    with pytest.raises(InputError, match="one cannot be written: the name is not Unicode text"):
+        write_text(tmp_path / "one", "\udce9")
+    assert (tmp_path / "one").read_text(encoding="utf-8") == "café\n"
+    write_text(tmp_path / "one", "\udce9", errors="backslashreplace")
+    assert (tmp_path / "one").read_text(encoding="utf-8") == "\\udce9"
+    with pytest.raises(InputError, match="nowhere/file cannot be written: No such file or directory"):
+        write_text(tmp_path / "nowhere" / "file", "")
+
+
+def test_an_output_folder_is_new_or_empty(tmp_path):
+    check_unused(tmp_path / "new")
+    check_unused(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"^--output .* is not empty: name a new folder"):
+        check_unused(tmp_path)
+    with pytest.raises(InputError, match=r"^--output .*file is not a folder$"):
+        check_unused(tmp_path / "file")
 
 
 def test_missing_places(tmp_path):

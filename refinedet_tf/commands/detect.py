@@ -11,6 +11,7 @@ from refinedet_tf.commands.options import (
     add_score_threshold_option,
     add_view_options,
     check_score_threshold,
+    config_from,
     tiling_from,
 )
 from refinedet_tf.commands.trained_model import load_model
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         options.config = PRETRAINED
     check_score_threshold(options.score_threshold)
     tiling = tiling_from(options)
+    config = config_from(options)
     _refuse_cameras(options.images)
     paths = find_images(options.images)
     are_videos = _are_videos(paths)
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         import_av()
     options.output = free_folder() if options.output is None else options.output
     make_output_folder(options.output)
-    config, model = load_model(options, on_all_devices=True)
+    model = load_model(config, options, on_all_devices=True)
 
     from refinedet_tf.inference.photo_detection import detect_photos
     from refinedet_tf.inference.replicas import Replicas

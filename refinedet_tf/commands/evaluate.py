@@ -16,13 +16,13 @@ from refinedet_tf.commands.options import (
 )
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.commands.trained_model import load_model
+from refinedet_tf.config import Config
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import is_folder
 from refinedet_tf.inference.tiles import Tiling
-from refinedet_tf.progress import ProgressPrinter
+from refinedet_tf.progress import Progress, ProgressPrinter
 
 if TYPE_CHECKING:
-    from refinedet_tf.config import Config
     from refinedet_tf.data.dataset import DetectionDataset
     from refinedet_tf.evaluation.portions import Portion
     from refinedet_tf.training.cluster import Cluster
@@ -66,7 +66,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     options = parser.parse_args(arguments)
     take_data_folder(options)
     tiling = tiling_from(options)
-    cluster = _cluster(options)
+    config = config_from(options)
+    cluster = _cluster(config)
     if cluster is None or cluster.index == 0:
         for path in (options.json, options.curves, options.detections):
             _check_output(path)
@@ -74,29 +75,28 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     import_tensorflow()
     from refinedet_tf.training.workers import Workers
 
-    wait = config_from(options).training.wait_for_workers
-    with Workers(cluster, wait, remedy="start all workers again") as workers:
-        _evaluate(options, tiling, workers)
+    with Workers(cluster, config.training.wait_for_workers, remedy="start all workers again") as workers:
+        _evaluate(config, options, tiling, workers)
         workers.exchange("finished")
 
 
-def _cluster(options: argparse.Namespace) -> "Cluster | None":
+def _cluster(config: Config) -> "Cluster | None":
     """The machines that share the evaluation, or None if this process is alone.
 
     They are those of TF_CONFIG if the config's `training.strategy` is "multi_worker". Without TF_CONFIG the
     run of several machines is evaluated by this process.
     """
-    if "TF_CONFIG" not in os.environ or config_from(options).training.strategy != "multi_worker":
+    if "TF_CONFIG" not in os.environ or config.training.strategy != "multi_worker":
         return None
     from refinedet_tf.training.cluster import read_cluster
 
     return read_cluster()
 
 
-def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Workers") -> None:
+def _evaluate(config: Config, options: argparse.Namespace, tiling: Tiling | None, workers: "Workers") -> None:
     """Detects on the part of this worker; the first worker measures, prints and writes."""
-    config, model = load_model(options, on_all_devices=True)
-    from refinedet_tf.data.acceptance import check_share_of_bad_boxes
+    model = load_model(config, options, on_all_devices=True)
+    from refinedet_tf.data.acceptance import check_labelled, check_share_of_bad_boxes
     from refinedet_tf.data.dataset import read_dataset
     from refinedet_tf.evaluation.evaluator import (
         detect_portion,
@@ -106,18 +106,16 @@ def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Work
     from refinedet_tf.evaluation.server_files import check_server_files
     from refinedet_tf.reports.pages import make_report_folder
     from refinedet_tf.training.agreement import join_workers
-    from refinedet_tf.training.validation import Rounds, gather_portions
+    from refinedet_tf.training.validation import detect_together
 
     writes = workers.index == 0
     dataset = read_dataset(config.data, "test", strict=options.strict)
     check_share_of_bad_boxes(dataset, config.data, "test")
     if writes:
         print(dataset.defects.summary())
-    if not dataset.labelled and options.server_files is None:
-        raise InputError(
-            f"data.test ({', '.join(config.data.test)}) has no annotations to measure against: "
-            "--server-files FOLDER writes what the evaluation server takes"
-        )
+    if options.server_files is None:
+        advice = ": --server-files FOLDER writes what the evaluation server takes"
+        check_labelled(dataset, config.data, "test", advice)
     if not dataset.labelled and (options.report or options.detections):
         option = "--report" if options.report else "--detections"
         raise InputError(f"{option} needs annotations, which data.test ({', '.join(config.data.test)}) lacks")
@@ -127,29 +125,23 @@ def _evaluate(options: argparse.Namespace, tiling: Tiling | None, workers: "Work
         make_report_folder(options.report)
     facts = {"--multi-scale": options.multi_scale, "--tiles": tiling and list(dataclasses.astuple(tiling))}
     join_workers(workers, facts, config, {"test set": dataset}, model.variables)
-    printer = ProgressPrinter()
-    rounds = Rounds(workers, len(dataset), config.evaluation.batch_size)
 
-    def progress(done: int, total: int, seconds: float) -> None:
-        rounds()
-        if writes:
-            printer(done, total, seconds)
+    def detect(progress: Progress, part: tuple[int, int]) -> "Portion":
+        if options.multi_scale or tiling is not None:
+            return detect_portion_on_files(
+                model, config, dataset, progress, part, multi_scale=options.multi_scale, tiling=tiling
+            )
+        return detect_portion(timed_replicas(model, config), config, dataset, progress, part)
 
-    part = (workers.index, len(workers.names))
-    if options.multi_scale or tiling is not None:
-        portion = detect_portion_on_files(
-            model, config, dataset, progress, part, multi_scale=options.multi_scale, tiling=tiling
-        )
-    else:
-        portion = detect_portion(timed_replicas(model, config), config, dataset, progress, part)
-    rounds.finish()
-    joined = gather_portions(portion, workers)
-    if joined is not None:
-        _write(joined, config, dataset, options)
+    progress = ProgressPrinter() if writes else None
+    batch_size = config.evaluation.batch_size
+    portion = detect_together(workers, len(dataset), batch_size, detect, progress=progress)
+    if portion is not None:
+        _write(portion, config, dataset, options)
 
 
 def _write(
-    portion: "Portion", config: "Config", dataset: "DetectionDataset", options: argparse.Namespace
+    portion: "Portion", config: Config, dataset: "DetectionDataset", options: argparse.Namespace
 ) -> None:
     """Measures the detections of all workers, prints the numbers and writes the files."""
     from refinedet_tf.evaluation import result_files

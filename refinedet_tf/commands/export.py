@@ -5,20 +5,15 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from refinedet_tf.commands.image_files import find_images
 from refinedet_tf.commands.options import add_model_options, config_from
 from refinedet_tf.commands.trained_model import load_model
-from refinedet_tf.config import Config
 from refinedet_tf.config.files import run_folder_of
 from refinedet_tf.data.image_header import MAX_PIXELS
 from refinedet_tf.errors import InputError
 from refinedet_tf.progress import ProgressPrinter
 from refinedet_tf.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from refinedet_tf.data.dataset import DetectionDataset
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -96,12 +91,13 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     calibration = find_images(options.int8) if options.int8 else None
     if options.check_split and calibration is None:
         raise InputError("--check-split measures files in int8: add --int8 IMAGES")
-    trained = config_from(options)
+    config = config_from(options)
     # Whatever training computed in, its weights are float32.
-    options.overrides.append("training.precision=float32")
-    config, model = load_model(options)
-    config = dataclasses.replace(config, training=trained.training)
+    in_float32 = dataclasses.replace(config.training, precision="float32")
+    model = load_model(dataclasses.replace(config, training=in_float32), options)
 
+    from refinedet_tf.data.acceptance import read_labelled
+    from refinedet_tf.evaluation.evaluator import check_dataset
     from refinedet_tf.exports.accuracy import accuracy_lines, measure_int8
     from refinedet_tf.exports.card import read_measured, validation_of_run
     from refinedet_tf.exports.check import ExportMismatch, Sample
@@ -118,7 +114,10 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         mediapipe=options.mediapipe,
         int8=calibration,
     )
-    labelled = _labelled_split(config, options.check_split) if options.check_split else None
+    labelled = None
+    if options.check_split:
+        labelled = read_labelled(config.data, options.check_split)
+        check_dataset(config, labelled)
     measured = None
     if options.evaluation is not None:
         measured = read_measured(options.evaluation, config)
@@ -147,22 +146,3 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         print(f"mAP ({config.evaluation.metric}) on {names}, {len(labelled)} images:")
         for line in accuracy_lines(results):
             print(f"  {line}")
-
-
-def _labelled_split(config: Config, split: str) -> "DetectionDataset":
-    """Reads data.validation or data.test.
-
-    Raises:
-        InputError: it is empty or cannot be read, has too many bad boxes, or has no annotations.
-    """
-    from refinedet_tf.data.acceptance import check_share_of_bad_boxes
-    from refinedet_tf.data.dataset import read_dataset
-    from refinedet_tf.evaluation.evaluator import check_dataset
-
-    dataset = read_dataset(config.data, split)
-    check_share_of_bad_boxes(dataset, config.data, split)
-    check_dataset(config, dataset)
-    if not dataset.labelled:
-        names = ", ".join(getattr(config.data, split))
-        raise InputError(f"--check-split: data.{split} ({names}) has no annotations to measure against")
-    return dataset

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Sequence
 
-from refinedet_tf.commands.terminal import run
 from refinedet_tf.data.shapes import write_shapes
 
 
@@ -31,7 +30,3 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     written = write_shapes(options.root, split_sizes, options.seed, object_pixels)
     what = ", ".join(f"{number} images for {split}" for split, number in split_sizes.items())
     print(f"{options.root}: {what}, seed {options.seed}" + ("" if written else " (already there)"))
-
-
-if __name__ == "__main__":
-    run(main)

@@ -13,11 +13,8 @@ from refinedet_tf.commands.options import (
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import is_file
-from refinedet_tf.progress import ProgressPrinter
+from refinedet_tf.progress import QUIET_SECONDS, ProgressPrinter
 from refinedet_tf.reports import NUMBERS, PAGE
-
-QUIET_SECONDS = 5.0
-"""Decoding that takes less time shows no progress."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:

@@ -3,7 +3,7 @@
 import argparse
 
 from refinedet_tf.config import Config
-from refinedet_tf.config.files import load_config
+from refinedet_tf.config.files import load_config, overridden_value
 from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.inference.tiles import Tiling
 
@@ -56,8 +56,7 @@ def take_data_folder(options: argparse.Namespace) -> None:
         return
     from refinedet_tf.data.discovery import BASE_CONFIG, discover, name_override
 
-    formats = [text.partition("=")[2] for text in options.overrides if text.startswith("data.format=")]
-    found = discover(options.data, formats[-1].strip('" ') if formats else None)
+    found = discover(options.data, overridden_value(options.overrides, "data.format"))
     name = [name_override(options.data)] if options.config is None else []
     options.config = options.config or BASE_CONFIG
     options.overrides = [*found.overrides(), *name, *options.overrides]

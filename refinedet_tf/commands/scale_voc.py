@@ -5,18 +5,17 @@ refinedet scale-voc data/VOCdevkit --output data/voc2007_test_photos
 
 import argparse
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 from PIL import Image
 
-from refinedet_tf.commands.terminal import import_tensorflow, run
+from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.config.files import CONFIG_FOLDER
 from refinedet_tf.data.readers.reader import AnnotatedImage, FolderListings
 from refinedet_tf.data.readers.voc import VocPart
 from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.files import explain_os_errors, is_file, is_folder, list_folder, write_aside
+from refinedet_tf.files import check_unused, explain_os_errors, write_text
 from refinedet_tf.progress import ProgressPrinter, with_progress
 
 LONGER_SIDE = 352
@@ -60,7 +59,7 @@ def scale_voc(devkit: Path, output: Path, splits: Mapping[str, Sequence[str]]) -
     Raises:
         InputError: files are missing or broken, `output` holds something, or it cannot be written.
     """
-    _refuse_used_folder(output)
+    check_unused(output)
     ids = [image_id for split in splits.values() for image_id in split]
     photographs = _read_annotations(devkit, ids)
     import_tensorflow()
@@ -79,8 +78,7 @@ def scale_voc(devkit: Path, output: Path, splits: Mapping[str, Sequence[str]]) -
             xml = scaled_annotation(photograph, pixels.shape[:2], size)
             (folder / "Annotations" / f"{image_id}.xml").write_text(xml, encoding="utf-8")
         for name, split in splits.items():
-            lines = "".join(f"{image_id}\n" for image_id in split).encode()
-            write_aside(folder / "ImageSets" / "Main" / f"{name}.txt", partial(Path.write_bytes, data=lines))
+            write_text(folder / "ImageSets" / "Main" / f"{name}.txt", (f"{image_id}\n" for image_id in split))
 
 
 def scaled_size(height: int, width: int) -> tuple[int, int]:
@@ -115,16 +113,6 @@ def scaled_annotation(photograph: AnnotatedImage, size: tuple[int, int], new_siz
     return f"<annotation>\n{stated}\n{objects}</annotation>\n"
 
 
-def _refuse_used_folder(output: Path) -> None:
-    if is_file(output):
-        raise InputError(f"--output {shortened_text(output)} is not a folder")
-    if is_folder(output) and list_folder(output):
-        raise InputError(
-            f"--output {shortened_text(output)} is not empty: name a new folder, or remove it if it is "
-            "unfinished (then VOC2007/ImageSets/Main lacks train.txt or test.txt)"
-        )
-
-
 def _read_annotations(devkit: Path, ids: Sequence[str]) -> dict[str, AnnotatedImage]:
     """Returns {id: photograph} for all of VOC 2007 test, after checking that no file of `ids` is missing."""
     folder = devkit / "VOC2007"
@@ -147,7 +135,3 @@ def _read_annotations(devkit: Path, ids: Sequence[str]) -> dict[str, AnnotatedIm
             "needed photographs are not in it; it must be the file of VOC 2007 test"
         )
     return photographs
-
-
-if __name__ == "__main__":
-    run(main)

@@ -8,8 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from refinedet_tf.commands.options import add_model_options
-from refinedet_tf.commands.terminal import run
+from refinedet_tf.commands.options import add_model_options, config_from
 from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError, shortened_text
@@ -41,19 +40,15 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     target_config = load_config(options.target)
     target_names = target_config.class_names
 
-    config, trained = load_model(options)
+    config = config_from(options)
+    trained = load_model(config, options)
     from refinedet_tf.refinedet.network import build_model
     from refinedet_tf.weights import save_weights
-    from refinedet_tf.weights.class_names import VOC_TO_COCO, matching_labels
+    from refinedet_tf.weights.class_names import matching_labels
     from refinedet_tf.weights.transfer import copy_classes
 
     trained_names = config.class_names
-    synonyms = {
-        voc_name: coco_name
-        for voc_name, coco_name in VOC_TO_COCO.items()
-        if voc_name in target_names and coco_name in trained_names
-    }
-    labels = matching_labels(target_names, trained_names, synonyms | _parse_map(options.map))
+    labels = matching_labels(target_names, trained_names, _parse_map(options.map))
     target = build_model(target_config)
     copy_classes(trained, target, labels)
     save_weights(target, options.output)
@@ -70,7 +65,3 @@ def _parse_map(pairs: Sequence[str]) -> dict[str, str]:
             raise InputError(f"--map {shortened_text(pair, 200)}: write TARGET=TRAINED, e.g. sofa=couch")
         names[target] = trained
     return names
-
-
-if __name__ == "__main__":
-    run(main)

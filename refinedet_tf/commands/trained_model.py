@@ -7,7 +7,6 @@ import sys
 import warnings
 from typing import TYPE_CHECKING
 
-from refinedet_tf.commands.options import config_from
 from refinedet_tf.commands.terminal import import_tensorflow
 from refinedet_tf.config import Config
 from refinedet_tf.config.files import run_folder_of
@@ -19,16 +18,15 @@ if TYPE_CHECKING:
     import keras
 
 
-def load_model(options: argparse.Namespace, on_all_devices: bool = False) -> tuple[Config, "keras.Model"]:
-    """Returns the config and the trained model that `--config`, `--set` and `--weights` describe.
+def load_model(config: Config, options: argparse.Namespace, on_all_devices: bool = False) -> "keras.Model":
+    """Returns the trained model of a config with the weights that `--config` and `--weights` name.
 
-    With `--multi-scale` the model takes any size; the config keeps the one it was trained at. With
+    With `--multi-scale` the model takes any size, and not only the one it was trained at. With
     `on_all_devices`, each of several GPUs, or of several logical CPU devices, holds a copy of the weights.
 
     Raises:
-        InputError: the config is wrong, there are no weights, or they do not fit the model.
+        InputError: there are no weights, or they do not fit the model.
     """
-    config = config_from(options)
     weights = options.weights
     if weights is None:
         folder = run_folder_of(options.config)
@@ -59,4 +57,4 @@ def load_model(options: argparse.Namespace, on_all_devices: bool = False) -> tup
     for note in notes:
         if issubclass(note.category, UserWarning):
             print(f"note: {note.message}", file=sys.stderr)
-    return config, model
+    return model

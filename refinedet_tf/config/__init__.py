@@ -8,6 +8,7 @@ from refinedet_tf.config.schema import (
     ModelConfig,
     PostprocessConfig,
     differences,
+    values_by_key,
     with_classes,
 )
 from refinedet_tf.config.training import AugmentationConfig, DataConfig, TrainingConfig
@@ -28,5 +29,6 @@ __all__ = [
     "differences",
     "epochs_of",
     "steps_of",
+    "values_by_key",
     "with_classes",
 ]

@@ -112,6 +112,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise InputError("; ".join(mistakes)) from None
 
 
+def overridden_value(overrides: Sequence[str], key: str) -> Any:
+    """Returns the value that overrides, as `load_config` takes them, give a key; None where they give none.
+
+    Raises:
+        InputError: an override has another form.
+    """
+    tree: Any = {}
+    for override in overrides:
+        _set(tree, *_parse_override(override))
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
+
+
 def run_folder_of(path: str | Path) -> Path:
     """Returns the path, or the folder of the detector that comes with the package if it is "pretrained".
 

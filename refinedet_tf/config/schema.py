@@ -242,14 +242,17 @@ def with_classes(config: Config, classes: Sequence[str]) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, classes=tuple(classes)))
 
 
+def values_by_key(config: Config) -> dict[str, Any]:
+    """Returns the values of a config by their keys, such as "name" and "training.batch_size"."""
+    values: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(config).items():
+        is_section = isinstance(value, dict)
+        values |= {f"{name}.{key}": inner for key, inner in value.items()} if is_section else {name: value}
+    return values
+
+
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Returns the keys (`section.key`) in which two configs differ, with the old and the new value."""
-    pairs: dict[str, tuple[Any, Any]] = {}
-    new_values = dataclasses.asdict(new)
-    for key, old_value in dataclasses.asdict(old).items():
-        new_value = new_values[key]
-        if isinstance(old_value, dict) and isinstance(new_value, dict):
-            pairs |= {f"{key}.{name}": (old_value[name], new_value[name]) for name in old_value}
-        else:
-            pairs[key] = (old_value, new_value)
+    """Returns the keys in which two configs differ, with the old and the new value (None without the key)."""
+    before, now = values_by_key(old), values_by_key(new)
+    pairs = {key: (before.get(key), now.get(key)) for key in before | now}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}

@@ -3,17 +3,35 @@
 import numpy as np
 
 from refinedet_tf.config import DataConfig, LossConfig
-from refinedet_tf.data.dataset import DetectionDataset
+from refinedet_tf.data.dataset import DetectionDataset, read_dataset
 from refinedet_tf.errors import InputError, listed, shortened_text
 
 
-def check_share_of_bad_boxes(dataset: DetectionDataset, data_config: DataConfig, split: str) -> None:
-    """Checks that not too many boxes were clipped or dropped.
+def read_labelled(data_config: DataConfig, split: str) -> DetectionDataset:
+    """Reads the images and objects of a split on which accuracy is measured.
 
-    Args:
-        dataset: the set.
-        data_config: `max_bad_boxes` is used.
-        split: "train", "validation" or "test".
+    Raises:
+        InputError: the split is empty, cannot be read, has too many bad boxes, or has no annotations.
+    """
+    dataset = read_dataset(data_config, split)
+    check_share_of_bad_boxes(dataset, data_config, split)
+    check_labelled(dataset, data_config, split)
+    return dataset
+
+
+def check_labelled(dataset: DetectionDataset, data_config: DataConfig, split: str, advice: str = "") -> None:
+    """Checks that a split has annotations; the message ends with the advice.
+
+    Raises:
+        InputError: it is a set of images alone.
+    """
+    if not dataset.labelled:
+        names = ", ".join(getattr(data_config, split))
+        raise InputError(f"data.{split} ({names}) has no annotations to measure against{advice}")
+
+
+def check_share_of_bad_boxes(dataset: DetectionDataset, data_config: DataConfig, split: str) -> None:
+    """Checks that not too many boxes of a split were clipped or dropped.
 
     Raises:
         InputError: the share of the boxes that were clipped or dropped is larger than `max_bad_boxes`.
@@ -40,10 +58,6 @@ def empty_classes(dataset: DetectionDataset) -> list[str]:
 
 def check_empty_classes(dataset: DetectionDataset, data_config: DataConfig) -> str | None:
     """Checks that the training set has objects of every class that the config names.
-
-    Args:
-        dataset: the training set.
-        data_config: `classes` and `accept_empty_classes` are used.
 
     Returns:
         A line that names the classes without objects, where the config does not name the classes or

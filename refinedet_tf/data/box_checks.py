@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.files import explain_os_errors
+from refinedet_tf.files import write_text
 
 ROUNDING = 1.0
 """A box may cross the border of its image by this many pixels and still count as a rounding error, because
@@ -257,8 +257,7 @@ def write_defects(defects: BoxDefects, path: str | Path) -> None:
         for issue in defects.issues
     ]
     text = json.dumps(head)[:-1] + ', "issues": [\n' + ",\n".join(lines) + "\n]}\n"
-    with explain_os_errors(path):
-        Path(path).write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def format_box(box: Iterable[float]) -> str:

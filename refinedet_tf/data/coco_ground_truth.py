@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
 
@@ -75,20 +73,6 @@ def join_ground_truths(
             "annotations": annotations,
         }
     )
-
-
-def count_too_crowded(offsets: np.ndarray, labels: np.ndarray, difficult: np.ndarray) -> int:
-    """Counts the images with more objects of a class than the metric counts detections.
-
-    Args:
-        offsets: int64 [N + 1]; the objects of image i are the rows offsets[i] to offsets[i + 1].
-        labels: int32 [M], 1..C.
-        difficult: bool [M]; such objects need not be found.
-    """
-    images = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    pairs = np.stack([images, labels])[:, ~difficult]
-    pairs, counts = np.unique(pairs, axis=1, return_counts=True)
-    return len(np.unique(pairs[0, counts > MAX_DETECTIONS]))
 
 
 def names_below_common_folder(paths: Sequence[str]) -> list[str]:

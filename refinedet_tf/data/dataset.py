@@ -30,10 +30,7 @@ from refinedet_tf.data.readers.reader import Reader
 from refinedet_tf.data.readers.yolo import YoloPart
 from refinedet_tf.data.upright import UprightImages, read_upright_images, turn_boxes
 from refinedet_tf.errors import InputError, shortened_text
-from refinedet_tf.progress import ProgressPrinter, with_progress
-
-QUIET_SECONDS = 5.0
-"""Reading that takes less time shows no progress."""
+from refinedet_tf.progress import QUIET_SECONDS, ProgressPrinter, with_progress
 
 _LONGEST_NAME = 100
 """Longer names of classes are cut in messages."""
@@ -92,9 +89,19 @@ class DetectionDataset:
         return self.boxes[rows], self.labels[rows], self.difficult[rows]
 
     @property
+    def objects_per_image(self) -> np.ndarray:
+        """int64 [N], the number of objects on each image."""
+        return np.diff(self.offsets)
+
+    @property
+    def image_of(self) -> np.ndarray:
+        """int64 [M], the index of the image of each object."""
+        return np.repeat(np.arange(len(self)), self.objects_per_image)
+
+    @property
     def max_boxes(self) -> int:
         """The largest number of objects on one image."""
-        return int(np.diff(self.offsets).max(initial=0))
+        return int(self.objects_per_image.max(initial=0))
 
 
 def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> DetectionDataset:
@@ -134,7 +141,7 @@ def read_dataset(data_config: DataConfig, split: str, strict: bool = False) -> D
     label_of_class = {name: label for label, name in enumerate(class_names, start=1)}
     label_of_name = np.array([label_of_class[name] for name in raw.names], np.int32)
 
-    images = read_upright_images(raw.paths, raw.stated_sizes, QUIET_SECONDS)
+    images = read_upright_images(raw.paths, raw.stated_sizes)
     frame_sizes, box_sizes = images.frame_sizes[raw.image_of], images.sizes[raw.image_of]
     file_corners, has_area = parts[0].corners(raw.boxes, frame_sizes)
     orientations = np.where(images.turned, images.orientations, 1)[raw.image_of]

@@ -16,7 +16,7 @@ from refinedet_tf.data.readers.image_folders import files_and_folders, is_image,
 from refinedet_tf.data.readers.parts import READERS
 from refinedet_tf.data.readers.shares import WHOLE
 from refinedet_tf.data.readers.yolo_files import read_data_yaml
-from refinedet_tf.errors import InputError, shortened_text
+from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder
 
 BASE_CONFIG = "own_data.json"
@@ -108,10 +108,8 @@ def discover(folder: str | Path, data_format: str | None = None) -> Discovery:
     if not is_folder(folder):
         raise InputError(f"--data: folder {shown} does not exist")
     finders = {"voc": _find_voc, "coco": _find_coco, "yolo": _find_yolo, "csv": _find_csv}
-    if data_format is not None and data_format not in finders:
-        raise InputError(
-            f"data.format must be one of {', '.join(finders)}, got {shortened_text(data_format)}"
-        )
+    if data_format is not None and data_format not in list(finders):
+        raise InputError(f"data.format must be one of {', '.join(finders)}, got {shortened(data_format)}")
     looked_for = [data_format] if data_format else list(finders)
 
     def look_into(place: Path) -> list[Discovery]:

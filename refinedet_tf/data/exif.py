@@ -35,8 +35,7 @@ def read_orientation(contents: Tensor) -> tf.Tensor:
     It is looked for in the application data at the start of a JPEG, in a chunk eXIf before the pixels of a
     PNG, and in the chunk EXIF of a WebP. Other metadata, such as XMP, is ignored, as browsers ignore it.
 
-    Args:
-        contents: string scalar, the bytes of any file.
+    `contents` is a string scalar, the bytes of any file.
 
     Returns:
         int32 scalar, 1..8: 1 is upright, 3 is upside down, 6 is to be turned by 90 degrees clockwise; 5 to 8

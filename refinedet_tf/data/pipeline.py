@@ -69,7 +69,7 @@ def training_batches(
     local_batch = global_batch // count
     paths, sizes = _files(dataset)
     all_boxes, all_labels, offsets = map(tf.constant, training_objects(dataset, config))
-    has_objects = tf.constant(np.diff(dataset.offsets) > 0)
+    has_objects = tf.constant(dataset.objects_per_image > 0)
     lengths = tf.constant(padded_lengths(dataset.max_boxes))
     rows = tf.range(index * local_batch, (index + 1) * local_batch, dtype=tf.int64)
 
@@ -202,16 +202,11 @@ def training_objects(dataset: DetectionDataset, config: Config) -> tuple[np.ndar
 
 
 class PaddedObjects:
-    """The objects of batches of images, without augmentation.
-
-    Args:
-        dataset: the images and their objects.
-        config: `data` is used. The objects are those that training would use.
-    """
+    """The objects of batches of images that training would use, without augmentation."""
 
     def __init__(self, dataset: DetectionDataset, config: Config) -> None:
         self._boxes, self._labels, self._offsets = training_objects(dataset, config)
-        self._has_objects = np.diff(dataset.offsets) > 0
+        self._has_objects = dataset.objects_per_image > 0
 
     def of(self, image_indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the objects of images.
@@ -268,13 +263,9 @@ def explain_failure(
 ) -> Exception:
     """Finds the image that caused an error of TensorFlow while batches were read.
 
-    TensorFlow's message names no file, so the candidates are read again, one after another. Callers
-    write `except tf.errors.OpError as error: raise explain_failure(...) from error`.
-
-    Args:
-        dataset: the dataset whose batches were read.
-        error: the error that TensorFlow raised.
-        image_indices: the candidates (see `training_images`); None: all images of the dataset.
+    TensorFlow's message names no file, so the candidates, by default all images of the dataset (see also
+    `training_images`), are read again, one after another. Callers write `except tf.errors.OpError as error:
+    raise explain_failure(...) from error`.
 
     Returns:
         An `InputError` that names the first file that cannot be used and says why; `error` itself if

@@ -22,7 +22,7 @@ from refinedet_tf.data.textures import color_of, draw_clutter, near, texture
 from refinedet_tf.errors import InputError, shortened
 from refinedet_tf.files import explain_os_errors, is_file, is_folder, list_folder
 from refinedet_tf.json_files import read_json
-from refinedet_tf.progress import ProgressPrinter, with_progress
+from refinedet_tf.progress import QUIET_SECONDS, ProgressPrinter, with_progress
 
 CLASS_NAMES = ("circle", "cross", "rectangle", "ring", "star", "triangle")
 
@@ -47,9 +47,6 @@ DIFFICULT_BELOW = 0.5
 
 MIN_VISIBLE = 0.3
 """No shape is placed such that less than this fraction of any shape stays visible."""
-
-QUIET_SECONDS = 5.0
-"""Drawing that takes less time shows no progress."""
 
 MARKER = "shapes.json"
 _GENERATOR = 1  # Increase this number when a change of the code makes the same seed give other images.

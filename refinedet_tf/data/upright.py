@@ -12,7 +12,7 @@ import numpy as np
 
 from refinedet_tf.data.image_header import read_image_headers
 from refinedet_tf.errors import InputError
-from refinedet_tf.progress import ProgressPrinter, with_progress
+from refinedet_tf.progress import QUIET_SECONDS, ProgressPrinter, with_progress
 
 INVERSE_ORIENTATIONS = np.array([0, 1, 2, 3, 4, 5, 8, 7, 6], np.uint8)
 """The turn from the upright image back to the stored raster; the index is the orientation, 1..8."""
@@ -38,9 +38,7 @@ class UprightImages(NamedTuple):
         return np.where(swapped[:, None], self.sizes[:, ::-1], self.sizes)
 
 
-def read_upright_images(
-    paths: Sequence[str], stated_sizes: np.ndarray, quiet_seconds: float
-) -> UprightImages:
+def read_upright_images(paths: Sequence[str], stated_sizes: np.ndarray) -> UprightImages:
     """Reads the headers of all images and decides to what the boxes of each refer.
 
     Where the annotation states the size of the stored raster, which is not that of the upright image, the
@@ -50,12 +48,11 @@ def read_upright_images(
     Args:
         paths: the N files.
         stated_sizes: int32 [N, 2], height and width as the annotation states them; 0 where it does not.
-        quiet_seconds: reading that takes less time shows no progress.
 
     Raises:
         InputError: the header of a file cannot be read, and no size is stated.
     """
-    printer = ProgressPrinter("reading the headers of the images", quiet_seconds)
+    printer = ProgressPrinter("reading the headers of the images", QUIET_SECONDS)
     stored = stated_sizes.copy()
     orientations = np.ones(len(paths), np.uint8)
     headers = with_progress(read_image_headers(paths), len(paths), printer)

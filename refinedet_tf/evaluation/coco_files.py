@@ -6,7 +6,7 @@ all digits, work for a dataset of any format, and come with the objects that the
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from refinedet_tf.data.coco_ground_truth import NAME_KEY, indexed, names_below_c
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation.ground_truth import GroundTruth, check_labels
-from refinedet_tf.files import explain_os_errors, write_aside
+from refinedet_tf.files import write_text
 from refinedet_tf.inference.detections import DatasetDetections
 from refinedet_tf.pixel_boxes import coco_pixels, to_normalized
 
@@ -175,7 +175,7 @@ def write_coco_files(detections: DatasetDetections, dataset: DetectionDataset, p
     ]
     tree = ground_truth_tree(dataset)
     beside = ground_truth_file(path)
-    write_text(beside, [json.dumps(tree)])
+    write_text(beside, json.dumps(tree))
     write_text(path, ["[\n", ",\n".join(json.dumps(row) for row in results), "\n]\n"])
     return beside
 
@@ -230,18 +230,3 @@ def _annotation(entry: dict[str, Any]) -> dict[str, Any]:
     crowd = int(bool(entry["iscrowd"] or entry.get("difficult", False)))
     left_out = ("ignore", "_ignore", "difficult")
     return {key: value for key, value in entry.items() if key not in left_out} | {"iscrowd": crowd}
-
-
-def write_text(path: Path, parts: Iterable[str]) -> None:
-    """Writes a text to a file, which appears whole or not at all.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-
-    def write(aside: Path) -> None:
-        with aside.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(parts)
-
-    with explain_os_errors(path):
-        write_aside(path, write)

@@ -59,10 +59,7 @@ def evaluate(
 def score_portion(portion: Portion, config: Config, dataset: DetectionDataset) -> EvaluationResult:
     """Measures the accuracy of a portion that is the whole dataset, and adds the speed.
 
-    Args:
-        portion: what one process or all of them have detected.
-        config: the config that it was detected with; `evaluation` is used.
-        dataset: the images and their ground truth.
+    The config is the one that it was detected with.
 
     Raises:
         InputError: the reasons are those of `score_detections`.
@@ -76,10 +73,8 @@ def timed_replicas(
 ) -> Replicas[TimedDetector]:
     """Compiles a detector for each device of a model; each one is traced when it is first used.
 
-    Args:
-        model: the network, as for `evaluate`. Its variables may change between two evaluations.
-        config: the config, as for `evaluate`.
-        dataset: the images and their objects, for the sums of the loss; None: the loss is not computed.
+    The model and the config are those of `evaluate`, and the variables may change between two evaluations.
+    With a dataset, the sums of the loss on its images are computed as well.
     """
     return Replicas(model, lambda: TimedDetector(model, config, dataset))
 
@@ -98,8 +93,7 @@ def detect_portion(
             forgotten.
         config: the config, as for `evaluate`.
         dataset: the images of all processes.
-        progress: is called after each batch with the numbers of this process; None: no progress is
-            reported.
+        progress: is called after each batch with the numbers of this process; None: nothing is.
         part: the number of this process and the number of all processes; see `portions`.
 
     Raises:

@@ -39,17 +39,11 @@ class GroundTruth:
     @classmethod
     def from_dataset(cls, dataset: DetectionDataset) -> "GroundTruth":
         """Makes the ground truth of a dataset."""
-        images = np.repeat(np.arange(len(dataset.image_sizes)), np.diff(dataset.offsets))
-        return cls(images, dataset.labels, dataset.boxes, dataset.difficult, dataset.image_sizes)
+        return cls(dataset.image_of, dataset.labels, dataset.boxes, dataset.difficult, dataset.image_sizes)
 
 
 def check_labels(detections: DatasetDetections, ground_truth: GroundTruth, num_classes: int) -> None:
-    """Refuses labels outside 1..C and image indices that the dataset does not have.
-
-    Args:
-        detections: the detections of the dataset.
-        ground_truth: the objects of the dataset.
-        num_classes: C.
+    """Refuses labels outside 1..C (`num_classes`), and image indices that the dataset does not have.
 
     Raises:
         InputError: a label or an index is out of range; the message names the first such row.

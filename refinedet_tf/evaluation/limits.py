@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from refinedet_tf.config import Config, EvaluationConfig
-from refinedet_tf.data.coco_ground_truth import MAX_DETECTIONS, count_too_crowded
+from refinedet_tf.data.coco_ground_truth import MAX_DETECTIONS
 from refinedet_tf.data.dataset import DetectionDataset
 
 
@@ -27,11 +29,21 @@ def reached_limits(limited: Sequence[int], num_inputs: int, num_images: int, con
     ]
 
 
+def count_too_crowded(dataset: DetectionDataset) -> int:
+    """Counts the images with more objects of a class than COCO's metric counts detections.
+
+    Difficult objects need not be found.
+    """
+    pairs = np.stack([dataset.image_of, dataset.labels])[:, ~dataset.difficult]
+    pairs, counts = np.unique(pairs, axis=1, return_counts=True)
+    return len(np.unique(pairs[0, counts > MAX_DETECTIONS]))
+
+
 def too_crowded(dataset: DetectionDataset, evaluation_config: EvaluationConfig) -> list[str]:
     """Returns a line if the metric is COCO's and images have more objects than it counts detections."""
     if evaluation_config.metric != "coco":
         return []
-    number = count_too_crowded(dataset.offsets, dataset.labels, dataset.difficult)
+    number = count_too_crowded(dataset)
     if not number:
         return []
     return [

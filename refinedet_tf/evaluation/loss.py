@@ -27,12 +27,9 @@ class LossSums:
     """
 
     def __init__(self, config: Config, dataset: DetectionDataset, image_size: tuple[int, int]) -> None:
-        """Prepares the objects.
+        """Prepares the objects that training would use.
 
-        Args:
-            config: `model`, `loss` and `data` are used. The objects are those that training would use.
-            dataset: the images and their objects.
-            image_size: (height, width) in pixels of the network's input.
+        The image size is (height, width) in pixels of the network's input.
         """
         self.totals = np.zeros(len(NAMES))
         self._objects = PaddedObjects(dataset, config)

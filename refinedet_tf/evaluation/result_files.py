@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 from refinedet_tf.config import ExpectedConfig
-from refinedet_tf.evaluation.results import EvaluationResult
-from refinedet_tf.files import explain_os_errors
+from refinedet_tf.evaluation.results import EvaluationResult, or_none
+from refinedet_tf.files import explain_os_errors, write_text
 from refinedet_tf.fonts import name_font
 
 METRIC_TITLES = {
@@ -124,8 +124,8 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
     """
     tree: dict[str, Any] = {
         "metric": result.metric,
-        "mAP": _or_none(result.mean_ap),
-        "AP": {name: _or_none(class_result.ap) for name, class_result in result.classes.items()},
+        "mAP": or_none(result.mean_ap),
+        "AP": {name: or_none(class_result.ap) for name, class_result in result.classes.items()},
         "num_images": result.num_images,
     }
     if result.throughput is not None:
@@ -154,7 +154,7 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
     if result.work:
         tree["replicas"] = [dataclasses.asdict(work) for work in result.work]
     if result.coco is not None:
-        tree["coco"] = {name: _or_none(value) for name, value in result.coco.items()}
+        tree["coco"] = {name: or_none(value) for name, value in result.coco.items()}
     return tree
 
 
@@ -164,8 +164,7 @@ def write_json(result: EvaluationResult, path: str | Path) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    with explain_os_errors(path):
-        Path(path).write_text(json.dumps(to_json(result), indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(to_json(result), indent=2) + "\n")
 
 
 def write_curves(result: EvaluationResult, path: str | Path) -> None:
@@ -208,7 +207,3 @@ def write_curves(result: EvaluationResult, path: str | Path) -> None:
 
 def _percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.2f}"
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value

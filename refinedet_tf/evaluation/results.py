@@ -1,6 +1,7 @@
 """The results of an evaluation: the accuracy on each class and on the whole dataset, and the speed."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -35,6 +36,11 @@ def mean_average_precision(classes: dict[str, ClassResult]) -> float:
     values = np.array([result.ap for result in classes.values()], np.float64)
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")
+
+
+def or_none(value: float) -> float | None:
+    """Returns a number for JSON: None in the place of nan."""
+    return None if math.isnan(value) else float(value)
 
 
 @dataclasses.dataclass(frozen=True)

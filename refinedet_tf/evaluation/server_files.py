@@ -18,10 +18,9 @@ from refinedet_tf.config import Config
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.upright import INVERSE_ORIENTATIONS, turn_boxes
 from refinedet_tf.errors import InputError
-from refinedet_tf.evaluation.coco_files import write_text
 from refinedet_tf.evaluation.ground_truth import GroundTruth, check_labels
-from refinedet_tf.files import explain_os_errors, write_aside
-from refinedet_tf.inference.detections import DatasetDetections
+from refinedet_tf.files import explain_os_errors, write_aside, write_text
+from refinedet_tf.inference.detections import DatasetDetections, best_of_each_image
 from refinedet_tf.pixel_boxes import coco_pixels, voc_pixels
 
 COCO_CATEGORY_IDS = {
@@ -70,11 +69,8 @@ def write_server_files(
     those of `dataset.coco`, or those of `COCO_CATEGORY_IDS` if that is None. The server takes a zip of the
     same name that holds only this file.
 
-    Args:
-        detections: the detections on all images of the dataset.
-        dataset: the images of `data.test`.
-        config: `name`, `data.format` and `data.test` are used.
-        folder: is made if it does not exist.
+    The detections are those on all images of the dataset, `data.test`. The folder is made if it does not
+    exist.
 
     Returns:
         The file to upload (COCO: to zip and upload).
@@ -202,18 +198,10 @@ def _check_voc_names(dataset: DetectionDataset, part: str) -> None:
             )
 
 
-def _best_of_each_image(detections: DatasetDetections) -> np.ndarray:
-    """Returns the rows of the best `COCO_DETECTIONS` of each image, by image, then descending score."""
-    order = np.lexsort((-detections.scores, detections.images))  # Stable: ties keep their order.
-    images = detections.images[order]
-    rank = np.arange(len(order)) - np.searchsorted(images, images)
-    return order[rank < COCO_DETECTIONS]
-
-
 def _coco_text(detections: DatasetDetections, dataset: DetectionDataset) -> Iterator[str]:
     """Yields the text of COCO's file in parts."""
     image_ids, category_ids = _coco_image_ids(dataset), _coco_category_ids(dataset)
-    rows = _best_of_each_image(detections)
+    rows = best_of_each_image(detections.images, detections.scores, COCO_DETECTIONS)
     before = "[\n"
     for block in _blocks(rows):
         images = detections.images[block]

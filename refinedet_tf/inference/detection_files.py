@@ -11,15 +11,12 @@ from PIL import Image
 
 from refinedet_tf.drawing import draw_detections
 from refinedet_tf.errors import InputError
-from refinedet_tf.files import explain_os_errors, is_folder, list_folder
+from refinedet_tf.files import check_unused, explain_os_errors, is_folder, list_folder
 from refinedet_tf.inference.detections import ImageDetections
-from refinedet_tf.progress import ProgressPrinter
+from refinedet_tf.progress import QUIET_SECONDS, ProgressPrinter
 
 LONGEST_JPEG_SIDE = 65_500
 """libjpeg writes no longer side in pixels."""
-
-QUIET_SECONDS = 5.0
-"""Work that takes less time shows no progress."""
 
 
 def free_folder() -> Path:
@@ -38,10 +35,9 @@ def make_output_folder(folder: Path) -> None:
     Raises:
         InputError: the folder is not empty, or cannot be written.
     """
+    check_unused(folder)
     with explain_os_errors(f"--output {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise InputError(f"--output {folder} is not empty: name a new folder, so that nothing is mixed")
 
 
 def write_detections(

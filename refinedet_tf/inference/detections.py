@@ -165,6 +165,17 @@ class DatasetDetections:
                 )
 
 
+def best_of_each_image(images: np.ndarray, scores: np.ndarray, limit: int | None) -> np.ndarray:
+    """Returns the rows of the best `limit` detections of each image (None: of all detections).
+
+    They are ordered by image and then by descending score; equal scores keep their order. `images` are the
+    index of each row's image.
+    """
+    order = np.lexsort((-scores, images))
+    rank = np.arange(len(order)) - np.searchsorted(images[order], images[order])
+    return order if limit is None else order[rank < limit]
+
+
 def check_rows(name: str, boxes: np.ndarray, *columns: np.ndarray) -> None:
     """Refuses boxes and columns that do not fit together.
 

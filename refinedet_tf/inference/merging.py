@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from refinedet_tf.errors import InputError
-from refinedet_tf.inference.detections import DatasetDetections
+from refinedet_tf.inference.detections import DatasetDetections, best_of_each_image
 from refinedet_tf.pixel_boxes import inclusive_iou, to_normalized, to_pixels
 
 Merge = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -182,10 +182,7 @@ def merge_detections(
     boxes = to_normalized(boxes.astype(np.float64), image_sizes[images]).astype(np.float32)
     scores = scores.astype(np.float32)
 
-    order = np.lexsort((-scores, images))
-    if max_detections is not None:
-        rank = np.arange(len(order)) - np.searchsorted(images, images)
-        order = order[rank < max_detections]
+    order = best_of_each_image(images, scores, max_detections)
     return DatasetDetections(images[order], labels[order], scores[order], boxes[order])
 
 

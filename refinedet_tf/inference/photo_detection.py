@@ -1,7 +1,6 @@
 """Detection on the files of photographs: a picture of each, and detections.json."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from refinedet_tf.inference.detection_files import write_detections
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.inference.image_detector import ImageDetector
 from refinedet_tf.inference.replicas import Replicas
+from refinedet_tf.threads import map_in_threads
 
 _Batch = tuple[list[tuple[Path, np.ndarray]], list[str]]
 """The images that were read from successive files, and what is wrong with each of the other files."""
@@ -27,7 +27,7 @@ def detect_photos(
     """Detects, draws and writes batch after batch, so that any number of images fits in memory.
 
     A batch consists of those of `batch_size` successive files that can be read. Some batches per replica
-    are in memory.
+    are in memory; so many are read ahead as there are replicas.
 
     Raises:
         InputError: images cannot be read (all the others have been written), or `output` cannot be
@@ -35,19 +35,17 @@ def detect_photos(
     """
     unreadable: list[str] = []
 
-    def detect(detector: ImageDetector, reading: Future[_Batch]) -> list[ImageDetections]:
-        images, _ = reading.result()
-        return detector([image for _, image in images], batch_size)
+    def detect(detector: ImageDetector, batch: _Batch) -> list[ImageDetections]:
+        return detector([image for _, image in batch[0]], batch_size)
 
     def results() -> Iterator[tuple[Path, np.ndarray, ImageDetections]]:
-        with ThreadPoolExecutor(len(replicas.devices)) as readers:
-            starts = range(0, len(paths), batch_size)
-            batches = (readers.submit(_read_batch, paths[start : start + batch_size]) for start in starts)
-            for reading, batch_detections in replicas.run(batches, detect):
-                images, problems = reading.result()
-                unreadable.extend(problems)
-                for (path, image), detections in zip(images, batch_detections, strict=True):
-                    yield path, image, detections
+        count = len(replicas.devices)
+        files = (paths[start : start + batch_size] for start in range(0, len(paths), batch_size))
+        batches = map_in_threads(_read_batch, files, threads=count, ahead=count)
+        for (images, problems), batch_detections in replicas.run(batches, detect):
+            unreadable.extend(problems)
+            for (path, image), detections in zip(images, batch_detections, strict=True):
+                yield path, image, detections
 
     write_detections(results(), len(paths), output, score_threshold, unreadable)
 

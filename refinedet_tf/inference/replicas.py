@@ -88,9 +88,7 @@ class Replicas(Generic[DetectorT]):
         `BATCHES_PER_REPLICA` per replica ahead. If the caller closes the generator, the batches in
         progress are finished and the others are given up.
 
-        Args:
-            batches: the batches, of any type.
-            detect: takes a detector and a batch, and returns one result per image of the batch.
+        `detect` takes a detector and a batch, and returns one result per image of the batch.
 
         Yields:
             Each batch and its results, in the order of the batches.

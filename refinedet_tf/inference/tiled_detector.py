@@ -35,13 +35,7 @@ class TiledDetector(ImageDetector):
     """
 
     def __init__(self, detector: ImageDetector, config: Config, tiling: Tiling) -> None:
-        """Wraps a detector.
-
-        Args:
-            detector: detects on whole images and on tiles.
-            config: `postprocess.nms_iou` merges the detections of overlapping views.
-            tiling: where the tiles lie.
-        """
+        """Wraps a detector; `postprocess.nms_iou` merges the detections of overlapping views."""
         self.tiling = tiling
         self.class_names, self.num_classes = detector.class_names, detector.num_classes
         self.image_size = detector.image_size
@@ -110,12 +104,8 @@ def make_detector(
 ) -> ImageDetector:
     """Makes the detector of a command.
 
-    Args:
-        model: the network, as `build_model(config)` makes it; for multi-scale testing with free input size.
-        config: as for `Detector` or `MultiScaleDetector`.
-        multi_scale: whether the network sees each view in many passes.
-        tiling: where the tiles lie; None: only whole images are seen.
-        wanted_score: as for `Detector`.
+    The model, the config and `wanted_score` are those of `Detector`, or of `MultiScaleDetector`, with which
+    the network sees each view in many passes. Without a tiling, only whole images are seen.
 
     Raises:
         InputError: the reasons are those of `Detector` or `MultiScaleDetector`.

@@ -10,13 +10,13 @@ from pathlib import Path
 from refinedet_tf.drawing import draw_detections
 from refinedet_tf.errors import InputError
 from refinedet_tf.files import explain_os_errors
-from refinedet_tf.inference.detection_files import QUIET_SECONDS, free_name, json_entry
+from refinedet_tf.inference.detection_files import free_name, json_entry
 from refinedet_tf.inference.detections import ImageDetections
 from refinedet_tf.inference.image_detector import ImageDetector
 from refinedet_tf.inference.replicas import Replicas
 from refinedet_tf.inference.video_reader import Frame, VideoReader
 from refinedet_tf.inference.video_writer import VideoWriter
-from refinedet_tf.progress import ProgressPrinter
+from refinedet_tf.progress import QUIET_SECONDS, ProgressPrinter
 
 
 def detect_videos(
@@ -28,14 +28,8 @@ def detect_videos(
 ) -> None:
     """Detects on all frames of videos and writes NAME.mp4 and NAME.jsonl for each.
 
-    Batches of `batch_size` frames are passed to the replicas, some of which are in memory.
-
-    Args:
-        replicas: the detectors.
-        paths: the videos.
-        output: an existing folder.
-        score_threshold: the smallest score of the detections that are drawn.
-        batch_size: the number of frames that a detector gets at once.
+    Batches of `batch_size` frames are passed to the replicas, some of which are in memory. Detections of at
+    least `score_threshold` are drawn. The folder exists.
 
     Raises:
         InputError: videos are broken or cannot be read (what can be read of them has been written, and the

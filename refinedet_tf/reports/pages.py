@@ -6,7 +6,6 @@ and escapes every text.
 
 import base64
 import dataclasses
-import functools
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from refinedet_tf.files import explain_os_errors, write_aside
+from refinedet_tf.files import explain_os_errors, write_text
 from refinedet_tf.reports import NUMBERS, PAGE, charts
 
 Cell: TypeAlias = str | int
@@ -157,8 +156,6 @@ def write_report(folder: Path, html: str, numbers: Mapping[str, Any]) -> Path:
     Raises:
         InputError: a file cannot be written.
     """
-    for name, text in ((NUMBERS, json.dumps(numbers, indent=1) + "\n"), (PAGE, html)):
-        content = text.encode("utf-8", "backslashreplace")
-        with explain_os_errors(folder / name):
-            write_aside(folder / name, functools.partial(Path.write_bytes, data=content))
+    write_text(folder / NUMBERS, json.dumps(numbers, indent=1) + "\n")
+    write_text(folder / PAGE, html, errors="backslashreplace")
     return folder / PAGE

@@ -1,14 +1,12 @@
 """What all workers of a training or an evaluation, and all parts of a resumed run, must have in common."""
 
-import dataclasses
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from refinedet_tf.config import Config, differences
+from refinedet_tf.config import Config, differences, values_by_key
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import InputError, shortened
 from refinedet_tf.training.workers import Workers
@@ -108,15 +106,6 @@ def join_workers(
     if differing:
         more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""
         raise InputError(f"the workers do not agree: {'; '.join(differing[:4])}{more}")
-
-
-def values_by_key(config: Config) -> dict[str, Any]:
-    """Returns the values of the keys (`section.key`) of a config, as JSON holds them."""
-    values: dict[str, Any] = {}
-    for key, value in json.loads(json.dumps(dataclasses.asdict(config))).items():
-        is_section = isinstance(value, dict)
-        values |= {f"{key}.{name}": inner for name, inner in value.items()} if is_section else {key: value}
-    return values
 
 
 def data_facts(name: str, dataset: DetectionDataset | None) -> dict[str, Any]:

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from refinedet_tf.config import Config
+from refinedet_tf.config import Config, values_by_key
 from refinedet_tf.errors import shortened_text
-from refinedet_tf.training.agreement import changed_data, values_by_key
+from refinedet_tf.training.agreement import changed_data
 
 MEASURED_BY = ("data.validation", "evaluation.", "postprocess.")
 """The beginnings of the keys that a validation depends on besides the network."""
@@ -16,7 +16,7 @@ def measured_by(config: Config) -> dict[str, Any]:
     """Returns the keys of `MEASURED_BY`, but for the size of the batches, with values as JSON holds them."""
     values = {key: value for key, value in values_by_key(config).items() if key.startswith(MEASURED_BY)}
     del values["evaluation.batch_size"]
-    return values
+    return json.loads(json.dumps(values))
 
 
 def comparable_best(

@@ -1,7 +1,6 @@
 """The tasks of a training on several machines, as TF_CONFIG lists them, and the wait until all are up."""
 
 import dataclasses
-import errno
 import os
 import re
 import socket
@@ -135,9 +134,7 @@ def _listen(task: Task) -> socket.socket:
     try:
         return socket.create_server(address, family=family, backlog=1024, dualstack_ipv6=both)
     except OSError as error:
-        used = error.errno == errno.EADDRINUSE
-        reason = "it is in use on this machine" if used else error.strerror
-        raise InputError(f"TF_CONFIG: the port of {task} cannot be used: {reason}") from None
+        raise InputError(f"TF_CONFIG: the port of {task} cannot be used: {error.strerror}") from None
 
 
 def _is_up(task: Task) -> bool:

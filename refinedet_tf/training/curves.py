@@ -23,12 +23,7 @@ noisy."""
 
 
 def draw_curves(entries: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draws the log of a run as a PNG.
-
-    Args:
-        entries: the entries of log.jsonl, as `RunFolder.log_entries` returns them.
-        path: the file, which is replaced at once.
-    """
+    """Draws the log of a run, as `RunFolder.log_entries` returns it, as a PNG, which is replaced at once."""
     drawn = ("loss", "learning_rate")
     steps = [entry for entry in entries if all(_is_number(entry.get(key)) for key in drawn)]
     validations = [(entry["step"], entry["validation"]) for entry in entries if "validation" in entry]

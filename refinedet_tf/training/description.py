@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.config import TrainingConfig
@@ -12,7 +11,7 @@ from refinedet_tf.data.acceptance import use_of_backgrounds
 from refinedet_tf.data.box_checks import write_defects
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import shortened, shortened_text
-from refinedet_tf.files import explain_os_errors
+from refinedet_tf.files import write_text
 from refinedet_tf.training.preparation import PreparedRun
 
 
@@ -58,7 +57,7 @@ def _describe_data(run: PreparedRun, say: Callable[[str], None]) -> None:
     """Prints the size of the training set and what is to be said about it, and lists its bad boxes."""
     defects = run.train_set.defects
     say(f"training images: {len(run.train_set)}, objects: {len(run.train_set.labels)}; {defects.summary()}")
-    if backgrounds := int((np.diff(run.train_set.offsets) == 0).sum()):
+    if backgrounds := int((run.train_set.objects_per_image == 0).sum()):
         images = "image" if backgrounds == 1 else "images"
         say(f"{backgrounds} training {images} without an object. {use_of_backgrounds(run.config.loss)}")
     if defects.issues and run.writes:
@@ -85,9 +84,7 @@ def _describe_weights(run: PreparedRun, say: Callable[[str], None]) -> None:
     for line in initial.summary:
         say(line)
     if run.writes:
-        text = "\n".join([*initial.summary, "", *initial.details, ""])
-        with explain_os_errors(run.folder.initial_weights):
-            run.folder.initial_weights.write_text(text, encoding="utf-8")
+        write_text(run.folder.initial_weights, "\n".join([*initial.summary, "", *initial.details, ""]))
 
 
 def _describe_frozen(run: PreparedRun, say: Callable[[str], None]) -> None:

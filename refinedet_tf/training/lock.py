@@ -32,11 +32,8 @@ class RunLock(contextlib.AbstractContextManager):
     unless the folder is mounted with local locks. On a file system without locks, only a living process on
     the same machine is recognised, by the number in the file.
 
-    A folder that does not exist is not made before `take`, so that a start that fails leaves nothing.
-
-    Args:
-        folder: the run folder.
-        needed: false for the workers that leave no files; then nothing happens.
+    A folder that does not exist is not made before `take`, so that a start that fails leaves nothing. Where
+    the lock is not `needed`, for the workers that leave no files, nothing happens.
 
     Raises:
         InputError: another process trains into the folder, or the lock cannot be written.

@@ -12,6 +12,7 @@ from refinedet_tf.config import Config
 from refinedet_tf.progress import format_duration
 from refinedet_tf.refinedet.losses import TERMS
 from refinedet_tf.run_folder import RunFolder
+from refinedet_tf.training.validation import Validation
 
 
 class ProgressLog:
@@ -85,17 +86,11 @@ class ProgressLog:
         self._scalars(step, scalars)
         self.restart_clock()
 
-    def validation(
-        self,
-        step: int,
-        mean_ap: float | None,
-        class_ap: dict[str, float | None],
-        loss_terms: dict[str, float],
-        is_best: bool,
-    ) -> None:
-        """Reports a validation; an average precision, 0..1, is None where there are no objects."""
+    def validation(self, step: int, result: Validation, is_best: bool) -> None:
+        """Reports a validation."""
         if not self.writes:
             return
+        mean_ap, class_ap, loss_terms = result.mean_ap, result.class_ap, result.loss_terms
 
         def shown(ap: float | None) -> str:
             return "-" if ap is None else f"{ap:.4f}"

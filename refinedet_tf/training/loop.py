@@ -10,10 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from refinedet_tf.config import Config
 from refinedet_tf.drawing import contact_sheet
 from refinedet_tf.errors import InputError, TrainingStopped
+from refinedet_tf.files import write_aside
 from refinedet_tf.precision import apply_precision
 from refinedet_tf.refinedet.losses import COUNTS, TERMS
 from refinedet_tf.run_folder import RunFolder
@@ -26,7 +28,7 @@ from refinedet_tf.training.decisions import decide, is_patience_over, is_validat
 from refinedet_tf.training.description import describe_start
 from refinedet_tf.training.lock import RunLock
 from refinedet_tf.training.log import ProgressLog
-from refinedet_tf.training.pictures import batch_picture, detection_pictures, save_picture
+from refinedet_tf.training.pictures import batch_picture, detection_pictures
 from refinedet_tf.training.preparation import PreparedRun
 from refinedet_tf.training.stop import StopRequest
 from refinedet_tf.training.sums import sums_in_fixed_order
@@ -65,8 +67,7 @@ def train(
         TrainingStopped: a loss or gradient is not finite, a file cannot be written, or the process was
             told to stop; in the last case there is a checkpoint.
     """
-    image_size = config.model.image_size
-    if image_size is None:
+    if config.model.image_size is None:
         raise InputError("model.image_size is null: training needs a size, e.g. [320, 320]")
     keras.utils.set_random_seed(config.training.seed)
     apply_precision(config.training)
@@ -78,7 +79,7 @@ def train(
         with RunLock(folder.path, needed=workers.index == 0) as lock, sums_in_fixed_order():
             if workers.index == 0:
                 folder.check(resume)
-            run = PreparedRun(config, image_size, folder, workers, resume, strict, accept_changed_data)
+            run = PreparedRun(config, folder, workers, resume, strict, accept_changed_data)
             if run.writes:
                 lock.take()
                 folder.create(run.config, resume)
@@ -129,7 +130,8 @@ class _Loop:
             data_seconds = time.perf_counter() - waiting
             if step == start and run.writes:
                 local = tf.nest.map_structure(lambda value: self._local(value).numpy(), batch)
-                save_picture(batch_picture(local, run.train_set.class_names), self.folder.augmented)
+                picture = Image.fromarray(batch_picture(local, run.train_set.class_names))
+                write_aside(self.folder.augmented, picture.save)
             learning_rate = float(run.trainer.optimizer.learning_rate)
             told = tf.constant(math.nan if failure else float(stop.requested is not None))
             result = step_function({name: batch[name] for name in STEP_INPUTS}, told)
@@ -150,8 +152,9 @@ class _Loop:
     ) -> tuple[Mapping[str, Any], InputError | None]:
         """Returns the batch of the step after `step` finished ones, and what makes it unusable, or None.
 
-        With several workers the other ones know of the error only by the step, which is done with the batch
-        of the step before it then, and of which nothing is kept.
+        With several workers, the others are in the step already, whose sums over the replicas need this one.
+        So it is done with the batch of the step before, by its sums the others learn of the error, and
+        nothing of it is kept.
         """
         if step == self.run.start and batch is not None:
             return batch, None
@@ -291,7 +294,7 @@ class _Loop:
                 best["data"] = run.validation_facts
                 self._save_weights(self.folder.best_weights, done)
             self.state = dataclasses.replace(self.state, best=best, without_gain=without_gain)
-            self.progress.validation(done, mean_ap, result.class_ap, result.loss_terms, is_new_best)
+            self.progress.validation(done, result, is_new_best)
             for note in result.notes:
                 self.progress.say(f"note: {note}")
         if run.writes:

@@ -1,37 +1,34 @@
 """Pictures of a run: a training batch, and detections."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.images import read_image
 from refinedet_tf.drawing import contact_sheet, draw_detections
-from refinedet_tf.files import write_aside
 from refinedet_tf.inference.detector import Detector
 
 SHOWN_SCORE = 0.3
 """The smallest score of detections that are drawn; early in training, boxes of low score cover the image."""
 
+MAX_IMAGES = 16
+"""The largest number of images on the sheet of a training batch."""
 
-def batch_picture(
-    batch: Mapping[str, np.ndarray], class_names: Sequence[str], max_images: int = 16
-) -> np.ndarray:
+
+def batch_picture(batch: Mapping[str, np.ndarray], class_names: Sequence[str]) -> np.ndarray:
     """Draws one training batch with its boxes on a sheet, uint8 [H, W, 3].
 
     Args:
         batch: "images" uint8 [b, H, W, 3] RGB; "boxes" float32 [b, G, 4], normalised
             `[ymin, xmin, ymax, xmax]`; "labels" int [b, G], 1..C, and 0 for padding.
         class_names: C names, label 1 first.
-        max_images: the largest number of images on the sheet.
     """
     drawn = []
     for image, boxes, labels in zip(batch["images"], batch["boxes"], batch["labels"], strict=True):
         real = labels > 0
         drawn.append(draw_detections(image, boxes[real], labels[real], class_names))
-    return contact_sheet(drawn[:max_images])
+    return contact_sheet(drawn[:MAX_IMAGES])
 
 
 def detection_pictures(
@@ -47,8 +44,3 @@ def detection_pictures(
             draw_detections(image, shown.normalized_boxes, shown.labels, shown.class_names, shown.scores)
         )
     return drawn
-
-
-def save_picture(image: np.ndarray, path: Path) -> None:
-    """Writes an image, uint8 [H, W, 3], to a file of the format that its suffix names."""
-    write_aside(path, Image.fromarray(image).save)

@@ -33,14 +33,7 @@ from refinedet_tf.weights import InitialWeights, load_initial_weights
 class PreparedRun:
     """The part of one process in a run, ready for its first step. Nothing is written.
 
-    Args:
-        config: the experiment.
-        image_size: its image size, (height, width) in pixels.
-        folder: the run folder.
-        workers: all workers, each of which prepares the same run.
-        resume: whether to continue from the newest checkpoint, if there is one.
-        strict: whether to fail on an unusable box instead of dropping it.
-        accept_changed_data: whether to continue although the training set is not that of the checkpoint.
+    All workers prepare the same run. The other arguments are those of `loop.train`.
 
     Attributes:
         config: the experiment with class names, and with its training in steps.
@@ -61,7 +54,6 @@ class PreparedRun:
     def __init__(
         self,
         config: Config,
-        image_size: tuple[int, int],
         folder: RunFolder,
         workers: Workers,
         resume: bool,

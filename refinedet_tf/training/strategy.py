@@ -22,15 +22,11 @@ def make_strategy(config: Config, of_workers: tf.distribute.Strategy | None = No
     """
     strategy = of_workers or tf.distribute.MirroredStrategy(local_devices())
     replicas = strategy.num_replicas_in_sync
-    if config.training.batch_size % replicas:
+    batch_size, accumulation_steps = config.training.batch_size, config.training.accumulation_steps
+    if batch_size % (replicas * accumulation_steps):
         raise InputError(
-            f"training.batch_size {config.training.batch_size} must be a multiple of the {replicas} replicas"
-        )
-    micro_batches = replicas * config.training.accumulation_steps
-    if config.training.batch_size % micro_batches:
-        raise InputError(
-            f"training.batch_size {config.training.batch_size} must be a multiple of {micro_batches}, the "
-            f"{replicas} replicas times training.accumulation_steps {config.training.accumulation_steps}"
+            f"training.batch_size {batch_size} must be a multiple of {replicas * accumulation_steps}, the "
+            f"{replicas} replicas times training.accumulation_steps {accumulation_steps}"
         )
     if config.training.jit_compile and replicas > 1:
         raise InputError(

@@ -1,7 +1,7 @@
 """Evaluation that all workers share, and a validation during training, which a stop gives up."""
 
 import dataclasses
-import math
+import functools
 from collections.abc import Callable, Sequence
 
 from refinedet_tf.config import Config
@@ -10,8 +10,10 @@ from refinedet_tf.evaluation.evaluator import detect_portion, score_detections
 from refinedet_tf.evaluation.limits import reached_limits
 from refinedet_tf.evaluation.loss import loss_terms
 from refinedet_tf.evaluation.portions import Portion, join_portions
+from refinedet_tf.evaluation.results import or_none
 from refinedet_tf.evaluation.timed_detector import TimedDetector
 from refinedet_tf.inference.replicas import Replicas
+from refinedet_tf.progress import Progress
 from refinedet_tf.training.workers import Workers
 
 
@@ -33,36 +35,50 @@ class _ValidationStopped(Exception):
     """A validation was given up, because the run was told to stop."""
 
 
-class Rounds:
-    """Keeps the workers together while each detects on its portion: all of them meet after every batch.
+def detect_together(
+    workers: Workers,
+    num_images: int,
+    batch_size: int,
+    detect: Callable[[Progress, tuple[int, int]], Portion],
+    is_told: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+) -> Portion | None:
+    """Detects on a dataset, of which every worker takes a part; all of them call this function.
 
-    So all know of the error of one of them, or of its word to stop, before any has finished long work. It is
-    called as the `progress` of the evaluator, and `finish` afterwards.
+    They meet after every batch, so that all know of the error of one of them, or of its word to stop, before
+    any has finished long work.
 
-    `is_told` says whether this process was told to stop.
+    `detect` detects on the part of this worker; it takes what is called after each batch, and the number of
+    this worker and of all workers. `is_told` says whether this process was told to stop.
+
+    Returns:
+        The portion of all workers on the chief, and None on the others.
+
+    Raises:
+        InputError, TrainingStopped: another worker ended with that error, or was lost.
+        _ValidationStopped: any worker was told to stop; it is raised on all of them.
     """
+    batches_left = -(-num_images // (batch_size * len(workers.names)))
 
-    def __init__(
-        self, workers: Workers, num_images: int, batch_size: int, is_told: Callable[[], bool] = lambda: False
-    ) -> None:
-        self.workers, self.is_told = workers, is_told
-        self.left = -(-num_images // (batch_size * len(workers.names)))
-
-    def __call__(self, *_: float) -> None:
-        """Meets the others once.
-
-        Raises:
-            InputError, TrainingStopped: another worker ended with that error, or was lost.
-            _ValidationStopped: any worker was told to stop; it is raised on all of them.
-        """
-        self.left -= 1
-        if any(self.workers.exchange(self.is_told())):
+    def meet() -> None:
+        nonlocal batches_left
+        batches_left -= 1
+        if any(workers.exchange(is_told())):
             raise _ValidationStopped
 
-    def finish(self) -> None:
-        """Meets the others as often as those do that have more batches."""
-        while self.left > 0:
-            self()
+    def after_batch(done: int, total: int, seconds: float) -> None:
+        meet()
+        if progress is not None:
+            progress(done, total, seconds)
+
+    portion = detect(after_batch, (workers.index, len(workers.names)))
+    while batches_left > 0:  # Others have more batches.
+        meet()
+    if workers.alone:
+        return portion
+    facts = workers.exchange(portion.facts())
+    parts = workers.gather(portion.to_bytes())
+    return join_portions(workers.names, facts, parts, portion.passes) if workers.index == 0 else None
 
 
 def measure(
@@ -77,12 +93,8 @@ def measure(
     The chief scores the detections and tells the others the numbers, so that no worker computes another
     last digit and takes other weights for the best ones.
 
-    Args:
-        replicas: the detectors, with the loss on `dataset`; None if there is nothing to measure.
-        config: the config of the run.
-        dataset: the validation set; None if there is nothing to measure.
-        is_told: says whether this process was told to stop.
-        workers: all workers, each of which calls this function.
+    The detectors have the loss on the dataset. Both are None if there is nothing to measure. `is_told` says
+    whether this process was told to stop.
 
     Returns:
         The accuracy, or None; whether the validation was finished on all workers; whether any worker was told
@@ -90,24 +102,13 @@ def measure(
     """
     validation = None
     if replicas is not None and dataset is not None:
-        rounds = Rounds(workers, len(dataset), config.evaluation.batch_size, is_told)
+        detect = functools.partial(detect_portion, replicas, config, dataset)
         try:
-            part = (workers.index, len(workers.names))
-            portion = detect_portion(replicas, config, dataset, rounds, part)
-            rounds.finish()
+            portion = detect_together(workers, len(dataset), config.evaluation.batch_size, detect, is_told)
         except _ValidationStopped:
             return None, False, True
-        validation = _score_on_chief(gather_portions(portion, workers), config, dataset, workers)
+        validation = _score_on_chief(portion, config, dataset, workers)
     return validation, True, any(workers.exchange(is_told()))
-
-
-def gather_portions(portion: Portion, workers: Workers) -> Portion | None:
-    """Joins the portions of all workers, each of which calls this function; returns None but on the chief."""
-    if workers.alone:
-        return portion
-    facts = workers.exchange(portion.facts())
-    parts = workers.gather(portion.to_bytes())
-    return join_portions(workers.names, facts, parts, portion.passes) if workers.index == 0 else None
 
 
 def _score_on_chief(
@@ -117,12 +118,7 @@ def _score_on_chief(
     numbers = None
     if portion is not None:
         result = score_detections(portion.detections, dataset, config.evaluation.metric)
-        class_ap = {name: _or_none(class_result.ap) for name, class_result in result.classes.items()}
+        class_ap = {name: or_none(class_result.ap) for name, class_result in result.classes.items()}
         notes = reached_limits(portion.cost.limited, portion.cost.inputs, portion.num_images, config)
-        numbers = [_or_none(result.mean_ap), class_ap, loss_terms(portion.loss_sums, config), notes]
+        numbers = [or_none(result.mean_ap), class_ap, loss_terms(portion.loss_sums, config), notes]
     return Validation(*workers.exchange(numbers)[0])
-
-
-def _or_none(ap: float) -> float | None:
-    """Returns an AP, or None in the place of nan."""
-    return None if math.isnan(ap) else float(ap)

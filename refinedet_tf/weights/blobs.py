@@ -21,7 +21,7 @@ import numpy as np
 from refinedet_tf.errors import InputError, listed, shortened, shortened_text
 from refinedet_tf.refinedet.network import RefineDet
 from refinedet_tf.weights.head_counts import HeadCounts, check_anchors, counts_of_channels, other_classes
-from refinedet_tf.weights.values import check_values
+from refinedet_tf.weights.values import assign_checked
 
 Blob = tuple[str, int]
 """(layer, number) as in the authors' program."""
@@ -123,12 +123,15 @@ def assign_blobs(
             raise other_classes(path, counts.classes, model.config.num_classes)
         raise InputError(f"{path} {_explain(missing, left_over, mismatched, names or {})}")
     values = {blob: _value(blob, variables[blob], blobs) for blob in variables if blob in wanted}
-    for blob, value in values.items():
-        check_values(path, (names or {}).get(blob, f"{blob[0]} blob {blob[1]}"), variables[blob], value)
-    for blob, value in values.items():
-        variables[blob].assign(value)
+    names = names or {}
+    assign_checked(path, [(name_of(blob, names), variables[blob], value) for blob, value in values.items()])
     filled = {id(variables[blob]) for blob in values}
     return [layer.name for layer in model.layers if any(id(v) in filled for v in layer.weights)]
+
+
+def name_of(blob: Blob, names: Mapping[Blob, str]) -> str:
+    """Returns what messages call a blob: its name in the file, or the one of Caffe."""
+    return names.get(blob, f"{blob[0]} blob {blob[1]}")
 
 
 def backbone_of(blobs: Iterable[Blob]) -> str | None:
@@ -233,7 +236,7 @@ def _explain(
     """Returns the message for blobs that do not fit, which follows the path of their file."""
 
     def name(blob: Blob) -> str:
-        return shortened_text(names.get(blob, f"{blob[0]} blob {blob[1]}"), 100)
+        return shortened_text(name_of(blob, names), 100)
 
     parts = []
     if missing:

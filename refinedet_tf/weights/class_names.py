@@ -42,7 +42,8 @@ def pair_classes(target: Sequence[str], source: Sequence[str]) -> dict[int, int]
 def matching_labels(target: Sequence[str], source: Sequence[str], names: Mapping[str, str]) -> list[int]:
     """Returns, for each target class, label 1 first, the label of the same class in the source.
 
-    `names` holds the source's names of the target classes that have another name there.
+    `names` holds the source's names of the target classes that have another one there, besides the names that
+    VOC and COCO give the same class.
 
     Raises:
         InputError: a target class has no counterpart. The message names it and the most similar class.
@@ -55,12 +56,13 @@ def matching_labels(target: Sequence[str], source: Sequence[str], names: Mapping
     labels = []
     for name in target:
         counterpart = names.get(name, name)
-        if counterpart not in source:
+        found = pair_classes([counterpart], source)
+        if not found:
             name, counterpart = shortened_text(name, 100), shortened_text(counterpart, 100)
             near = difflib.get_close_matches(counterpart, source, n=1, cutoff=0.4)
             hint = f"; is it {near[0]}? Then --map {name!r}={near[0]!r}" if near else ""
             raise InputError(f"the class {name} has no counterpart {counterpart!r} among the trained{hint}")
-        labels.append(source.index(counterpart) + 1)
+        labels.append(found[1])
     return labels
 
 

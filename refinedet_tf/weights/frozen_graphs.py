@@ -16,7 +16,7 @@ import numpy as np
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import read_bytes
 from refinedet_tf.refinedet.network import RefineDet
-from refinedet_tf.weights.values import check_values
+from refinedet_tf.weights.values import assign_checked
 
 BACKBONE = "mobilenet_v2"
 """The backbone whose weights such a graph may hold."""
@@ -32,11 +32,7 @@ KINDS = ("weights", "depthwise_weights", "biases", "gamma", "beta", "moving_mean
 
 
 def load_frozen_graph(model: RefineDet, path: Path) -> tuple[list[str], list[str]]:
-    """Fills the backbone of a RefineDet with MobileNetV2 from a frozen graph.
-
-    Args:
-        model: the result of `build_model`.
-        path: a file that exists.
+    """Fills the backbone of a RefineDet with MobileNetV2 from a frozen graph, a file that exists.
 
     Returns:
         The names of the layers that were filled, which is one, because the backbone is one layer; and the
@@ -53,18 +49,16 @@ def load_frozen_graph(model: RefineDet, path: Path) -> tuple[list[str], list[str
             f"{backbone}"
         )
     tensors = _read_tensors(path)
-    trunk, values, used = model.get_layer(BACKBONE), {}, set()
+    trunk, values = model.get_layer(BACKBONE), []
     for layer in trunk.layers:
         for variable in layer.weights:
-            if variable.name == "moving_weight":
-                values[variable.path] = layer.converged_weight
-                continue
             name = f"{SCOPE}{_scope(layer.name)}/{_kind(variable.path)}"
-            values[variable.path] = _value(path, name, tensors, variable)
-            check_values(path, name, variable, values[variable.path])
-            used.add(name)
-    for variable in trunk.weights:
-        variable.assign(values[variable.path])
+            if variable.name == "moving_weight":
+                values.append((name, variable, layer.converged_weight))
+            else:
+                values.append((name, variable, _value(path, name, tensors, variable)))
+    assign_checked(path, values)
+    used = {name for name, _, _ in values}
     return [trunk.name], [name for name in tensors if name not in used]
 
 

@@ -21,7 +21,7 @@ from refinedet_tf.refinedet.backbones.applications import APPLICATIONS, make_app
 from refinedet_tf.refinedet.backbones.resnet101 import block_names
 from refinedet_tf.refinedet.network import RefineDet
 from refinedet_tf.weights.blobs import Blob, assign_blobs, blob_shape, variables_by_blob
-from refinedet_tf.weights.values import check_values
+from refinedet_tf.weights.values import assign_checked
 
 MOBILENET_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 """The width multipliers of MobileNetV2 for which Keras has ImageNet weights."""
@@ -128,10 +128,7 @@ def load_application_weights(model: keras.Model, model_config: ModelConfig, sour
     copy_weights(pairs)
     values = {variable.path: np.asarray(variable) for variable in network.weights}
     trunk = model.get_layer(model_config.backbone)
-    for variable in trunk.weights:
-        check_values(source, variable.path, variable, values[variable.path])
-    for variable in trunk.weights:
-        variable.assign(values[variable.path])
+    assign_checked(source, [(variable.path, variable, values[variable.path]) for variable in trunk.weights])
     return [trunk.name]
 
 

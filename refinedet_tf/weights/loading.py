@@ -173,11 +173,8 @@ def _read_blobs(path: Path) -> tuple[dict[Blob, np.ndarray], dict[Blob, str]]:
 def load_initial_weights(model: RefineDet, model_config: ModelConfig) -> InitialWeights | None:
     """Fills a model with the weights that `model.weights` names: "imagenet", a file or a run folder.
 
-    The weights of a detector may have other classes (`transfer_weights`).
-
-    Args:
-        model: the result of `build_model` with the same `model_config`.
-        model_config: its `weights` are used; if they are null, the model is unchanged.
+    The weights of a detector may have other classes (`transfer_weights`). The model was built from the same
+    config.
 
     Returns:
         What was taken; None if the weights are null.

@@ -14,7 +14,7 @@ from refinedet_tf.errors import InputError, shortened_text
 from refinedet_tf.files import is_file
 from refinedet_tf.refinedet.network import RefineDet, build_model
 from refinedet_tf.run_folder import RunFolder
-from refinedet_tf.weights.blobs import Blob, backbone_of, counts_of_blobs, values_by_path
+from refinedet_tf.weights.blobs import Blob, backbone_of, counts_of_blobs, name_of, values_by_path
 from refinedet_tf.weights.class_names import known_set, pair_classes
 from refinedet_tf.weights.description import check_channel_order, describe
 from refinedet_tf.weights.keras_files import check_network, load_keras_weights, read_values, survey
@@ -81,7 +81,7 @@ def blob_source(
         {f"odm_conf{level}": count for level, count in counts.anchors.items()},
         class_names,
         tuple(notes),
-        tuple(names.get(blob, f"{blob[0]} blob {blob[1]}") for blob in left_over),
+        tuple(name_of(blob, names) for blob in left_over),
     )
 
 

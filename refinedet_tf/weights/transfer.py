@@ -14,7 +14,7 @@ from refinedet_tf.errors import InputError, listed, shortened_text
 from refinedet_tf.refinedet.network import RefineDet
 from refinedet_tf.weights.class_names import pair_classes
 from refinedet_tf.weights.sources import Source
-from refinedet_tf.weights.values import check_values
+from refinedet_tf.weights.values import assign_checked
 
 MISSING = "not in the file"
 OTHER_SHAPE = "of another shape in the file"
@@ -56,10 +56,7 @@ def transfer(model: RefineDet, source: Source) -> InitialWeights:
             raise InputError(
                 f"{shortened_text(source.path)} holds another backbone than the config: {path} is {reason}"
             )
-    for path, value in new.items():
-        check_values(source.path, path, variables[path], value)
-    for path, value in new.items():
-        variables[path].assign(value)
+    assign_checked(source.path, [(path, variables[path], value) for path, value in new.items()])
     layers = [layer.name for layer in model.layers if any(v.path in new for v in layer.weights)]
     has_all_rows = len(pairs) == config.num_classes
     in_part = {path for path in new if _layer(path) in model.classifiers and not has_all_rows}

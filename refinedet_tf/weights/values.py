@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -39,6 +39,18 @@ def unchanged_on_error(variables: Sequence[keras.Variable]) -> Iterator[None]:
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
         raise
+
+
+def assign_checked(path: str | Path, values: Collection[tuple[str, keras.Variable, np.ndarray]]) -> None:
+    """Assigns the new values of variables, each given with the name of its array, after checking all of them.
+
+    Raises:
+        InputError: the reasons are those of `check_values`. No variable has changed.
+    """
+    for name, variable, value in values:
+        check_values(path, name, variable, value)
+    for _, variable, value in values:
+        variable.assign(value)
 
 
 def check_values(path: str | Path, name: str, variable: keras.Variable, values: np.ndarray) -> None:

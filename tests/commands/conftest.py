@@ -17,7 +17,9 @@ def network():
 @pytest.fixture
 def detect_into(monkeypatch, network, tmp_path):
     """Runs detect.py with the stand-in network; returns the output folder."""
-    monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: network)
+    config, model = network
+    monkeypatch.setattr(detect_command, "config_from", lambda _: config)
+    monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: model)
 
     def run(*arguments, output=tmp_path / "out"):
         detect.main(["--config", "any", *map(str, arguments), "--output", str(output)])

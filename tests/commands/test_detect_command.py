@@ -153,7 +153,8 @@ def test_a_reached_limit_of_candidates_is_named(run, network, tmp_path, monkeypa
     limited = dataclasses.replace(config, postprocess=limits)
     if "--multi-scale" in options:
         model = stand_in_model(stand_in_config(None))
-    monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: (limited, model))
+    monkeypatch.setattr(detect_command, "config_from", lambda _: limited)
+    monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: model)
     images = [save(tmp_path / "in" / f"{i}.png", 64, 128, seed=i) for i in range(3)]
     run(*images, *options, "--score-threshold", 0)
     line = f"note: {inputs} have 2 or more candidates before NMS, and only the best 2 are used"
@@ -181,7 +182,7 @@ def test_tiles(run, network, tmp_path, capsys):
         (["in/a.png", "--score-threshold", -0.1], "out", "must lie in 0..1, got -0.1"),
         (["in/a.png", "--score-threshold", "nan"], "out", "must lie in 0..1, got nan"),
         (["in/a.png"], "in", "in is not empty"),
-        (["in/a.png"], "in/a.png", "a.png cannot be written"),
+        (["in/a.png"], "in/a.png", "a.png is not a folder"),
     ],
 )
 def test_what_is_refused(run, monkeypatch, tmp_path, arguments, output, message):

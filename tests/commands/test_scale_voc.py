@@ -133,7 +133,7 @@ def test_an_unfinished_set_has_no_split_and_is_refused(devkit, tmp_path, file, r
     for split in SPLITS:
         with pytest.raises(InputError, match=rf"ImageSets/Main/{split}.txt does not exist"):
             VocPart(output, f"2007/{split}")
-    with pytest.raises(InputError, match="is not empty: name a new folder, or remove it if it is unfinished"):
+    with pytest.raises(InputError, match="is not empty: name a new folder, or remove what is in it"):
         scale_voc.scale_voc(devkit, output, SPLITS)
 
 

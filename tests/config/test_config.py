@@ -14,7 +14,7 @@ from refinedet_tf.config import (
     differences,
     with_classes,
 )
-from refinedet_tf.config.files import CONFIG_FOLDER, config_to_json, load_config
+from refinedet_tf.config.files import CONFIG_FOLDER, config_to_json, load_config, overridden_value
 from refinedet_tf.errors import InputError
 from refinedet_tf.run_folder import default_run_folder
 
@@ -513,7 +513,17 @@ def test_differences():
         "name": ("voc320", "other"),
     }
     without = load_config("voc320.json", ["expected=null"])
-    assert differences(old, without) == {"expected": (dataclasses.asdict(old.expected), None)}
+    removed = dataclasses.asdict(old.expected).items()
+    assert differences(old, without) == {f"expected.{key}": (value, None) for key, value in removed if value}
+
+
+def test_overridden_value():
+    assert overridden_value([], "data.format") is None
+    assert overridden_value(["data.root=coco", "name=voc"], "data.format") is None
+    assert overridden_value(["data.format=coco", ' data.format="voc"'], "data.format") == "voc"
+    assert overridden_value(['data={"format": "yolo"}', "data.root=set"], "data.format") == "yolo"
+    with pytest.raises(InputError, match="write section.key=value"):
+        overridden_value(["data.format"], "data.format")
 
 
 def test_with_classes_and_their_names_and_number():

@@ -4,6 +4,7 @@ from voc_layout import voc_object, write_unlabelled, write_voc
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data import dataset as dataset_module
+from refinedet_tf.data import upright
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.errors import InputError
 
@@ -168,6 +169,7 @@ def test_only_slow_reading_shows_its_progress(tmp_path, capsys, monkeypatch):
     write_voc(tmp_path, a=DOG)
     read_dataset(data_config(tmp_path), "train")
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(dataset_module, "QUIET_SECONDS", 0.0)
+    for module in (dataset_module, upright):
+        monkeypatch.setattr(module, "QUIET_SECONDS", 0.0)
     read_dataset(data_config(tmp_path), "train")
     assert capsys.readouterr().err.startswith("reading 2007/train: 1/1 images, ")

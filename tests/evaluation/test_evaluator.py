@@ -328,7 +328,8 @@ def test_images_with_more_objects_than_coco_counts_are_named(dataset):
 def test_command_prints_and_writes(dataset, tmp_path, monkeypatch, capsys):
     config = make_config("coco", expected=ExpectedConfig(metric="AP", value=0.9, source="a paper"))
     config = dataclasses.replace(config, postprocess=PostprocessConfig(pre_nms_per_image=2))
-    monkeypatch.setattr(evaluate_command, "load_model", lambda *_, **__: (config, Oracle()))
+    monkeypatch.setattr(evaluate_command, "config_from", lambda _: config)
+    monkeypatch.setattr(evaluate_command, "load_model", lambda *_, **__: Oracle())
     monkeypatch.setattr("refinedet_tf.data.dataset.read_dataset", lambda *args, **kwargs: dataset)
     files = tmp_path / "numbers.json", tmp_path / "curves.png"
     command.main(["--config", "shapes.json", "--json", str(files[0]), "--curves", str(files[1])])
@@ -351,4 +352,4 @@ def test_command_refuses_an_impossible_output_before_the_work(option, tmp_path, 
         (tmp_path, "is a folder"),
     ):
         with pytest.raises(InputError, match=message):
-            command.main(["--config", "any", option, str(file)])
+            command.main(["--config", "shapes.json", option, str(file)])

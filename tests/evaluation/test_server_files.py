@@ -1,10 +1,10 @@
 """Result files for the evaluation servers of COCO and VOC."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import tarfile
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -239,10 +239,10 @@ def test_refused_before_the_work(tmp_path, data, change, message):
 def test_labels_and_images_out_of_range(tmp_path, write):
     detections, dataset = two_detections()
     with pytest.raises(InputError, match=r"detection 0 has the label 3; it must lie in 1\.\.2"):
-        write(detections, SimpleNamespace(**vars(dataset) | {"class_names": ("zebra", "cow")}), tmp_path)
-    one = {"image_sizes": dataset.image_sizes[:1], "offsets": dataset.offsets[:2]}
+        write(detections, dataclasses.replace(dataset, class_names=("zebra", "cow")), tmp_path)
+    one = {"image_ids": ("73",), "image_sizes": dataset.image_sizes[:1], "offsets": dataset.offsets[:2]}
     with pytest.raises(InputError, match="has the image 1; it must lie in 0..0"):
-        write(detections, SimpleNamespace(**vars(dataset) | one), tmp_path)
+        write(detections, dataclasses.replace(dataset, **one), tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -313,7 +313,9 @@ def test_refusals_before_the_work(network, tmp_path):
 @pytest.fixture
 def command_line(monkeypatch, command, network):
     """Runs the command with the stand-in network."""
-    monkeypatch.setattr(export_command, "load_model", lambda arguments: network[::-1])
+    model, config = network
+    monkeypatch.setattr(export_command, "config_from", lambda _: config)
+    monkeypatch.setattr(export_command, "load_model", lambda *_: model)
     return lambda *arguments: command(export_savedmodel, "--config", "voc320.json", *arguments)
 
 

@@ -74,7 +74,7 @@ def test_command_measures_int8(command, monkeypatch, config_file, devkit, tmp_pa
     classes = json.dumps(list(dataset.class_names))
     config = load_config(config_file, [f"data.classes={classes}"])
     model = small_detector(config)
-    monkeypatch.setattr(export_command, "load_model", lambda options: (config, model))
+    monkeypatch.setattr(export_command, "load_model", lambda *_: model)
     images = devkit / "VOC2007" / "JPEGImages"
     more_images = [save(tmp_path / f"{number}.png", seed=number) for number in range(4)]
     common = ("--config", config_file, "--set", f"data.classes={classes}", "--weights", "any")

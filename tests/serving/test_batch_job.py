@@ -93,7 +93,8 @@ def test_arrays_are_those_of_the_network(file_detector, exported, images):
 def test_answers_are_the_entries_of_detect(
     without_engine, model_folder, exported, files, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: (exported.config, exported.model))
+    monkeypatch.setattr(detect_command, "config_from", lambda _: exported.config)
+    monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: exported.model)
     folder = files[0].parent
     run(folder, files[0], "--model", model_folder, "--output", tmp_path / "job", "--shard", 2)
     with pytest.raises(ValueError, match="3 of 6 images left out"):

@@ -25,7 +25,8 @@ SERVING = Path(__file__).parent.parent.parent / "serving"
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_files_are_those_of_detect(options, served, exported, images, labels, monkeypatch, tmp_path, batch):
-    monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: (exported.config, exported.model))
+    monkeypatch.setattr(detect_command, "config_from", lambda _: exported.config)
+    monkeypatch.setattr(detect_command, "load_model", lambda *_, **__: exported.model)
     from_server, local = tmp_path / "served", tmp_path / "local"
     common = [str(images[0].parent), "--score-threshold", "0.3", "--output"]
     client.main([*common, str(from_server), "--labels", str(labels), "--batch", str(batch), *options])

@@ -1,13 +1,18 @@
 """Detections and the data sets that they were found in, as the writers of result files take them."""
 
-from types import SimpleNamespace
-
 import numpy as np
 
+from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.inference.detections import DatasetDetections
 
 CLASSES = ("zebra", "person", "toothbrush")
 COLUMNS = {"images": np.int64, "labels": np.int32, "scores": np.float32, "boxes": np.float32}
+
+
+class OpenDataset(DetectionDataset):
+    """A data set whose attributes a test may set."""
+
+    __setattr__ = object.__setattr__
 
 
 def make_detections(*rows):
@@ -21,16 +26,17 @@ def make_detections(*rows):
 def make_dataset(image_ids, sizes, class_names=CLASSES, objects=(), coco=None):
     """objects: (image, label, normalised box, difficult), ordered by image."""
     images = np.array([row[0] for row in objects], np.int64)
-    return SimpleNamespace(
+    return OpenDataset(
         class_names=tuple(class_names),
         image_ids=tuple(image_ids),
+        image_paths=tuple(image_ids),
         image_sizes=np.array(sizes, np.int32),
+        orientations=np.ones(len(image_ids), np.uint8),
         labels=np.array([row[1] for row in objects], np.int32),
         boxes=np.array([row[2] for row in objects], np.float32).reshape(-1, 4),
         difficult=np.array([row[3] for row in objects], bool),
         offsets=np.concatenate([[0], np.cumsum(np.bincount(images, minlength=len(image_ids)))]),
         coco=coco,
-        turned=(),
     )
 
 

@@ -45,6 +45,6 @@ def test_annotations_are_read_once_although_the_config_names_no_classes(tmp_path
     data = {"format": data_format, "root": str(tmp_path), "classes": None, **parts}
     config = config_of(data=data)
     with pytest.raises(Prepared):
-        preparation.PreparedRun(config, (64, 64), RunFolder(tmp_path / "run"), None, False, False)
+        preparation.PreparedRun(config, RunFolder(tmp_path / "run"), None, False, False)
     assert set(counts.values()) == {1}
     assert len(counts) == (4 if data_format == "voc" else 2)

@@ -240,7 +240,7 @@ def test_one_bad_replica_of_two_changes_nothing(replicas, backbone):
 
 
 def test_batch_must_fit_the_replicas(replicas):
-    assert "training.batch_size 5 must be a multiple of the 2 replicas" in replicas["odd batch"]
+    assert "training.batch_size 5 must be a multiple of 2, the 2 replicas" in replicas["odd batch"]
     expected = (
         "training.batch_size 6 must be a multiple of 4, the 2 replicas times training.accumulation_steps 2"
     )

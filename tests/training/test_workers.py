@@ -179,10 +179,8 @@ def test_a_port_in_use(config_file, refused, monkeypatch, tmp_path):
     monkeypatch.setenv("TF_CONFIG", json.dumps(tf_config))
     with socket.create_server(("127.0.0.1", port)):
         line = refused(train, *arguments_for(config_file, tmp_path / "run"))
-    assert line == (
-        f"error: TF_CONFIG: the port of worker:0 (localhost:{port}) cannot be used: "
-        "it is in use on this machine"
-    )
+    reason = "Address already in use"
+    assert f"TF_CONFIG: the port of worker:0 (localhost:{port}) cannot be used: {reason}" in line
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from refinedet_tf.data.image_header import ImageHeader
 from refinedet_tf.data.readers.identity import image_name
 from refinedet_tf.data.readers.not_given import is_given, stated_size
 from refinedet_tf.data.readers.reader import AnnotatedImage, FolderListings, Reader, check_class_name
-from refinedet_tf.data.readers.shares import WHOLE, Share
+from refinedet_tf.data.readers.shares import Share
 from refinedet_tf.data.upright import turn_boxes
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file
@@ -42,10 +42,7 @@ class CocoPart(Reader):
     test images ("image_info_test-dev2017.json:test2017").
     """
 
-    def __init__(
-        self, root: str | Path, part: str, may_be_unlabelled: bool = False, share: Share = WHOLE
-    ) -> None:
-        super().__init__(root, part, may_be_unlabelled, share)
+    def _open(self, part: str, may_be_unlabelled: bool, share: Share) -> None:
         self.file, self.image_folder = _locate(self.root, part)
         self.clash_prefix = self.image_folder.name
         tree = read_json(self.file, object_hook=_without_mask)

@@ -19,7 +19,7 @@ from refinedet_tf.data.readers.reader import (
     path_within,
     read_text,
 )
-from refinedet_tf.data.readers.shares import WHOLE, Share
+from refinedet_tf.data.readers.shares import Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder
 from refinedet_tf.json_files import check_text
@@ -61,10 +61,7 @@ class CsvPart(Reader):
     stated. A table always holds annotations, and rows outside the share are checked all the same.
     """
 
-    def __init__(
-        self, root: str | Path, part: str, may_be_unlabelled: bool = False, share: Share = WHOLE
-    ) -> None:
-        super().__init__(root, part, may_be_unlabelled, share)
+    def _open(self, part: str, may_be_unlabelled: bool, share: Share) -> None:
         self.file, self._folder = _locate(self.root, part)
         self.clash_prefix = name_without_ending(self.file.name)
         self._names: dict[str, str] = {}

@@ -40,9 +40,7 @@ def file_keys(paths: Iterable[str]) -> list[str]:
 def refuse_repeated_files(paths: Sequence[str], describe: Callable[[int], str]) -> None:
     """Refuses a file that is listed twice, whose entries would have a part of its objects each.
 
-    Args:
-        paths: the files of N images.
-        describe: returns what a message calls the image of an index.
+    `describe` returns what a message calls the image of an index.
 
     Raises:
         InputError: two paths lead to the same file.

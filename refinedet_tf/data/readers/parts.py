@@ -24,11 +24,7 @@ READERS: dict[str, type[Reader]] = {"voc": VocPart, "coco": CocoPart, "yolo": Yo
 
 
 def open_parts(data_config: DataConfig, split: str) -> list[Reader]:
-    """Opens the parts of a split, at least one of which holds an image.
-
-    Args:
-        data_config: where the images and annotations lie.
-        split: "train", "validation" or "test".
+    """Opens the parts of a split ("train", "validation" or "test"), at least one of which holds an image.
 
     Raises:
         InputError: there is no part or no image, a part is missing or broken, two splits overlap, or some
@@ -58,11 +54,6 @@ def check_common_files(data_config: DataConfig, split: str, parts: Sequence[Read
 
     `check_disjoint` compares the parts of equal names, which takes no time. Parts of the other splits that
     cannot be opened are not compared, since whoever reads one split may lack the files of another.
-
-    Args:
-        data_config: the config of the parts.
-        split: the split of these parts.
-        parts: the opened parts of the split.
 
     Raises:
         InputError: a file lies in a part of this split and in one of another split, and one of the two is a

@@ -47,13 +47,17 @@ class Reader(abc.ABC):
     labelled: bool = True
     """Whether the part has annotations."""
 
-    @abc.abstractmethod
     def __init__(
         self, root: str | Path, part: str, may_be_unlabelled: bool = False, share: Share = WHOLE
     ) -> None:
         self.root = Path(root)
         self.name = f"{part}{share}"
         """The part's name in the config."""
+        self._open(part, may_be_unlabelled, share)
+
+    @abc.abstractmethod
+    def _open(self, part: str, may_be_unlabelled: bool, share: Share) -> None:
+        """Finds the files of the part, and sets `clash_prefix` and `labelled`."""
 
     @property
     def class_names(self) -> list[str] | None:

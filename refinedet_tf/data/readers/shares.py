@@ -69,9 +69,7 @@ WHOLE = Share()
 def split_share(part: str, seed: int) -> tuple[str, Share]:
     """Splits "all[:80%]" into the name "all" and its share; a part without a share is whole.
 
-    Args:
-        part: an entry of `data.train`, `data.validation` or `data.test`.
-        seed: `data.split_seed`.
+    The seed is `data.split_seed`.
 
     Raises:
         InputError: the share is none, or is empty.

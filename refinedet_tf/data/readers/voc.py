@@ -17,7 +17,7 @@ from refinedet_tf.data.readers.image_folders import (
 )
 from refinedet_tf.data.readers.not_given import is_given, stated_size
 from refinedet_tf.data.readers.reader import AnnotatedImage, Reader, check_class_name, path_within, read_text
-from refinedet_tf.data.readers.shares import WHOLE, Share
+from refinedet_tf.data.readers.shares import Share
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder, read_bytes
 
@@ -50,10 +50,7 @@ class VocPart(Reader):
     A part without annotations is one without any XML file, such as "2012/test".
     """
 
-    def __init__(
-        self, root: str | Path, part: str, may_be_unlabelled: bool = False, share: Share = WHOLE
-    ) -> None:
-        super().__init__(root, part, may_be_unlabelled, share)
+    def _open(self, part: str, may_be_unlabelled: bool, share: Share) -> None:
         year, slash, self.split = part.partition("/")
         if slash and ":" not in part and year and self.split:
             self.clash_prefix = year

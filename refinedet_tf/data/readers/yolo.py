@@ -7,7 +7,7 @@ import numpy as np
 
 from refinedet_tf.data.readers.identity import distinct_ids, name_without_ending
 from refinedet_tf.data.readers.reader import AnnotatedImage, FolderListings, Reader, path_within, read_text
-from refinedet_tf.data.readers.shares import WHOLE, Share
+from refinedet_tf.data.readers.shares import Share
 from refinedet_tf.data.readers.yolo_files import find_images, label_file, read_data_yaml
 from refinedet_tf.errors import InputError, shortened, shortened_text
 from refinedet_tf.files import is_file, is_folder, list_folder
@@ -42,10 +42,7 @@ class YoloPart(Reader):
     names the images; the last folder "images" on the way is left out.
     """
 
-    def __init__(
-        self, root: str | Path, part: str, may_be_unlabelled: bool = False, share: Share = WHOLE
-    ) -> None:
-        super().__init__(root, part, may_be_unlabelled, share)
+    def _open(self, part: str, may_be_unlabelled: bool, share: Share) -> None:
         file_name, _, split = part.rpartition(":")
         self.file = self._locate_yaml(file_name or "data.yaml", part)
         data_yaml = read_data_yaml(self.file)

@@ -123,15 +123,11 @@ class ListedImage(NamedTuple):
 
 
 def find_images(root: Path, data_yaml: DataYaml, split: str) -> list[ListedImage]:
-    """Lists the images of a split: those of its folders in the order of their paths, and those of its lists.
+    """Lists the images of a split ("train", "val", "test"), all of which must lie within `root`, `data.root`.
 
+    Those of its folders come in the order of their paths, and those of its lists in the order of the lists.
     Paths start at `path`, or at the folder of the data.yaml where `path` does not exist within `root`, as
     after a move to another machine. A leading "../" that leads nowhere is ignored, as other readers do.
-
-    Args:
-        root: `data.root`, within which all images must lie.
-        data_yaml: the file.
-        split: "train", "val" or "test".
 
     Raises:
         InputError: the split is not in the file, or a path does not exist or leads out of `root`.

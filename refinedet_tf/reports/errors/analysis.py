@@ -9,7 +9,7 @@ import numpy as np
 from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.evaluation.coco_ap import evaluate_coco
 from refinedet_tf.evaluation.coco_files import coco_objects
-from refinedet_tf.evaluation.results import EvaluationResult, SizeResult
+from refinedet_tf.evaluation.results import EvaluationResult, SizeResult, or_none
 from refinedet_tf.inference.detections import DatasetDetections
 from refinedet_tf.reports.errors.curves import (
     RECALL_LEVELS,
@@ -122,9 +122,9 @@ def to_json(analysis: Analysis, dataset: DetectionDataset) -> dict[str, Any]:
     detections, ground_truth = analysis.matches.detections, analysis.matches.ground_truth
     names, counts = dataset.class_names, analysis.errors.count()
     return {
-        "AP50": _or_none(analysis.mean_ap50),
+        "AP50": or_none(analysis.mean_ap50),
         "error_kinds": {
-            kind: {"count": counts[kind], "cost": _or_none(analysis.costs[kind])} for kind in KINDS
+            kind: {"count": counts[kind], "cost": or_none(analysis.costs[kind])} for kind in KINDS
         },
         "recall": RECALL_LEVELS.tolist(),
         "classes": {name: _class_json(item) for name, item in analysis.classes.items()},
@@ -152,13 +152,9 @@ def _class_json(item: ClassAnalysis) -> dict[str, Any]:
     return {
         "objects": item.curve.num_objects,
         "sizes": {
-            size: {"AP": _or_none(found.ap), "AP50": _or_none(found.ap50), "objects": found.num_objects}
+            size: {"AP": or_none(found.ap), "AP50": or_none(found.ap50), "objects": found.num_objects}
             for size, found in item.sizes.items()
         },
         "best_threshold": None if item.threshold is None else dataclasses.asdict(item.threshold),
         "precision": interpolated_precision(item.curve).tolist() if item.curve.num_objects else None,
     }
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -7,8 +7,8 @@ import numpy as np
 from refinedet_tf.data.acceptance import empty_classes, use_of_backgrounds
 from refinedet_tf.data.box_checks import CLIPPED, DROPPED
 from refinedet_tf.data.coco_ground_truth import MAX_DETECTIONS as COCO_DETECTIONS
-from refinedet_tf.data.coco_ground_truth import count_too_crowded
 from refinedet_tf.errors import listed
+from refinedet_tf.evaluation.limits import count_too_crowded
 from refinedet_tf.reports.inspection.image_scan import repeated_images, shared_images
 from refinedet_tf.reports.inspection.input_size import better_input_size
 from refinedet_tf.reports.inspection.objects import TWICE_IOU, object_sides
@@ -189,7 +189,7 @@ def _bad_boxes(report: DataReport) -> list[Finding]:
 def _crowded_images(report: DataReport) -> Iterator[Finding]:
     limit = report.config.postprocess.max_detections
     for name, split in report.splits.items():
-        if images := int((np.diff(split.dataset.offsets) > limit).sum()):
+        if images := int((split.dataset.objects_per_image > limit).sum()):
             text = (
                 f"{plural(images, 'image')} of {name} with more than {limit:,} objects, up to "
                 f"{split.dataset.max_boxes:,}. Not all can be found: raise postprocess.max_detections."
@@ -197,8 +197,7 @@ def _crowded_images(report: DataReport) -> Iterator[Finding]:
             yield Finding("problem", text)
         if report.config.evaluation.metric != "coco":
             continue
-        dataset = split.dataset
-        if images := count_too_crowded(dataset.offsets, dataset.labels, dataset.difficult):
+        if images := count_too_crowded(split.dataset):
             text = (
                 f"{plural(images, 'image')} of {name} with more than {COCO_DETECTIONS} objects of a class. "
                 f"COCO's metric counts the {COCO_DETECTIONS} best detections of an image and class, so that "

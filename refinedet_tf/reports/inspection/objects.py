@@ -59,11 +59,6 @@ class Pair:
     iou: float
 
 
-def images_of_objects(dataset: DetectionDataset) -> np.ndarray:
-    """Returns the index of the image of each object, int64 [M]."""
-    return np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
-
-
 def object_sides(boxes: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     """Returns sqrt(height * width) in pixels of the network's input, float64 [n].
 
@@ -84,7 +79,7 @@ def count_objects(
     buckets = np.clip(np.digitize(sides / scale, SIZE_LIMITS) - 1, 0, len(SIZE_LIMITS) - 2)
     height, width = (_extents(dataset.boxes) * image_size).T
     ratios = np.clip(np.digitize(width / height, ASPECT_RATIO_LIMITS) - 1, 0, len(ASPECT_RATIO_NAMES) - 1)
-    images = images_of_objects(dataset)
+    images = dataset.image_of
 
     def count(rows: np.ndarray, num_images: int) -> ObjectCounts:
         chosen = sides[rows]
@@ -111,12 +106,11 @@ def images_without_usual_class(dataset: DetectionDataset) -> dict[str, list[int]
         The name of each class that is on at least `USUAL_SHARE` of the images with objects, but not on all
         -> the indices of the images with objects that lack it. A data set of one class has no such class.
     """
-    with_objects = np.diff(dataset.offsets) > 0
-    images = images_of_objects(dataset)
+    with_objects = dataset.objects_per_image > 0
     lacking_images = {}
     for label, name in enumerate(dataset.class_names, start=1):
         has_class = np.zeros(len(dataset), bool)
-        has_class[images[dataset.labels == label]] = True
+        has_class[dataset.image_of[dataset.labels == label]] = True
         lacking = np.flatnonzero(with_objects & ~has_class)
         if len(lacking) and has_class.sum() >= USUAL_SHARE * with_objects.sum():
             lacking_images[name] = lacking.tolist()
@@ -132,7 +126,7 @@ def overlaps(dataset: DetectionDataset, nms_iou: float) -> tuple[list[Pair], int
     """
     pairs = []
     crowded = 0
-    for image in np.flatnonzero(np.diff(dataset.offsets) > 1).tolist():
+    for image in np.flatnonzero(dataset.objects_per_image > 1).tolist():
         boxes, labels, difficult = dataset.image_annotations(image)
         boxes, labels = boxes[~difficult], labels[~difficult]
         for first, ious in _ious_of_same_class(boxes, labels):

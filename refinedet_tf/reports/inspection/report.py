@@ -121,7 +121,7 @@ def inspect_split(
         root=config.data.root,
         counts=counts,
         class_counts=class_counts,
-        without_objects=np.flatnonzero(np.diff(dataset.offsets) == 0).tolist() if dataset.labelled else [],
+        without_objects=np.flatnonzero(dataset.objects_per_image == 0).tolist() if dataset.labelled else [],
         without_usual_class=images_without_usual_class(dataset),
         twice=twice,
         crowded=crowded,
@@ -172,7 +172,6 @@ def _split_to_json(split: SplitReport) -> dict[str, Any]:
     """Returns the tree of a split: its counts (see `_counts_to_json`), and the files with each defect."""
     dataset, files = split.dataset, split.file
     index_of_id = {image_id: index for index, image_id in enumerate(dataset.image_ids)}
-    objects_per_image = np.diff(dataset.offsets)
     return {
         "labelled": dataset.labelled,
         **_counts_to_json(split.counts),
@@ -186,8 +185,8 @@ def _split_to_json(split: SplitReport) -> dict[str, Any]:
             )
         },
         "objects_per_image": {
-            "mean": float(objects_per_image.mean()),
-            "largest": int(objects_per_image.max(initial=0)),
+            "mean": float(dataset.objects_per_image.mean()),
+            "largest": dataset.max_boxes,
         },
         "unusable_images": [
             {"file": files(index), "problem": problem} for index, problem in split.scan.problems.items()

@@ -17,7 +17,7 @@ from refinedet_tf.drawing import class_color, scale_image
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.boxes import pairwise_iou
 from refinedet_tf.refinedet.matching import match
-from refinedet_tf.reports.inspection.objects import images_of_objects, object_sides
+from refinedet_tf.reports.inspection.objects import object_sides
 from refinedet_tf.reports.inspection.outlines import draw_anchors, draw_outlines
 from refinedet_tf.reports.pages import Picture
 
@@ -49,7 +49,7 @@ def annotated_samples(
     input in pixels.
     """
     sides = object_sides(dataset.boxes, image_size)
-    images = images_of_objects(dataset)
+    images = dataset.image_of
     readable = ~np.isin(images, list(unusable))
     shown_classes = min(len(dataset.class_names), MAX_CLASSES)
     per_class = min(max(24 // shown_classes, 1), 6)
@@ -149,10 +149,7 @@ def _subset(dataset: DetectionDataset, indices: np.ndarray) -> DetectionDataset:
     """Returns the data set of some images, int [n], in their order, without its list of defects."""
     if len(indices) == len(dataset):
         return dataset
-    counts = np.diff(dataset.offsets)
-    chosen = np.zeros(len(dataset), bool)
-    chosen[indices] = True
-    kept = np.repeat(chosen, counts)
+    kept = np.isin(dataset.image_of, indices)
     return DetectionDataset(
         class_names=dataset.class_names,
         image_ids=tuple(dataset.image_ids[index] for index in indices),
@@ -162,7 +159,7 @@ def _subset(dataset: DetectionDataset, indices: np.ndarray) -> DetectionDataset:
         boxes=dataset.boxes[kept],
         labels=dataset.labels[kept],
         difficult=dataset.difficult[kept],
-        offsets=np.concatenate([[0], np.cumsum(counts[indices])]),
+        offsets=np.concatenate([[0], np.cumsum(dataset.objects_per_image[indices])]),
     )
 
 
