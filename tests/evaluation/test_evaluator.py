@@ -7,12 +7,12 @@ import pytest
 import tensorflow as tf
 from config_of import config_of
 from PIL import Image
+from small_datasets import dataset_of
 from tiers import slow
 
 import evaluate as command
 from refinedet_tf.commands import evaluate as evaluate_command
 from refinedet_tf.config import EvaluationConfig, ExpectedConfig, PostprocessConfig
-from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import result_files
 from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES
@@ -80,18 +80,8 @@ def make_dataset(folder):
     paths = [folder / f"{i}.png" for i in range(NUM_IMAGES)]
     for i, (path, size) in enumerate(zip(paths, sizes, strict=True)):
         Image.fromarray(np.full((*size, 3), 10 * i, np.uint8)).save(path)
-    images = [image for image, _, _ in OBJECTS]
-    return DetectionDataset(
-        class_names=CLASSES,
-        image_ids=tuple(str(i) for i in range(NUM_IMAGES)),
-        image_paths=tuple(str(path) for path in paths),
-        image_sizes=sizes,
-        orientations=np.ones(NUM_IMAGES, np.uint8),
-        boxes=np.array([box for _, _, box in OBJECTS], np.float32),
-        labels=np.array([label for _, label, _ in OBJECTS], np.int32),
-        difficult=np.zeros(len(OBJECTS), bool),
-        offsets=np.concatenate([[0], np.cumsum(np.bincount(images, minlength=NUM_IMAGES))]),
-    )
+    images = [[(label, *box) for image, label, box in OBJECTS if image == i] for i in ALL_IMAGES]
+    return dataset_of(images, sizes, CLASSES, paths)
 
 
 @pytest.fixture(scope="module")
