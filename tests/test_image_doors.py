@@ -16,6 +16,7 @@ from client import detect_files
 from config_of import PLAIN, config_of
 from image_door_files import UPRIGHT
 from PIL import Image, ImageOps
+from refusals import message_of
 from small_datasets import dataset_of
 
 from refinedet_tf.data.image_header import read_image_header
@@ -284,11 +285,8 @@ def test_others_are_refused(write, kind, name):
     if name == "index" and of_index is None:
         assert door([file]) == [UPRIGHT]
         return
-    with pytest.raises(InputError) as raised:
-        door([file])
-    message = str(raised.value)
+    message = message_of(door, [file])
     if message != NOT_DECODED:
-        assert "\n" not in message
         assert "0.jpg cannot be " in message and (of_index if name == "index" else reason) in message
 
 
@@ -296,9 +294,7 @@ def test_others_are_refused(write, kind, name):
 def test_the_size_of_the_stored_raster_is_refused(write, name):
     door, _ = DOORS[name]
     files = write([image_door_files.turned(6, "JPEG"), image_door_files.turned(1, "PNG")])
-    with pytest.raises(InputError) as raised:
-        door(files[:1], UPRIGHT[::-1])
-    assert str(raised.value) == (
+    assert message_of(door, files[:1], UPRIGHT[::-1]) == (
         f"image {files[0]}: the annotation says 64x96 (width x height), the file is 96x64, after its EXIF "
         "orientation 6 has turned the stored 64x96 upright; index the data again"
     )

@@ -166,8 +166,6 @@ def test_evaluation_is_silent_without_progress(dataset, capfd):
 
 def test_wrong_input_is_named(tmp_path):
     dataset = make_dataset(tmp_path)
-    with pytest.raises(InputError, match="model.image_size is null"):
-        evaluate(Oracle(), make_config(image_size=None), dataset)
     with pytest.raises(
         InputError, match=r"classes \(cat, dog, cow\) are not those of data.classes \(cat, cow, dog\)"
     ):

@@ -89,8 +89,6 @@ def test_accuracy_that_evaluate_wrote(tmp_path):
         ('{"metric": "voc", "mAP": true, "AP": {}}', "'mAP' must be a number 0..1 or null, got True"),
         ('{"metric": "voc", "mAP": null, "AP": {"a": -1}}', "'a' must be a number 0..1 or null, got -1"),
         ('{"metric": "voc", "mAP": 1, "AP": {}, "num_images": 1e999}', "holds NaN or an infinite number"),
-        ("[" * 100_000, "is nested too deeply"),
-        ('{"metric": ' + "9" * 5_000 + "}", "holds a number of too many digits"),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, words):

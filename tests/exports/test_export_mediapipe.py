@@ -6,7 +6,8 @@ import zipfile
 import flatbuffers
 import numpy as np
 import pytest
-from small_detector import SIZE, assert_same_detections, noise
+from image_files import noise
+from small_detector import SIZE, assert_same_detections
 from stand_in_model import stand_in_config, stand_in_model
 from tensorflow.lite.python import schema_py_generated as schema
 

@@ -8,8 +8,9 @@ import onnx
 import onnxruntime
 import pytest
 import tensorflow as tf
+from image_files import noise
 from int8_heads import assert_int8_heads
-from small_detector import SIZE, assert_same_detections, noise
+from small_detector import SIZE, assert_same_detections
 from stand_in_model import stand_in_config, stand_in_model
 
 from refinedet_tf.config import PostprocessConfig

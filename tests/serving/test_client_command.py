@@ -100,9 +100,7 @@ def test_labels_of_another_model(refused, rest_url, images, labels, tmp_path):
     ("option", "value", "message"),
     [
         ("--batch", 0, "--batch must be at least 1, got 0"),
-        ("--timeout", 0, "--timeout must lie in 0..86400 s, got 0"),
-        ("--timeout", "nan", "--timeout must lie in 0..86400 s, got nan"),
-        ("--timeout", "inf", "--timeout must lie in 0..86400 s, got inf"),
+        *(("--timeout", value, f"must lie in 0..86400 s, got {value}") for value in (0, "nan", "inf")),
         ("--version", -1, "--version must be the number of a version, got -1"),
         ("--version", 2**63, "--version must be the number of a version, got 9223372036854775808"),
         ("--score-threshold", 50, "--score-threshold must lie in 0..1, got 50"),

@@ -32,11 +32,6 @@ def small_detector(config, seed=0):
     return model
 
 
-def noise(*shape, seed=0):
-    """Images of noise, uint8 [*shape, 3]."""
-    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
-
-
 def assert_same_detections(outputs, results):
     """Asserts that a dict of `postprocess` holds the detections that a `Detector` has returned."""
     assert len(outputs["num_detections"]) == len(results)

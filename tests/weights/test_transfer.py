@@ -212,8 +212,6 @@ def test_refusals(build, tmp_path):
     write_caffemodel(tmp_path / "cut.caffemodel", cut)
     message = refusal(vgg, tmp_path / "cut.caffemodel")
     assert message.endswith("another backbone than the config: conv2_1/kernel is not in the file")
-    (tmp_path / "run").mkdir()
-    assert "holds no weights yet" in refusal(vgg, tmp_path / "run")
     assert "weights not found" in refusal(vgg, tmp_path / "gone.weights.h5")
 
 
