@@ -10,7 +10,6 @@ from stand_in_model import stand_in_config, stand_in_model
 
 import detect
 from refinedet_tf.commands import detect as detect_command
-from refinedet_tf.commands import terminal
 from refinedet_tf.config import PostprocessConfig
 from refinedet_tf.config.files import config_to_json
 from refinedet_tf.errors import InputError
@@ -181,7 +180,7 @@ def test_what_is_refused(run, monkeypatch, tmp_path, arguments, output, message)
     assert not (tmp_path / "out").exists()
 
 
-def test_whole_command_on_a_run_folder(small_network, tmp_path, monkeypatch, capsys):
+def test_whole_command_on_a_run_folder(small_network, refused, tmp_path, monkeypatch):
     """The whole way with a network of all modules: a run folder, good and broken images, exit code 2."""
     import refinedet_tf as rd
 
@@ -193,12 +192,8 @@ def test_whole_command_on_a_run_folder(small_network, tmp_path, monkeypatch, cap
     for name in ("a.png", "c.png"):
         save(tmp_path / "in" / name)
     (tmp_path / "in" / "b.png").write_bytes(b"no image")
-    monkeypatch.setattr(detection_files, "QUIET_SECONDS", float("inf"))  # A slow machine prints no progress.
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        terminal.run(detect.main, ["--config", "run", "in", "--output", "out"])
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
+    error = refused(detect, "--config", "run", "in", "--output", "out")
     assert error.startswith("error: 1 of 3 images left out: image in/b.png cannot be decoded")
     entries = entries_in(tmp_path / "out")
     assert [entry["image"] for entry in entries] == ["in/a.png", "in/c.png"]

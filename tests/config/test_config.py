@@ -105,11 +105,9 @@ FREEZE = 'training.freeze: must be "none", "backbone", "all_but_heads" or a list
         ("training.batch_size=0", "training.batch_size: .*greater than or equal to 1.*0"),
         ("training.learning_rate=0", "training.learning_rate: .*greater than 0"),
         ("training.learning_rate=NaN", "training.learning_rate: .*finite"),
-        ("training.learning_rate=Infinity", "training.learning_rate: .*finite"),
         ("training.momentum=1", "training.momentum: .*less than 1"),
         ("training.seed=-1", "training.seed: .*greater than or equal to 0"),
         ("training.seed=4294967296", "training.seed: .*less than or equal to 4294967295.*4294967296"),
-        ("training.seed=9223372036854775808", "training.seed: .*less than or equal to 4294967295"),
         *((f"training.freeze={value}", FREEZE) for value in ("heads", "[]", '[""]')),
         ("training.jit_compile=1", "training.jit_compile: .*boolean"),
         ("training.precision=float16", "training.precision: .*bfloat16.*float16"),
@@ -125,7 +123,6 @@ FREEZE = 'training.freeze: must be "none", "backbone", "all_but_heads" or a list
         ("postprocess.max_detections=2147483648", "max_detections: .*less than or equal to 100000"),
         (f"training.batch_size={10**30}", "training.batch_size: .*less than or equal to 100000.*1000"),
         (f"evaluation.batch_size={2**64}", "evaluation.batch_size: .*less than or equal to 100000"),
-        (f"training.length={2**63}", "training.length: must be .* from 1 to 1000000000, or"),
         (f"training.milestones=[5, {2**63}]", "training.milestones.1: must be .* from 1 to 1000000000"),
         (f"training.warmup={2**63}", "training.warmup: must be .* from 0 to 1000000000"),
         (f"training.log_every={2**63}", "training.log_every: .*less than or equal to 1000000000"),
@@ -155,8 +152,6 @@ FREEZE = 'training.freeze: must be "none", "backbone", "all_but_heads" or a list
         ("expected.spread=[0.9,0.7]", "must hold the value 0.8"),
         ("expected.spread=[0.81,0.9]", "must hold the value 0.8"),
         ("expected.hours=0", "expected.hours: .*greater than 0"),
-        ("expected.hours=-1", "expected.hours: .*greater than 0"),
-        ('expected.hours="2"', "expected.hours: .*number"),
     ],
 )
 def test_wrong_value_is_named(override, told):
@@ -269,7 +264,7 @@ def test_a_config_with_other_data_states_its_own_expectation(tmp_path):
     assert "expected.metric" in message and "expected.source" in message
 
 
-def test_overrides_leave_the_expectation(tmp_path):
+def test_overrides_leave_the_expectation():
     plain = load_config("voc320.json")
     config = load_config("voc320.json", ["data.root=elsewhere", 'data.test=["2007/val"]'])
     assert config.expected == plain.expected

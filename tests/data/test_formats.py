@@ -170,16 +170,6 @@ ROWS = [
             "csv": "{annotation}: '../../secret.jpg' leads out of data.root",
         },
     ),
-    Row(
-        "an image listed twice",
-        [A, dataclasses.replace(A, spelled="./a.jpg")],
-        {
-            "devkit": "is listed twice",
-            "coco": "images/a.jpg is listed twice",
-            "yolo list": "images/a.jpg is listed twice",
-            "csv": {"a.jpg": [DOG, DOG]},
-        },
-    ),
     Row("no image", [], {"all": "data.train ({part} in {root}) holds no image"}),
     Row(
         "an unknown class",

@@ -34,10 +34,7 @@ def test_reads_objects_as_they_stand_in_the_file(tmp_path):
 
 @pytest.mark.parametrize(
     "around",
-    [
-        "<part><name>head</name><bndbox><xmin>4</xmin></bndbox></part>",
-        "<a>" * 200_000 + "</a>" * 200_000,
-    ],
+    ["<part><name>head</name><bndbox><xmin>4</xmin></bndbox></part>", "<a>" * 200_000 + "</a>" * 200_000],
     ids=["body part", "elements within each other"],
 )
 def test_other_elements_are_no_objects(tmp_path, around):

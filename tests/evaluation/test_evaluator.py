@@ -16,12 +16,7 @@ from refinedet_tf.config import EvaluationConfig, ExpectedConfig, PostprocessCon
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import result_files
 from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES
-from refinedet_tf.evaluation.evaluator import (
-    detect_portion,
-    evaluate,
-    score_portion,
-    timed_replicas,
-)
+from refinedet_tf.evaluation.evaluator import detect_portion, evaluate, score_portion, timed_replicas
 from refinedet_tf.evaluation.limits import reached_limits, too_crowded
 from refinedet_tf.evaluation.results import ClassResult, EvaluationResult, Throughput
 from refinedet_tf.refinedet import boxes as box_ops

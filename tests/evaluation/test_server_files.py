@@ -18,11 +18,7 @@ from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import server_files
 from refinedet_tf.evaluation.coco_ap import evaluate_coco
 from refinedet_tf.evaluation.ground_truth import GroundTruth
-from refinedet_tf.evaluation.server_files import (
-    COCO_CATEGORY_IDS,
-    check_server_files,
-    write_server_files,
-)
+from refinedet_tf.evaluation.server_files import COCO_CATEGORY_IDS, check_server_files, write_server_files
 from refinedet_tf.evaluation.voc_ap import average_precisions, class_average_precision
 from refinedet_tf.pixel_boxes import coco_pixels, voc_pixels
 

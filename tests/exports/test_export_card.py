@@ -47,11 +47,7 @@ def test_model_json_is_enough_to_decode_heads(tf_test):
     anchors = tree["anchors"]
     assert anchors["strides"] == [8, 16, 32, 64]
     assert anchors["levels"] == [
-        {
-            "stride": stride,
-            "scales": [anchors["scale"] * stride],
-            "aspect_ratios": anchors["aspect_ratios"],
-        }
+        {"stride": stride, "scales": [anchors["scale"] * stride], "aspect_ratios": anchors["aspect_ratios"]}
         for stride in anchors["strides"]
     ]
     tiled = np.array(tile_by_loops(tree["image_size"], anchors["levels"]), np.float32)

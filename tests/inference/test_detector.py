@@ -131,7 +131,7 @@ def test_wrong_calls_of_every_detector(detector, model, config, images, batch_si
         assert any_detector([], 8) == []
 
 
-def test_model_of_any_size_takes_the_given_one(tf_test, model, detector):
+def test_model_of_any_size_takes_the_given_one(tf_test, detector):
     free = stand_in_config(None)
     image = noise(70, 30)
     assert_same(tf_test, Detector(stand_in_model(free), free, (64, 64))([image])[0], detector([image])[0])

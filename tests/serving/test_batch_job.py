@@ -15,6 +15,7 @@ import pytest
 from batch_detector import FileDetector, image_size
 from batch_files import BatchJobError, CocoIds, JobFolder, Plan, hash_of_model
 from batch_images import describe, find_images
+from detection_entries import assert_same_entries
 from image_files import save
 from PIL import Image
 from small_detector import assert_same_detections
@@ -105,16 +106,9 @@ def test_answers_are_the_entries_of_detect(
     )
     decoded = [answer for answer in answers if "error" not in answer]
     assert len(decoded) == len(expected) == 3
-    for answer, entry in zip(decoded, expected, strict=True):
-        assert list(answer) == ["image", "height", "width", "detections"]
-        for key in ("image", "height", "width"):
-            assert answer[key] == entry[key]
-        for detection, other in zip(answer["detections"], entry["detections"], strict=True):
-            assert list(detection) == list(other) == ["class", "score", "box"]
-            assert detection["class"] == other["class"]
-            # Both are rounded, to 6 and to 2 decimals.
-            assert detection["score"] == pytest.approx(other["score"], abs=1.5e-6)
-            assert detection["box"] == pytest.approx(other["box"], abs=0.0101)
+    assert all(list(answer) == ["image", "height", "width", "detections"] for answer in decoded)
+    # Both are rounded, to 6 and to 2 decimals.
+    assert_same_entries(decoded, expected, score=1.5e-6, box=0.0101)
 
 
 def test_a_stopped_job_goes_on(without_engine, model_folder, files, tmp_path, capsys):

@@ -9,6 +9,7 @@ from pathlib import Path
 import client
 import numpy as np
 import pytest
+from detection_entries import assert_same_entries
 from grpc_client import GrpcClient
 from model_choice import ModelChoice
 from PIL import Image
@@ -33,15 +34,11 @@ def test_files_are_those_of_detect(options, served, exported, images, labels, mo
     assert [count for _, count in served.asked] == ([1, 1, 1] if batch == 1 else [2, 1])
     texts = [(folder / "detections.json").read_text(encoding="utf-8") for folder in (from_server, local)]
     assert texts[0].count("\n") == texts[1].count("\n") == len(images) + 2
-    for entry, expected in zip(*map(json.loads, texts), strict=True):
-        assert list(entry) == list(expected) == ["image", "picture", "height", "width", "detections"]
-        assert {**entry, "detections": 0} == {**expected, "detections": 0}
-        for detection, local_detection in zip(entry["detections"], expected["detections"], strict=True):
-            assert list(detection) == ["class", "score", "box"]
-            assert detection["class"] == local_detection["class"]
-            assert list(detection["box"]) == list(local_detection["box"])
-            assert detection["score"] == pytest.approx(local_detection["score"], abs=1e-5)
-            assert detection["box"] == pytest.approx(local_detection["box"], abs=0.02)
+    found, expected = map(json.loads, texts)
+    assert_same_entries(found, expected, score=1e-5, box=0.02)
+    for entry, expected_entry in zip(found, expected, strict=True):
+        assert list(entry) == list(expected_entry) == ["image", "picture", "height", "width", "detections"]
+        assert entry["picture"] == expected_entry["picture"]
     names = sorted(path.name for path in from_server.iterdir())
     assert names == ["a.jpg", "b.png", "c.png", "detections.json"]
     for name, file in zip(names, images, strict=False):

@@ -160,7 +160,7 @@ def test_messages_stay_short():
         assert len(message_of(read_row, row)) < 500
 
 
-def test_no_server(tmp_path):
+def test_no_server():
     with rest_server(None) as url:
         pass  # The port is free again.
     with pytest.raises(InputError, match=f"no connection to {url}: .*refused"):

@@ -3,6 +3,7 @@
 import numpy as np
 from refusals import message_of
 
+from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.weights import load_weights
 
 
@@ -12,6 +13,16 @@ def filled(model, seed=1, scale=1.0):
     for variable in model.weights:
         variable.assign(scale * generator.uniform(0.1, 1, variable.shape))
     return model
+
+
+def assert_heads(heads, image_size, num_classes, batch=1):
+    """Asserts that heads are finite float32 values, one row per anchor of an image of that size."""
+    widths = {"arm_loc": 4, "arm_conf": 2, "odm_loc": 4, "odm_conf": num_classes + 1}
+    assert heads.keys() == widths.keys()
+    for name, width in widths.items():
+        head = np.asarray(heads[name])
+        assert head.shape == (batch, len(tile_anchors(image_size)), width) and head.dtype == np.float32
+        assert np.isfinite(head).all(), name
 
 
 def values(model):

@@ -14,11 +14,7 @@ from refinedet_tf.training.description import _describe_data, _describe_precisio
     ("loss", "counts", "line"),
     [
         ({}, [1, 0, 2, 0], "2 training images without an object. Training learns nothing from them, as in"),
-        (
-            {"background_negatives": 9},
-            [0, 1],
-            "1 training image without an object. Training takes 9",
-        ),
+        ({"background_negatives": 9}, [0, 1], "1 training image without an object. Training takes 9"),
         ({}, [1, 2], None),
     ],
 )

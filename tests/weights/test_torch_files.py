@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from mutation import mutate_bytes
 from refusals import message_of
 from torch_writer import (
     GOLDEN,
@@ -293,18 +294,8 @@ def test_cut_off_anywhere(name, tmp_path):
 def test_random_corruptions_end_in_one_line_or_in_finite_arrays(name, tmp_path):
     whole, generator = (GOLDEN / f"{name}.pth").read_bytes(), np.random.default_rng(0)
     file, errors = tmp_path / "net.pth", 0
-    for number in range(200):
-        damaged, start = bytearray(whole), int(generator.integers(len(whole)))
-        length = int(generator.integers(1, 50))
-        if number % 4 == 0:
-            del damaged[start : start + length]
-        elif number % 4 == 1:
-            damaged[start : start + length] = generator.bytes(length)
-        elif number % 4 == 2:
-            damaged[start:start] = generator.bytes(length)
-        else:
-            damaged[start] ^= 1 << int(generator.integers(8))
-        file.write_bytes(damaged)
+    for _ in range(200):
+        file.write_bytes(mutate_bytes(generator, whole))
         try:
             tensors = read_checkpoint(file)
         except InputError:
