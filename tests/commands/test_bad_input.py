@@ -6,7 +6,6 @@ import shutil
 
 import keras
 import pytest
-from image_files import exif_with, noise
 from PIL import Image
 from training_config import sets
 
@@ -102,8 +101,8 @@ def widen_boxes(folder):
         file.write_text(re.sub(r"<xmax>\d+", "<xmax>4000", file.read_text()))
 
 
-def truncate_images(folder, pattern="train_*.jpg"):
-    for file in (folder / "JPEGImages").glob(pattern):
+def truncate_images(folder):
+    for file in (folder / "JPEGImages").glob("train_*.jpg"):
         file.write_bytes(file.read_bytes()[:3000])
 
 
@@ -165,18 +164,6 @@ def test_training_that_cannot_begin(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("module", [train, evaluate])
-def test_the_one_truncated_image_is_named(refused, training, devkit_copy, weights, eagerly, module):
-    """The message names the right image although the others of its batch are whole."""
-    name = {train: "train_000003.jpg", evaluate: "val_000002.jpg"}[module]
-    truncate_images(devkit_copy, name)
-    arguments = (
-        [*training, *sets("training.batch_size=8")] if module is train else evaluation(training, weights)
-    )
-    assert f"image {devkit_copy / 'JPEGImages' / name} cannot be decoded" in refused(module, *arguments)
-
-
 def test_evaluation_that_cannot_begin(refused, training, devkit_copy, weights, small_network, tmp_path):
     damaged = tmp_path / "damaged.weights.h5"
     damaged.write_bytes(weights.read_bytes()[:2000])
@@ -194,42 +181,6 @@ def test_run_folder_in_use(refused, training, tmp_path):
         (tmp_path / "run" / "final.weights.h5").touch()
         line = refused(train, *training)
     assert line.startswith(f"error: {tmp_path / 'run'} is in use by another training (process ")
-
-
-# Images
-
-
-@pytest.fixture
-def odd_images(devkit_copy):
-    """A split "odd" of unusual but good images, each stored 90 wide and 60 high with one object."""
-    photo = Image.fromarray(noise(60, 90))
-    images = devkit_copy / "JPEGImages"
-    photo.save(images / "png.jpg", format="PNG")
-    photo.convert("L").save(images / "gray.jpg")
-    photo.convert("CMYK").save(images / "cmyk.jpg")
-    # It is shown turned by 90 degrees; the annotation states the stored size.
-    photo.save(images / "turned.jpg", exif=exif_with(6))
-    names = ("png", "gray", "cmyk", "turned")
-    for name in names:
-        box = "<xmin>50</xmin><ymin>11</ymin><xmax>90</xmax><ymax>50</ymax>"
-        (devkit_copy / "Annotations" / f"{name}.xml").write_text(
-            "<annotation><size><width>90</width><height>60</height></size>"
-            f"<object><name>ring</name><bndbox>{box}</bndbox></object></annotation>"
-        )
-    (devkit_copy / "ImageSets" / "Main" / "odd.txt").write_text("\n".join(names))
-    return [images / f"{name}.jpg" for name in names]
-
-
-def test_unusual_images_are_detected_upright(done, config_file, odd_images, weights, eagerly, tmp_path):
-    classes = sets(*sets_of_classes(CLASS_NAMES))
-    output = tmp_path / "drawn"
-    options = ["--config", config_file, *classes, "--weights", weights, "--output", output]
-    done(detect, *options, *odd_images)
-    entries = json.loads((output / "detections.json").read_text())
-    assert [entry["image"] for entry in entries] == [str(path) for path in odd_images]
-    assert [(entry["height"], entry["width"]) for entry in entries] == [(60, 90)] * 3 + [(90, 60)]
-    for entry in entries:
-        assert Image.open(output / entry["picture"]).size == (entry["width"], entry["height"])
 
 
 # Names

@@ -108,5 +108,3 @@ def test_command_refuses(refused, tmp_path):
     common = ("--config", "shapes.json", "--output", tmp_path, "--weights", "any")
     line = refused(export_savedmodel, *common, "--check-split", "test")
     assert line == "error: --check-split measures files in int8: add --int8 IMAGES"
-    line = refused(export_savedmodel, *common, "--litert", "--int8", tmp_path / "none*.jpg")
-    assert "no image found" in line

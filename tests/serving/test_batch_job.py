@@ -88,7 +88,7 @@ def test_every_file_has_one_answer(file_detector, files, batch_size):
 
 def test_arrays_are_those_of_the_network(file_detector, exported, images):
     outputs = file_detector.detect([path.read_bytes() for path in images])
-    assert_same_detections(outputs, exported.detector(images))
+    assert_same_detections(outputs, exported.detector(images), tolerance=1e-6)
 
 
 def test_answers_are_the_entries_of_detect(
