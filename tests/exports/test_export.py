@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import tensorflow as tf
 from full_disk import full_disk
 from image_files import noise, save
+from processes import output_without
 from small_detector import SIZE, assert_same_detections
 from stand_in_model import CLASSES, stand_in_config, stand_in_model
 from tensorflow.python.tools import saved_model_cli
@@ -128,8 +128,6 @@ def test_labels_and_description(exported):
 
 SERVE_ALONE = """
 import sys
-for name in ("keras", "refinedet_tf"):
-    sys.modules[name] = None  # Importing it raises ImportError.
 import tensorflow as tf
 folder, file = sys.argv[1:]
 contents = open(file, "rb").read()
@@ -146,17 +144,10 @@ for outputs in results:
 
 def test_loads_without_keras_and_without_this_package(exported, tmp_path):
     image = save(tmp_path / "image.png", 40, 60)
-    child = subprocess.run(
-        [sys.executable, "-c", SERVE_ALONE, str(exported.folder), str(image)],
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr
+    arguments = ["-c", SERVE_ALONE, exported.folder, image]
+    printed, _ = output_without(("keras", "refinedet_tf"), *arguments, folder=tmp_path)
     (result,) = exported.detector([image])
-    lines = child.stdout.splitlines()
+    lines = printed.splitlines()
     assert len(lines) == 2
     for line in lines:
         count, score = line.split()

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 from config_of import config_of
 from image_files import noise
-from stand_in_model import CLASSES, stand_in_config, stand_in_model
+from stand_in_model import CLASSES, stand_in_config
 
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network, network_size
@@ -45,16 +45,6 @@ def plain_images(*values):
 
 def batch_of(count):
     return noise(count, 64, 64, seed=count).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def config():
-    return stand_in_config()
-
-
-@pytest.fixture(scope="module")
-def model(config):
-    return stand_in_model(config)
 
 
 @pytest.fixture(scope="module")

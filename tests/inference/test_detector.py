@@ -18,16 +18,6 @@ from refinedet_tf.refinedet.postprocessing import postprocess
 
 
 @pytest.fixture(scope="module")
-def config():
-    return stand_in_config()
-
-
-@pytest.fixture(scope="module")
-def model(config):
-    return stand_in_model(config)
-
-
-@pytest.fixture(scope="module")
 def detector(model, config):
     return Detector(model, config)
 

@@ -1,7 +1,5 @@
 """Detection on tiles and whole images, compared with a plain detector on each of them."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from image_files import noise
@@ -20,8 +18,7 @@ SIDE = 64
 
 @pytest.fixture(scope="module")
 def config():
-    config = stand_in_config((SIDE, SIDE))
-    return dataclasses.replace(config, postprocess=dataclasses.replace(config.postprocess, max_detections=30))
+    return stand_in_config((SIDE, SIDE), max_detections=30)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from batch_images import describe, find_images
 from detection_entries import assert_same_entries
 from image_files import save
 from PIL import Image
+from processes import output_without
 from small_detector import assert_same_detections
 
 import detect
@@ -339,24 +340,15 @@ def test_size_of_an_image_that_pillow_does_not_know(tmp_path, monkeypatch):
 
 def test_nothing_of_the_package_is_needed(model_folder, images, tmp_path):
     """The work of a process of Spark runs where this package and Keras cannot be imported."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nfor name in ('refinedet_tf', 'keras', 'pydantic'):\n    sys.modules[name] = None\n"
-    )
     program = (
         "import sys\nfrom batch_job import answer_shards\nfrom batch_files import JobFolder, Plan\n"
         "model, output, *images = sys.argv[1:]\nJobFolder(output).start(Plan('', 9, images))\n"
         "print(*answer_shards([(0, images)], model, output, 2, 1))"
     )
-    child = subprocess.run(
-        [sys.executable, "-c", program, str(model_folder), str(tmp_path / "job"), *map(str, images)],
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{SERVING}"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr
-    assert child.stdout.endswith(", 3)\n")
+    arguments = ["-c", program, model_folder, tmp_path / "job", *images]
+    without = ("refinedet_tf", "keras", "pydantic")
+    printed, _ = output_without(without, *arguments, folder=tmp_path, python_path=[SERVING])
+    assert printed.endswith(", 3)\n")
     lines = (tmp_path / "job" / "shards" / "00000.jsonl").read_text(encoding="ascii").splitlines()
     assert [json.loads(line)["image"] for line in lines] == list(map(str, images))
 

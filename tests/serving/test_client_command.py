@@ -1,9 +1,6 @@
 """The command serving/client.py, against servers that stand in for TF Serving."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import client
@@ -13,6 +10,7 @@ from detection_entries import assert_same_entries
 from grpc_client import GrpcClient
 from model_choice import ModelChoice
 from PIL import Image
+from processes import output_without
 from rest_client import RestClient
 from serving_stand_ins import MODEL, rest_server
 
@@ -130,22 +128,11 @@ def test_clients_ask_for_that_model_by_default(monkeypatch, images, labels, tmp_
 
 def test_rest_needs_no_tensorflow(rest_url, images, labels, tmp_path):
     """The client runs in a process of its own, where TensorFlow and Keras cannot be imported."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nfor name in ('tensorflow', 'keras', 'grpc'):\n    sys.modules[name] = None\n"
-    )
-    child = subprocess.run(
-        [sys.executable, str(SERVING / "client.py"), *map(str, images), "--labels", str(labels)]
-        + ["--output", "out", "--url", rest_url],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr
+    arguments = [SERVING / "client.py", *images, "--labels", labels, "--output", "out", "--url", rest_url]
+    printed, errors = output_without(("tensorflow", "keras", "grpc"), *arguments, folder=tmp_path)
     # A slow machine prints the progress of the work.
-    assert [line for line in child.stderr.splitlines() if " images/s, " not in line] == []
-    assert child.stdout.startswith("3 images, ")
+    assert [line for line in errors.splitlines() if " images/s, " not in line] == []
+    assert printed.startswith("3 images, ")
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8"))) == 3
 
 
