@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from config_of import CLASSES, config_of
 from detections_by_loops import detect_by_loops, rows_of
-from loss_by_loops import single_object_loss
+from loss_by_loops import divided_by_positives, single_object_loss
+from losses_of_heads import padded
 from random_heads import detection_heads
 from small_detector import assert_same_detections
 from small_network import BACKBONE, make_trainer, random_batch, small_backbone
@@ -26,6 +27,7 @@ from refinedet_tf.refinedet.postprocessing import postprocess
 DESIGNS = ("refinedet", "tiled_anchors", "single_stage")
 ANCHORS = tile_anchors((64, 64))
 BOX, LABEL = [0.1, 0.2, 0.6, 0.7], 2
+ONE_OBJECT = padded([(0, LABEL, *BOX)], batch=1, max_objects=2)
 HEADS = {"arm_loc": 4, "arm_conf": 2, "odm_loc": 4, "odm_conf": 4}
 
 
@@ -52,10 +54,6 @@ def no_arm():
     """The outputs for one image of an ARM that moves no anchor."""
     widths = {"arm_loc": 4, "arm_conf": 2}
     return {name: np.zeros((len(ANCHORS), width), np.float32) for name, width in widths.items()}
-
-
-def ground_truth_of_one_object():
-    return {"boxes": np.array([[BOX, [0] * 4]], np.float32), "labels": np.array([[LABEL, 0]], np.int32)}
 
 
 # Network
@@ -104,19 +102,14 @@ def test_single_stage_has_neither_arm_nor_transfer_connection_blocks(thin):
 def test_loss_of_tiled_anchors_against_loops(tf_test):
     """The ODM's terms are those of heads whose ARM moves nothing; the ARM's own terms do not change."""
     heads = heads_of("tiled_anchors", seed=1)
-    terms = refinedet_loss(heads, ground_truth_of_one_object(), ANCHORS, design_config("tiled_anchors"))
+    terms = refinedet_loss(heads, ONE_OBJECT, ANCHORS, design_config("tiled_anchors"))
     first = {name: value[0] for name, value in heads.items()}
     unmoved = {**first, "arm_loc": np.zeros_like(first["arm_loc"])}
-    expected = {"arm": single_object_loss(first, BOX, LABEL, ANCHORS)}
-    expected["odm"] = single_object_loss(unmoved, BOX, LABEL, ANCHORS)
-    for module, sums in expected.items():
-        count = sums[f"num_{module}_positives"]
-        assert count > 0
-        tf_test.assertAllEqual(terms[f"num_{module}_positives"], count)
-        for part in ("loc", "conf"):
-            wanted = sums[f"{module}_{part}"] / count
-            tf_test.assertAllClose(terms[f"{module}_{part}"], wanted, rtol=1e-4, atol=0)
-    cascade = refinedet_loss(heads, ground_truth_of_one_object(), ANCHORS, design_config("refinedet"))
+    for module, of_module in (("arm", first), ("odm", unmoved)):
+        expected = divided_by_positives(single_object_loss(of_module, BOX, LABEL, ANCHORS))
+        for name in (f"{module}_loc", f"{module}_conf", f"num_{module}_positives"):
+            tf_test.assertAllClose(terms[name], expected[name], rtol=1e-4, atol=0, msg=name)
+    cascade = refinedet_loss(heads, ONE_OBJECT, ANCHORS, design_config("refinedet"))
     tf_test.assertAllEqual(terms["arm_loc"], cascade["arm_loc"])
     assert float(terms["odm_loc"]) != float(cascade["odm_loc"])
 
@@ -126,7 +119,7 @@ def test_loss_of_single_stage_against_loops(tf_test, threshold):
     """The ODM's terms on tiled anchors; without object scores there is nothing to filter by."""
     heads = heads_of("single_stage", seed=2)
     config = design_config("single_stage", loss={"objectness_threshold": threshold})
-    terms = refinedet_loss(heads, ground_truth_of_one_object(), ANCHORS, config)
+    terms = refinedet_loss(heads, ONE_OBJECT, ANCHORS, config)
     first = {name: value[0] for name, value in heads.items()}
     expected = single_object_loss(no_arm() | first, BOX, LABEL, ANCHORS, threshold=0.0)
     count = expected["num_odm_positives"]
@@ -152,7 +145,7 @@ def test_threshold_0_lets_every_unmatched_anchor_be_a_negative(threshold, everyo
     )
     with tf.GradientTape() as tape:
         tape.watch(odm_conf)
-        terms = refinedet_loss({**heads, "odm_conf": odm_conf}, ground_truth_of_one_object(), ANCHORS, config)
+        terms = refinedet_loss({**heads, "odm_conf": odm_conf}, ONE_OBJECT, ANCHORS, config)
         loss = terms["odm_conf"]
     takes_part = tape.gradient(loss, odm_conf).numpy()[0].any(axis=-1)
     assert takes_part.all() == everyone

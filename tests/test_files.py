@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from refusals import message_of
 
 from refinedet_tf.errors import InputError
 from refinedet_tf.files import (
@@ -117,21 +118,17 @@ def test_list_folder(tmp_path):
     assert sorted(list_folder(tmp_path)) == ["a.jpg", "b.jpg"]
     assert sorted(list_folder(str(tmp_path))) == ["a.jpg", "b.jpg"]
     for name, reason in (("missing", "No such file or directory"), ("a.jpg", "Not a directory")):
-        with pytest.raises(InputError) as raised:
-            list_folder(tmp_path / name)
-        assert str(raised.value) == f"folder {tmp_path / name} cannot be read: {reason}"
-    with pytest.raises(InputError) as raised:
-        list_folder("x/" * 10_000)
-    assert len(str(raised.value)) < 600
+        line = message_of(list_folder, tmp_path / name)
+        assert line == f"folder {tmp_path / name} cannot be read: {reason}"
+    assert len(message_of(list_folder, "x/" * 10_000)) < 600
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\ud800"])
 def test_names_that_no_file_can_have(tmp_path, name):
     for exists in (is_file, is_folder):
         assert not exists(tmp_path / name)
-    with pytest.raises(InputError, match="(File name too long|a null character|not Unicode text)$") as raised:
-        list_folder(tmp_path / name)
-    assert str(raised.value).isprintable()
+    reasons = ("File name too long", "a null character", "not Unicode text")
+    assert message_of(list_folder, tmp_path / name).endswith(reasons)
 
 
 def test_is_file_and_is_folder(tmp_path):

@@ -33,8 +33,7 @@ def test_rows_in_order_stay():
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "is_undone"),
-    [(1, 2, True), (4, 5, False), (2, 3, False), (1, 3, False), (0, 1, False)],
+    ("one", "other", "is_undone"), [(1, 2, True), (4, 5, False), (2, 3, False), (1, 3, False), (0, 1, False)]
 )
 def test_an_exchange_is_undone_within_the_tolerance_and_the_class(one, other, is_undone):
     found = exchanged(one, other)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from config_of import config_of
+from refusals import message_of
 
 from refinedet_tf.config.files import load_config
 from refinedet_tf.errors import InputError
@@ -143,9 +144,7 @@ def test_what_no_run_may_replace(files, tmp_path):
     run = RunFolder(tmp_path)
     for use in (run.check, lambda resume: run.create(config_of(3), resume)):
         for resume in (False, True):
-            with pytest.raises(InputError) as refused:
-                use(resume=resume)
-            line = str(refused.value)
+            line = message_of(use, resume=resume)
             assert line.startswith(f"{tmp_path} holds ") and "but no checkpoint to continue from" in line
             assert line.endswith("; nothing of it is replaced: name another --output")
             assert ("no mark of a training (.refinedet-run)" in line) == ("weights" not in "".join(files))
@@ -207,6 +206,4 @@ def test_folders_that_cannot_be(name, tmp_path):
     run = RunFolder(tmp_path / name)
     with pytest.raises(InputError, match="holds no weights yet"):
         run.trained_weights()
-    with pytest.raises(InputError, match="cannot be written") as error:
-        run.create(config_of(2), resume=False)
-    str(error.value).encode()
+    assert "cannot be written" in message_of(run.create, config_of(2), resume=False)

@@ -1,10 +1,7 @@
 """The image files that the arguments of a command stand for."""
 
-import io
-
-import numpy as np
 import pytest
-from PIL import Image
+from image_files import encoded, noise
 
 from refinedet_tf.commands.image_files import find_images
 from refinedet_tf.errors import InputError
@@ -43,12 +40,6 @@ def test_name_without_an_image(folder, name):
         find_images([f"{folder}/a.bmp", f"{folder}/{name}"])
 
 
-def encoded(kind):
-    stream = io.BytesIO()
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(stream, kind)
-    return stream.getvalue()
-
-
 def test_folder_of_photographs_of_all_kinds(tmp_path, capsys):
     read = {
         "b.jfif": "JPEG",
@@ -60,9 +51,9 @@ def test_folder_of_photographs_of_all_kinds(tmp_path, capsys):
     }
     read |= {"h.mpo": "MPO", "i.JPE": "JPEG", "j.heic": "JPEG"}
     for name, kind in read.items():
-        (tmp_path / name).write_bytes(encoded(kind))
+        (tmp_path / name).write_bytes(encoded(noise(4, 4), kind))
     for name in ("k.HEIC", "l.heic", "m.avif", "n.tif", "o.CR2"):
-        (tmp_path / name).write_bytes(encoded("TIFF"))
+        (tmp_path / name).write_bytes(encoded(noise(4, 4), "TIFF"))
     (tmp_path / "p.txt").write_text("BMW and other cars")
     assert [path.name for path in find_images([str(tmp_path)])] == list(read)
     assert capsys.readouterr().err == (

@@ -8,7 +8,6 @@ from PIL import Image
 from voc_layout import voc_object, write_voc
 
 from refinedet_tf.commands import scale_voc
-from refinedet_tf.commands.terminal import run
 from refinedet_tf.data.readers.voc import VocPart
 from refinedet_tf.errors import InputError
 
@@ -137,23 +136,19 @@ def test_an_unfinished_set_has_no_split_and_is_refused(devkit, tmp_path, file, r
         scale_voc.scale_voc(devkit, output, SPLITS)
 
 
-def test_command(devkit, tmp_path, monkeypatch, capsys):
+def test_command(devkit, done, refused, tmp_path, monkeypatch):
     monkeypatch.setattr(scale_voc, "ID_FOLDER", tmp_path)
     for name, ids in SPLITS.items():
         (tmp_path / f"{name}.txt").write_text("\n".join(ids) + "\n")
     output = tmp_path / "scaled"
     output.mkdir()
-    run(scale_voc.main, [str(devkit), "--output", str(output)])
-    assert capsys.readouterr().out.splitlines() == [
+    assert done(scale_voc, devkit, "--output", output).out.splitlines() == [
         f"{output}: 2 images for train, 2 images for test",
         "Figures on these 2 photographs are comparable with no published figure, and weights that were "
         "trained on the 2 must never be measured on VOC 2007 test.",
     ]
     for name, message in [("scaled", "is not empty"), ("train.txt", "is not a folder")]:
-        with pytest.raises(SystemExit) as stopped:
-            run(scale_voc.main, [str(devkit), "--output", str(tmp_path / name)])
-        assert stopped.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
+        line = refused(scale_voc, devkit, "--output", tmp_path / name)
         assert line.startswith(f"error: --output {tmp_path / name} {message}")
 
 

@@ -45,12 +45,7 @@ def allocate_in_tensorflow(_):
 
 
 @pytest.mark.parametrize(
-    "main",
-    [
-        slow(allocate_in_tensorflow),
-        lambda _: np.zeros(2**45),
-        fail_with(MemoryError()),
-    ],
+    "main", [slow(allocate_in_tensorflow), lambda _: np.zeros(2**45), fail_with(MemoryError())]
 )
 def test_exhausted_memory_is_one_line(capfd, main):
     with pytest.raises(SystemExit) as stopped:

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from config_of import PLAIN
+from detections_by_loops import iou
+from image_files import noise
 
 from refinedet_tf.config import AugmentationConfig
 from refinedet_tf.data import augment as augmentation
@@ -22,6 +24,7 @@ from refinedet_tf.data.sample_draw import KERNELS, draw_sample
 DEFAULT = AugmentationConfig()
 BOXES = np.array([[0.1, 0.2, 0.5, 0.6], [0.3, 0.3, 0.9, 0.95], [0.6, 0.1, 0.7, 0.2]], np.float32)
 LABELS = np.array([1, 2, 3], np.int32)
+IMAGE = noise(48, 64)
 
 
 def draw(function, count, dtype=tf.float32, times=1):
@@ -53,16 +56,6 @@ def distort(planes, seed, config):
     """Distorts planes [3, H, W]."""
     drawn = draw_distortion(uniform(seed, DISTORTION_NUMBERS), config)
     return tf.stack(distort_color(tf.unstack(planes), drawn))
-
-
-def iou(a, b):
-    intersection = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
-    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return intersection / (areas - intersection)
-
-
-def noise(height=48, width=64):
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 # Windows
@@ -215,9 +208,9 @@ def test_values_are_clipped(tf_test):
 
 
 def test_nothing_drawn_is_the_plain_warp(tf_test):
-    image, boxes, labels = augment(noise(), BOXES, LABELS, [0, 0], (40, 56), PLAIN)
+    image, boxes, labels = augment(IMAGE, BOXES, LABELS, [0, 0], (40, 56), PLAIN)
     tf_test.assertDTypeEqual(image, np.uint8)
-    tf_test.assertAllEqual(image, np.round(warp_image(noise(), (40, 56))))
+    tf_test.assertAllEqual(image, np.round(warp_image(IMAGE, (40, 56))))
     tf_test.assertAllClose(boxes, BOXES, rtol=1e-7, atol=1e-6)
     tf_test.assertAllEqual(labels, LABELS)
 
@@ -225,8 +218,8 @@ def test_nothing_drawn_is_the_plain_warp(tf_test):
 @pytest.mark.parametrize(("horizontal", "vertical"), [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
 def test_flips(tf_test, horizontal, vertical):
     config = replace(PLAIN, horizontal_flip_probability=horizontal, vertical_flip_probability=vertical)
-    image, boxes, _ = augment(noise(), BOXES, LABELS, [0, 0], (48, 64), config)
-    expected, corners = noise(), BOXES.copy()
+    image, boxes, _ = augment(IMAGE, BOXES, LABELS, [0, 0], (48, 64), config)
+    expected, corners = IMAGE, BOXES.copy()
     if horizontal:
         expected, corners[:, [1, 3]] = expected[:, ::-1], 1 - corners[:, [3, 1]]
     if vertical:
@@ -279,7 +272,7 @@ def test_boxes_bound_their_objects(tf_test):
 
 def test_kernels_differ_and_all_five_are_used():
     config = replace(PLAIN, random_interpolation=True)
-    images = draw(lambda seed: augment(noise(), BOXES, LABELS, seed, (16, 16), config)[0], 60, tf.uint8)
+    images = draw(lambda seed: augment(IMAGE, BOXES, LABELS, seed, (16, 16), config)[0], 60, tf.uint8)
     assert len({image.tobytes() for image in images}) == 5
 
 
@@ -318,8 +311,8 @@ def test_compiled_colors_fill_and_flips_against_tensorflow_without_xla():
     plain = replace(DEFAULT, **same_draws, distortion_probability=0.0, horizontal_flip_probability=0.0)
     changed = replace(DEFAULT, **same_draws, vertical_flip_probability=0.5)
     for number in range(20):
-        before = augment(noise(), box, LABELS[:1], [3, number], (32, 40), plain)[0].numpy()
-        found = augment(noise(), box, LABELS[:1], [3, number], (32, 40), changed)[0].numpy()
+        before = augment(IMAGE, box, LABELS[:1], [3, number], (32, 40), plain)[0].numpy()
+        found = augment(IMAGE, box, LABELS[:1], [3, number], (32, 40), changed)[0].numpy()
         drawn = draw_sample(box, LABELS[:1], [3, number], tf.constant([48, 64]), (32, 40), changed)
         expected, flip = plain_change(before.astype(np.float32), drawn.distortion), drawn.flip
         filled = (before == FILL_COLOR).all(axis=-1, keepdims=True)
@@ -334,7 +327,7 @@ def test_compiled_colors_fill_and_flips_against_tensorflow_without_xla():
 
 def test_samples_are_valid_and_depend_on_the_seed_alone(tf_test):
     def sample(seed):
-        pixels, boxes, labels = augment(noise(), BOXES, LABELS, seed, (32, 40), DEFAULT)
+        pixels, boxes, labels = augment(IMAGE, BOXES, LABELS, seed, (32, 40), DEFAULT)
         padding = 3 - tf.shape(labels)[0]
         return pixels, tf.pad(boxes, [[0, padding], [0, 0]]), tf.pad(labels, [[0, padding]])
 
@@ -353,8 +346,8 @@ def test_padding_changes_nothing(tf_test):
     boxes, labels = np.pad(BOXES, [[0, 5], [0, 0]]), np.pad(LABELS, [0, 5])
     boxes[3:] = 0, 0, 1, 1
     for number in range(20):
-        expected = augment(noise(), BOXES, LABELS, [5, number], (32, 40), DEFAULT)
-        padded = augment(noise(), boxes, labels, [5, number], (32, 40), DEFAULT)
+        expected = augment(IMAGE, BOXES, LABELS, [5, number], (32, 40), DEFAULT)
+        padded = augment(IMAGE, boxes, labels, [5, number], (32, 40), DEFAULT)
         for value, expected_value in zip(padded, expected, strict=True):
             tf_test.assertAllEqual(value, expected_value)
 
@@ -362,7 +355,7 @@ def test_padding_changes_nothing(tf_test):
 @pytest.mark.parametrize("config", [PLAIN, DEFAULT])
 def test_image_without_objects(config):
     empty = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
-    samples = [augment(noise(), *empty, [7, number], (8, 8), config) for number in range(20)]
+    samples = [augment(IMAGE, *empty, [7, number], (8, 8), config) for number in range(20)]
     assert np.stack([image for image, _, _ in samples]).std() > 10
     for image, boxes, labels in samples:
         assert (image.shape, boxes.shape, labels.shape) == ((8, 8, 3), (0, 4), (0,))
@@ -372,6 +365,6 @@ def test_window_that_shows_no_image(tf_test, monkeypatch):
     monkeypatch.setattr(
         "refinedet_tf.data.sample_draw.sample_window", lambda *_: tf.constant([-2.0, 0.0, -1.0, 1.0])
     )
-    image, boxes, labels = augment(noise(), BOXES, LABELS, [0, 0], (8, 8), PLAIN)
+    image, boxes, labels = augment(IMAGE, BOXES, LABELS, [0, 0], (8, 8), PLAIN)
     tf_test.assertAllEqual(image, np.full((8, 8, 3), FILL_COLOR))
     assert boxes.shape == (0, 4) and labels.shape == (0,)

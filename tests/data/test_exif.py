@@ -5,7 +5,7 @@ import struct
 import pytest
 import tensorflow as tf
 import upright
-from hostile_images import encoded
+from image_files import encoded
 from PIL import Image
 
 from refinedet_tf.data.exif import MAX_BLOCKS, read_orientation

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from annotated_sets import FORMATS, HEIGHT, PARTS, WIDTH, Photo, WrittenSet, write_set
+from refusals import message_of
 
 from refinedet_tf.config import DataConfig
 from refinedet_tf.data.box_checks import CLIPPED, FRACTIONS, NO_AREA, NOT_FINITE, OUTSIDE, ROUNDED
 from refinedet_tf.data.dataset import read_dataset
-from refinedet_tf.errors import InputError
 
 DOG = ("dog", (10, 4, 20, 12))
 CAT = ("cat", (0, 0, 40, 20))
@@ -170,23 +170,11 @@ ROWS = [
             "csv": "{annotation}: '../../secret.jpg' leads out of data.root",
         },
     ),
-    Row(
-        "an image listed twice",
-        [A, dataclasses.replace(A, spelled="./a.jpg")],
-        {
-            "devkit": "is listed twice",
-            "coco": "images/a.jpg is listed twice",
-            "yolo list": "images/a.jpg is listed twice",
-            "csv": {"a.jpg": [DOG, DOG]},
-        },
-    ),
     Row("no image", [], {"all": "data.train ({part} in {root}) holds no image"}),
     Row(
         "an unknown class",
         [B, A],
-        {
-            "all": '{annotation}: class "cat" is not in data.classes; there are dog',
-        },
+        {"all": '{annotation}: class "cat" is not in data.classes; there are dog'},
         classes=("dog",),
     ),
     Row(
@@ -248,11 +236,9 @@ def test_table(tmp_path, kind, row):
     format_name = {"devkit": "voc", "flat": "voc", "yolo list": "yolo"}.get(kind, kind)
     config = DataConfig(format=format_name, root=str(tmp_path), train=(PARTS[kind],), classes=row.classes)
     if isinstance(cell, str):
-        with pytest.raises(InputError) as raised:
-            read_dataset(config, "train")
-        message = str(raised.value)
+        message = message_of(read_dataset, config, "train")
         assert cell.format(part=PARTS[kind], format=format_name, **written._asdict()) in message
-        assert message.isprintable() and len(message) < 600
+        assert len(message) < 600
         return
 
     dataset = read_dataset(config, "train")

@@ -4,7 +4,8 @@ import struct
 import zlib
 
 import pytest
-from hostile_images import encoded, readable, unreadable
+from hostile_images import readable, unreadable
+from image_files import encoded, exif_with
 from PIL import Image
 
 from refinedet_tf.data.image_header import (
@@ -44,10 +45,8 @@ PHOTO = Image.new("RGB", (30, 20))
 @pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP"])
 def test_orientation(header_of, kind):
     """`test_exif.py` tells which tags count."""
-    exif = Image.Exif()
     for tag in range(1, 9):
-        exif[0x0112] = tag
-        header = header_of(encoded(PHOTO, kind, exif=exif))
+        header = header_of(encoded(PHOTO, kind, exif=exif_with(tag)))
         assert header == ImageHeader(20, 30, tag)
         assert header.upright_size == ((20, 30) if tag < 5 else (30, 20))
     assert header_of(encoded(PHOTO, kind)) == ImageHeader(20, 30, 1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from annotated_sets import FORMATS, PARTS, Photo, write_set
+from refusals import message_of
 from voc_layout import voc_object, write_voc
 from yolo_layout import write_yolo
 
@@ -34,13 +35,6 @@ def files_of(dataset):
     return sorted(path.rpartition("/")[2] for path in dataset.image_paths)
 
 
-def message_of(kind, root, *parts):
-    with pytest.raises(InputError) as raised:
-        read(kind, root, *parts)
-    assert str(raised.value).isprintable() and "\n" not in str(raised.value)
-    return str(raised.value)
-
-
 SPELLINGS = ("street/a.jpg", "./street/a.jpg", "street//a.jpg", "street/../street/a.jpg", r"street\a.jpg")
 
 
@@ -64,7 +58,7 @@ def test_a_file_that_is_listed_twice(tmp_path, kind, spelled):
     expected = (
         f"{written.images}/street/a.jpg is listed twice ({entries[kind]}); list each file once, with all"
     )
-    assert message_of(kind, tmp_path).startswith(expected)
+    assert message_of(read, kind, tmp_path).startswith(expected)
 
 
 @pytest.mark.parametrize("kind", ["coco", "csv"])
@@ -74,24 +68,24 @@ def test_an_absolute_path_is_that_of_the_same_file(tmp_path, kind):
     if kind == "csv":
         assert read(kind, tmp_path).image_ids == ("a",)
     else:
-        assert "a.jpg is listed twice (image 1 of" in message_of(kind, tmp_path)
+        assert "a.jpg is listed twice (image 1 of" in message_of(read, kind, tmp_path)
 
 
 def test_many_files_that_are_listed_twice(tmp_path):
     photos = [Photo(f"{number}.jpg") for number in range(24)]
     write_set("coco", tmp_path, photos * 2)
     expected = "(image 1 of set.json:images and image 25 of set.json:images), and so are 23 more files; list"
-    assert expected in message_of("coco", tmp_path)
+    assert expected in message_of(read, "coco", tmp_path)
 
 
 def test_two_parts_that_list_the_same_file(tmp_path):
     write_voc(tmp_path, split="val", b="")
     write_voc(tmp_path, a="", b="")
     expected = "/b.jpg is listed twice (image b of 2007/train and image b of 2007/val)"
-    assert expected in message_of("devkit", tmp_path, "2007/train", "2007/val")
+    assert expected in message_of(read, "devkit", tmp_path, "2007/train", "2007/val")
     (tmp_path / "link").symlink_to(tmp_path / "VOC2007" / "JPEGImages")
     (tmp_path / "xml").symlink_to(tmp_path / "VOC2007" / "Annotations")
-    assert "and image a of xml:link)" in message_of("flat", tmp_path, "2007/train", "xml:link")
+    assert "and image a of xml:link)" in message_of(read, "flat", tmp_path, "2007/train", "xml:link")
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -109,7 +103,7 @@ def test_files_whose_endings_alone_differ(tmp_path, kind, endings):
     if kind == "devkit":
         photos_of = tmp_path / "VOC2007" / "ImageSets" / "Main" / "train.txt"
         photos_of.write_text("a\nb\n")
-    message = message_of(kind, tmp_path)
+    message = message_of(read, kind, tmp_path)
     assert f"{written.images}/{first}" in message and f"{written.images}/{second}" in message
     assert f"have the same {'label file' if 'yolo' in kind else 'annotation'} {written.annotation}" in message
 
@@ -255,9 +249,7 @@ def test_overlaps_are_noticed_whatever_the_part_is_called(tmp_path, kind):
     ):
         config = config_of(kind, tmp_path, train=(train,), test=(test,))
         for split in ("train", "test"):
-            with pytest.raises(InputError) as raised:
-                read_dataset(config, split)
-            message = str(raised.value)
+            message = message_of(read_dataset, config, split)
             assert f'"{train}"' in message and f'"{test}"' in message
             assert "which overlap; they" in message or "in common, e.g. /" in message
     for train, test in ((f"{part}[:80%]", f"{other}[80%:]"), (part, other)):

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from gif_files import gif
 from image_door_files import UPRIGHT, photo, readable, turned, unreadable
+from image_files import encoded
 from PIL import Image
 
 from refinedet_tf.data import images
@@ -22,12 +23,6 @@ def quadrants():
     pixels[:20, :30], pixels[:20, 30:] = (250, 10, 5), (10, 200, 30)
     pixels[20:, :30], pixels[20:, 30:] = (20, 30, 220), (200, 180, 60)
     return pixels
-
-
-def encoded(image, file_format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("in_graph", [False, True])

@@ -6,11 +6,11 @@ import pytest
 import tensorflow as tf
 from config_of import PLAIN, config_of
 from PIL import Image
+from small_datasets import dataset_of
 from tiers import slow
 
 from refinedet_tf.config import Config, ModelConfig
 from refinedet_tf.data import pipeline
-from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
 from refinedet_tf.refinedet.losses import LEFT_OUT
@@ -29,16 +29,13 @@ def make_dataset(folder):
         Image.fromarray(pixels_of(index)).save(path)
     count = sum(OBJECTS_PER_IMAGE)
     low = np.random.default_rng(0).uniform(0, 0.5, (count, 2))
-    return DetectionDataset(
-        class_names=("cat", "dog"),
-        image_ids=tuple(path.stem for path in paths),
-        image_paths=tuple(str(path) for path in paths),
-        image_sizes=np.array([pixels_of(index).shape[:2] for index in range(len(paths))], np.int32),
-        orientations=np.ones(len(paths), np.uint8),
-        boxes=np.concatenate([low, low + 0.4], axis=1).astype(np.float32),
-        labels=(np.arange(count) % 2 + 1).astype(np.int32),
+    rows = np.column_stack([np.arange(count) % 2 + 1, low, low + 0.4])
+    return dataset_of(
+        np.split(rows, np.cumsum(OBJECTS_PER_IMAGE)[:-1]),
+        [pixels_of(index).shape[:2] for index in range(len(paths))],
+        ("cat", "dog"),
+        paths,
         difficult=np.arange(count) % 3 == 0,
-        offsets=np.concatenate([[0], np.cumsum(OBJECTS_PER_IMAGE)]).astype(np.int64),
     )
 
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from image_files import exif_with
 from PIL import Image, ImageOps
 
 from refinedet_tf.config import DataConfig
@@ -25,9 +26,7 @@ def painted(height=HEIGHT, width=WIDTH):
 
 
 def save(path, orientation, image=None):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    (image or painted()).save(path, exif=exif)
+    (image or painted()).save(path, exif=exif_with(orientation))
 
 
 def object_of(image):

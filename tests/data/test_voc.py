@@ -1,5 +1,8 @@
+import re
+
 import numpy as np
 import pytest
+from refusals import message_of
 from voc_layout import voc_object, write_unlabelled, write_voc
 
 from refinedet_tf.config import DataConfig
@@ -31,10 +34,7 @@ def test_reads_objects_as_they_stand_in_the_file(tmp_path):
 
 @pytest.mark.parametrize(
     "around",
-    [
-        "<part><name>head</name><bndbox><xmin>4</xmin></bndbox></part>",
-        "<a>" * 200_000 + "</a>" * 200_000,
-    ],
+    ["<part><name>head</name><bndbox><xmin>4</xmin></bndbox></part>", "<a>" * 200_000 + "</a>" * 200_000],
     ids=["body part", "elements within each other"],
 )
 def test_other_elements_are_no_objects(tmp_path, around):
@@ -77,9 +77,8 @@ def test_split_lines(tmp_path):
 )
 def test_broken_annotations(tmp_path, content, message):
     write_voc(tmp_path, a=voc_object("dog", (1, 1, 2, 2)).replace("object", "thing") + content)
-    with pytest.raises(InputError, match=message) as raised:
-        read_one(tmp_path)
-    assert len(str(raised.value)) < 600
+    line = message_of(read_one, tmp_path)
+    assert re.search(message, line) and len(line) < 600
 
 
 ENTITIES = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10 if n else "lol"}">' for n in range(10))
@@ -132,9 +131,8 @@ def test_encodings(tmp_path, name, encoding, declared, is_read):
     if is_read:
         assert read_one(tmp_path).class_names == [name]
         return
-    with pytest.raises(InputError, match=r"a\.xml is not valid XML: ") as raised:
-        read_one(tmp_path)
-    assert len(str(raised.value)) < 800
+    line = message_of(read_one, tmp_path)
+    assert "a.xml is not valid XML: " in line and len(line) < 800
 
 
 @pytest.mark.parametrize(
@@ -163,9 +161,8 @@ def test_names_of_images_lead_nowhere_else(tmp_path, name, labelled):
     (tmp_path / "secret.jpg").touch()
     (tmp_path / "secret.xml").write_text("<annotation/>")
     (folder / "ImageSets" / "Main" / "train.txt").write_text(f"{'a' if labelled else ''}\n{name}\n")
-    with pytest.raises(InputError, match="has? no annotation|does not exist|have no annotation") as raised:
-        list(VocPart(tmp_path, "2007/train", may_be_unlabelled=not labelled))
-    assert len(str(raised.value)) < 1_500 and str(raised.value).isprintable()
+    line = message_of(lambda: list(VocPart(tmp_path, "2007/train", may_be_unlabelled=not labelled)))
+    assert re.search("no annotation|does not exist", line) and len(line) < 1_500
 
 
 def test_flags_of_a_class_split_take_linear_time(tmp_path):
@@ -236,9 +233,7 @@ def test_missing_folders(tmp_path):
 )
 def test_names_that_no_part_can_have(tmp_path, part):
     write_voc(tmp_path, a="")
-    with pytest.raises(InputError) as raised:
-        VocPart(tmp_path, part)
-    assert len(str(raised.value)) < 1_500 and str(raised.value).isprintable()
+    assert len(message_of(VocPart, tmp_path, part)) < 1_500
 
 
 def flat(root, annotations="annotations", images="images", **objects):

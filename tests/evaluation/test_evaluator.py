@@ -7,21 +7,16 @@ import pytest
 import tensorflow as tf
 from config_of import config_of
 from PIL import Image
+from small_datasets import dataset_of
 from tiers import slow
 
 import evaluate as command
 from refinedet_tf.commands import evaluate as evaluate_command
 from refinedet_tf.config import EvaluationConfig, ExpectedConfig, PostprocessConfig
-from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import result_files
 from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES
-from refinedet_tf.evaluation.evaluator import (
-    detect_portion,
-    evaluate,
-    score_portion,
-    timed_replicas,
-)
+from refinedet_tf.evaluation.evaluator import detect_portion, evaluate, score_portion, timed_replicas
 from refinedet_tf.evaluation.limits import reached_limits, too_crowded
 from refinedet_tf.evaluation.results import ClassResult, EvaluationResult, Throughput
 from refinedet_tf.refinedet import boxes as box_ops
@@ -80,18 +75,8 @@ def make_dataset(folder):
     paths = [folder / f"{i}.png" for i in range(NUM_IMAGES)]
     for i, (path, size) in enumerate(zip(paths, sizes, strict=True)):
         Image.fromarray(np.full((*size, 3), 10 * i, np.uint8)).save(path)
-    images = [image for image, _, _ in OBJECTS]
-    return DetectionDataset(
-        class_names=CLASSES,
-        image_ids=tuple(str(i) for i in range(NUM_IMAGES)),
-        image_paths=tuple(str(path) for path in paths),
-        image_sizes=sizes,
-        orientations=np.ones(NUM_IMAGES, np.uint8),
-        boxes=np.array([box for _, _, box in OBJECTS], np.float32),
-        labels=np.array([label for _, label, _ in OBJECTS], np.int32),
-        difficult=np.zeros(len(OBJECTS), bool),
-        offsets=np.concatenate([[0], np.cumsum(np.bincount(images, minlength=NUM_IMAGES))]),
-    )
+    images = [[(label, *box) for image, label, box in OBJECTS if image == i] for i in ALL_IMAGES]
+    return dataset_of(images, sizes, CLASSES, paths)
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +161,6 @@ def test_evaluation_is_silent_without_progress(dataset, capfd):
 
 def test_wrong_input_is_named(tmp_path):
     dataset = make_dataset(tmp_path)
-    with pytest.raises(InputError, match="model.image_size is null"):
-        evaluate(Oracle(), make_config(image_size=None), dataset)
     with pytest.raises(
         InputError, match=r"classes \(cat, dog, cow\) are not those of data.classes \(cat, cow, dog\)"
     ):

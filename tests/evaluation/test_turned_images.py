@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from image_files import exif_with
 from PIL import Image
 
 from refinedet_tf.config import Config, DataConfig
@@ -25,9 +26,8 @@ def dataset(tmp_path):
     Orientations 2 to 4 keep the size, so that boxes refer to the upright image there.
     """
     for orientation in range(1, 9):
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / f"{orientation}.png", exif=exif)
+        image = Image.new("RGB", (WIDTH, HEIGHT))
+        image.save(tmp_path / f"{orientation}.png", exif=exif_with(orientation))
     tree = {
         "images": [
             {"id": number, "file_name": f"{number}.png", "height": HEIGHT, "width": WIDTH}

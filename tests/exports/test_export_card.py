@@ -47,11 +47,7 @@ def test_model_json_is_enough_to_decode_heads(tf_test):
     anchors = tree["anchors"]
     assert anchors["strides"] == [8, 16, 32, 64]
     assert anchors["levels"] == [
-        {
-            "stride": stride,
-            "scales": [anchors["scale"] * stride],
-            "aspect_ratios": anchors["aspect_ratios"],
-        }
+        {"stride": stride, "scales": [anchors["scale"] * stride], "aspect_ratios": anchors["aspect_ratios"]}
         for stride in anchors["strides"]
     ]
     tiled = np.array(tile_by_loops(tree["image_size"], anchors["levels"]), np.float32)
@@ -89,8 +85,6 @@ def test_accuracy_that_evaluate_wrote(tmp_path):
         ('{"metric": "voc", "mAP": true, "AP": {}}', "'mAP' must be a number 0..1 or null, got True"),
         ('{"metric": "voc", "mAP": null, "AP": {"a": -1}}', "'a' must be a number 0..1 or null, got -1"),
         ('{"metric": "voc", "mAP": 1, "AP": {}, "num_images": 1e999}', "holds NaN or an infinite number"),
-        ("[" * 100_000, "is nested too deeply"),
-        ('{"metric": ' + "9" * 5_000 + "}", "holds a number of too many digits"),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, words):

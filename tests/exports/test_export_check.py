@@ -130,9 +130,7 @@ def test_every_form_is_looked_at(exported):
 
 @pytest.mark.slow
 def test_a_threshold_without_detections_hides_no_difference(tmp_path):
-    config = stand_in_config((64, 64))
-    limits = dataclasses.replace(config.postprocess, score_threshold=0.999)
-    config = dataclasses.replace(config, postprocess=limits)
+    config = stand_in_config(score_threshold=0.999)
     model = stand_in_model(config)
     folder, comparisons = export_saved_model(model, config, tmp_path, options=ExportOptions(onnx=True))
     assert [comparison.detections + comparison.lost for comparison in comparisons] == [0] * 5

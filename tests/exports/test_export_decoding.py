@@ -1,7 +1,6 @@
 """Batches of image files inside a graph: no file costs the others their answer, and pixels have a limit."""
 
 import functools
-import io
 import struct
 
 import hostile_images
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from gif_files import gif
-from PIL import Image
+from image_files import encoded, noise
 
 from refinedet_tf.data import image_formats
 from refinedet_tf.data.image_formats import gif_size
@@ -21,11 +20,8 @@ HEIGHT, WIDTH = 70, 90
 PIXELS = HEIGHT * WIDTH
 
 
-def encoded(kind, **options):
-    pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, **options)
-    return file.getvalue()
+def photo(kind, **options):
+    return encoded(noise(HEIGHT, WIDTH), kind, **options)
 
 
 def frame(height, width):
@@ -45,9 +41,9 @@ def webp(kind, size):
 
 
 FILES = {
-    "jpeg": (encoded("JPEG"), PIXELS),
-    "progressive jpeg": (encoded("JPEG", progressive=True), PIXELS),
-    "png": (encoded("PNG"), PIXELS),
+    "jpeg": (photo("JPEG"), PIXELS),
+    "progressive jpeg": (photo("JPEG", progressive=True), PIXELS),
+    "png": (photo("PNG"), PIXELS),
     "gif": (gif((WIDTH, HEIGHT), (0, 0, frame(9, 9)), comment=b"x" * 600), PIXELS),
     "gif without a screen": (gif((0, 0), (0, 0, frame(HEIGHT, WIDTH))), PIXELS),
     "gif that leaves its screen": (gif((WIDTH, 9), (0, 20, frame(HEIGHT - 20, 9))), PIXELS),
@@ -56,9 +52,9 @@ FILES = {
         gif((WIDTH, HEIGHT), (0, 0, frame(9, 9)), (0, 0, frame(1, 60000)), (0, 0, frame(60000, 1))),
         PIXELS,
     ),
-    "webp": (encoded("WEBP"), PIXELS),
-    "webp without loss": (encoded("WEBP", lossless=True), PIXELS),
-    "webp with a profile": (encoded("WEBP", icc_profile=b"x" * 20), PIXELS),
+    "webp": (photo("WEBP"), PIXELS),
+    "webp without loss": (photo("WEBP", lossless=True), PIXELS),
+    "webp with a profile": (photo("WEBP", icc_profile=b"x" * 20), PIXELS),
 }
 
 
@@ -167,7 +163,7 @@ def test_a_gif_of_endless_blocks_is_refused(monkeypatch):
 
 def test_larger_files_are_answered_like_files_that_are_no_images():
     names = [*FILES, "bmp"]
-    contents = [contents for contents, _ in FILES.values()] + [encoded("BMP")]
+    contents = [contents for contents, _ in FILES.values()] + [photo("BMP")]
     _, decoded = decode_batch(tf.constant(contents), (32, 32), PIXELS)
     assert decoded.numpy().all()
     _, decoded = decode_batch(tf.constant(contents), (32, 32), PIXELS - 1)

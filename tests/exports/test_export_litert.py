@@ -1,16 +1,15 @@
 """The LiteRT files, in LiteRT."""
 
 import collections
-import dataclasses
 
 import pytest
 import tensorflow as tf
+from image_files import noise
 from int8_heads import assert_int8_heads
-from small_detector import SIZE, assert_same_detections, noise
+from small_detector import SIZE, assert_same_detections
 from stand_in_model import stand_in_config, stand_in_model
 from tensorflow.lite.python import schema_py_generated as schema
 
-from refinedet_tf.config import PostprocessConfig
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
 from refinedet_tf.exports import litert_files
@@ -86,8 +85,8 @@ def test_metadata(exported, folder):
 
 def test_detector_of_a_fixed_batch(tmp_path):
     """The authors' suppression class after class, which is a loop in the graph."""
-    limits = PostprocessConfig(pre_nms_per_image=None, pre_nms_per_class=60, max_detections=100)
-    config = dataclasses.replace(stand_in_config((64, 128)), postprocess=limits)
+    limits = {"pre_nms_per_image": None, "pre_nms_per_class": 60, "max_detections": 100}
+    config = stand_in_config((64, 128), **limits)
     model = stand_in_model(config)
     texts = {"labels.txt": "circle\nörtlich\n"}
     write_litert(DetectionGraphs(model, config), texts, tmp_path / "litert", batch=2)

@@ -1,16 +1,15 @@
 """The LiteRT file for MediaPipe, in LiteRT and, where it is installed, in MediaPipe itself."""
 
-import dataclasses
 import zipfile
 
 import flatbuffers
 import numpy as np
 import pytest
-from small_detector import SIZE, assert_same_detections, noise
+from image_files import noise
+from small_detector import SIZE, assert_same_detections
 from stand_in_model import stand_in_config, stand_in_model
 from tensorflow.lite.python import schema_py_generated as schema
 
-from refinedet_tf.config import PostprocessConfig
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.exports import check
 from refinedet_tf.exports.flatbuffer import operator_name, read_model
@@ -41,7 +40,7 @@ def test_detections_are_those_of_the_network(exported, tmp_path, limits):
     """For any number of threads, on which the runtime's suppression within classes would depend."""
     folder, detector = exported.folder / "litert", exported.detector
     if limits is not None:
-        config = dataclasses.replace(stand_in_config(SIZE), postprocess=PostprocessConfig(**limits))
+        config = stand_in_config(SIZE, **limits)
         network, folder = stand_in_model(config), tmp_path / "litert"
         write_mediapipe(DetectionGraphs(network, config), config, {"labels.txt": ""}, folder)
         detector = Detector(network, config)

@@ -8,11 +8,11 @@ import onnx
 import onnxruntime
 import pytest
 import tensorflow as tf
+from image_files import noise
 from int8_heads import assert_int8_heads
-from small_detector import SIZE, assert_same_detections, noise
+from small_detector import SIZE, assert_same_detections
 from stand_in_model import stand_in_config, stand_in_model
 
-from refinedet_tf.config import PostprocessConfig
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
 from refinedet_tf.exports import onnx_files as onnx_export
@@ -134,8 +134,8 @@ def test_what_computes_in_int8(folder, exported):
 @pytest.mark.slow
 def test_authors_limits_and_a_fixed_batch(tmp_path):
     """Suppression class after class, a loop in the graph; heads.onnx has no such part."""
-    limits = PostprocessConfig(pre_nms_per_image=None, pre_nms_per_class=60, max_detections=100)
-    config = dataclasses.replace(stand_in_config((64, 128)), postprocess=limits)
+    limits = {"pre_nms_per_image": None, "pre_nms_per_class": 60, "max_detections": 100}
+    config = stand_in_config((64, 128), **limits)
     model = stand_in_model(config)
     write_onnx(DetectionGraphs(model, config), DESCRIPTION, tmp_path / "fixed", batch=2)
     images = noise(2, 50, 90)

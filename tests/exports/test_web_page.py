@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chromium import Chromium, find_chromium
+from image_files import exif_with, noise
 from PIL import Image
 
 import refinedet_tf as rd
@@ -113,10 +114,8 @@ def arrays_of(shown):
 def turned_photo(tmp_path_factory):
     """A photograph that lies on its side, with the EXIF orientation that turns it upright."""
     path = tmp_path_factory.mktemp("turned") / "turned.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6
     pixels = read_image(ROOT / PHOTOS[1])
-    Image.fromarray(np.ascontiguousarray(np.rot90(pixels))).save(path, quality=95, exif=exif)
+    Image.fromarray(np.ascontiguousarray(np.rot90(pixels))).save(path, quality=95, exif=exif_with(6))
     return path
 
 
@@ -148,7 +147,7 @@ def test_detections_are_those_of_the_detector(browser, turned_photo):
 @pytest.mark.parametrize("size", [(50, 90), (700, 400), (320, 320)])
 def test_the_warp_is_that_of_the_detector(browser, size):
     """But for its rounding, and with squares for pixels."""
-    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    image = noise(*size)
     rgba = np.dstack([image, np.full(size, 255, np.uint8)]).ravel().tolist()
     for square in (1, 3):
         values = browser.evaluate(

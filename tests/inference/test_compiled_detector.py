@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from config_of import config_of
-from stand_in_model import CLASSES, stand_in_config, stand_in_model
+from image_files import noise
+from stand_in_model import CLASSES, stand_in_config
 
 from refinedet_tf.errors import InputError
-from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
+from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network, network_size
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.candidates import candidates
 from refinedet_tf.refinedet.postprocessing import postprocess
@@ -42,18 +43,8 @@ def plain_images(*values):
     return np.stack([np.full((64, 64, 3), value, np.float32) for value in values])
 
 
-def noise(count):
-    return np.random.default_rng(count).integers(0, 256, (count, 64, 64, 3), np.uint8)
-
-
-@pytest.fixture(scope="module")
-def config():
-    return stand_in_config()
-
-
-@pytest.fixture(scope="module")
-def model(config):
-    return stand_in_model(config)
+def batch_of(count):
+    return noise(count, 64, 64, seed=count).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +90,7 @@ def test_one_trace_for_all_batch_sizes(tf_test, model, config):
 
     detector = CompiledDetector(counted, config)
     for count in (1, 3, 8, 1):
-        outputs = detector(noise(count).astype(np.float32))
+        outputs = detector(batch_of(count))
         tf_test.assertShapeEqual(outputs["detection_boxes"], np.zeros((count, 200, 4)))
         tf_test.assertAllInRange(outputs["num_detections"], 1, 200)
     assert shapes == [(None, 64, 64, 3)]
@@ -111,7 +102,7 @@ def test_stages_called_by_themselves_trace_no_batch_size_anew(tf_test, detector,
     """The post-processing sees the batch size of its first call; its second trace is for all others."""
     stages = CompiledDetector(inference_network(model), config)
     for count in (1, 3, 8, 5, 1):
-        images = noise(count).astype(np.float32)
+        images = batch_of(count)
         outputs, expected = stages.detections(stages.heads(images)), detector(images)
         tf_test.assertAllEqual(outputs["num_detections"], expected["num_detections"])
         for name in ("scores", "classes", "boxes"):
@@ -123,7 +114,7 @@ def test_stages_called_by_themselves_trace_no_batch_size_anew(tf_test, detector,
 
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_is_the_network_and_its_postprocessing(tf_test, detector, model, config, count):
-    images = noise(count).astype(np.float32)
+    images = batch_of(count)
     outputs = detector(images)
     expected = postprocess(model(images, training=False), tile_anchors((64, 64)), config)
     assert outputs.keys() == expected.keys()
@@ -135,7 +126,7 @@ def test_is_the_network_and_its_postprocessing(tf_test, detector, model, config,
 
 
 def test_candidates_are_those_of_the_network(tf_test, detector, model, config):
-    images = noise(3).astype(np.float32)
+    images = batch_of(3)
     boxes, scores = detector.candidates(detector.heads(images))
     expected = candidates(model(images, training=False), tile_anchors((64, 64)), config)
     tf_test.assertShapeEqual(boxes, np.zeros((3, NUM_ANCHORS, 4)))
@@ -161,15 +152,16 @@ def test_size_and_classes_are_those_of_the_config(detector):
     assert detector.class_names == CLASSES
 
 
-def test_a_size_is_needed_where_the_config_has_none(tf_test, config):
-    free = stand_in_config(None)
+def test_a_size_is_needed_where_the_config_has_none(tf_test):
+    free, fixed = stand_in_config(None), stand_in_config((64, 128))
     detector = CompiledDetector(brightness_network, free, (64, 64))
     assert detector.image_size == (64, 64)
     tf_test.assertAllEqual(detector(plain_images(0))["num_detections"], [1])
+    assert network_size(fixed) == network_size(fixed, (64, 128)) == (64, 128)
     with pytest.raises(InputError, match="model.image_size is null"):
         CompiledDetector(brightness_network, free)
-    with pytest.raises(InputError, match=r"\[32, 64\] is not the model's, \[64, 64\]"):
-        CompiledDetector(brightness_network, config, (32, 64))
+    with pytest.raises(InputError, match=r"\[64, 64\] is not the model's, \[64, 128\]"):
+        CompiledDetector(brightness_network, fixed, (64, 64))
 
 
 def test_class_names_are_needed():

@@ -3,12 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from image_files import noise, save
 from stand_in_model import CLASSES, stand_in_config, stand_in_model
 from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
 from refinedet_tf.data.images import warp_image
 from refinedet_tf.errors import InputError
-from refinedet_tf.inference.compiled_detector import network_size
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.multiscale import MultiScaleDetector
 from refinedet_tf.inference.tiled_detector import TiledDetector
@@ -18,27 +18,8 @@ from refinedet_tf.refinedet.postprocessing import postprocess
 
 
 @pytest.fixture(scope="module")
-def config():
-    return stand_in_config()
-
-
-@pytest.fixture(scope="module")
-def model(config):
-    return stand_in_model(config)
-
-
-@pytest.fixture(scope="module")
 def detector(model, config):
     return Detector(model, config)
-
-
-def image_of(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def write_png(path, image):
-    path.write_bytes(tf.io.encode_png(image).numpy())
-    return path
 
 
 def assert_same(tf_test, actual, expected):
@@ -50,7 +31,7 @@ def assert_same(tf_test, actual, expected):
 
 
 def test_result_is_the_postprocessed_network_in_pixels(tf_test, detector, model, config):
-    image = image_of(50, 90)
+    image = noise(50, 90)
     heads = model(warp_image(image, (64, 64))[None], training=False)
     expected = {k: v[0].numpy() for k, v in postprocess(heads, tile_anchors((64, 64)), config).items()}
     n = expected["num_detections"]
@@ -68,7 +49,7 @@ def test_result_is_the_postprocessed_network_in_pixels(tf_test, detector, model,
 
 def test_boxes_are_in_pixels_of_the_original_image(tf_test, detector):
     """Repeated pixels give the network the same input, so only the unit of the boxes differs."""
-    small = image_of(64, 64)
+    small = noise(64, 64)
     large = np.repeat(np.repeat(small, 2, axis=0), 3, axis=1)
     of_small, of_large = detector([small, large])
     assert of_large["image_size"] == (128, 192)
@@ -80,36 +61,16 @@ def test_boxes_are_in_pixels_of_the_original_image(tf_test, detector):
 
 
 def test_paths_and_arrays_of_many_sizes_in_any_batches(tf_test, detector, tmp_path):
-    arrays = [image_of(40 + 7 * i, 90 - 11 * i, seed=i) for i in range(5)]
-    mixed = [
-        str(write_png(tmp_path / "a.png", arrays[0])),
-        arrays[1],
-        write_png(tmp_path / "b.png", arrays[2]),
-        *arrays[3:],
-    ]
+    sizes = [(40 + 7 * i, 90 - 11 * i) for i in range(5)]
+    arrays = [noise(*size, seed=i) for i, size in enumerate(sizes)]
+    files = [save(tmp_path / f"{i}.png", *size, seed=i) for i, size in enumerate(sizes)]
+    mixed = [str(files[0]), arrays[1], files[2], *arrays[3:]]
     alone = [detector([array])[0] for array in arrays]
     for batch_size in (1, 2, 8):
         together = detector(mixed, batch_size=batch_size)
         assert len(together) == 5
         for actual, expected in zip(together, alone, strict=True):
             assert_same(tf_test, actual, expected)
-
-
-def test_no_retracing_for_other_sizes_and_batches(model, config):
-    calls = []
-
-    def counted(images, training):
-        calls.append(images.shape)
-        return model(images, training=training)
-
-    detector = Detector(counted, config)
-    detector([image_of(30, 40), image_of(50, 20), image_of(64, 64)], batch_size=2)
-    detector([image_of(31, 41)], batch_size=4)
-    assert [tuple(shape) for shape in calls] == [(None, 64, 64, 3)]
-
-
-def test_no_images(detector):
-    assert detector([]) == []
 
 
 def test_nothing_detected(tf_test, model, config):
@@ -119,7 +80,7 @@ def test_nothing_detected(tf_test, model, config):
             "arm_conf": tf.stack([heads["arm_conf"][..., 0] * 0 + 9, heads["arm_conf"][..., 0] * 0], -1)
         }
 
-    result = Detector(blind, config)([image_of(20, 20)])[0]
+    result = Detector(blind, config)([noise(20, 20)])[0]
     tf_test.assertShapeEqual(result["boxes"], np.zeros((0, 4)))
     assert result["names"] == []
 
@@ -135,7 +96,7 @@ def test_nothing_detected(tf_test, model, config):
 )
 def test_wrong_images_are_named(detector, image, words):
     with pytest.raises(InputError, match=words):
-        detector([image_of(8, 8), image])
+        detector([noise(8, 8), image])
 
 
 @pytest.mark.parametrize(
@@ -145,11 +106,11 @@ def test_wrong_images_are_named(detector, image, words):
         (Path("street.jpg"), 1, "images must be a list of images, got the single path street.jpg"),
         (b"street.jpg", 1, "images must be a list of images, got the single path b'street.jpg'"),
         *(
-            ([image_of(8, 8)], number, f"batch_size must be a whole number of at least 1, got {number}")
+            ([noise(8, 8)], number, f"batch_size must be a whole number of at least 1, got {number}")
             for number in (0, -1, 2.5, True)
         ),
-        ([image_of(8, 8), "no/such.jpg"], 8, "no/such.jpg cannot be read: No such file"),
-        ([image_of(8, 8), np.zeros((3, 3))], 8, "image 1 must be"),
+        ([noise(8, 8), "no/such.jpg"], 8, "no/such.jpg cannot be read: No such file"),
+        ([noise(8, 8), np.zeros((3, 3))], 8, "image 1 must be"),
     ],
 )
 def test_wrong_calls_of_every_detector(detector, model, config, images, batch_size, words):
@@ -160,19 +121,9 @@ def test_wrong_calls_of_every_detector(detector, model, config, images, batch_si
         assert any_detector([], 8) == []
 
 
-def test_network_size():
-    free, fixed = stand_in_config(None), stand_in_config((64, 128))
-    assert network_size(free, (64, 64)) == (64, 64)
-    assert network_size(fixed) == network_size(fixed, (64, 128)) == (64, 128)
-    with pytest.raises(InputError, match="model.image_size is null"):
-        network_size(free)
-    with pytest.raises(InputError, match=r"\[64, 64\] is not the model's, \[64, 128\]"):
-        network_size(fixed, (64, 64))
-
-
-def test_model_of_any_size_takes_the_given_one(tf_test, model, detector):
+def test_model_of_any_size_takes_the_given_one(tf_test, detector):
     free = stand_in_config(None)
-    image = image_of(70, 30)
+    image = noise(70, 30)
     assert_same(tf_test, Detector(stand_in_model(free), free, (64, 64))([image])[0], detector([image])[0])
 
 
@@ -186,6 +137,6 @@ def test_detectors_of_many_sizes_do_not_warn_of_tracing(monkeypatch):
     config = stand_in_config(None)
     model = stand_in_model(config)
     for side in (64, 128, 192, 256, 320, 384):
-        (result,) = Detector(model, config, (64, side))([image_of(50, 90)])
+        (result,) = Detector(model, config, (64, side))([noise(50, 90)])
         assert len(result.scores) > 0
     assert warnings == []

@@ -6,23 +6,13 @@ from golden_arrays import GOLDEN_FOLDER
 
 from refinedet_tf.errors import InputError
 from refinedet_tf.inference.detections import DatasetDetections
-from refinedet_tf.inference.merging import (
-    METHODS,
-    box_voting,
-    merge_detections,
-    soft_box_voting,
-    soft_nms,
-)
+from refinedet_tf.inference.merging import METHODS, box_voting, merge_detections, soft_box_voting, soft_nms
 
 GOLDEN = np.load(GOLDEN_FOLDER / "merging.npz")
 """Detections `[xmin, ymin, xmax, ymax, score]` and what the authors' program makes of them."""
 
 SIZES = (0, 1, 2, 40, 300)
-MERGES = [
-    box_voting,
-    soft_box_voting,
-    *(partial(soft_nms, method=method) for method in METHODS),
-]
+MERGES = [box_voting, soft_box_voting, *(partial(soft_nms, method=method) for method in METHODS)]
 
 
 def golden(name):

@@ -63,7 +63,7 @@ def test_a_folder_of_the_name_comes_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_start_of_a_training_of_other_classes(detector):
+def test_start_of_a_training_of_other_classes():
     """VOC's label 8 is the cat."""
     overrides = [f"model.weights={PRETRAINED}", 'data.classes=["zebra", "cat"]']
     config = load_config("own_data.json", overrides)

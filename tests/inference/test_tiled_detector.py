@@ -1,9 +1,8 @@
 """Detection on tiles and whole images, compared with a plain detector on each of them."""
 
-import dataclasses
-
 import numpy as np
 import pytest
+from image_files import noise
 from stand_in_model import stand_in_config, stand_in_model
 
 from refinedet_tf.inference import multiscale
@@ -19,17 +18,12 @@ SIDE = 64
 
 @pytest.fixture(scope="module")
 def config():
-    config = stand_in_config((SIDE, SIDE))
-    return dataclasses.replace(config, postprocess=dataclasses.replace(config.postprocess, max_detections=30))
+    return stand_in_config((SIDE, SIDE), max_detections=30)
 
 
 @pytest.fixture(scope="module")
 def detector(config):
     return Detector(stand_in_model(config), config)
-
-
-def noise(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def rows_of(result, top=0, left=0):
@@ -44,7 +38,7 @@ def test_composite_has_the_detections_of_its_four_images(config, detector):
 
     Only a better one of the same class on the whole image, with an IoU above `nms_iou`, takes its place.
     """
-    images = [noise(SIDE, SIDE, seed) for seed in range(4)]
+    images = [noise(SIDE, SIDE, seed=seed) for seed in range(4)]
     composite = np.concatenate([np.concatenate(images[:2], axis=1), np.concatenate(images[2:], axis=1)])
     (found,) = TiledDetector(detector, config, Tiling(SIDE, overlap=0.0))([composite], batch_size=4)
     (whole,) = detector([composite])
@@ -116,7 +110,7 @@ def by_hand(detector, config, tiling, image):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_images_of_several_sizes_in_batches(config, detector, batch_size):
-    images = [noise(100, 150, 1), noise(50, 60, 2), noise(40, 130, 3), noise(64, 64, 4)]
+    images = [noise(100, 150, seed=1), noise(50, 60, seed=2), noise(40, 130, seed=3), noise(64, 64, seed=4)]
     tiling = Tiling(SIDE)
     tiled = TiledDetector(detector, config, tiling)
     results = tiled((image for image in images), batch_size)
@@ -142,7 +136,7 @@ def test_multi_scale_on_each_view(monkeypatch, config):
         multiscale, "PASSES", {320: (multiscale.Pass(1.0), multiscale.Pass(2.0, shorter_below=48))}
     )
     model = stand_in_model(stand_in_config(None))
-    image = noise(64, 100, 1)
+    image = noise(64, 100, seed=1)
     tiling = Tiling(SIDE)
     tiled = TiledDetector(MultiScaleDetector(model, config), config, tiling)
     (result,) = tiled([image])

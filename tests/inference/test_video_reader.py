@@ -1,6 +1,5 @@
 """The frames of videos: their number, times, pixels and rotation, and videos that are not whole."""
 
-import sys
 from fractions import Fraction
 
 import numpy as np
@@ -159,9 +158,3 @@ def test_video_without_pictures(tmp_path):
     cover = write_video_with_cover(tmp_path / "cover.mp4", numbers=[])
     with pytest.raises(InputError, match=r"video .*cover\.mp4 has only a cover image, which is no video"):
         VideoReader(cover)
-
-
-def test_without_pyav(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(InputError, match=r"videos need PyAV: pip install 'refinedet-tf\[video\]'"):
-        VideoReader(tmp_path / "a.mp4")

@@ -8,12 +8,13 @@ import pytest
 import tensorflow as tf
 from config_of import CLASSES, config_of
 from loss_by_loops import softmax
+from losses_of_heads import loss_and_gradients, padded
 from random_heads import training_heads
 from small_network import BACKBONE
 
 from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.boxes import decode, pairwise_iou
-from refinedet_tf.refinedet.losses import TERMS, focal_loss, refinedet_loss
+from refinedet_tf.refinedet.losses import focal_loss, refinedet_loss
 from refinedet_tf.refinedet.network import BackgroundPrior, build_model
 
 ANCHORS = tile_anchors((64, 64))
@@ -37,10 +38,7 @@ def heads_of_two_images():
 
 
 def ground_truth_of(present=True):
-    boxes, labels = np.zeros((2, 2, 4), np.float32), np.zeros((2, 2), np.int32)
-    if present:
-        boxes[0, 0], labels[0, 0] = BOX, LABEL
-    return {"boxes": boxes, "labels": labels}
+    return padded([(0, LABEL, *BOX)] if present else [], batch=2, max_objects=2)
 
 
 def is_positive(boxes):
@@ -154,17 +152,9 @@ def test_loss_and_gradient_are_finite_for_every_probability(tf_test, gamma):
     tf_test.assertAllClose(by_logit[wrong], -weight[wrong], rtol=0.01, atol=0)
 
 
-def gradients_of(heads, ground_truth, config):
-    heads = {name: tf.constant(value) for name, value in heads.items()}
-    with tf.GradientTape() as tape:
-        tape.watch(heads)
-        terms = refinedet_loss(heads, ground_truth, ANCHORS, config)
-        total = sum(terms[name] for name in TERMS)
-    return terms, {name: value.numpy() for name, value in tape.gradient(total, heads).items()}
-
-
 def test_a_batch_without_objects_is_divided_by_one(tf_test):
-    terms, gradients = gradients_of(heads_of_two_images(), ground_truth_of(present=False), focal_config())
+    ground_truth = ground_truth_of(present=False)
+    terms, gradients = loss_and_gradients(heads_of_two_images(), ground_truth, ANCHORS, focal_config())
     for name in ("num_arm_positives", "num_odm_positives", "arm_loc", "odm_loc"):
         tf_test.assertAllEqual(terms[name], 0)
     p = softmax(heads_of_two_images()["arm_conf"])[..., 0]
@@ -175,7 +165,8 @@ def test_a_batch_without_objects_is_divided_by_one(tf_test):
 
 def test_filtered_negatives_have_no_gradient_and_all_others_have_one(tf_test):
     heads = heads_of_two_images()
-    _, gradients = gradients_of(heads, ground_truth_of(), focal_config(objectness_threshold=0.1))
+    config = focal_config(objectness_threshold=0.1)
+    _, gradients = loss_and_gradients(heads, ground_truth_of(), ANCHORS, config)
     allowed = softmax(heads["arm_conf"])[..., 1] >= 0.1
     allowed[0] |= is_positive(np.asarray(decode(heads["arm_loc"][0], ANCHORS)))
     assert 0 < allowed.sum() < allowed.size

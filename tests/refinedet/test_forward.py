@@ -15,10 +15,7 @@ from refinedet_tf.weights import load_weights
 
 FOLDER = GOLDEN_FOLDER
 CONFIGS = {"vgg16": "voc320.json", "resnet101": "coco320.json"}
-TITLES = {
-    "vgg16": "VGG-16, 320 x 320, 21 classes",
-    "resnet101": "ResNet-101, 320 x 320, 81 classes",
-}
+TITLES = {"vgg16": "VGG-16, 320 x 320, 21 classes", "resnet101": "ResNet-101, 320 x 320, 81 classes"}
 LIMITS = {
     "official": {"pre_nms_per_class": 1000, "max_detections": 500},
     "paper": {"pre_nms_per_class": 400, "max_detections": 200},

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from config_of import config_of
 from golden_arrays import GOLDEN_FOLDER
-from loss_by_loops import single_object_loss
+from loss_by_loops import divided_by_positives, single_object_loss
+from losses_of_heads import loss_and_gradients, padded
 from random_heads import NAMES as HEADS
 from random_heads import training_heads
 
@@ -27,17 +28,6 @@ ANCHORS = GOLDEN["prior_boxes"][:, [1, 0, 3, 2]]
 """Every tenth anchor of 320 x 320."""
 
 
-def padded(objects, batch, max_objects):
-    """Turns rows (image, label, ymin, xmin, ymax, xmax) into boxes [B, G, 4] and labels [B, G]."""
-    boxes, labels = np.zeros((batch, max_objects, 4), np.float32), np.zeros((batch, max_objects), np.int32)
-    filled = [0] * batch
-    for image, label, *box in objects:
-        index = filled[int(image)]
-        boxes[int(image), index], labels[int(image), index] = box, int(label)
-        filled[int(image)] += 1
-    return {"boxes": boxes, "labels": labels}
-
-
 def golden_ground_truth(case):
     rows = GOLDEN["tiny5/gt" if case == "tiny5" else "gt"]
     if case == "nogt":
@@ -50,19 +40,6 @@ def golden_ground_truth(case):
 def golden_anchors(case, name, nothing):
     """The authors' value of each anchor, int [4, 638]; without objects their program writes none."""
     return GOLDEN[f"{case}/{name}"] if case != "nogt" else np.full((4, len(ANCHORS)), nothing)
-
-
-def loss_and_gradients(heads, ground_truth, anchors, config):
-    heads = {name: tf.constant(heads[name]) for name in HEADS}
-    with tf.GradientTape() as tape:
-        tape.watch(heads)
-        terms = refinedet_loss(heads, ground_truth, anchors, config)
-        total = sum(terms[name] for name in TERMS)
-    gradients = tape.gradient(total, heads)
-    return (
-        {name: float(value) for name, value in terms.items()},
-        {name: np.asarray(value) for name, value in gradients.items()},
-    )
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -149,13 +126,8 @@ def test_one_object_against_loops(tf_test, settings):
         settings.get("objectness_threshold", 0.01),
         settings.get("positive_iou", 0.5),
     )
-    for module in ("arm", "odm"):
-        count = expected[f"num_{module}_positives"]
-        assert count > 0
-        tf_test.assertAllEqual(terms[f"num_{module}_positives"], count)
-        for part in ("loc", "conf"):
-            wanted = expected[f"{module}_{part}"] / count
-            tf_test.assertAllClose(terms[f"{module}_{part}"], wanted, rtol=1e-4, atol=0)
+    for name, value in divided_by_positives(expected).items():
+        tf_test.assertAllClose(terms[name], value, rtol=1e-4, atol=0, msg=name)
 
 
 def test_padding_and_order_do_not_matter(tf_test):
@@ -231,19 +203,10 @@ def test_backgrounds_against_loops(tf_test, settings, with_objects):
     negatives = settings.get("background_negatives", 0)
     ratio, threshold = settings.get("negatives_per_positive", 3), settings.get("objectness_threshold", 0.01)
     images = [(0, BOX if with_objects else None, 0), (1, None, negatives), (3, None, negatives)]
-    expected = [
-        single_object_loss(
-            {name: value[image] for name, value in heads.items()},
-            box,
-            2,
-            SMALL,
-            ratio,
-            threshold,
-            0.5,
-            number,
-        )
-        for image, box, number in images
-    ]
+    expected = []
+    for image, box, number in images:
+        of_image = {name: value[image] for name, value in heads.items()}
+        expected.append(single_object_loss(of_image, box, 2, SMALL, ratio, threshold, 0.5, number))
     for module in ("arm", "odm"):
         positives = sum(terms[f"num_{module}_positives"] for terms in expected)
         assert (positives > 0) == with_objects

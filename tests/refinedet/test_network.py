@@ -5,6 +5,8 @@ import keras
 import numpy as np
 import pytest
 from config_of import config_of
+from image_files import noise
+from network_values import assert_heads
 from own_anchors import FIVE_LEVELS
 from thin_vgg import thin_vgg
 
@@ -24,10 +26,6 @@ HEADS = {"arm_loc": 4, "arm_conf": 2, "odm_loc": 4, "odm_conf": 4}
 
 def mobilenet(**model):
     return build_model(config_of(3, model={"backbone": "mobilenet_v2", "tcb_channels": 16, **model}))
-
-
-def random_images(*shape):
-    return np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -63,25 +61,19 @@ def test_vgg16_initial_values(tf_test, thin):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 160), (97, 130), (100, 65)])
-def test_vgg16_of_any_size(tf_test, thin, size):
+def test_vgg16_of_any_size(thin, size):
     features = [thin.get_layer(f"tcb{level}").output for level in LEVELS]
-    heads, features = keras.Model(thin.input, [thin.output, features])(random_images(2, *size))
+    heads, features = keras.Model(thin.input, [thin.output, features])(noise(2, *size))
     assert [tuple(feature.shape[1:3]) for feature in features] == level_grids(size)
-    for name, values in HEADS.items():
-        tf_test.assertShapeEqual(heads[name], np.zeros((2, len(tile_anchors(size)), values)))
-        tf_test.assertDTypeEqual(heads[name], np.float32)
-        assert np.isfinite(heads[name]).all()
+    assert_heads(heads, size, 3, batch=2)
 
 
 @pytest.mark.parametrize(
     ("network", "size"),
     [("free_mobilenet", (64, 96)), ("free_mobilenet", (97, 130)), ("fixed_mobilenet", (97, 130))],
 )
-def test_mobilenet_of_any_size(tf_test, request, network, size):
-    heads = request.getfixturevalue(network)(random_images(2, *size))
-    for name, values in HEADS.items():
-        tf_test.assertShapeEqual(heads[name], np.zeros((2, len(tile_anchors(size)), values)))
-        tf_test.assertDTypeEqual(heads[name], np.float32)
+def test_mobilenet_of_any_size(request, network, size):
+    assert_heads(request.getfixturevalue(network)(noise(2, *size)), size, 3, batch=2)
 
 
 @pytest.mark.parametrize("name", sorted(HEADS))
@@ -89,7 +81,7 @@ def test_order_of_the_anchors(tf_test, thin, name):
     """The order is that of the tiled anchors: level, row, column, anchor of the cell, value."""
     size, values = (128, 192), HEADS[name]
     convolutions = [thin.get_layer(f"{name}{level}").output for level in LEVELS]
-    joined, *maps = keras.Model(thin.input, [thin.output[name], *convolutions])(random_images(1, *size))
+    joined, *maps = keras.Model(thin.input, [thin.output[name], *convolutions])(noise(1, *size))
     joined, maps = np.asarray(joined)[0], [np.asarray(m)[0] for m in maps]
     expected = [
         maps[level][row, column, anchor * values : (anchor + 1) * values]
@@ -104,7 +96,7 @@ def test_order_of_the_anchors(tf_test, thin, name):
 
 def test_an_anchor_sees_the_image_where_it_lies(thin):
     """A change in one place of the image moves the outputs of the anchors there most."""
-    image = random_images(1, 192, 320).astype(np.float32)
+    image = noise(1, 192, 320).astype(np.float32)
     changed = image.copy()
     changed[:, 32:72, 240:288] = 0
     moved = np.abs(np.asarray(thin(changed)["arm_conf"]) - np.asarray(thin(image)["arm_conf"]))[0]
@@ -118,7 +110,7 @@ def test_an_anchor_sees_the_image_where_it_lies(thin):
 @pytest.mark.parametrize("network", ["thin", "free_mobilenet"])
 def test_number_type_of_the_image_does_not_matter(tf_test, network, request):
     model = request.getfixturevalue(network)
-    images = random_images(1, 64, 64)
+    images = noise(1, 64, 64)
     wanted = model(images)
     for kind in (np.float32, np.int32):
         for name, value in model(images.astype(kind)).items():
@@ -130,7 +122,7 @@ def test_bfloat16_computes_narrow_and_answers_in_float32(bfloat16, tf_test, thin
     narrow = thin_vgg(precision="bfloat16")
     assert keras.config.dtype_policy().name == before
     narrow.set_weights(thin.get_weights())
-    images = random_images(1, 64, 64)
+    images = noise(1, 64, 64)
     wanted, found = thin(images), narrow(images)
     for name in HEADS:
         tf_test.assertDTypeEqual(found[name], np.float32)
@@ -227,14 +219,8 @@ def file_of(module):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "config.files",
-        "refinedet.anchors",
-        "refinedet.losses",
-        "refinedet.network",
-        "training.optimizer",
-        "weights",
-    ],
+    ["config.files", "refinedet.anchors", "refinedet.losses", "refinedet.network", "training.optimizer"]
+    + ["weights"],
 )
 def test_network_and_loss_run_on_every_backend_of_keras(name):
     """Neither they nor what they import needs TensorFlow to be installed."""

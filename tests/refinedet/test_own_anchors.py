@@ -160,7 +160,7 @@ def test_multi_scale(vgg, place, factor):
     np.testing.assert_allclose(inner[:, 2:] - inner[:, :2], np.tile(sides, (len(inner), 1)), atol=0.01)
 
 
-def test_four_levels_of_different_numbers(tf_test):
+def test_four_levels_of_different_numbers():
     model = thin_vgg(num_classes=2, anchors=FOUR_LEVELS)
     heads = model(np.zeros((1, *SIZE, 3), np.uint8))
     assert heads["odm_conf"].shape == (1, len(tile_anchors(SIZE, FOUR_LEVELS)), 3)

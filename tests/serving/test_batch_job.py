@@ -15,8 +15,10 @@ import pytest
 from batch_detector import FileDetector, image_size
 from batch_files import BatchJobError, CocoIds, JobFolder, Plan, hash_of_model
 from batch_images import describe, find_images
+from detection_entries import assert_same_entries
 from image_files import save
 from PIL import Image
+from processes import output_without
 from small_detector import assert_same_detections
 
 import detect
@@ -87,7 +89,7 @@ def test_every_file_has_one_answer(file_detector, files, batch_size):
 
 def test_arrays_are_those_of_the_network(file_detector, exported, images):
     outputs = file_detector.detect([path.read_bytes() for path in images])
-    assert_same_detections(outputs, exported.detector(images))
+    assert_same_detections(outputs, exported.detector(images), tolerance=1e-6)
 
 
 def test_answers_are_the_entries_of_detect(
@@ -106,16 +108,9 @@ def test_answers_are_the_entries_of_detect(
     )
     decoded = [answer for answer in answers if "error" not in answer]
     assert len(decoded) == len(expected) == 3
-    for answer, entry in zip(decoded, expected, strict=True):
-        assert list(answer) == ["image", "height", "width", "detections"]
-        for key in ("image", "height", "width"):
-            assert answer[key] == entry[key]
-        for detection, other in zip(answer["detections"], entry["detections"], strict=True):
-            assert list(detection) == list(other) == ["class", "score", "box"]
-            assert detection["class"] == other["class"]
-            # Both are rounded, to 6 and to 2 decimals.
-            assert detection["score"] == pytest.approx(other["score"], abs=1.5e-6)
-            assert detection["box"] == pytest.approx(other["box"], abs=0.0101)
+    assert all(list(answer) == ["image", "height", "width", "detections"] for answer in decoded)
+    # Both are rounded, to 6 and to 2 decimals.
+    assert_same_entries(decoded, expected, score=1.5e-6, box=0.0101)
 
 
 def test_a_stopped_job_goes_on(without_engine, model_folder, files, tmp_path, capsys):
@@ -346,24 +341,15 @@ def test_size_of_an_image_that_pillow_does_not_know(tmp_path, monkeypatch):
 
 def test_nothing_of_the_package_is_needed(model_folder, images, tmp_path):
     """The work of a process of Spark runs where this package and Keras cannot be imported."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nfor name in ('refinedet_tf', 'keras', 'pydantic'):\n    sys.modules[name] = None\n"
-    )
     program = (
         "import sys\nfrom batch_job import answer_shards\nfrom batch_files import JobFolder, Plan\n"
         "model, output, *images = sys.argv[1:]\nJobFolder(output).start(Plan('', 9, images))\n"
         "print(*answer_shards([(0, images)], model, output, 2, 1))"
     )
-    child = subprocess.run(
-        [sys.executable, "-c", program, str(model_folder), str(tmp_path / "job"), *map(str, images)],
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{SERVING}"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr
-    assert child.stdout.endswith(", 3)\n")
+    arguments = ["-c", program, model_folder, tmp_path / "job", *images]
+    without = ("refinedet_tf", "keras", "pydantic")
+    printed, _ = output_without(without, *arguments, folder=tmp_path, python_path=[SERVING])
+    assert printed.endswith(", 3)\n")
     lines = (tmp_path / "job" / "shards" / "00000.jsonl").read_text(encoding="ascii").splitlines()
     assert [json.loads(line)["image"] for line in lines] == list(map(str, images))
 

@@ -1,17 +1,16 @@
 """The command serving/client.py, against servers that stand in for TF Serving."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import client
 import numpy as np
 import pytest
+from detection_entries import assert_same_entries
 from grpc_client import GrpcClient
 from model_choice import ModelChoice
 from PIL import Image
+from processes import output_without
 from rest_client import RestClient
 from serving_stand_ins import MODEL, rest_server
 
@@ -34,15 +33,11 @@ def test_files_are_those_of_detect(options, served, exported, images, labels, mo
     assert [count for _, count in served.asked] == ([1, 1, 1] if batch == 1 else [2, 1])
     texts = [(folder / "detections.json").read_text(encoding="utf-8") for folder in (from_server, local)]
     assert texts[0].count("\n") == texts[1].count("\n") == len(images) + 2
-    for entry, expected in zip(*map(json.loads, texts), strict=True):
-        assert list(entry) == list(expected) == ["image", "picture", "height", "width", "detections"]
-        assert {**entry, "detections": 0} == {**expected, "detections": 0}
-        for detection, local_detection in zip(entry["detections"], expected["detections"], strict=True):
-            assert list(detection) == ["class", "score", "box"]
-            assert detection["class"] == local_detection["class"]
-            assert list(detection["box"]) == list(local_detection["box"])
-            assert detection["score"] == pytest.approx(local_detection["score"], abs=1e-5)
-            assert detection["box"] == pytest.approx(local_detection["box"], abs=0.02)
+    found, expected = map(json.loads, texts)
+    assert_same_entries(found, expected, score=1e-5, box=0.02)
+    for entry, expected_entry in zip(found, expected, strict=True):
+        assert list(entry) == list(expected_entry) == ["image", "picture", "height", "width", "detections"]
+        assert entry["picture"] == expected_entry["picture"]
     names = sorted(path.name for path in from_server.iterdir())
     assert names == ["a.jpg", "b.png", "c.png", "detections.json"]
     for name, file in zip(names, images, strict=False):
@@ -101,9 +96,7 @@ def test_labels_of_another_model(refused, rest_url, images, labels, tmp_path):
     ("option", "value", "message"),
     [
         ("--batch", 0, "--batch must be at least 1, got 0"),
-        ("--timeout", 0, "--timeout must lie in 0..86400 s, got 0"),
-        ("--timeout", "nan", "--timeout must lie in 0..86400 s, got nan"),
-        ("--timeout", "inf", "--timeout must lie in 0..86400 s, got inf"),
+        *(("--timeout", value, f"must lie in 0..86400 s, got {value}") for value in (0, "nan", "inf")),
         ("--version", -1, "--version must be the number of a version, got -1"),
         ("--version", 2**63, "--version must be the number of a version, got 9223372036854775808"),
         ("--score-threshold", 50, "--score-threshold must lie in 0..1, got 50"),
@@ -136,22 +129,11 @@ def test_clients_ask_for_that_model_by_default(monkeypatch, images, labels, tmp_
 
 def test_rest_needs_no_tensorflow(rest_url, images, labels, tmp_path):
     """The client runs in a process of its own, where TensorFlow and Keras cannot be imported."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nfor name in ('tensorflow', 'keras', 'grpc'):\n    sys.modules[name] = None\n"
-    )
-    child = subprocess.run(
-        [sys.executable, str(SERVING / "client.py"), *map(str, images), "--labels", str(labels)]
-        + ["--output", "out", "--url", rest_url],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr
+    arguments = [SERVING / "client.py", *images, "--labels", labels, "--output", "out", "--url", rest_url]
+    printed, errors = output_without(("tensorflow", "keras", "grpc"), *arguments, folder=tmp_path)
     # A slow machine prints the progress of the work.
-    assert [line for line in child.stderr.splitlines() if " images/s, " not in line] == []
-    assert child.stdout.startswith("3 images, ")
+    assert [line for line in errors.splitlines() if " images/s, " not in line] == []
+    assert printed.startswith("3 images, ")
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8"))) == 3
 
 

@@ -13,6 +13,7 @@ from answers import read_row
 from grpc_client import GrpcClient
 from image_files import save
 from model_choice import ModelChoice
+from refusals import message_of
 from rest_client import RestClient
 from serving_stand_ins import MODEL, http_server, rest_server
 
@@ -156,12 +157,10 @@ def test_numbers_that_no_export_gives(name, value, message):
 
 def test_messages_stay_short():
     for row in ({"x" * 10**6: 1}, ["y" * 10**6], "z" * 10**6):
-        with pytest.raises(InputError) as refused:
-            read_row(row)
-        assert len(str(refused.value)) < 500
+        assert len(message_of(read_row, row)) < 500
 
 
-def test_no_server(tmp_path):
+def test_no_server():
     with rest_server(None) as url:
         pass  # The port is free again.
     with pytest.raises(InputError, match=f"no connection to {url}: .*refused"):

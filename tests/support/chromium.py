@@ -1,6 +1,5 @@
 """A headless Chromium that Python drives through two pipes, in the DevTools protocol."""
 
-import base64
 import json
 import os
 import select
@@ -133,7 +132,3 @@ class Chromium:
             deviceScaleFactor=1,
             mobile=phone,
         )
-
-    def screenshot(self, **options):
-        """Returns the bytes of a picture of the window."""
-        return base64.b64decode(self.call("Page.captureScreenshot", **options)["data"])

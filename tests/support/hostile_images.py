@@ -1,23 +1,16 @@
 """Image files as they come from the world: odd ones that must be read, broken ones that must be refused."""
 
-import io
 import struct
 
 import numpy as np
+from image_files import encoded, noise
 from PIL import Image
 
 HEIGHT, WIDTH = 40, 60
 
 
-def encoded(image, kind, **options):
-    """The bytes of a PIL image."""
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
 def _photo():
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
+    return Image.fromarray(noise(HEIGHT, WIDTH))
 
 
 def _with_bytes(contents, offset, new):

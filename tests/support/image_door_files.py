@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 from gif_files import gif
-from hostile_images import encoded
+from image_files import encoded, exif_with
 from PIL import Image, ImageOps
 
 UPRIGHT = (64, 96)
@@ -22,8 +22,8 @@ def photo(height, width):
 def turned(orientation, kind, mode="RGB", **options):
     """A file whose upright image has the size `UPRIGHT` and the EXIF orientation."""
     size = UPRIGHT if orientation < 5 else UPRIGHT[::-1]
-    exif = Image.Exif()
-    exif[0x010F], exif[0x0112] = "Maker", orientation
+    exif = exif_with(orientation)
+    exif[0x010F] = "Maker"
     return encoded(Image.fromarray(photo(*size)).convert(mode), kind, exif=exif, **options)
 
 

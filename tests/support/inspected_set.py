@@ -2,7 +2,7 @@
 
 import json
 
-import numpy as np
+from image_files import exif_with, noise
 from PIL import Image
 from voc_layout import voc_object, write_voc
 
@@ -37,7 +37,7 @@ def _image(name):
     seed = sum(map(ord, name.removesuffix("-test")))
     if name == "copied":
         return _image("plain")
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
+    return Image.fromarray(noise(HEIGHT, WIDTH, seed=seed))
 
 
 def _objects(name):
@@ -46,9 +46,7 @@ def _objects(name):
 
 def _save(name, path):
     # The reader tells the format by the bytes, so that every file can be called .jpg.
-    exif = Image.Exif()
-    if name == "second":
-        exif[0x0112] = UPSIDE_DOWN
+    exif = exif_with(UPSIDE_DOWN) if name == "second" else Image.Exif()
     _image(name).save(path, "BMP" if name.endswith("-test") else "PNG", exif=exif)
     if name == "broken":
         path.write_bytes(path.read_bytes()[:200])

@@ -72,3 +72,11 @@ def single_object_loss(
         terms[f"{module}_loc"] = loc
         terms[f"num_{module}_positives"] = positive.sum()
     return terms
+
+
+def divided_by_positives(terms):
+    """The result of `single_object_loss` as `refinedet_loss` gives it; each module must have positives."""
+    counts = {name: value for name, value in terms.items() if name.startswith("num_")}
+    assert all(count > 0 for count in counts.values())
+    sums = {name: value for name, value in terms.items() if name not in counts}
+    return counts | {name: value / counts[f"num_{name[:3]}_positives"] for name, value in sums.items()}

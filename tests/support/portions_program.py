@@ -29,11 +29,7 @@ from refinedet_tf.config.files import load_config
 from refinedet_tf.data.dataset import read_dataset
 from refinedet_tf.errors import InputError
 from refinedet_tf.evaluation import timed_detector
-from refinedet_tf.evaluation.evaluator import (
-    detect_portion,
-    detect_portion_on_files,
-    timed_replicas,
-)
+from refinedet_tf.evaluation.evaluator import detect_portion, detect_portion_on_files, timed_replicas
 from refinedet_tf.inference import multiscale
 from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
 from refinedet_tf.inference.detector import Detector

@@ -28,6 +28,28 @@ def start_program(file, *arguments, **environment):
     )
 
 
+def output_without(modules, *arguments, folder, python_path=()):
+    """What a Python that cannot import some modules prints to stdout and to stderr.
+
+    Args:
+        modules: their names.
+        arguments: those of Python.
+        folder: where it runs; the modules are hidden by a file there.
+        python_path: folders from which it may import.
+    """
+    hidden = f"import sys\nsys.modules.update(dict.fromkeys({list(modules)}))\n"
+    (folder / "sitecustomize.py").write_text(hidden)
+    child = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [folder, *python_path]))},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 0, child.stderr
+    return child.stdout, child.stderr
+
+
 def free_ports(count):
     sockets = [socket.socket() for _ in range(count)]
     try:

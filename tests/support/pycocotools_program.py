@@ -10,11 +10,17 @@ from pycocotools.cocoeval import COCOeval
 from refinedet_tf.evaluation.coco_ap import SUMMARY_NAMES
 
 
-def pycocotools_summary(truth_file, results_file):
-    """COCO's 12 numbers by a plain COCOeval; -1 becomes nan."""
+def pycocotools_summary(truth, results):
+    """COCO's 12 numbers by a plain COCOeval; -1 becomes nan.
+
+    Args:
+        truth: the ground truth, a `COCO` or its file.
+        results: the detections, a list of COCO's entries or its file.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(truth_file))
-        evaluation = COCOeval(truth, truth.loadRes(str(results_file)), "bbox")
+        truth = truth if isinstance(truth, COCO) else COCO(str(truth))
+        found = truth.loadRes(results if isinstance(results, list) else str(results))
+        evaluation = COCOeval(truth, found, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -137,13 +137,7 @@ def compare_accumulation(config_file, statistics, several_replicas, single_repli
 
 
 def compare_replicas(
-    config,
-    several_replicas,
-    single_replica,
-    steps,
-    in_graph,
-    single_config=None,
-    make_network=rd.build_model,
+    config, several_replicas, single_replica, steps, in_graph, single_config=None, make_network=rd.build_model
 ):
     """Trains on the same batches with both strategies.
 

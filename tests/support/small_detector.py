@@ -32,18 +32,13 @@ def small_detector(config, seed=0):
     return model
 
 
-def noise(*shape, seed=0):
-    """Images of noise, uint8 [*shape, 3]."""
-    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
-
-
-def assert_same_detections(outputs, results):
+def assert_same_detections(outputs, results, tolerance=1e-5):
     """Asserts that a dict of `postprocess` holds the detections that a `Detector` has returned."""
     assert len(outputs["num_detections"]) == len(results)
     for row, result in enumerate(results):
         count = int(outputs["num_detections"][row])
         assert count == len(result.scores) > 3
         boxes, scores, labels = (outputs[f"detection_{name}"][row] for name in ("boxes", "scores", "classes"))
-        np.testing.assert_allclose(boxes[:count], result.normalized_boxes, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(scores[:count], result.scores, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(boxes[:count], result.normalized_boxes, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(scores[:count], result.scores, rtol=0, atol=tolerance)
         np.testing.assert_array_equal(labels[:count], result.labels)

@@ -9,8 +9,9 @@ from refinedet_tf.config.values import STRIDES
 CLASSES = ("circle", "square", "triangle")
 
 
-def stand_in_config(image_size=(64, 64), classes=CLASSES):
-    return config_of(classes, model={"image_size": image_size})
+def stand_in_config(image_size=(64, 64), classes=CLASSES, **postprocess):
+    """The config of `stand_in_model`, with fields of its `PostprocessConfig`."""
+    return config_of(classes, model={"image_size": image_size}, postprocess=postprocess)
 
 
 def stand_in_model(config, seed=0):

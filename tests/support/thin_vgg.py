@@ -13,9 +13,7 @@ STAGES = ((2, 4), (2, 8), (3, 8), (3, 16), (3, 16))
 def thin_vgg(num_classes=3, precision="float32", **model):
     """A RefineDet for images of any size, with random weights; `model` holds fields of its config."""
     config = config_of(
-        num_classes,
-        model={"image_size": None, "tcb_channels": 8, **model},
-        training={"precision": precision},
+        num_classes, model={"image_size": None, "tcb_channels": 8, **model}, training={"precision": precision}
     )
     # By its full name, since the package's attribute of that name is the function.
     module = importlib.import_module("refinedet_tf.refinedet.backbones.vgg16")

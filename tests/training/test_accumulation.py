@@ -205,13 +205,11 @@ def test_micro_batches_are_computed_one_after_the_other():
 def test_batch_must_be_a_multiple(config):
     with pytest.raises(InputError, match="batch_size 8 must be a multiple of accumulation_steps 3"):
         config(micro_batches(3))
-    with pytest.raises(InputError, match=r"training.accumulation_steps: .*greater than or equal to 1.*0"):
-        config(micro_batches(0))
 
 
 @pytest.mark.slow
 def test_run_has_the_losses_and_the_data_of_a_run_without_accumulation(
-    tf_test, config_file, command, done, eagerly, tmp_path
+    tf_test, config_file, done, eagerly, tmp_path
 ):
     """The run with accumulation is resumed after its first step."""
     whole, accumulated = tmp_path / "whole", tmp_path / "accumulated"
@@ -219,13 +217,10 @@ def test_run_has_the_losses_and_the_data_of_a_run_without_accumulation(
     arguments += sets(FROZEN, "data.validation=[]", "training.learning_rate=1e-4")
     for folder, number, steps in ((whole, 1, 2), (accumulated, 2, 1), (accumulated, 2, 2)):
         settings = ("--set", micro_batches(number), "--set", f"training.length={steps}")
-        result = done(train, *arguments, *settings, "--resume", "--output", folder)
+        done(train, *arguments, *settings, "--resume", "--output", folder)
     entries = [log_entries(folder) for folder in (whole, accumulated)]
     assert [[entry["step"] for entry in run] for run in entries] == [[1, 2], [1, 2]]
     for expected, entry in zip(*entries, strict=True):
         assert expected.keys() == entry.keys()
         for name in (*TERMS, *COUNTS, "loss", "learning_rate"):
             tf_test.assertAllClose(entry[name], expected[name], rtol=1e-5, atol=0, msg=name)
-    result = command(train, *arguments, "--set", micro_batches(1), "--resume", "--output", accumulated)
-    assert result.code == 2
-    assert "training.accumulation_steps was 2, is 1" in result.err

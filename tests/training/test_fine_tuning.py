@@ -78,24 +78,14 @@ def test_frozen_layers_with_random_weights(config_file, done, eagerly, tmp_path)
     assert not (tmp_path / "run/initial_weights.txt").exists()
 
 
-def test_mistakes(config_file, start, refused, tmp_path):
-    folder, output = start[0], tmp_path / "run"
-    message = refused(train, *arguments(config_file, folder, output, json.dumps(["conv*"])))
+def test_names_of_no_layer(config_file, start, refused, tmp_path):
+    message = refused(train, *arguments(config_file, start[0], tmp_path / "run", '["conv*"]'))
     assert "training.freeze: no layer has the name 'conv*'; some of " in message and "level3, " in message
-    for wrong in ("heads", "[]", '[""]'):
-        message = refused(train, *arguments(config_file, folder, output, wrong))
-        assert 'training.freeze: must be "none", "backbone", "all_but_heads" or a list of names' in message
 
 
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        (["cat", "ring"], "was trained on these classes in another order: label 1 is ring there, cat in the"),
-        (CLASS_NAMES, "holds weights for 2 classes, the model has 6"),
-    ],
-)
-def test_evaluation_stays_strict(config_file, start, refused, classes, message):
+def test_evaluation_stays_strict(config_file, start, refused):
     """The evaluation of a file of other classes is refused."""
     weights = start[0] / "best.weights.h5"
-    overrides = sets(f"data.classes={json.dumps(classes)}")
-    assert message in refused(evaluate, "--config", config_file, "--weights", weights, *overrides)
+    overrides = sets(f"data.classes={json.dumps(CLASS_NAMES)}")
+    message = refused(evaluate, "--config", config_file, "--weights", weights, *overrides)
+    assert "holds weights for 2 classes, the model has 6" in message

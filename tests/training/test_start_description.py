@@ -1,13 +1,12 @@
 from types import SimpleNamespace
 
 import keras
-import numpy as np
 import pytest
 import tensorflow as tf
 from config_of import config_of
+from small_datasets import dataset_of
 
 from refinedet_tf.config import TrainingConfig
-from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.training.description import _describe_data, _describe_precision
 
 
@@ -15,27 +14,12 @@ from refinedet_tf.training.description import _describe_data, _describe_precisio
     ("loss", "counts", "line"),
     [
         ({}, [1, 0, 2, 0], "2 training images without an object. Training learns nothing from them, as in"),
-        (
-            {"background_negatives": 9},
-            [0, 1],
-            "1 training image without an object. Training takes 9",
-        ),
+        ({"background_negatives": 9}, [0, 1], "1 training image without an object. Training takes 9"),
         ({}, [1, 2], None),
     ],
 )
 def test_the_start_says_what_images_without_objects_do(loss, counts, line):
-    offsets = np.cumsum([0, *counts])
-    dataset = DetectionDataset(
-        class_names=("cat",),
-        image_ids=tuple(map(str, range(len(counts)))),
-        image_paths=("a.jpg",) * len(counts),
-        image_sizes=np.full((len(counts), 2), 9, np.int32),
-        orientations=np.ones(len(counts), np.uint8),
-        boxes=np.zeros((offsets[-1], 4), np.float32),
-        labels=np.ones(offsets[-1], np.int32),
-        difficult=np.zeros(offsets[-1], bool),
-        offsets=offsets,
-    )
+    dataset = dataset_of([[(1, 0, 0, 1, 1)] * count for count in counts], class_names=("cat",))
     said = []
     run = SimpleNamespace(train_set=dataset, config=config_of(1, loss=loss), notes=[], writes=False)
     run.validation_set = None

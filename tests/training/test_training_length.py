@@ -235,9 +235,7 @@ def test_run_by_epochs(tf_test, config_file, done, eagerly, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (sets("training.milestones=[3, 6]"), "milestones: 6 is not below the 6 steps of the training"),
         (sets("training.patience=3", "data.validation=[]"), "training.patience needs data.validation"),
-        (sets("training.epochs=1", "training.length=5"), "training.epochs and training.length say the same"),
         (["--epochs", 0], 'such as "65 epochs", got "0 epochs"'),
         (["--epochs", 3, *sets("training.warmup=4 epochs")], "which is 8 steps, exceeds the 6 steps"),
     ],

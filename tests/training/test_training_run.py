@@ -219,7 +219,7 @@ def test_resume_with_more_steps_and_other_data(
 
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
-def test_a_folder_of_others_as_output(devkit, config_file, refused, monkeypatch, resume, tmp_path):
+def test_a_folder_of_others_as_output(config_file, refused, monkeypatch, resume, tmp_path):
     """`--output .` next to a config written by hand and the logs of other trainings."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(config_file, tmp_path / "config.json")

@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from processes import finish, start_program
-from small_network import (
-    BACKBONE,
-    assert_same_state,
-    make_trainer,
-    random_batch,
-    small_backbone,
-    state_of,
-)
+from small_network import BACKBONE, assert_same_state, make_trainer, random_batch, small_backbone, state_of
 from stand_in_model import stand_in_model
 from training_config import CLASSES_OVERRIDE
 

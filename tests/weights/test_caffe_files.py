@@ -5,6 +5,8 @@ import struct
 import numpy as np
 import pytest
 from caffe_writer import field, varint, write_caffemodel
+from mutation import mutate_bytes
+from refusals import message_of
 
 from refinedet_tf.errors import InputError
 from refinedet_tf.weights.caffe_files import read_caffemodel
@@ -66,17 +68,14 @@ def refused(read, tmp_path):
     """The message of a file that must be refused, without the file's name."""
 
     def message(content):
-        with pytest.raises(InputError) as error:
-            read(content)
-        return one_line(error.value, tmp_path / "net.caffemodel")
+        return without_place(message_of(read, content), tmp_path / "net.caffemodel")
 
     return message
 
 
-def one_line(error, file):
-    assert len(str(error).splitlines()) == 1
-    assert str(file) in str(error)
-    return str(error).replace(str(file), "FILE")
+def without_place(line, file):
+    assert str(file) in line
+    return line.replace(str(file), "FILE")
 
 
 def only_blob(layers):
@@ -163,9 +162,8 @@ def test_missing_folder_empty_huge(name, problem, tmp_path):
     (tmp_path / "empty").touch()
     with (tmp_path / "huge").open("wb") as stream:
         stream.truncate(2**31)  # takes no room on the disk
-    with pytest.raises(InputError) as error:
-        read_caffemodel(tmp_path / name)
-    assert one_line(error.value, tmp_path / name) == problem
+    message = message_of(read_caffemodel, tmp_path / name)
+    assert without_place(message, tmp_path / name) == problem
 
 
 @pytest.mark.parametrize(
@@ -201,10 +199,7 @@ DEFECTS = {
     "old zero": (field(4, 3) + data(FINITE), f" has the shape [0, 0, 0, 3], {AT_LEAST_1}"),
     "too few": (shape(2, 2) + data(FINITE), " holds 3 values, its shape [2, 2] wants 4"),
     "too many": (shape(2) + data(FINITE), " holds 3 values, its shape [2] wants 2"),
-    "single and run": (
-        shape(3) + field(5, 0.5) + data(FINITE[1:]),
-        " holds 2 values, its shape [3] wants 3",
-    ),
+    "single and run": (shape(3) + field(5, 0.5) + data(FINITE[1:]), " holds 2 values, its shape [3] wants 3"),
     "doubled data": (shape(3) + data(FINITE) * 2, " holds 6 values, its shape [3] wants 3"),
     "doubled shape": (shape(3) * 2 + data(FINITE), " holds 3 values, its shape [3, 3] wants 9"),
     "huge, in 64 bits 0": (
@@ -262,44 +257,23 @@ def test_both_formats_in_one_file(refused):
     assert refused(v1 + GOOD) == "FILE holds layers of the V1 and of today's format: is it damaged?"
 
 
-def damaged(whole, generator, kind):
-    """The bytes with one damage at a random place."""
-    content = bytearray(whole)
-    start, size = int(generator.integers(len(whole))), int(generator.integers(1, 200))
-    if kind == "truncated":
-        del content[start:]
-    elif kind == "byte":
-        content[start] ^= int(generator.integers(1, 256))
-    elif kind == "overwritten":
-        content[start : start + size] = generator.bytes(min(size, len(whole) - start))
-    elif kind == "deleted":
-        del content[start : start + size]
-    else:
-        content[start:start] = generator.bytes(size)
-    return bytes(content)
-
-
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("options", [{}, {"v1": True, "old_shapes": True}], ids=["new", "old"])
 def test_random_damage_ends_in_one_line_or_in_finite_values(options, read, tmp_path):
     file = tmp_path / "net.caffemodel"
     write_caffemodel(file, small_net(), **options)
-    whole, generator = file.read_bytes(), np.random.default_rng(0)
-    errors = dict.fromkeys(["truncated", "byte", "overwritten", "deleted", "inserted"], 0)
-    for kind in list(errors) * 40:
+    whole, generator, errors = file.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(200):
         try:
-            layers = read(damaged(whole, generator, kind))
+            layers = read(mutate_bytes(generator, whole))
         except InputError as error:
-            one_line(error, file)
-            errors[kind] += 1
+            assert str(error).isprintable() and str(file) in str(error)
+            errors += 1
             continue
         blobs = [blob for found in layers.values() for blob in found]
         assert blobs
         for blob in blobs:
             assert blob.dtype == np.float32
             assert np.all(np.abs(blob) <= LARGEST_VALUE)
-    # A flipped byte in the data gives another plausible number most of the time.
-    assert 0 < errors["byte"] < 40
-    assert errors["deleted"] == errors["inserted"] == 40
-    assert errors["truncated"] >= 38
-    assert errors["overwritten"] >= 38
+    # A damaged byte in the data gives another plausible number most of the time.
+    assert 80 < errors < 200

@@ -164,7 +164,7 @@ def test_vgg16_of_keras(tf_test, vgg, monkeypatch):
 
 
 @pytest.mark.slow
-def test_resnet101_of_keras_computes_the_same(tf_test, tmp_path, monkeypatch):
+def test_resnet101_of_keras_computes_the_same(tf_test, monkeypatch):
     """The outputs agree from after the first pooling, which Keras pads differently, to the last stage."""
     network = keras.applications.ResNet101(weights=None, include_top=False)
     generator = np.random.default_rng(0)

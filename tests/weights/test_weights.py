@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from config_of import config_of
 from network_values import assert_values, filled, refusal, values
+from refusals import message_of
 from thin_vgg import thin_vgg
 
 from refinedet_tf.config import ModelConfig
@@ -252,15 +253,6 @@ def test_changes_of_the_last_array(name, change, model, files, tmp_path):
     assert re.search(CHANGES[change][1], refusal(model, tmp_path / name))
 
 
-def test_a_kernel_that_is_not_finite_is_named(model, tmp_path):
-    source = thin_vgg(2)
-    kernel = next(v for v in source.weights if v.path == "conv4_3/kernel")
-    kernel.assign(np.where(np.arange(kernel.shape[-1]) == 3, np.nan, np.array(kernel)))
-    source.save_weights(tmp_path / "bad.weights.h5")
-    message = refusal(model, tmp_path / "bad.weights.h5")
-    assert "bad.weights.h5: conv4_3/kernel holds nan at place 3, which is not finite" in message
-
-
 def test_damage_that_h5py_notices_late(model, files, tmp_path):
     """The tables that find the arrays in the file are damaged, one after the other."""
     content = (files[0] / "saved.weights.h5").read_bytes()
@@ -283,10 +275,8 @@ def test_only_the_weights_of_a_keras_file_are_read(text, model, files, tmp_path)
 
 @pytest.mark.parametrize("name", ["x" * 10**6 + ".keras", "a\0b.weights.h5", "\ud800.pth", "x" * 5000])
 def test_names_that_no_file_can_have(name, model):
-    with pytest.raises(InputError, match="weights not found|weights must be") as error:
-        load_weights(model, name)
-    assert len(str(error.value)) < 1000
-    str(error.value).encode()
+    line = message_of(load_weights, model, name)
+    assert ("weights not found" in line or "weights must be" in line) and len(line) < 1000
 
 
 @pytest.mark.parametrize("name", ["weights.h5x", "model.h5", "model.pb", "model", "net.prototxt"])

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from config_of import config_of
+from image_files import noise
+from network_values import assert_heads
 from small_network import make_trainer, random_batch
 from tiers import slow
 
 from refinedet_tf.config import ModelConfig
 from refinedet_tf.config.values import DEFAULT_LEVELS, level_grids
-from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.backbones import BACKBONES
 from refinedet_tf.refinedet.backbones import applications as applications_module
 from refinedet_tf.refinedet.backbones.adaptation import adapted, copy_weights
@@ -67,10 +68,7 @@ THIN_STAGES = ((1, 64), (2, 64), (2, 64), (1, 64))
 """The stages of a ResNeXt with few blocks and 2 channels per group."""
 
 
-@pytest.fixture(
-    scope="module",
-    params=tiered([*LEVEL_LAYERS, "resnext101"]),
-)
+@pytest.fixture(scope="module", params=tiered([*LEVEL_LAYERS, "resnext101"]))
 def built(request):
     """A RefineDet of any size with random weights; of Keras' networks also what it was adapted from."""
     found = {}
@@ -101,10 +99,6 @@ def built(request):
     keras.backend.clear_session()
 
 
-def images_of(*shape):
-    return np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-
-
 def test_every_name_of_the_config_has_a_backbone():
     (names,) = (f.type for f in dataclasses.fields(ModelConfig) if f.name == "backbone")
     assert set(names.__args__) == set(BACKBONES)
@@ -127,15 +121,13 @@ def test_grids_of_any_size(built):
     for size in ((64, 64), (65, 127), (75, 130), (96, 321)):
         shapes = features.compute_output_shape((1, *size, 3))
         assert [tuple(shape[1:3]) for shape in shapes] == level_grids(size), size
-    heads, maps = keras.Model(built.model.input, [built.model.output, features.outputs])(images_of(1, 97, 75))
+    heads, maps = keras.Model(built.model.input, [built.model.output, features.outputs])(noise(1, 97, 75))
     assert [tuple(m.shape[1:3]) for m in maps] == level_grids((97, 75))
-    for name, values in {"arm_loc": 4, "arm_conf": 2, "odm_loc": 4, "odm_conf": 3}.items():
-        assert heads[name].shape == (1, len(tile_anchors((97, 75))), values)
-        assert np.isfinite(heads[name]).all()
+    assert_heads(heads, (97, 75), 2)
 
 
 def test_preprocessing(tf_test, built):
-    images = images_of(1, 4, 5)
+    images = noise(1, 4, 5)
     wide = images.astype(np.float64)
     expected = {
         "resnet50": wide[..., ::-1] - [104, 117, 123],

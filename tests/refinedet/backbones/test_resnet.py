@@ -2,10 +2,11 @@ import keras
 import numpy as np
 import pytest
 from config_of import config_of
+from image_files import noise
+from network_values import assert_heads
 from resnet import resnet
 
 from refinedet_tf.config.values import DEFAULT_LEVELS, level_grids
-from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.batch_norm import BatchNormalization
 from refinedet_tf.refinedet.network import build_model
 
@@ -25,13 +26,10 @@ def norms_of(model):
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 192), (97, 130), (106, 75)])
 def test_any_size(free, size):
-    images = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
     features = [free.get_layer(f"tcb{level}").output for level in LEVELS]
-    heads, features = keras.Model(free.input, [free.output, features])(images)
+    heads, features = keras.Model(free.input, [free.output, features])(noise(1, *size))
     assert [tuple(feature.shape[1:3]) for feature in features] == level_grids(size)
-    for name, values in {"arm_loc": 4, "arm_conf": 2, "odm_loc": 4, "odm_conf": 3}.items():
-        assert heads[name].shape == (1, len(tile_anchors(size)), values)
-        assert np.isfinite(heads[name]).all()
+    assert_heads(heads, size, 2)
 
 
 @pytest.mark.parametrize("size", [8, 9, 10, 11])
@@ -67,25 +65,20 @@ def test_head_blocks_come_after_the_arm_features_only_for_the_heads(free):
         assert first is free.get_layer(source).output
 
 
+BACKBONE = ("conv1_bn", "res2a_branch1_bn", "res5c_branch2c_bn")
+ALL_PARTS = (*BACKBONE, "res6_branch1_bn", "TL3_1_bn", "P4-up_bn", "arm3_block_branch1_bn")
+ALL_PARTS += ("odm6_block_branch2c_bn",)
+"""A layer of BatchNorm in each part of the network."""
+
+
 @pytest.mark.parametrize(
-    ("statistics", "frozen"),
-    [
-        ("moving", set()),
-        ("frozen_backbone", {"conv1_bn", "res2a_branch1_bn", "res5c_branch2c_bn"}),
-        (
-            "frozen",
-            {"conv1_bn", "res2a_branch1_bn", "res5c_branch2c_bn", "res6_branch1_bn", "TL3_1_bn"}
-            | {"P4-up_bn", "arm3_block_branch1_bn", "odm6_block_branch2c_bn"},
-        ),
-    ],
+    ("statistics", "frozen"), [("moving", ()), ("frozen_backbone", BACKBONE), ("frozen", ALL_PARTS)]
 )
 def test_frozen_statistics_by_config(statistics, frozen):
     model = resnet(image_size=(64, 64), batch_norm_statistics=statistics, batch_norm_momentum=0.5)
     found = {layer.name: layer for layer in norms_of(model)}
     assert len(found) == 104 + 4 + 15 + 32
-    for name in ("conv1_bn", "res2a_branch1_bn", "res5c_branch2c_bn", "res6_branch1_bn", "TL3_1_bn"):
-        assert found[name].frozen == (name in frozen)
-    for name in ("P4-up_bn", "arm3_block_branch1_bn", "odm6_block_branch2c_bn"):
+    for name in ALL_PARTS:
         assert found[name].frozen == (name in frozen)
     assert {layer.momentum for layer in found.values()} == {0.5}
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-import test_objects
 from config_of import config_of
 from own_anchors import level
+from small_datasets import dataset_of
 
 from refinedet_tf.config.values import DEFAULT_LEVELS
 from refinedet_tf.data.box_checks import CLIPPED, OUTSIDE, BoxDefects
@@ -22,10 +22,9 @@ IMAGE_SIZE = (320, 320)
 CLASSES = ("a", "b")
 
 
-def make_dataset(*images, image_size=(150, 150), **options):
+def make_dataset(*images, image_size=(150, 150)):
     """A data set whose images have the shape of the network's input."""
-    dataset = test_objects.make_dataset(*images, **options)
-    return dataclasses.replace(dataset, image_sizes=np.full((len(dataset), 2), image_size, np.int32))
+    return dataset_of(images, image_size)
 
 
 def square(side, top=0.0, left=0.0, label=1):

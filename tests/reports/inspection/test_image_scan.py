@@ -3,7 +3,7 @@
 import numpy as np
 from image_files import save
 from PIL import Image
-from test_objects import make_dataset
+from small_datasets import dataset_of
 
 from refinedet_tf.reports.inspection.image_scan import (
     find_same_images,
@@ -14,10 +14,7 @@ from refinedet_tf.reports.inspection.image_scan import (
 
 
 def files_of(folder, names, size=(40, 60)):
-    dataset = make_dataset(*[[] for _ in names])
-    dataset.image_sizes[:] = size
-    object.__setattr__(dataset, "image_paths", tuple(str(folder / name) for name in names))
-    return dataset
+    return dataset_of([[]] * len(names), size, paths=[folder / name for name in names])
 
 
 def test_pixels_decide_what_is_the_same(tmp_path):

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from small_datasets import dataset_of
 
-from refinedet_tf.data.dataset import DetectionDataset
 from refinedet_tf.reports.inspection import objects
 from refinedet_tf.reports.inspection.anchor_coverage import SIZE_LIMITS as COVERAGE_LIMITS
 from refinedet_tf.reports.inspection.objects import (
@@ -16,22 +16,6 @@ from refinedet_tf.reports.inspection.objects import (
     images_without_usual_class,
     overlaps,
 )
-
-
-def make_dataset(*images, class_names=("a", "b")):
-    """A data set from lists of (label, ymin, xmin, ymax, xmax) per image, of 100 x 200 pixels each."""
-    rows = [row for image in images for row in image]
-    return DetectionDataset(
-        class_names=class_names,
-        image_ids=tuple(map(str, range(len(images)))),
-        image_paths=tuple(f"{number}.jpg" for number in range(len(images))),
-        image_sizes=np.full((len(images), 2), (100, 200), np.int32),
-        orientations=np.ones(len(images), np.uint8),
-        boxes=np.array([row[1:] for row in rows], np.float32).reshape(-1, 4),
-        labels=np.array([row[0] for row in rows], np.int32),
-        difficult=np.zeros(len(rows), bool),
-        offsets=np.concatenate([[0], np.cumsum([len(image) for image in images])]).astype(np.int64),
-    )
 
 
 def test_the_limits_contain_those_of_the_coverage():
@@ -55,15 +39,14 @@ def test_the_limits_contain_those_of_the_coverage():
 def test_aspect_ratios_are_those_that_the_network_sees(width, height, name):
     """The network's input is twice as wide as high, so a normalised box becomes twice as wide."""
     box = (1, 0.0, 0.0, height / 20, width / 20 / 2)
-    counts, _ = count_objects(make_dataset([box]), (64, 128))
+    counts, _ = count_objects(dataset_of([[box]]), (64, 128))
     assert counts.aspect_ratios[ASPECT_RATIO_NAMES.index(name)] == 1
     assert len(ASPECT_RATIO_LIMITS) == len(ASPECT_RATIO_NAMES) + 1
 
 
 def test_counts_per_class():
-    dataset = make_dataset(
-        [(1, 0, 0, 0.5, 0.5), (1, 0, 0, 1, 1), (2, 0, 0, 0.25, 0.25)], [], [(1, 0.5, 0.5, 0.6, 0.9)]
-    )
+    images = [[(1, 0, 0, 0.5, 0.5), (1, 0, 0, 1, 1), (2, 0, 0, 0.25, 0.25)], [], [(1, 0.5, 0.5, 0.6, 0.9)]]
+    dataset = dataset_of(images)
     counts, per_class = count_objects(dataset, (64, 64))
     assert (counts.images, counts.objects) == (3, 4)
     assert (per_class["a"].images, per_class["a"].objects) == (2, 3)
@@ -77,9 +60,9 @@ def test_counts_per_class():
 def test_usual_classes():
     usual = [(1, 0, 0, 1, 1), (2, 0, 0, 1, 1)]
     images = [usual] * 9 + [[(2, 0, 0, 1, 1)], []]
-    assert images_without_usual_class(make_dataset(*images)) == {"a": [9]}
-    assert images_without_usual_class(make_dataset(*images[:8], *images[9:])) == {}
-    assert images_without_usual_class(make_dataset([], [])) == {}
+    assert images_without_usual_class(dataset_of(images)) == {"a": [9]}
+    assert images_without_usual_class(dataset_of([*images[:8], *images[9:]])) == {}
+    assert images_without_usual_class(dataset_of([[], []])) == {}
 
 
 def test_overlaps_agree_with_loops(monkeypatch):
@@ -89,7 +72,7 @@ def test_overlaps_agree_with_loops(monkeypatch):
         corners = rng.random((number, 2, 2)).round(1)
         low, high = corners.min(axis=1), corners.max(axis=1) + 0.1
         images.append([(int(rng.integers(1, 3)), *a, *b) for a, b in zip(low, high, strict=True)])
-    dataset = make_dataset(*images)
+    dataset = dataset_of(images)
     dataset.difficult[::5] = True
     expected_pairs, crowded = [], set()
     for image in range(len(images)):

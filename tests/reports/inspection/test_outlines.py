@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from image_files import noise
 
 from refinedet_tf.drawing import class_color
 from refinedet_tf.reports.inspection.outlines import draw_anchors, draw_outlines
@@ -19,7 +20,7 @@ def grid_of_boxes(side, step, size=200):
 
 @pytest.mark.parametrize(("side", "step"), [(3, 12), (10, 40), (40, 60)])
 def test_no_pixel_of_an_object_is_covered(side, step):
-    image = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    image = noise(200, 200)
     boxes, corners = grid_of_boxes(side, step)
     labels = 1 + np.arange(len(boxes)) % 2
     before = image.copy()

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from inspected_set import CLASSES, TRAIN, write_config, write_voc_set
-from test_objects import make_dataset
+from small_datasets import dataset_of
 
 from refinedet_tf.config.files import load_config
 from refinedet_tf.data.dataset import read_dataset
@@ -23,7 +23,7 @@ def config(tmp_path_factory):
 
 def test_objects_of_all_sizes_are_chosen(monkeypatch):
     sizes = [0.9, 0.1, 0.5, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6, 0.95, 0.15, 0.55]
-    dataset = make_dataset(*[[(1, 0, 0, size, size)] for size in sizes], class_names=("a",))
+    dataset = dataset_of([[(1, 0, 0, size, size)] for size in sizes], class_names=("a",))
     chosen = []
     monkeypatch.setattr(
         samples, "_annotated_sample", lambda _, index, row, side, __: chosen.append((row, side))
