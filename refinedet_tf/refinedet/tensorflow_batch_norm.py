@@ -62,10 +62,11 @@ def normalise_with_batch(
         `beta`, and mean and variance (biased), both float32 [C], without a gradient. The gradient of the
         features is that of the losses of all replicas.
     """
-    arguments = *map(tf.convert_to_tensor, (features, gamma, beta)), tf.cast(count, tf.float64)
+    gamma, beta = tf.convert_to_tensor(gamma), tf.convert_to_tensor(beta)
+    count = tf.cast(count, tf.float64)
     if num_replicas > 1:
-        return _with_batch(*arguments, epsilon, num_replicas)
-    outputs, mean, variance = _traced_once(epsilon)(*arguments)
+        return _with_batch(features, gamma, beta, count, epsilon, num_replicas)
+    outputs, mean, variance = _traced_once(epsilon)(features, gamma, beta, count)
     outputs.set_shape(features.shape)
     return outputs, mean, variance
 
@@ -80,9 +81,8 @@ def _traced_once(epsilon: float) -> tf.types.experimental.PolymorphicFunction:
     """
     channels = tf.TensorSpec([None])
     signature = [tf.TensorSpec([None] * 4), channels, channels, tf.TensorSpec([], tf.float64)]
-    return tf.function(
-        lambda *arguments: _with_batch(*arguments, epsilon), input_signature=signature, autograph=False
-    )
+    function = functools.partial(_with_batch, epsilon=epsilon)
+    return tf.function(function, input_signature=signature, autograph=False)
 
 
 def _with_batch(
