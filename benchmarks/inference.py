@@ -5,12 +5,18 @@ with the 10th and the 90th percentile, after a warm-up; `ratio` is that of the m
 Without --weights the weights are random, so that every anchor is a candidate, which is harder on the
 post-processing than trained weights are. With --hard-heads, it gets random logits, most of which are
 candidates, and boxes that move by some tenths.
+
+With --keras-batch-norm, the network takes turns with its form in which BatchNorm is Keras' own two passes and
+not one kernel; `to_keras` is the processor time of the network divided by that of the other form.
 """
 
 import argparse
 import json
 import resource
+import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from unittest import mock
 
 import networks
 import numpy as np
@@ -18,7 +24,12 @@ import timing
 
 from refinedet_tf.commands.terminal import run
 from refinedet_tf.config import Config
-from refinedet_tf.tensors import Heads
+from refinedet_tf.tensors import Heads, Tensor
+
+if TYPE_CHECKING:
+    import keras
+
+    from refinedet_tf.inference.compiled_detector import CompiledDetector
 
 WARM_UP_ROUNDS = 5
 
@@ -30,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=1, help="images per batch (default: 1)")
     parser.add_argument("--runs", type=int, default=30, help="measured runs (default: 30)")
     parser.add_argument("--hard-heads", action="store_true", help="post-process random heads instead")
+    parser.add_argument("--keras-batch-norm", action="store_true", help="compare with BatchNorm of Keras")
     options = parser.parse_args(arguments)
 
     config, model = networks.load_network(options)
@@ -42,9 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = tf.constant(np.random.default_rng(0).uniform(0, 255, shape), tf.float32)
     heads = _hard_heads(options.batch, config) if options.hard_heads else detector.heads(images)
 
-    def network() -> dict[str, tf.Tensor]:
-        # Reading one number of each head waits for the device without copying the heads from it.
-        return {name: head[0, 0, 0] for name, head in detector.heads(images).items()}
+    def network() -> Heads:
+        return _one_number_of_each(detector.heads(images))
 
     calls = {"network": network, "postprocessing": lambda: detector.detections(heads)}
     network_ms, postprocessing_ms = timing.measure_in_turns(calls, options.runs, WARM_UP_ROUNDS).values()
@@ -66,7 +77,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "device": networks.device_name(),
         "runs": options.runs,
     }
+    if options.keras_batch_norm:
+        result |= _compared_with_keras(detector, model, config, images, options.runs)
     print(json.dumps(result))
+
+
+def _one_number_of_each(heads: Heads) -> Heads:
+    """Waits for the device without copying the heads from it."""
+    return {name: head[0, 0, 0] for name, head in heads.items()}
+
+
+def _compared_with_keras(
+    detector: "CompiledDetector", model: "keras.Model", config: Config, images: Tensor, runs: int
+) -> dict[str, float]:
+    """Times the network and the same one with Keras' BatchNorm, in turns, in processor time."""
+    import keras
+
+    from refinedet_tf.inference.compiled_detector import CompiledDetector, inference_network
+    from refinedet_tf.refinedet.batch_norm import BatchNormalization
+
+    of_keras = CompiledDetector(inference_network(model), config)
+    with mock.patch.object(BatchNormalization, "call", keras.layers.BatchNormalization.call):
+        of_keras.heads.get_concrete_function()
+    calls = {
+        "network": lambda: _one_number_of_each(detector.heads(images)),
+        "keras": lambda: _one_number_of_each(of_keras.heads(images)),
+    }
+    times = timing.measure_in_turns(calls, runs, WARM_UP_ROUNDS, clock=time.process_time)
+    network_ms, keras_ms = (float(np.median(milliseconds)) for milliseconds in times.values())
+    return {
+        "network_cpu_ms": round(network_ms, 2),
+        "keras_cpu_ms": round(keras_ms, 2),
+        "to_keras": round(network_ms / keras_ms, 3),
+    }
 
 
 def _hard_heads(batch: int, config: Config) -> Heads:

@@ -107,6 +107,7 @@ def make_trainer(config: Config) -> "RefineDetTrainer":
     """The trainer of the config's network, with random weights and its optimizer."""
     from refinedet_tf.inference.compiled_detector import network_size
     from refinedet_tf.refinedet.network import build_model
+    from refinedet_tf.training.bfloat16 import keep_light_layers_wide
     from refinedet_tf.training.freezing import freeze_layers
     from refinedet_tf.training.optimizer import CaffeSGD
     from refinedet_tf.training.schedule import in_steps
@@ -115,6 +116,7 @@ def make_trainer(config: Config) -> "RefineDetTrainer":
     config = dataclasses.replace(config, training=in_steps(config.training, NUM_IMAGES))
     anchors = tile_anchors(network_size(config), config.model.anchors)
     network = build_model(config)
+    keep_light_layers_wide(network)
     freeze_layers(network, config.training.freeze)
     trainer = RefineDetTrainer(network, anchors, config)
     optimizer = CaffeSGD.from_training(config.training)

@@ -8,6 +8,7 @@ batch. Those here do not, except for rounding far below that of float32: short s
 float64. As in the gradients of convolutions, the last digits may depend on the number of threads.
 """
 
+import functools
 from typing import Any
 
 import tensorflow as tf
@@ -61,11 +62,42 @@ def normalise_with_batch(
         `beta`, and mean and variance (biased), both float32 [C], without a gradient. The gradient of the
         features is that of the losses of all replicas.
     """
+    gamma, beta = tf.convert_to_tensor(gamma), tf.convert_to_tensor(beta)
+    count = tf.cast(count, tf.float64)
+    if num_replicas > 1:
+        return _with_batch(features, gamma, beta, count, epsilon, num_replicas)
+    outputs, mean, variance = _traced_once(epsilon)(features, gamma, beta, count)
+    outputs.set_shape(features.shape)
+    return outputs, mean, variance
+
+
+@functools.cache
+def _traced_once(epsilon: float) -> tf.types.experimental.PolymorphicFunction:
+    """Makes `_with_batch` of one replica a function of TensorFlow, for features of any shape.
+
+    The graph of a training step then has a call for each layer, and another one for its gradient, instead of
+    ten times as many operations, whose tracing takes seconds. TensorFlow replaces the calls by the operations
+    before it optimizes the graph.
+    """
+    channels = tf.TensorSpec([None])
+    signature = [tf.TensorSpec([None] * 4), channels, channels, tf.TensorSpec([], tf.float64)]
+    function = functools.partial(_with_batch, epsilon=epsilon)
+    return tf.function(function, input_signature=signature, autograph=False)
+
+
+def _with_batch(
+    features: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    count: tf.Tensor,
+    epsilon: float,
+    num_replicas: int = 1,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Computes `normalise_with_batch`."""
     # The part of the gradient that passes through the statistics is computed with that of the features.
     still = tf.stop_gradient(features)
     norms = tf.math.reduce_euclidean_norm(still, axis=2)
     rows = tf.stack([tf.reduce_sum(still, axis=2), tf.square(norms)])
-    count = tf.cast(count, tf.float64)
     sums = _over_replicas(tf.reduce_sum(tf.cast(rows, tf.float64), axis=[1, 2]), num_replicas)
     wide_mean, squares = tf.unstack(sums / count)
     wide_variance = tf.maximum(squares - tf.square(wide_mean), 0.0)
@@ -95,7 +127,7 @@ def normalise_with_batch(
         # With a second result, TensorFlow does not join the kernel with a ReLU, which would make NaN 0.
         return (outputs, mean), gradient
 
-    outputs, mean = with_gradient(*map(tf.convert_to_tensor, (features, gamma, beta)))
+    outputs, mean = with_gradient(features, gamma, beta)
     return outputs, mean, variance
 
 
@@ -192,7 +224,9 @@ def _sum_of_products(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """
     if tf.config.list_logical_devices("GPU"):
         return _sum_of_rows(tf.reduce_sum(first * second, axis=2))
-    width, channels = first.shape[2:]
+    width, channels = second.shape[2:]
+    if None in (width, channels):
+        width, channels = tf.unstack(tf.shape(second)[2:])
     columns = [1, -1, 1, width * channels]
     sums = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
         input=tf.reshape(second, columns),

@@ -19,6 +19,7 @@ from refinedet_tf.inference.replicas import Replicas
 from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.training.agreement import changed_data, check_same_run, data_facts, join_workers
+from refinedet_tf.training.bfloat16 import keep_light_layers_wide
 from refinedet_tf.training.checkpoints import Checkpoints
 from refinedet_tf.training.freezing import freeze_layers
 from refinedet_tf.training.optimizer import CaffeSGD
@@ -124,6 +125,7 @@ class PreparedRun:
     def _build_trainer(self) -> RefineDetTrainer:
         with self.strategy.scope():
             network = build_model(self.config)
+            keep_light_layers_wide(network)
             self.frozen = freeze_layers(network, self.config.training.freeze)
             trainer = RefineDetTrainer(network, network.anchors(), self.config)
             optimizer = CaffeSGD.from_training(self.config.training)
