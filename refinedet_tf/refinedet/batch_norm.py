@@ -36,6 +36,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def __init__(self, frozen: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.frozen = frozen
+        self._in_plain_operations = keras.backend.backend() != "tensorflow"
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
@@ -46,7 +47,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         if training and not self.trainable:
             return super().call(inputs, training=False)
-        if keras.backend.backend() != "tensorflow":
+        if self._in_plain_operations:
             if training and not self.frozen:
                 return self._call_of_keras(inputs)
             return super().call(inputs, training=False)
@@ -95,6 +96,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.moving_weight.assign(weight)
         self.moving_mean.assign(self.moving_mean + (mean - self.moving_mean) / weight)
         self.moving_variance.assign(self.moving_variance + (unbiased - self.moving_variance) / weight)
+
+    def leave_to_compiler(self) -> None:
+        """Lets XLA join the operations, which lacks some of those that are fast without it."""
+        self._in_plain_operations = True
 
     @property
     def converged_weight(self) -> np.ndarray:

@@ -16,6 +16,7 @@ from refinedet_tf.evaluation.evaluator import timed_replicas
 from refinedet_tf.evaluation.timed_detector import TimedDetector
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.replicas import Replicas
+from refinedet_tf.refinedet.batch_norm import BatchNormalization
 from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.training.agreement import changed_data, check_same_run, data_facts, join_workers
@@ -126,6 +127,10 @@ class PreparedRun:
         with self.strategy.scope():
             network = build_model(self.config)
             keep_light_layers_wide(network)
+            if self.config.training.jit_compile:
+                for layer in network._flatten_layers():
+                    if isinstance(layer, BatchNormalization):
+                        layer.leave_to_compiler()
             self.frozen = freeze_layers(network, self.config.training.freeze)
             trainer = RefineDetTrainer(network, network.anchors(), self.config)
             optimizer = CaffeSGD.from_training(self.config.training)

@@ -156,3 +156,24 @@ def test_nan_passes_a_layer_that_is_not_trainable():
     batch[0] = np.nan
     found = tf.function(lambda images: network(images, training=True))(tf.constant(batch))
     np.testing.assert_array_equal(np.isnan(found), np.isnan(batch))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_xla_compiles_what_is_left_to_it(tf_test, frozen):
+    """XLA has no kernel of EuclideanNorm, with which the statistics are fast without it."""
+    plain, compiled = built(frozen=frozen), built(frozen=frozen)
+    compiled.leave_to_compiler()
+    (images,) = batches(1)
+
+    def gradients_of(layer, features):
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            loss = tf.reduce_sum(tf.sin(layer(features, training=True)))
+        return [loss, *tape.gradient(loss, [features, *layer.trainable_variables])]
+
+    features = tf.constant(images)
+    expected = gradients_of(plain, features)
+    result = tf.function(gradients_of, jit_compile=True)(compiled, features)
+    for value, wanted in zip(result, expected, strict=True):
+        tf_test.assertAllClose(value, wanted, rtol=1e-4, atol=1e-5)
+    tf_test.assertAllClose(compiled.get_weights(), plain.get_weights(), rtol=1e-5, atol=1e-6)
