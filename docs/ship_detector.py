@@ -1,10 +1,11 @@
 """Makes the detector that comes with the package from a run: python docs/ship_detector.py RUN
 
-RUN is the folder of a run of voc2007_test_photos.json. Writes refinedet_tf/pretrained/config.json and, with
+RUN is the folder of a run of voc2007_test_photos_2.json. Writes refinedet_tf/pretrained/config.json and, with
 numbers of 16 bits, final.weights.h5 there; and docs/pretrained.jpg, its detections on examples/photos.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from refinedet_tf.drawing import contact_sheet, draw_detections
 from refinedet_tf.errors import InputError
 from refinedet_tf.run_folder import RunFolder
 
-CONFIG = "voc2007_test_photos.json"
+CONFIG = "voc2007_test_photos_2.json"
 SCORE = 0.5
 """The smallest score of a detection that is drawn."""
 
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, metavar="RUN")
     options = parser.parse_args(arguments)
     config, trained = load_config(CONFIG), load_config(options.run)
-    if trained.model != config.model or trained.data.classes != config.data.classes:
+    same_network = dataclasses.replace(trained.model, weights=config.model.weights) == config.model
+    if not same_network or trained.data.classes != config.data.classes:
         raise InputError(f"{options.run} is no run of {CONFIG}: model and classes must be equal")
     shipped = RunFolder(run_folder_of(PRETRAINED))
     shipped.config.write_text(config_to_json(config), encoding="utf-8")

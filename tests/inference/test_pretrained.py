@@ -86,7 +86,7 @@ def test_shipped_files_are_small_and_name_no_place():
     with h5py.File(file) as weights:
         weights.visititems(lambda _, item: kinds.add(item.dtype) if isinstance(item, h5py.Dataset) else None)
     assert kinds == {np.dtype(np.float16)}
-    assert load_config(PRETRAINED) == load_config("voc2007_test_photos.json")
+    assert load_config(PRETRAINED) == load_config("voc2007_test_photos_2.json")
 
 
 def test_weights_are_rounded_to_16_bits(tmp_path):
