@@ -364,10 +364,15 @@ def test_gradient_that_is_not_finite_stops_the_run(config_file, command, eagerly
     """The loss is fine, but not the gradients of what leads to the ARM's offsets."""
 
     def poisoned(config):
-        network = build_model(config)
-        heads = network.output
-        layer = NotFiniteGradient()
-        return keras.Model(network.input, {**heads, "arm_loc": layer(heads["arm_loc"])})
+        network, layer = build_model(config), NotFiniteGradient()
+        call = network.call
+
+        def call_and_poison(*arguments, **options):
+            heads = call(*arguments, **options)
+            return {**heads, "arm_loc": layer(heads["arm_loc"])}
+
+        monkeypatch.setattr(network, "call", call_and_poison)
+        return network
 
     monkeypatch.setattr(preparation, "build_model", poisoned)
     result = command(train, "--config", config_file, "--output", tmp_path / "run")
