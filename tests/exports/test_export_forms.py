@@ -25,7 +25,7 @@ from refinedet_tf.refinedet.network import build_model
 
 BACKBONES = typing.get_args({f.name: f.type for f in dataclasses.fields(ModelConfig)}["backbone"])
 
-LITERT = ("vgg16", "resnet101", "mobilenet_v2", "efficientnet_lite0")
+LITERT = ("vgg16", "resnet50", "mobilenet_v2", "efficientnet_lite0")
 """The networks whose LiteRT files are compared too."""
 
 
