@@ -172,8 +172,11 @@ def best_of_each_image(images: np.ndarray, scores: np.ndarray, limit: int | None
     index of each row's image.
     """
     order = np.lexsort((-scores, images))
-    rank = np.arange(len(order)) - np.searchsorted(images[order], images[order])
-    return order if limit is None else order[rank < limit]
+    if limit is None:
+        return order
+    images = images[order]
+    rank = np.arange(len(order)) - np.searchsorted(images, images)
+    return order[rank < limit]
 
 
 def check_rows(name: str, boxes: np.ndarray, *columns: np.ndarray) -> None:
