@@ -17,7 +17,6 @@ from refinedet_tf.commands.trained_model import load_model
 from refinedet_tf.config import Config
 from refinedet_tf.config.files import run_folder_of
 from refinedet_tf.files import is_file, is_folder
-from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -105,24 +104,10 @@ def _refinedet(*arguments: str) -> None:
 
 def make_trainer(config: Config) -> "RefineDetTrainer":
     """The trainer of the config's network, with random weights and its optimizer."""
-    from refinedet_tf.inference.compiled_detector import network_size
-    from refinedet_tf.refinedet.network import build_model
-    from refinedet_tf.training.bfloat16 import keep_light_layers_wide
-    from refinedet_tf.training.freezing import freeze_layers
-    from refinedet_tf.training.optimizer import CaffeSGD
+    from refinedet_tf.training import trainer
     from refinedet_tf.training.schedule import in_steps
-    from refinedet_tf.training.trainer import RefineDetTrainer
 
-    config = dataclasses.replace(config, training=in_steps(config.training, NUM_IMAGES))
-    anchors = tile_anchors(network_size(config), config.model.anchors)
-    network = build_model(config)
-    keep_light_layers_wide(network)
-    freeze_layers(network, config.training.freeze)
-    trainer = RefineDetTrainer(network, anchors, config)
-    optimizer = CaffeSGD.from_training(config.training)
-    optimizer.build(trainer.network.trainable_variables)
-    trainer.compile(optimizer=optimizer)
-    return trainer
+    return trainer.make_trainer(dataclasses.replace(config, training=in_steps(config.training, NUM_IMAGES)))
 
 
 def device_name() -> str:

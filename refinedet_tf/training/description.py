@@ -83,15 +83,15 @@ def _describe_weights(run: PreparedRun, say: Callable[[str], None]) -> None:
 
 def _describe_frozen(run: PreparedRun, say: Callable[[str], None]) -> None:
     """Prints how many layers keep their weights, and which of those weights are random."""
-    if not run.frozen:
+    if not run.trainer.frozen:
         return
     network, initial = run.trainer.network, run.initial_weights
     trained = sum(math.prod(variable.shape) for variable in network.trainable_variables)
     say(
-        f"training {trained:,} of {network.count_params():,} parameters; {len(run.frozen)} layers are "
-        f"frozen (training.freeze {shortened(run.config.training.freeze)})"
+        f"training {trained:,} of {network.count_params():,} parameters; {len(run.trainer.frozen)} layers "
+        f"are frozen (training.freeze {shortened(run.config.training.freeze)})"
     )
     filled = () if initial is None else initial.layers
-    random = [name for name in run.frozen if name.partition("/")[0] not in filled]
+    random = [name for name in run.trainer.frozen if name.partition("/")[0] not in filled]
     if random and not run.start:
         say(f"note: frozen layers with random weights: {shortened_text(', '.join(random))}")

@@ -16,18 +16,13 @@ from refinedet_tf.evaluation.evaluator import timed_replicas
 from refinedet_tf.evaluation.timed_detector import TimedDetector
 from refinedet_tf.inference.detector import Detector
 from refinedet_tf.inference.replicas import Replicas
-from refinedet_tf.refinedet.batch_norm import BatchNormalization
-from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.run_folder import RunFolder
 from refinedet_tf.training.agreement import changed_data, check_same_run, data_facts, join_workers
-from refinedet_tf.training.bfloat16 import keep_light_layers_wide
 from refinedet_tf.training.checkpoints import Checkpoints
-from refinedet_tf.training.freezing import freeze_layers
-from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.training.schedule import check_schedule, in_steps
 from refinedet_tf.training.state import LoopState, loop_state
 from refinedet_tf.training.strategy import distributed_batches, make_strategy
-from refinedet_tf.training.trainer import RefineDetTrainer
+from refinedet_tf.training.trainer import make_trainer
 from refinedet_tf.training.workers import Workers
 from refinedet_tf.weights import InitialWeights, load_initial_weights
 
@@ -43,7 +38,6 @@ class PreparedRun:
         notes: what the terminal should say about the data.
         writes: whether this process writes the files of the run.
         initial_weights: what the network has taken from a file; None if it continues a checkpoint.
-        frozen: the layers that keep their weights.
         state: the loop's state at the start.
         start: the number of steps that were done before.
         first_batch: the first batch of this process; None if all steps are done.
@@ -88,8 +82,8 @@ class PreparedRun:
         self.strategy = make_strategy(config, workers.strategy)
         self.writes = workers.index == 0
         self.initial_weights: InitialWeights | None = None
-        self.frozen: list[str] = []
-        self.trainer = self._build_trainer()
+        with self.strategy.scope():
+            self.trainer = make_trainer(self.config)
         self.detector = Detector(self.trainer.network, self.config)
         self.validation_replicas: Replicas[TimedDetector] | None = None
         if self.validation_set is not None:
@@ -122,21 +116,6 @@ class PreparedRun:
         # The config of a run names the classes, whoever found them.
         note = check_empty_classes(self.train_set, config.data) if is_new else None
         return [note] if note else []
-
-    def _build_trainer(self) -> RefineDetTrainer:
-        with self.strategy.scope():
-            network = build_model(self.config)
-            keep_light_layers_wide(network)
-            if self.config.training.jit_compile:
-                for layer in network._flatten_layers():
-                    if isinstance(layer, BatchNormalization):
-                        layer.leave_to_compiler()
-            self.frozen = freeze_layers(network, self.config.training.freeze)
-            trainer = RefineDetTrainer(network, network.anchors(), self.config)
-            optimizer = CaffeSGD.from_training(self.config.training)
-            optimizer.build(network.trainable_variables)
-            trainer.compile(optimizer=optimizer)
-        return trainer
 
     def _restore_or_initialize(self, resume: bool, accept_changed_data: bool) -> LoopState:
         """Loads the newest checkpoint or, if there is none, the initial weights; returns the loop's state."""

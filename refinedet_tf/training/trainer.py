@@ -8,9 +8,16 @@ import numpy as np
 import tensorflow as tf
 
 from refinedet_tf.config import Config
+from refinedet_tf.inference.compiled_detector import network_size
+from refinedet_tf.refinedet.anchors import tile_anchors
+from refinedet_tf.refinedet.batch_norm import BatchNormalization
 from refinedet_tf.refinedet.losses import COUNTS, TERMS, loss_sums, normalize
+from refinedet_tf.refinedet.network import RefineDet, build_model
 from refinedet_tf.tensors import Heads, Tensor
 from refinedet_tf.training.averaging import WeightAverage
+from refinedet_tf.training.bfloat16 import keep_light_layers_wide
+from refinedet_tf.training.freezing import freeze_layers
+from refinedet_tf.training.optimizer import CaffeSGD
 from refinedet_tf.weights.blobs import STATISTICS
 
 Structure = TypeVar("Structure")
@@ -40,7 +47,10 @@ class RefineDetTrainer(keras.Model):
 
     Attributes:
         average: the moving average of the network's variables; None without `training.ema_decay`.
+        frozen: the layers that `make_trainer` has frozen.
     """
+
+    frozen: Sequence[str] = ()
 
     def __init__(self, network: keras.Model, anchors: np.ndarray, config: Config, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -188,6 +198,33 @@ class RefineDetTrainer(keras.Model):
         largest = self.config.training.gradient_clip_norm
         scale = largest / tf.maximum(norm, largest)
         return [gradient * scale for gradient in gradients]
+
+
+def make_trainer(config: Config, network: RefineDet | None = None) -> RefineDetTrainer:
+    """Makes a trainer with its optimizer, ready for a step; call it in the scope of the strategy.
+
+    Args:
+        config: the experiment, whose `training` is in steps (`in_steps`).
+        network: a result of `build_model`, which is changed as `training.freeze` and `training.jit_compile`
+            say; None: a new one.
+
+    Raises:
+        InputError: `training.freeze` does not fit the network, or `model.image_size` is null.
+    """
+    network = build_model(config) if network is None else network
+    keep_light_layers_wide(network)
+    if config.training.jit_compile:
+        for layer in network._flatten_layers():
+            if isinstance(layer, BatchNormalization):
+                layer.leave_to_compiler()
+    frozen = freeze_layers(network, config.training.freeze)
+    anchors = tile_anchors(network_size(config), config.model.anchors)
+    trainer = RefineDetTrainer(network, anchors, config)
+    trainer.frozen = tuple(frozen)
+    optimizer = CaffeSGD.from_training(config.training)
+    optimizer.build(network.trainable_variables)
+    trainer.compile(optimizer=optimizer)
+    return trainer
 
 
 def sum_over_micro_batches(

@@ -4,14 +4,10 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from refinedet_tf.refinedet.anchors import tile_anchors
 from refinedet_tf.refinedet.backbones import BACKBONES
 from refinedet_tf.refinedet.batch_norm import batch_normalization
 from refinedet_tf.refinedet.layers import L2Normalize, ScaleToUnitRange
-from refinedet_tf.refinedet.network import build_model
-from refinedet_tf.training.freezing import freeze_layers
-from refinedet_tf.training.optimizer import CaffeSGD
-from refinedet_tf.training.trainer import RefineDetTrainer
+from refinedet_tf.training import trainer
 
 BACKBONE = "mobilenet_v2"
 """The name of the backbone in a config. Everything else of RefineDet is that of the package."""
@@ -54,17 +50,8 @@ def use_logical_devices(count):
 
 def make_trainer(config, strategy=None, network=None):
     """A compiled `RefineDetTrainer`, as a run makes it; without `network`, that of the config."""
-    strategy = strategy or tf.distribute.get_strategy()
-    with strategy.scope():
-        network = network or build_model(config)
-        freeze_layers(network, config.training.freeze)
-        trainer = RefineDetTrainer(
-            network, tile_anchors(config.model.image_size, config.model.anchors), config
-        )
-        optimizer = CaffeSGD.from_training(config.training)
-        optimizer.build(network.trainable_variables)
-        trainer.compile(optimizer=optimizer)
-    return trainer
+    with (strategy or tf.distribute.get_strategy()).scope():
+        return trainer.make_trainer(config, network)
 
 
 def random_batch(config, seed=0, objects=(2, 1, 3, 1)):

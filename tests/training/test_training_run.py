@@ -23,6 +23,7 @@ from refinedet_tf.data.shapes import CLASS_NAMES
 from refinedet_tf.refinedet.losses import TERMS
 from refinedet_tf.refinedet.network import build_model
 from refinedet_tf.training import preparation, validation
+from refinedet_tf.training.trainer import make_trainer
 
 STOPPING = "stopping when this step is saved; Ctrl-C again stops at once\n"
 
@@ -317,12 +318,11 @@ def test_loss_that_is_not_finite_stops_the_run(config_file, command, eagerly, mo
     head.bias.assign(np.where(np.arange(head.bias.shape[0]) == 2, np.nan, 0))
     trainers = []
 
-    class Watched(preparation.RefineDetTrainer):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            trainers.append(self)
+    def watched(config):
+        trainers.append(make_trainer(config))
+        return trainers[0]
 
-    monkeypatch.setattr(preparation, "RefineDetTrainer", Watched)
+    monkeypatch.setattr(preparation, "make_trainer", watched)
     # No file of weights could bring the NaN.
     monkeypatch.setattr(
         preparation, "load_initial_weights", lambda model, _: model.set_weights(network.get_weights())
@@ -374,7 +374,7 @@ def test_gradient_that_is_not_finite_stops_the_run(config_file, command, eagerly
         monkeypatch.setattr(network, "call", call_and_poison)
         return network
 
-    monkeypatch.setattr(preparation, "build_model", poisoned)
+    monkeypatch.setattr("refinedet_tf.training.trainer.build_model", poisoned)
     result = command(train, "--config", config_file, "--output", tmp_path / "run")
     assert result.code == 1
     (line,) = result.err.splitlines()
