@@ -1,6 +1,7 @@
 """BatchNorm that averages its moving statistics as the authors' program does."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -88,14 +89,21 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return ops.cast(normalised, self.compute_dtype)
 
     def _update(self, mean: Tensor, variance: Tensor, count: int | Tensor) -> None:
+        """Adds the statistics of a batch, (biased) float32 [C], to the moving ones."""
         if isinstance(count, int):
-            unbiased = variance * (count / max(count - 1, 1))
+            correction = count / max(count - 1, 1)
         else:
-            unbiased = variance * ops.cast(count / ops.maximum(count - 1, 1), "float32")
-        weight = self.momentum * self.moving_weight + 1.0
-        self.moving_weight.assign(weight)
-        self.moving_mean.assign(self.moving_mean + (mean - self.moving_mean) / weight)
-        self.moving_variance.assign(self.moving_variance + (unbiased - self.moving_variance) / weight)
+            correction = ops.cast(count / ops.maximum(count - 1, 1), "float32")
+        function: Callable[..., tuple[Tensor, Tensor, Tensor]] = moved_statistics
+        if not self._in_plain_operations:
+            from refinedet_tf.refinedet.tensorflow_batch_norm import in_one_call
+
+            function = in_one_call(moved_statistics)
+        moving = [self.moving_weight, self.moving_mean, self.moving_variance]
+        before = [ops.convert_to_tensor(variable) for variable in moving]
+        after = function(*before, mean, variance, correction, self.momentum)
+        for variable, value in zip(moving, after, strict=True):
+            variable.assign(value)
 
     def leave_to_compiler(self) -> None:
         """Lets XLA join the operations, which lacks some of those that are fast without it."""
@@ -133,6 +141,37 @@ def batch_normalization(
         synchronized=_num_replicas() > 1,
         name=name,
         **kwargs,
+    )
+
+
+def moved_statistics(
+    moving_weight: Tensor,
+    moving_mean: Tensor,
+    moving_variance: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    correction: float | Tensor,
+    momentum: float | Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Computes the moving statistics after a step, as `BatchNormalization` describes them.
+
+    Args:
+        moving_weight: float32 [1].
+        moving_mean: float32 [C].
+        moving_variance: float32 [C].
+        mean: float32 [C], that of the batch.
+        variance: float32 [C], that of the batch, biased.
+        correction: n / (n - 1), which makes the variance of n values unbiased.
+        momentum: how much of the weight stays.
+
+    Returns:
+        The new values of `moving_weight`, `moving_mean` and `moving_variance`.
+    """
+    weight = momentum * moving_weight + 1.0
+    return (
+        weight,
+        moving_mean + (mean - moving_mean) / weight,
+        moving_variance + (variance * correction - moving_variance) / weight,
     )
 
 

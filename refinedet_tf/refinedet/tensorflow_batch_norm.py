@@ -9,6 +9,7 @@ float64. As in the gradients of convolutions, the last digits may depend on the 
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -85,6 +86,14 @@ def _traced_once(epsilon: float) -> tf.types.experimental.PolymorphicFunction:
     return tf.function(function, input_signature=signature, autograph=False)
 
 
+@functools.cache
+def in_one_call(moved_statistics: Callable[..., Any]) -> tf.types.experimental.PolymorphicFunction:
+    """Makes `moved_statistics` a function of TensorFlow, for the reason that `_traced_once` gives."""
+    channels, scalar = tf.TensorSpec([None]), tf.TensorSpec([])
+    signature = [tf.TensorSpec([1]), *[channels] * 4, scalar, scalar]
+    return tf.function(moved_statistics, input_signature=signature, autograph=False)
+
+
 def _with_batch(
     features: tf.Tensor,
     gamma: tf.Tensor,
@@ -94,20 +103,18 @@ def _with_batch(
     num_replicas: int = 1,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Computes `normalise_with_batch`."""
-    # The part of the gradient that passes through the statistics is computed with that of the features.
-    still = tf.stop_gradient(features)
-    norms = tf.math.reduce_euclidean_norm(still, axis=2)
-    rows = tf.stack([tf.reduce_sum(still, axis=2), tf.square(norms)])
-    sums = _over_replicas(tf.reduce_sum(tf.cast(rows, tf.float64), axis=[1, 2]), num_replicas)
-    wide_mean, squares = tf.unstack(sums / count)
-    wide_variance = tf.maximum(squares - tf.square(wide_mean), 0.0)
-    mean, variance = (tf.cast(value, tf.float32) for value in (wide_mean, wide_variance))
 
     @tf.custom_gradient
     def with_gradient(features: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+        norms = tf.math.reduce_euclidean_norm(features, axis=2)
+        rows = tf.stack([tf.reduce_sum(features, axis=2), tf.square(norms)])
+        sums = _over_replicas(tf.reduce_sum(tf.cast(rows, tf.float64), axis=[1, 2]), num_replicas)
+        wide_mean, squares = tf.unstack(sums / count)
+        wide_variance = tf.maximum(squares - tf.square(wide_mean), 0.0)
+        mean, variance = (tf.cast(value, tf.float32) for value in (wide_mean, wide_variance))
         outputs = normalise(features, gamma, beta, mean, variance, epsilon)
 
-        def gradient(of_outputs: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        def gradient(of_outputs: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             of_gamma, of_beta = _gamma_and_beta(of_outputs, features, wide_mean, wide_variance, epsilon)
             if num_replicas == 1 and not tf.config.list_logical_devices("GPU"):
                 of_features = _of_features(of_outputs, features, gamma, mean, variance, epsilon)
@@ -124,11 +131,10 @@ def _with_batch(
             )
             return of_features, tf.cast(of_gamma, tf.float32), tf.cast(of_beta, tf.float32)
 
-        # With a second result, TensorFlow does not join the kernel with a ReLU, which would make NaN 0.
-        return (outputs, mean), gradient
+        # With more than one result, TensorFlow does not join the kernel with a ReLU, which would make NaN 0.
+        return (outputs, mean, variance), gradient
 
-    outputs, mean = with_gradient(features, gamma, beta)
-    return outputs, mean, variance
+    return with_gradient(features, gamma, beta)
 
 
 def normalise_with_stored(

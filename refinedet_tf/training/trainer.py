@@ -94,7 +94,7 @@ class RefineDetTrainer(keras.Model):
         """
         replica = tf.distribute.get_replica_context()
         variables = self.network.trainable_variables
-        statistics = [tf.identity(variable) for variable in self.statistics]
+        statistics = [tf.convert_to_tensor(variable) for variable in self.statistics]
         if self.config.training.accumulation_steps == 1:
             gradients, term_values, counts = self._gradients(batch)
         else:
