@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from gif_files import gif
-from image_door_files import UPRIGHT, photo, readable, turned, unreadable
 from image_files import encoded
+from image_reader_files import UPRIGHT, photo, readable, turned, unreadable
 from PIL import Image
 
 from refinedet_tf.data import images

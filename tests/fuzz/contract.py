@@ -1,4 +1,4 @@
-"""The contract of every door of the library: an input gives a result or the project's own error.
+"""The contract of every entry point of the library: an input gives a result or the project's own error.
 
 It holds within bounds of time and memory, and the message of an error is short and needs no escaping.
 """

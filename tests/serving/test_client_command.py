@@ -140,7 +140,7 @@ def test_rest_needs_no_tensorflow(rest_url, images, labels, tmp_path):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
 def test_pictures_show_what_the_server_saw(tmp_path, mode):
-    """tests/test_image_doors.py has further kinds of files."""
+    """tests/test_image_readers.py has further kinds of files."""
     values = np.random.default_rng(0).integers(0, 256, (30, 40, 4), np.uint8)
     file = tmp_path / "image.png"
     Image.fromarray(values, "RGBA").convert(mode).save(file)

@@ -1,4 +1,4 @@
-"""Every door through which images come in reads the same files, to the same upright pixels."""
+"""Every reader through which images come in reads the same files, to the same upright pixels."""
 
 import functools
 import hashlib
@@ -6,7 +6,7 @@ import io
 from inspect import signature
 from typing import ClassVar
 
-import image_door_files
+import image_reader_files
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,7 +14,7 @@ from answers import ServedDetections
 from batch_detector import UNDECODED, FileDetector
 from client import detect_files
 from config_of import PLAIN, config_of
-from image_door_files import UPRIGHT
+from image_reader_files import UPRIGHT
 from PIL import Image, ImageOps
 from refusals import message_of
 from small_datasets import dataset_of
@@ -35,7 +35,7 @@ from refinedet_tf.training.pictures import detection_pictures
 
 pytestmark = pytest.mark.story
 
-READABLE, UNREADABLE = image_door_files.readable(), image_door_files.unreadable()
+READABLE, UNREADABLE = image_reader_files.readable(), image_reader_files.unreadable()
 
 
 def nothing(image_size):
@@ -81,8 +81,8 @@ class Recorder:
         return [nothing(image.shape[:2]) for image in batch]
 
 
-# Each door takes image files and returns what it sees of each, or raises an InputError. A function beside it
-# says what it has to see of an image with the given pixels.
+# Each reader takes image files and returns what it sees of each, or raises an InputError. A function beside
+# it says what it has to see of an image with the given pixels.
 
 
 def same(pixels):
@@ -219,7 +219,7 @@ def client(files):
     return [pixels for _, pixels, _ in answers]
 
 
-DOORS = {
+READERS = {
     "index": (index, size_of),
     "train": (train, same),
     "validate": (validate, same),
@@ -234,7 +234,7 @@ DOORS = {
     "batch job": (batch_job, size_of),
     "client": (client, same),
 }
-CHECK_THE_SIZE = [name for name, (door, _) in DOORS.items() if "size" in signature(door).parameters]
+CHECK_THE_SIZE = [name for name, (reader, _) in READERS.items() if "size" in signature(reader).parameters]
 
 
 @pytest.fixture(autouse=True)
@@ -256,47 +256,47 @@ def write(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", READERS)
 def test_images_are_upright(write, name):
-    door, expect = DOORS[name]
-    found = door(write([contents for contents, _ in READABLE.values()]))
+    reader, expect = READERS[name]
+    found = reader(write([contents for contents, _ in READABLE.values()]))
     for file, (_, pixels), seen in zip(READABLE, READABLE.values(), found, strict=True):
         np.testing.assert_array_equal(
             seen, expect(pixels), err_msg=f"{file} at {name}", strict=name != "validate"
         )
 
 
-@pytest.mark.parametrize("name", [name for name in DOORS if name != "inspect"])
+@pytest.mark.parametrize("name", [name for name in READERS if name != "inspect"])
 def test_cmyk(write, name):
     """Pillow converts it to RGB with another formula than TensorFlow."""
-    door, expect = DOORS[name]
-    contents = image_door_files.cmyk()
-    (found,) = door(write([contents]))
+    reader, expect = READERS[name]
+    contents = image_reader_files.cmyk()
+    (found,) = reader(write([contents]))
     pixels = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(contents))).convert("RGB"))
     assert np.abs(np.subtract(found, expect(pixels), dtype=float)).max() <= 4
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("kind", UNREADABLE)
 def test_others_are_refused(write, kind, name):
     contents, of_index, reason = UNREADABLE[kind]
     (file,) = write([contents])
-    door, _ = DOORS[name]
+    reader, _ = READERS[name]
     if name == "index" and of_index is None:
-        assert door([file]) == [UPRIGHT]
+        assert reader([file]) == [UPRIGHT]
         return
-    message = message_of(door, [file])
+    message = message_of(reader, [file])
     if message != NOT_DECODED:
         assert "0.jpg cannot be " in message and (of_index if name == "index" else reason) in message
 
 
 @pytest.mark.parametrize("name", CHECK_THE_SIZE)
 def test_the_size_of_the_stored_raster_is_refused(write, name):
-    door, _ = DOORS[name]
-    files = write([image_door_files.turned(6, "JPEG"), image_door_files.turned(1, "PNG")])
-    assert message_of(door, files[:1], UPRIGHT[::-1]) == (
+    reader, _ = READERS[name]
+    files = write([image_reader_files.turned(6, "JPEG"), image_reader_files.turned(1, "PNG")])
+    assert message_of(reader, files[:1], UPRIGHT[::-1]) == (
         f"image {files[0]}: the annotation says 64x96 (width x height), the file is 96x64, after its EXIF "
         "orientation 6 has turned the stored 64x96 upright; index the data again"
     )
     with pytest.raises(InputError, match=r"says 41x40 \(width x height\), the file is 96x64$"):
-        door(files[1:], (40, 41))
+        reader(files[1:], (40, 41))
