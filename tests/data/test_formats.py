@@ -119,7 +119,7 @@ ROWS = [
         "an image without annotation",
         [A, B],
         {
-            "flat": "c.xml cannot be read: No such file; of the 3 images of annotations:images, 1 have no",
+            "flat": "c.xml cannot be read: No such file; of the 3 images of annotations:images, 1 has no",
             "yolo": {"a.jpg": [DOG], "b.jpg": [CAT], "c.jpg": []},
         },
         change=add_image("c.jpg"),
@@ -164,7 +164,7 @@ ROWS = [
         "a path that leads elsewhere",
         [A, dataclasses.replace(B, spelled="../../secret.jpg")],
         {
-            "devkit": "1 have no annotation: ../../secret",
+            "devkit": "1 has no annotation: ../../secret",
             "coco": "{annotation}: file_name '../../secret.jpg' is no file within {root}",
             "yolo list": "{root}/train.txt, line 2: 'images/../../secret.jpg' leads out of data.root",
             "csv": "{annotation}: '../../secret.jpg' leads out of data.root",

@@ -200,9 +200,11 @@ class VocPart(Reader):
         shown = ", ".join(shortened_text(image_id, 50) for image_id in missing[:10])
         shown += ", ..." if len(missing) > 10 else ""
         file = shortened_text(self.annotation_file(missing[0]))
+        verb = "has" if len(missing) == 1 else "have"
         raise InputError(
             f"{file} cannot be read: No such file; of the {len(self._ids)} images of {self.name}, "
-            f"{len(missing)} have no annotation: {shown}"
+            f"{len(missing)} {verb} no annotation: {shown}; an image that shows no object needs an XML file "
+            "without objects"
         )
 
 
