@@ -103,7 +103,7 @@ def test_step_by_step(execute):
     steps = ["anchors", "after the filter of the ARM", r"candidates \(anchor and class\)"]
     steps += ["best candidates of the image", "after NMS", "with a score of at least 0.5"]
     (numbers,) = zip(*(numbers_after(f"(?m:^){step} ", shown.text)[-1:] for step in steps), strict=True)
-    assert numbers[0] == 6375 and numbers[3] == 400 and numbers[5] == 2
-    assert 400 < numbers[2] <= 20 * numbers[1] and numbers[1] <= 6375 and 1 < numbers[4] < 400
+    assert numbers[0] == 6375 and numbers[3] == 1000 and numbers[5] == 2
+    assert 1000 < numbers[2] <= 20 * numbers[1] and numbers[1] <= 6375 and 1 < numbers[4] < 1000
     assert f"the same {numbers[4]:.0f} detections" in shown.text
     assert len(shown.images) == 12
