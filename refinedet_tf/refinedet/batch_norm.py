@@ -89,7 +89,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return ops.cast(normalised, self.compute_dtype)
 
     def _update(self, mean: Tensor, variance: Tensor, count: int | Tensor) -> None:
-        """Adds the statistics of a batch, (biased) float32 [C], to the moving ones."""
+        """Moves the moving statistics towards the mean and the biased variance of a batch, float32 [C]."""
         if isinstance(count, int):
             correction = count / max(count - 1, 1)
         else:

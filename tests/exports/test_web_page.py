@@ -24,8 +24,9 @@ PHOTOS = (
     "tests/golden/astronaut.png",
     "tests/golden/chelsea.png",
 )
-SCORE, OVERLAP, PAIRED = 0.2, 0.8, 0.95
-"""The rounding of pixels may choose the other one of two boxes of nearly equal scores."""
+SCORE, OVERLAP, PAIRED = 0.06, 0.9, 0.95
+"""All that the page shows counts, but for scores at its limit of 0.05. The rounding of pixels may choose the
+other one of two boxes of nearly equal scores."""
 READY = "document.readyState === 'complete' && !document.querySelector('#camera').disabled"
 
 pytestmark = pytest.mark.slow
@@ -138,7 +139,7 @@ def test_detections_are_those_of_the_detector(browser, turned_photo):
         scores += np.abs(found_scores[best] - expected.scores[wanted]).tolist()
         sides = np.tile(expected.image_size, 2)
         places += (np.abs(boxes[best] - expected.boxes[wanted]) / sides).ravel().tolist()
-    assert len(paired) >= 16 and np.mean(paired) >= PAIRED
+    assert len(paired) >= 20 and np.mean(paired) >= PAIRED
     # The page rounds the pixels of the network's input to whole values.
     assert np.median(scores) < 0.01
     # MediaPipe cuts boxes to whole pixels, which are a quarter of the network's.

@@ -180,7 +180,9 @@ def test_a_port_in_use(config_file, refused, monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", port)):
         line = refused(train, *arguments_for(config_file, tmp_path / "run"))
     reason = "Address already in use"
-    assert f"TF_CONFIG: the port of worker:0 (localhost:{port}) cannot be used: {reason}" in line
+    assert line.startswith(
+        f"error: TF_CONFIG: the port of worker:0 (localhost:{port}) cannot be used: {reason}"
+    )
 
 
 @pytest.mark.slow
